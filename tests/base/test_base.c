@@ -1,0 +1,118 @@
+// base: errors, arenas, strings, UTF-8 and the compute pool.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "base/pool.h"
+#include "base/status.h"
+#include "base/utf8.h"
+
+static void test_error_prefix(void **state) {
+    (void)state;
+    error e = {0};
+    assert_int_equal(error_set(&e, E_INVALID, "bad %d", 7), E_INVALID);
+    error_prefix(&e, "file %s", "x.gguf");
+    assert_string_equal(e.text, "file x.gguf: bad 7");
+    char long_text[600];
+    memset(long_text, 'a', sizeof long_text - 1);
+    long_text[sizeof long_text - 1] = 0;
+    error_prefix(&e, "%s", long_text);
+    assert_true(strlen(e.text) < sizeof e.text);
+}
+
+static void test_arena_limit(void **state) {
+    (void)state;
+    arena a;
+    arena_init(&a, 1000);
+    char *p = arena_alloc(&a, 500);
+    assert_non_null(p);
+    memset(p, 1, 500);
+    assert_null(arena_alloc(&a, 600));
+    assert_null(arena_calloc(&a, SIZE_MAX / 2, 4));
+    assert_non_null(arena_alloc(&a, 100));
+    arena_free(&a);
+    mem_fail_at(1);
+    assert_null(arena_alloc(&a, 10));
+    mem_fail_at(0);
+}
+
+static void test_strbuf(void **state) {
+    (void)state;
+    strbuf s = {0};
+    for (int i = 0; i < 1000; i++) strbuf_addf(&s, "%d,", i);
+    assert_false(s.failed);
+    assert_int_equal(s.len, 3890);
+    mem_fail_at(1);
+    char big[10000] = {0};
+    assert_false(strbuf_add(&s, big, sizeof big));
+    mem_fail_at(0);
+    assert_false(strbuf_addc(&s, 'x'));
+    assert_null(strbuf_take(&s));
+}
+
+static void test_utf8(void **state) {
+    (void)state;
+    for (uint32_t cp = 0; cp <= 0x10FFFF; cp++) {
+        if (cp >= 0xD800 && cp < 0xE000) continue;
+        char b[4];
+        uint32_t back;
+        size_t n = utf8_encode(cp, b);
+        assert_int_equal(utf8_decode(b, n, &back), n);
+        assert_int_equal(back, cp);
+        for (size_t cut = 1; cut < n; cut++) assert_int_equal(utf8_complete_prefix(b, cut), 0);
+        assert_int_equal(utf8_complete_prefix(b, n), n);
+    }
+    const char *bad[] = {"\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xFF", "\xE2\x28", "\x80", "\xF5\x80\x80\x80"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_false(utf8_valid(bad[i], strlen(bad[i])));
+        assert_int_equal(utf8_complete_prefix(bad[i], strlen(bad[i])), strlen(bad[i])); // nothing will complete it
+    }
+}
+
+struct sum {
+    _Atomic size_t total;
+};
+static void add_range(void *ctx, size_t begin, size_t end, int worker) {
+    (void)worker;
+    size_t t = 0;
+    for (size_t i = begin; i < end; i++) t += i;
+    ((struct sum *)ctx)->total += t;
+}
+static void with_barriers(void *ctx, int worker, pool *p) {
+    (void)worker;
+    for (int round = 0; round < 50; round++) {
+        for (size_t i; (i = pool_next(p, 3)) < 100;) add_range(ctx, i, i + 3 > 100 ? 100 : i + 3, 0);
+        pool_barrier(p);
+    }
+}
+
+static void test_pool(void **state) {
+    (void)state;
+    for (int threads = 1; threads <= 5; threads++) {
+        pool *p;
+        assert_int_equal(pool_create(threads, &p, NULL), OK);
+        for (int round = 0; round < 200; round++) {
+            struct sum s = {0};
+            pool_for(p, 1000, 7, add_range, &s);
+            assert_int_equal(s.total, 499500);
+        }
+        struct sum s = {0};
+        pool_run(p, with_barriers, &s);
+        assert_int_equal(s.total, 50 * 4950);
+        pool_destroy(p);
+    }
+    error e;
+    pool *none;
+    assert_int_equal(pool_create(0, &none, &e), E_USAGE);
+    assert_true(pool_default_threads() >= 1);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_error_prefix), cmocka_unit_test(test_arena_limit),
+                                       cmocka_unit_test(test_strbuf), cmocka_unit_test(test_utf8), cmocka_unit_test(test_pool)};
+    return cmocka_run_group_tests_name("base", tests, NULL, NULL);
+}

@@ -1,0 +1,211 @@
+// altiserve.h: the face of the engine. Models in a folder, requests in, tokens out.
+//
+// This is all that the server, the command line and a program that embeds altiserve may know. One `altiserve` object owns the models
+// folder, the memory budget, one engine thread and the compute pool. Any thread may call any function here unless it says otherwise.
+// Errors: every function that can fail returns `status` and fills `error` (base/status.h) with one sentence for the user.
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef struct altiserve altiserve;
+typedef struct altiserve_request altiserve_request;
+
+// ---- the engine ----------------------------------------------------------------------------------
+
+typedef struct altiserve_options {
+    const char *models_dir;   // NULL: no folder is scanned (models are still opened by path)
+    int         threads;      // compute workers; 0: what the machine and its cgroup allow
+    uint64_t    memory;       // bytes for weights + KV pages + scratch of all models; 0: 80 % of what the system has
+    uint32_t    context;      // tokens per sequence; 0: the file's, at most 8,192 unless asked for
+    const char *kv_type;      // "auto", "f16", "bf16", "q8_0", "f32"; NULL: auto
+    const char *device;       // "cpu" (NULL: cpu), "cuda", "metal"
+    const char *isa;          // NULL: the best tier; "ref", "avx2", "avx512", "amx", "neon"
+    bool        deterministic;
+    int         parallel;     // sequences that run at once; 0: 64
+    int         queue;        // requests that may wait; past it E_BUSY; 0: 256
+    int         step_tokens;  // rows a step computes at most; 0: 512
+    uint32_t    load_timeout_ms; // how long a request waits for its model; 0: 600,000
+    bool        rescan;       // watch the folder while running
+    bool        prefix_cache; // reuse computed pages between requests
+} altiserve_options;
+
+// Defaults: everything 0 but rescan and prefix_cache, which are on.
+altiserve_options altiserve_defaults(void);
+status altiserve_create(const altiserve_options *options, altiserve **out, error *err);
+// Refuses new requests, lets running ones go on until they end or `deadline_ms` has passed, then cancels the rest. Idempotent; returns when all are done.
+void   altiserve_drain(altiserve *a, uint32_t deadline_ms);
+// Drains with deadline 0 and frees. No request may be used afterwards.
+void   altiserve_destroy(altiserve *a);
+
+// ---- models --------------------------------------------------------------------------------------
+
+typedef enum altiserve_model_state { MODEL_UNLOADED, MODEL_LOADING, MODEL_READY, MODEL_BROKEN, MODEL_INCOMPLETE } altiserve_model_state;
+
+typedef struct altiserve_model_info {
+    char     id[256];        // the name clients use: the file's stem, a split file's suffix dropped
+    char     path[1024];     // "" for the built-in model
+    char     error[496];     // why it is broken or incomplete
+    altiserve_model_state state;
+    int64_t  created;        // the file's time, Unix seconds
+    uint64_t file_bytes;
+    char     architecture[64];
+    char     quantization[32];   // the type most weight bytes are in
+    uint64_t parameters;
+    uint32_t context;        // tokens a sequence may have here (0 until known)
+    uint32_t context_trained;
+    uint32_t vocabulary, embedding, layers;
+    bool     has_template;
+    uint64_t weight_bytes;   // memory that the weights take when loaded (0 until loaded)
+} altiserve_model_info;
+
+// Calls fn for every model listed now (toy-1 only when it is alone), sorted by id. The info lives only during the call.
+void   altiserve_models(altiserve *a, void (*fn)(void *ctx, const altiserve_model_info *), void *ctx);
+// id may be a listed id, "toy-1", or a path to a file; NULL or "" is the only model there is, if there is one. E_NOTFOUND says which ids there are.
+status altiserve_model(altiserve *a, const char *id, altiserve_model_info *out, error *err);
+// Loads it and waits. progress may be NULL; it is called on another thread with bytes done and in all.
+status altiserve_load(altiserve *a, const char *id, void (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, error *err);
+// Looks at the folder now.
+void   altiserve_rescan(altiserve *a);
+// A report on a model without loading its weights, for `inspect`: JSON object text (caller frees with mem_free): metadata, tensors by type, predicted memory.
+status altiserve_inspect(altiserve *a, const char *id, char **json, error *err);
+
+// ---- text ----------------------------------------------------------------------------------------
+// These need only the file's vocabulary: weights are not loaded for them.
+
+enum { TOKENIZE_ADD_SPECIAL = 1, TOKENIZE_PARSE_SPECIAL = 2 };
+status altiserve_tokenize(altiserve *a, const char *id, const char *text, size_t len, unsigned flags, int32_t **ids, size_t *n, error *err); // mem_free(*ids)
+status altiserve_detokenize(altiserve *a, const char *id, const int32_t *ids, size_t n, char **text, size_t *len, error *err);              // mem_free(*text)
+// The prompt text of a conversation, `input` being the JSON object that `altiserve template` takes (messages, tools, add_generation_prompt, ...).
+status altiserve_template(altiserve *a, const char *id, const char *input, size_t len, char **text, size_t *text_len, error *err);
+// The same for a template given as text.
+status altiserve_template_text(const char *source, size_t source_len, const char *input, size_t len, char **text, size_t *text_len, error *err);
+
+// ---- generation ----------------------------------------------------------------------------------
+
+typedef struct altiserve_bias {
+    int32_t token;
+    float   bias; // added to the logit; -100 or less bans
+} altiserve_bias;
+
+typedef struct altiserve_sampling {
+    float temperature;        // 0: greedy
+    int   top_k;              // 0: off
+    float top_p;              // 1: off
+    float min_p;              // 0: off
+    float typical_p;          // 1: off
+    float repetition_penalty; // 1: off
+    int   repetition_last_n;  // tokens looked at; -1: all
+    float presence_penalty, frequency_penalty;
+    uint64_t seed;
+    bool  has_seed;           // otherwise the engine draws one
+    const altiserve_bias *bias;
+    size_t n_bias;
+} altiserve_sampling;
+
+typedef enum altiserve_finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR } altiserve_finish;
+
+// What to generate from. Exactly one of text, tokens, chat is given. Everything is copied by altiserve_submit.
+typedef struct altiserve_generate {
+    const char    *model;
+    const char    *text;      // tokenized with BOS as the file says and control tokens parsed
+    size_t         text_len;
+    const int32_t *tokens;    // taken as they are
+    size_t         n_tokens;
+    const char    *chat;      // JSON object as altiserve_template takes
+    size_t         chat_len;
+
+    uint32_t n;               // choices, 1..16
+    uint32_t max_tokens;      // 0: up to the context
+    bool     ignore_eos;
+    const char *const *stop;  // stop strings, not part of the answer
+    size_t   n_stop;
+    int      logprobs;        // -1: none; k: the chosen token's and the top k (0..20)
+    // Sampling: a field whose bit is not in `given` takes the file's general.sampling.* value, else OpenAI's default.
+    altiserve_sampling sampling;
+    unsigned given;           // SAMPLING_* bits
+    const char *client;       // fairness and cache salt: API key or address; may be NULL
+    uint32_t timeout_ms;      // 0: none
+    // Called on the engine thread whenever events wait, never after altiserve_request_free returned. Must not block. May be NULL.
+    void (*notify)(void *ctx);
+    void *notify_ctx;
+} altiserve_generate;
+
+enum {
+    SAMPLING_TEMPERATURE = 1, SAMPLING_TOP_K = 2, SAMPLING_TOP_P = 4, SAMPLING_MIN_P = 8, SAMPLING_TYPICAL_P = 16,
+    SAMPLING_REPETITION = 32, SAMPLING_PRESENCE = 64, SAMPLING_FREQUENCY = 128, SAMPLING_LAST_N = 256
+};
+
+typedef struct altiserve_logprob {
+    int32_t token;
+    float   logprob;
+    const char *bytes;        // the token's text, not always UTF-8
+    size_t  len;
+} altiserve_logprob;
+
+typedef enum altiserve_event_kind {
+    EVENT_NONE,    // nothing waits
+    EVENT_STARTED, // the prompt is admitted; prompt_tokens is set
+    EVENT_TEXT,    // text (whole UTF-8 characters), tokens, logprobs of one choice
+    EVENT_FINISH,  // one choice ended: finish
+    EVENT_END      // all choices ended; error when finish is FINISH_ERROR. Nothing comes after it.
+} altiserve_event_kind;
+
+typedef struct altiserve_usage {
+    uint32_t prompt_tokens, cached_tokens, completion_tokens; // completion: of all choices
+    double   queue_s, prefill_s, decode_s;
+} altiserve_usage;
+
+// What altiserve_next returned; pointers live until the next call of it on the same request.
+typedef struct altiserve_event {
+    altiserve_event_kind kind;
+    uint32_t choice;
+    const char *text;
+    size_t   text_len;
+    const int32_t *tokens;    // the tokens behind the text (may be more or fewer than characters)
+    size_t   n_tokens;
+    const altiserve_logprob *logprobs; // n_tokens groups of 1 + k entries: the chosen one, then the top k; NULL if none were asked for
+    int      top_logprobs;    // k
+    altiserve_finish finish;
+    error    err;
+    altiserve_usage usage;    // as of now
+} altiserve_event;
+
+// Renders, tokenizes and queues on the caller's thread; returns as soon as the request is queued (its model may still have to be loaded).
+// E_INVALID: the prompt is empty, longer than the context, or the template refused it. E_BUSY: the queue is full. E_NOTFOUND: no such model.
+status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_request **out, error *err);
+// The next event; waits up to timeout_ms (0: does not wait; UINT32_MAX: for ever). EVENT_NONE on time-out. One thread at a time per request.
+// A request whose events are not taken is paused at a bound, holding only its pages.
+altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, altiserve_event *out);
+void   altiserve_cancel(altiserve_request *r); // its pages are free within a step; EVENT_END follows
+void   altiserve_request_free(altiserve_request *r); // cancels if needed; r may not be used afterwards
+altiserve_usage altiserve_request_usage(altiserve_request *r);
+
+// All logits of a prompt, float32 [n][vocabulary], row by row through `row` (called on another thread, in order), for `altiserve logits` and `perplexity`.
+// chunk: prompt tokens a step (0: step_tokens).
+status altiserve_logits(altiserve *a, const char *id, const int32_t *tokens, size_t n, size_t chunk,
+                        status (*row)(void *ctx, size_t index, const float *logits, size_t vocabulary, error *err), void *ctx, error *err);
+
+// ---- numbers -------------------------------------------------------------------------------------
+
+typedef struct altiserve_bench_spec {
+    uint32_t prompt, gen, depth, parallel, reps;
+} altiserve_bench_spec;
+typedef struct altiserve_bench_result {
+    double pp_tok_s, tg_tok_s;      // medians over reps
+    double pp_min, pp_max, tg_min, tg_max;
+    int    threads;
+    char   device[16], isa[16];
+} altiserve_bench_result;
+// Times steps directly on the engine thread, with random tokens: prompt tokens from `depth` on, then gen steps of `parallel` sequences each at depth.
+status altiserve_bench(altiserve *a, const char *id, const altiserve_bench_spec *spec, altiserve_bench_result *out, error *err);
+
+typedef struct altiserve_stats {
+    uint32_t running, waiting, loading;
+    uint64_t pages_total, pages_free, pages_cached; // of all loaded models
+    uint64_t memory_limit, memory_used;
+} altiserve_stats;
+void altiserve_get_stats(altiserve *a, altiserve_stats *out);
+const char *altiserve_version(void);

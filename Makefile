@@ -1,0 +1,49 @@
+# Two commands: `make run` serves what is in models/, `make test` tests. The rest of the work is CMake's.
+.PHONY: run build test check-deps sanitize tsan conformance fuzz bench kerncheck toy clean
+CTEST = ctest --test-dir $(1) --output-on-failure
+
+run: build
+	@exec build/altiserve serve
+
+build:
+	@tools/setup build
+	@tools/cmake-build build
+
+test:
+	@tools/setup test
+	@tools/cmake-build build
+	@$(call CTEST,build)
+
+# The same tests with AddressSanitizer and UndefinedBehaviorSanitizer; `tsan` with ThreadSanitizer.
+sanitize:
+	@tools/setup test
+	@tools/cmake-build build-asan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DALTISERVE_SANITIZE=address,undefined
+	@$(call CTEST,build-asan)
+
+tsan:
+	@tools/setup test
+	@tools/cmake-build build-tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DALTISERVE_SANITIZE=thread
+	@$(call CTEST,build-tsan)
+
+check-deps:
+	@tools/check-deps
+
+# Holds altiserve against llama.cpp and Jinja2. PEER_DIR names an installed peer; SAMPLE=1 runs the part that CI runs.
+conformance: build
+	@tools/setup check
+	@tests/conformance/run
+
+fuzz:
+	@tools/setup check
+	@CC=clang tools/cmake-build build-fuzz -DALTISERVE_FUZZ=ON -DALTISERVE_SANITIZE=address,undefined
+	@for f in build-fuzz/fuzz_*; do [ ! -x $$f ] || [ -d $$f ] || $$f -max_total_time=$${FUZZ_SECONDS:-60} -rss_limit_mb=2048 || exit 1; done
+
+bench: build
+	@bench/run
+
+# Trains toy-1 again from its corpus generator (under an hour on two cores).
+toy:
+	@tools/toy/make-toy.sh
+
+clean:
+	rm -rf build build-asan build-tsan build-fuzz

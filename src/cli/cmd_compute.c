@@ -1,0 +1,166 @@
+// generate, logits, perplexity, bench, inspect: one model, one job, then done. They print what the reference's tool prints.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "cli/commands.h"
+
+static status generate(altiserve *a, const flags *f, error *err) {
+    int32_t *ids = NULL;
+    size_t n = 0;
+    const char *model = f->positional[0];
+    if (cli_load(a, model, err) != OK || cli_prompt(a, f, model, &ids, &n, err) != OK) return err->code;
+    altiserve_generate g = {
+        .model = model, .tokens = ids, .n_tokens = n, .n = 1, .logprobs = -1,
+        .max_tokens = f->given[FLAG_N] ? (uint32_t)f->number[FLAG_N] : 64,
+        .ignore_eos = f->number[FLAG_IGNORE_EOS] != 0,
+        .sampling = {.temperature = (float)f->number[FLAG_TEMP], .top_k = (int)f->number[FLAG_TOP_K], .top_p = (float)f->number[FLAG_TOP_P],
+                     .min_p = (float)f->number[FLAG_MIN_P], .seed = (uint64_t)f->number[FLAG_SEED], .has_seed = f->given[FLAG_SEED]},
+        .given = SAMPLING_TEMPERATURE | SAMPLING_TOP_K | SAMPLING_TOP_P | SAMPLING_MIN_P};
+    altiserve_request *r = NULL;
+    if (g.max_tokens == 0) {
+        putchar('\n');
+        mem_free(ids);
+        return OK;
+    }
+    status s = altiserve_submit(a, &g, &r, err);
+    mem_free(ids);
+    if (s != OK) return s;
+    altiserve_event e;
+    while (altiserve_next(r, UINT32_MAX, &e) != EVENT_END) {
+        if (e.kind != EVENT_TEXT) continue;
+        if (f->number[FLAG_IDS]) {
+            for (size_t i = 0; i < e.n_tokens; i++) printf("%d ", e.tokens[i]);
+        } else {
+            fwrite(e.text, 1, e.text_len, stdout);
+        }
+        fflush(stdout);
+    }
+    if (e.finish == FINISH_ERROR) *err = e.err;
+    putchar('\n');
+    altiserve_request_free(r);
+    return err->code;
+}
+
+int cmd_generate(const flags *f) {
+    error err = {0};
+    altiserve *a = NULL;
+    if (cli_open(f, &a, &err) == OK) generate(a, f, &err);
+    altiserve_destroy(a);
+    return err.code ? cli_fail(&err) : 0;
+}
+
+struct logits_sink {
+    FILE *file;
+    const char *path;
+    strbuf argmax;
+    size_t vocabulary;
+};
+
+static status take_logits(void *ctx, size_t index, const float *logits, size_t vocabulary, error *err) {
+    struct logits_sink *sink = ctx;
+    size_t best = 0;
+    for (size_t i = 1; i < vocabulary; i++)
+        if (logits[i] > logits[best]) best = i;
+    strbuf_addf(&sink->argmax, "%s%zu", index ? ", " : "", best);
+    sink->vocabulary = vocabulary;
+    if (sink->file && fwrite(logits, sizeof(float), vocabulary, sink->file) != vocabulary)
+        return error_errno(err, "cannot write %s", sink->path);
+    return OK;
+}
+
+int cmd_logits(const flags *f) {
+    error err = {0};
+    altiserve *a = NULL;
+    int32_t *ids = NULL;
+    size_t n = 0;
+    const char *model = f->positional[0];
+    struct logits_sink sink = {.path = f->text[FLAG_OUT]};
+    if (cli_open(f, &a, &err) == OK && cli_load(a, model, &err) == OK && cli_prompt(a, f, model, &ids, &n, &err) == OK) {
+        if (sink.path && !(sink.file = fopen(sink.path, "wb"))) error_errno(&err, "cannot write %s", sink.path);
+        else altiserve_logits(a, model, ids, n, (size_t)f->number[FLAG_CHUNK], take_logits, &sink, &err);
+    }
+    if (sink.file && fclose(sink.file) && !err.code) error_errno(&err, "cannot write %s", sink.path);
+    if (!err.code) printf("{\"n_tokens\": %zu, \"n_vocab\": %zu, \"argmax\": [%s]}\n", n, sink.vocabulary, sink.argmax.data ? sink.argmax.data : "");
+    strbuf_free(&sink.argmax);
+    mem_free(ids);
+    altiserve_destroy(a);
+    return err.code ? cli_fail(&err) : 0;
+}
+
+struct perplexity_sink {
+    const int32_t *tokens; // of the chunk
+    size_t n;
+    double nll;
+    size_t count;
+};
+
+// The second half of each chunk is scored, as llama.cpp does: token j + 1 given the tokens up to j.
+static status score(void *ctx, size_t j, const float *logits, size_t vocabulary, error *err) {
+    struct perplexity_sink *sink = ctx;
+    (void)err;
+    if (j < sink->n / 2 || j + 1 >= sink->n) return OK;
+    double top = logits[0], sum = 0;
+    for (size_t k = 1; k < vocabulary; k++)
+        if (logits[k] > top) top = logits[k];
+    for (size_t k = 0; k < vocabulary; k++) sum += exp(logits[k] - top);
+    sink->nll += top + log(sum) - logits[sink->tokens[j + 1]];
+    sink->count++;
+    return OK;
+}
+
+static status perplexity(altiserve *a, const flags *f, error *err) {
+    char *text = NULL;
+    size_t len, n = 0, bos_n = 0, chunk = f->given[FLAG_CONTEXT] ? (size_t)f->number[FLAG_CONTEXT] : 512;
+    int32_t *ids = NULL, *bos = NULL;
+    const char *model = f->positional[0];
+    struct perplexity_sink sink = {0};
+    if (!f->text[FLAG_FILE]) return error_set(err, E_USAGE, "give the text as --file FILE");
+    if (cli_load(a, model, err) != OK || cli_read(f->text[FLAG_FILE], &text, &len, err) != OK) return err->code;
+    status s = altiserve_tokenize(a, model, text, len, TOKENIZE_ADD_SPECIAL, &ids, &n, err);
+    if (s == OK) s = altiserve_tokenize(a, model, "", 0, TOKENIZE_ADD_SPECIAL, &bos, &bos_n, err);
+    if (s == OK && n < 2 * chunk)
+        s = error_set(err, E_INVALID, "%s has %zu tokens; perplexity needs two chunks of %zu: give more text or a smaller --context", f->text[FLAG_FILE], n, chunk);
+    for (size_t i = 0; s == OK && i + chunk <= n; i += chunk) {
+        int32_t keep = ids[i];
+        if (bos_n) ids[i] = bos[0];
+        sink.tokens = ids + i;
+        sink.n = chunk;
+        s = altiserve_logits(a, model, ids + i, chunk, 0, score, &sink, err);
+        ids[i] = keep;
+    }
+    if (s == OK) printf("{\"tokens\": %zu, \"perplexity\": %.6f}\n", sink.count, exp(sink.nll / (double)sink.count));
+    mem_free(text);
+    mem_free(ids);
+    mem_free(bos);
+    return s;
+}
+
+int cmd_perplexity(const flags *f) {
+    error err = {0};
+    altiserve *a = NULL;
+    if (cli_open(f, &a, &err) == OK) perplexity(a, f, &err);
+    altiserve_destroy(a);
+    return err.code ? cli_fail(&err) : 0;
+}
+
+int cmd_bench(const flags *f) {
+    error err = {0};
+    altiserve *a = NULL;
+    altiserve_bench_result r;
+    altiserve_bench_spec spec = {(uint32_t)f->number[FLAG_PROMPT], (uint32_t)f->number[FLAG_GEN], (uint32_t)f->number[FLAG_DEPTH],
+                                 f->number[FLAG_PARALLEL] ? (uint32_t)f->number[FLAG_PARALLEL] : 1, (uint32_t)f->number[FLAG_REPS]};
+    if (cli_open(f, &a, &err) == OK && cli_load(a, f->positional[0], &err) == OK && altiserve_bench(a, f->positional[0], &spec, &r, &err) == OK) {
+        if (f->number[FLAG_JSON])
+            printf("{\"engine\": \"altiserve\", \"prompt\": %u, \"gen\": %u, \"depth\": %u, \"parallel\": %u, \"threads\": %d, \"device\": \"%s\", "
+                   "\"isa\": \"%s\", \"pp_tok_s\": %.2f, \"tg_tok_s\": %.2f, \"pp_min\": %.2f, \"pp_max\": %.2f, \"tg_min\": %.2f, \"tg_max\": %.2f}\n",
+                   spec.prompt, spec.gen, spec.depth, spec.parallel, r.threads, r.device, r.isa, r.pp_tok_s, r.tg_tok_s, r.pp_min, r.pp_max, r.tg_min, r.tg_max);
+        else
+            printf("%s on %s (%s, %d threads): prompt %u: %.1f tokens/s (%.1f to %.1f); generation %u x %u: %.1f tokens/s (%.1f to %.1f)\n",
+                   f->positional[0], r.device, r.isa, r.threads, spec.prompt, r.pp_tok_s, r.pp_min, r.pp_max, spec.parallel, spec.gen, r.tg_tok_s, r.tg_min, r.tg_max);
+    }
+    altiserve_destroy(a);
+    return err.code ? cli_fail(&err) : 0;
+}

@@ -1,0 +1,65 @@
+// The program: picks the command, parses its flags, runs it. The table below is the whole command line.
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/commands.h"
+
+static const struct command {
+    const char *name;
+    unsigned    bit;
+    int       (*run)(const flags *);
+    int         min, max; // positional words
+    const char *words, *help;
+} commands[] = {
+    {"serve", CMD_SERVE, cmd_serve, 0, 0, "", "serve the models folder over HTTP (OpenAI-compatible)"},
+    {"run", CMD_RUN, cmd_run, 1, 2, "MODEL [PROMPT]", "chat in the terminal, or answer one prompt"},
+    {"generate", CMD_GENERATE, cmd_generate, 1, 1, "MODEL", "continue a text or token ids"},
+    {"tokenize", CMD_TOKENIZE, cmd_tokenize, 1, 1, "MODEL", "text on stdin to token ids, a line a record"},
+    {"detokenize", CMD_DETOKENIZE, cmd_detokenize, 1, 1, "MODEL", "token ids to text"},
+    {"logits", CMD_LOGITS, cmd_logits, 1, 1, "MODEL", "the logits of every token of a prompt"},
+    {"template", CMD_TEMPLATE, cmd_template, 1, 1, "MODEL|FILE.jinja", "the prompt text of a conversation"},
+    {"bench", CMD_BENCH, cmd_bench, 1, 1, "MODEL", "measure prompt and generation speed"},
+    {"perplexity", CMD_PERPLEXITY, cmd_perplexity, 1, 1, "MODEL", "perplexity over a text"},
+    {"inspect", CMD_INSPECT, cmd_inspect, 1, 1, "MODEL", "what is in a file and what it will take"},
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static void help(void) {
+    printf("altiserve %s: serves language models from GGUF files.\n\nusage: altiserve COMMAND ...\n\n", altiserve_version());
+    for (int i = 0; i < N_COMMANDS; i++) printf("  %-11s %-17s %s\n", commands[i].name, commands[i].words, commands[i].help);
+    printf("\nMODEL is a path, a name in the models folder, or toy-1 (built in). `altiserve COMMAND --help` tells more.\n");
+}
+
+int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN);
+    if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        help();
+        return argc < 2 ? 2 : 0;
+    }
+    if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "version")) {
+        printf("altiserve %s\n", altiserve_version());
+        return 0;
+    }
+    const struct command *c = NULL;
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (!strcmp(commands[i].name, argv[1])) c = &commands[i];
+    if (!c) {
+        fprintf(stderr, "altiserve: unknown command \"%s\"; `altiserve --help` lists them\n", argv[1]);
+        return 2;
+    }
+    for (int i = 2; i < argc && strcmp(argv[i], "--"); i++)
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+            printf("usage: altiserve %s %s [flags]\n%s\n\n", c->name, c->words, c->help);
+            flags_help(c->bit);
+            return 0;
+        }
+    flags f;
+    error err = {0};
+    if (flags_parse(c->bit, argc - 2, argv + 2, c->max, &f, &err) != OK || f.n_positional < c->min) {
+        if (!err.code) error_set(&err, E_USAGE, "usage: altiserve %s %s", c->name, c->words);
+        fprintf(stderr, "altiserve %s: %s; see `altiserve %s --help`\n", c->name, err.text, c->name);
+        return 2;
+    }
+    return c->run(&f);
+}

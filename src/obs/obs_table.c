@@ -1,0 +1,48 @@
+// obs/obs_table: what is measured, under which names. vllm:* and llamacpp:* are the names that dashboards already read.
+// Invariant: row i has id i (a static assertion cannot see it; tests/obs does).
+#include "obs/obs_internal.h"
+
+static const double seconds[] = {.001, .0025, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 0};
+static const double between[] = {.001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 0};
+static const double tokens[] = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 0};
+static const double steps[] = {.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 0};
+static const double rows[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 0};
+
+#define MODEL {"model_name", NULL}
+const obs_row obs_table[OBS_METRICS] = {
+    {OBS_REQUESTS_FINISHED, OBS_COUNTER, {"vllm:request_success_total"}, "Requests that ended, by why.", {"model_name", "finished_reason"}, NULL},
+    {OBS_TTFT, OBS_HISTOGRAM, {"vllm:time_to_first_token_seconds"}, "Time from arrival to the first token.", MODEL, seconds},
+    {OBS_INTER_TOKEN, OBS_HISTOGRAM, {"vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"}, "Time between tokens of one choice.", MODEL, between},
+    {OBS_E2E, OBS_HISTOGRAM, {"vllm:e2e_request_latency_seconds"}, "Time from arrival to the end of a request.", MODEL, seconds},
+    {OBS_QUEUE_TIME, OBS_HISTOGRAM, {"vllm:request_queue_time_seconds"}, "Time a request waited before it was admitted.", MODEL, seconds},
+    {OBS_PREFILL_TIME, OBS_HISTOGRAM, {"vllm:request_prefill_time_seconds"}, "Time spent reading the prompt.", MODEL, seconds},
+    {OBS_DECODE_TIME, OBS_HISTOGRAM, {"vllm:request_decode_time_seconds"}, "Time spent generating.", MODEL, seconds},
+    {OBS_REQUEST_PROMPT, OBS_HISTOGRAM, {"vllm:request_prompt_tokens"}, "Prompt tokens of a request.", MODEL, tokens},
+    {OBS_REQUEST_GENERATED, OBS_HISTOGRAM, {"vllm:request_generation_tokens"}, "Generated tokens of a request.", MODEL, tokens},
+    {OBS_PROMPT_TOKENS, OBS_COUNTER, {"vllm:prompt_tokens_total", "llamacpp:prompt_tokens_total"}, "Prompt tokens processed.", MODEL, NULL},
+    {OBS_GENERATED_TOKENS, OBS_COUNTER, {"vllm:generation_tokens_total", "llamacpp:tokens_predicted_total"}, "Tokens generated.", MODEL, NULL},
+    {OBS_PROMPT_SECONDS, OBS_COUNTER, {"llamacpp:prompt_seconds_total"}, "Time spent reading prompts.", MODEL, NULL},
+    {OBS_GENERATED_SECONDS, OBS_COUNTER, {"llamacpp:tokens_predicted_seconds_total"}, "Time spent generating.", MODEL, NULL},
+    {OBS_PREFIX_QUERIES, OBS_COUNTER, {"vllm:prefix_cache_queries_total"}, "Prompt tokens looked up in the prefix cache.", MODEL, NULL},
+    {OBS_PREFIX_HITS, OBS_COUNTER, {"vllm:prefix_cache_hits_total"}, "Prompt tokens found in the prefix cache.", MODEL, NULL},
+    {OBS_RUNNING, OBS_GAUGE, {"vllm:num_requests_running", "llamacpp:requests_processing"}, "Sequences running now.", {NULL, NULL}, NULL},
+    {OBS_WAITING, OBS_GAUGE, {"vllm:num_requests_waiting", "llamacpp:requests_deferred"}, "Requests waiting now.", {NULL, NULL}, NULL},
+    {OBS_LOADING, OBS_GAUGE, {"altiserve_models_loading"}, "Models being loaded now.", {NULL, NULL}, NULL},
+    {OBS_KV_USAGE, OBS_GAUGE, {"vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "llamacpp:kv_cache_usage_ratio"}, "Share of KV pages in use, 0 to 1.", {NULL, NULL}, NULL},
+    {OBS_PAGES_TOTAL, OBS_GAUGE, {"altiserve_kv_pages_total"}, "KV pages of all loaded models.", {NULL, NULL}, NULL},
+    {OBS_PAGES_FREE, OBS_GAUGE, {"altiserve_kv_pages_free"}, "KV pages that nothing holds.", {NULL, NULL}, NULL},
+    {OBS_PAGES_CACHED, OBS_GAUGE, {"altiserve_kv_pages_cached"}, "KV pages kept for reuse alone.", {NULL, NULL}, NULL},
+    {OBS_MEMORY_LIMIT, OBS_GAUGE, {"altiserve_memory_limit_bytes"}, "The memory budget.", {NULL, NULL}, NULL},
+    {OBS_MEMORY_USED, OBS_GAUGE, {"altiserve_memory_used_bytes"}, "What weights, pages and scratch take of the budget.", {NULL, NULL}, NULL},
+    {OBS_STEPS, OBS_COUNTER, {"llamacpp:n_decode_total", "altiserve_steps_total"}, "Forward steps.", MODEL, NULL},
+    {OBS_STEP_SECONDS, OBS_HISTOGRAM, {"altiserve_step_seconds"}, "Time of a forward step.", MODEL, steps},
+    {OBS_STEP_ROWS, OBS_HISTOGRAM, {"vllm:iteration_tokens_total"}, "Rows (tokens) of a forward step.", MODEL, rows},
+    {OBS_PREEMPTIONS, OBS_COUNTER, {"vllm:num_preemptions_total"}, "Sequences put back because pages ran out.", MODEL, NULL},
+    {OBS_LOADS, OBS_COUNTER, {"altiserve_model_loads_total"}, "Models loaded, by result.", {"model_name", "result"}, NULL},
+    {OBS_LOAD_SECONDS, OBS_HISTOGRAM, {"altiserve_model_load_seconds"}, "Time to load a model.", MODEL, seconds},
+    {OBS_UNLOADS, OBS_COUNTER, {"altiserve_model_unloads_total"}, "Models unloaded to make room.", MODEL, NULL},
+    {OBS_HTTP_REQUESTS, OBS_COUNTER, {"altiserve_http_requests_total"}, "HTTP requests answered.", {"path", "code"}, NULL},
+    {OBS_HTTP_CONNECTIONS, OBS_GAUGE, {"altiserve_http_connections"}, "Open connections.", {NULL, NULL}, NULL},
+    {OBS_HTTP_CUT, OBS_COUNTER, {"altiserve_http_cut_total"}, "Connections cut by a limit, by which.", {"reason", NULL}, NULL},
+    {OBS_DROPPED_SERIES, OBS_COUNTER, {"altiserve_dropped_series_total"}, "Updates of metrics that went to the series \"other\" or nowhere.", {NULL, NULL}, NULL},
+};

@@ -1,0 +1,92 @@
+// engine/eng_models: the models folder, what is known of each file, and which models are in memory.
+//
+// An *entry* is a name in the folder; an *eng_file* is one version of its file. A file that is replaced gives the entry a new eng_file;
+// requests hold the one they began with, so they keep their vocabulary, template and weights. An *eng_model* is a loaded eng_file: weights, plan and KV
+// pages on a device of its own (own compute pool), so that one can load while another computes.
+//
+// Ledger: each loaded model's bytes (weights + scratch + KV pages) are reserved before it is loaded and returned when it is freed; the sum never exceeds
+// options.memory. To make room, idle models (no request holds them) are dropped, least recently used first.
+// Threads: every function may be called from any thread. A watcher thread rescans, a loader thread loads. Both counts are atomic; the last reference frees.
+#pragma once
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "altiserve.h"
+#include "chat/chat.h"
+#include "device/device.h"
+#include "gguf/gguf.h"
+#include "model/model.h"
+#include "tokenizer/tokenizer.h"
+
+typedef struct eng_models eng_models;
+typedef struct eng_model  eng_model;
+
+// What `general.sampling.*` of the file says, else OpenAI's defaults.
+typedef struct eng_file {
+    atomic_int refs;
+    char       id[256], path[1024]; // path "": the built-in model
+    uint64_t   stamp;               // of sizes and times of all parts: changes when the file does
+    altiserve_model_info info;      // immutable once the file is listed, but for state, error and weight_bytes (under the models' lock)
+    altiserve_sampling defaults;
+    // Made at first use by eng_file_text, immutable afterwards.
+    pthread_mutex_t text_lock;
+    bool           text_ready;
+    tokenizer     *tok;
+    chat_template *tmpl;
+    bool           own_template;    // the file has one; otherwise it is ChatML
+    char           bos[256], eos[256];
+    // Under the models' lock.
+    eng_model *loaded;              // the folder's reference, or NULL
+    bool       load_wanted;
+    int64_t    failed_at;           // monotonic ms of the last failed load, 0: none
+    error      load_error;
+} eng_file;
+
+struct eng_model {
+    atomic_int  refs;
+    eng_file   *file;      // a reference
+    eng_models *owner;
+    device     *dev;
+    model      *m;
+    dev_plan   *plan;      // prepared for max_rows, max_wanted
+    dev_kv     *kv;
+    dev_kv_type kv_type;
+    int32_t     n_pages[DEV_MAX_GROUPS];
+    int32_t     max_rows, max_wanted;
+    uint32_t    context;
+    uint64_t    bytes;     // in the ledger
+    _Atomic int64_t last_used; // monotonic ms
+    void       *sched;     // the scheduler's state for this model, made and used on the engine thread
+    void      (*sched_free)(void *sched);
+};
+
+// changed(ctx) is called (any thread) whenever a load ended or the folder changed.
+status eng_models_create(const altiserve_options *o, void (*changed)(void *ctx), void *ctx, eng_models **out, error *err);
+void   eng_models_stop(eng_models *ms);    // no more loads; joins the threads
+void   eng_models_destroy(eng_models *ms); // after all files and models were released by others
+
+// The version that the name stands for now (a reference), whether it can be served or not. id as altiserve_model takes it.
+status eng_models_find(eng_models *ms, const char *id, eng_file **out, error *err);
+void   eng_file_release(eng_file *f);
+// Makes the tokenizer and template (once). Errors say why the file cannot be served.
+status eng_file_text(eng_file *f, error *err);
+// The loaded model (a reference) when it is ready: OK. E_BUSY: loading, or a load has been begun now; `changed` will be called.
+// Otherwise why it cannot be loaded (only failures later than `since`, monotonic ms, count: an older one is tried again).
+status eng_models_get(eng_models *ms, eng_file *f, int64_t since, eng_model **out, error *err);
+void   eng_model_hold(eng_model *m);
+void   eng_model_release(eng_model *m);
+
+void   eng_models_each(eng_models *ms, void (*fn)(void *ctx, const altiserve_model_info *), void *ctx);
+// A copy of what is known now.
+void   eng_models_info(eng_models *ms, eng_file *f, altiserve_model_info *out);
+// Progress of the load under way for f: false when there is none.
+bool   eng_models_progress(eng_models *ms, eng_file *f, uint64_t *done, uint64_t *total);
+void   eng_models_rescan(eng_models *ms);
+void   eng_models_stats(eng_models *ms, altiserve_stats *out); // loading, memory_limit, memory_used
+// Opens the file again, from its path or from memory.
+status eng_file_open(const eng_file *f, gguf **out, error *err);
+status eng_models_device(const eng_models *ms, device **out, error *err); // a new device as the options say
+
+int64_t eng_now_ms(void); // monotonic
+// The built-in model's bytes (eng_toy.c).
+const void *eng_toy_data(size_t *bytes);

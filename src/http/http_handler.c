@@ -1,0 +1,313 @@
+// http/http_handler: a request from its first header to its last byte, as libmicrohttpd calls us. HTTP thread only.
+//
+// libmicrohttpd calls http_on_request first with the headers, then with pieces of the body, then once without data; after a resume it calls
+// that last form again. A request that the route callback kept is suspended until it has an answer; a stream is suspended while its
+// queue is empty. A suspended connection is in our poll, so that a peer which leaves is noticed at once.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+
+#include "http/http_internal.h"
+#include "obs/obs.h"
+
+void http_fire_close(http_request *r) {
+    if (r->closed) return;
+    r->closed = true;
+    if (r->on_close) r->on_close(r->on_close_ctx);
+}
+
+void http_suspend(http_request *r) {
+    http_poll_watch(r->server->poll, r->conn->fd, r->conn);
+    r->suspended = true;
+    MHD_suspend_connection(r->conn->mhd);
+}
+
+void http_resume(http_request *r) {
+    http_poll_unwatch(r->server->poll, r->conn->fd);
+    r->suspended = false;
+    MHD_resume_connection(r->conn->mhd);
+}
+
+// ---- headers -------------------------------------------------------------------------------------
+
+struct scan {
+    http_request *r;
+    bool failed;
+    int lengths, encodings, hosts;
+    const char *encoding, *host, *length, *origin, *wanted_headers;
+};
+
+static bool keep_pair(http_request *r, http_pair **list, const char *name, const char *value) {
+    http_pair *p = arena_alloc(&r->strings, sizeof *p);
+    if (!p) return false;
+    p->name = arena_strndup(&r->strings, name, strlen(name));
+    p->value = value ? arena_strndup(&r->strings, value, strlen(value)) : "";
+    p->next = NULL;
+    if (!p->name || !p->value) return false;
+    while (*list) list = &(*list)->next; // order kept: the first of a name counts
+    *list = p;
+    return true;
+}
+
+static enum MHD_Result each_header(void *cls, enum MHD_ValueKind kind, const char *name, const char *value) {
+    (void)kind;
+    struct scan *s = cls;
+    if (!value) value = "";
+    if (!strcasecmp(name, "Content-Length")) s->lengths++, s->length = value;
+    else if (!strcasecmp(name, "Transfer-Encoding")) s->encodings++, s->encoding = value;
+    else if (!strcasecmp(name, "Host")) s->hosts++, s->host = value;
+    else if (!strcasecmp(name, "Origin")) s->origin = value;
+    else if (!strcasecmp(name, "Access-Control-Request-Headers")) s->wanted_headers = value;
+    s->failed |= !keep_pair(s->r, &s->r->headers, name, value);
+    return MHD_YES;
+}
+
+static enum MHD_Result each_argument(void *cls, enum MHD_ValueKind kind, const char *name, const char *value) {
+    (void)kind;
+    struct scan *s = cls;
+    s->failed |= !keep_pair(s->r, &s->r->query, name, value);
+    return MHD_YES;
+}
+
+// Refuses when the request is complete (the client then reads the answer), or, when `now`, at once with the connection closed.
+static void reject(http_request *r, int code, const char *text) {
+    if (r->reject) return;
+    r->reject = code;
+    r->reject_text = text;
+    r->close_after = true;
+}
+
+// Whether a page of this origin may call. Pages of other sites may not reach a server that listens on loopback alone: it trusts its user.
+// Schemes other than http(s) are programs on this machine (desktop shells, editors' panels).
+static bool origin_allowed(http_server *s, const char *origin) {
+    const char *want = s->o.cors_origin;
+    if (want && (!strcmp(want, "*") || !strcmp(want, origin))) return true;
+    const char *at = strstr(origin, "://");
+    if (!at) return false;
+    size_t scheme = (size_t)(at - origin);
+    bool web = (scheme == 4 && !strncasecmp(origin, "http", 4)) || (scheme == 5 && !strncasecmp(origin, "https", 5));
+    return !web || http_is_loopback_name(at + 3, strlen(at + 3));
+}
+
+static bool host_allowed(http_server *s, const char *host) {
+    if (!s->loopback || http_is_loopback_name(host, strlen(host))) return true;
+    const char *more = s->o.allowed_host;
+    if (!more) return false;
+    size_t n = strlen(more);
+    return !strcmp(more, "*") || (!strncasecmp(host, more, n) && (!host[n] || host[n] == ':'));
+}
+
+static void check_headers(http_server *s, http_request *r, const struct scan *h, const char *version) {
+    if (h->lengths > 1) reject(r, 400, "Content-Length is given more than once");
+    else if (h->encodings > 1 || (h->encodings && strcasecmp(h->encoding, "chunked"))) reject(r, 400, "the only Transfer-Encoding understood is chunked");
+    else if (h->encodings && h->lengths) reject(r, 400, "Content-Length together with Transfer-Encoding is refused");
+    else if (h->hosts > 1) reject(r, 400, "Host is given more than once");
+    else if (!h->hosts && !strcmp(version, "HTTP/1.1")) reject(r, 400, "the Host header is missing");
+    else if (h->hosts && !host_allowed(s, h->host)) reject(r, 403, "this server listens on loopback and does not answer for this Host");
+    else if (h->origin && s->loopback && !origin_allowed(s, h->origin)) reject(r, 403, "pages of this Origin may not call this server");
+    else if (s->n_conns > s->o.max_connections) reject(r, 503, "too many connections");
+    else if (s->quiesced) reject(r, 503, "the server is stopping");
+    else if (h->length && strtoull(h->length, NULL, 10) > s->o.max_body) reject(r, 413, "the request body is larger than this server accepts");
+    if (h->origin && origin_allowed(s, h->origin)) r->cors = s->o.cors_origin && !strcmp(s->o.cors_origin, "*") ? "*" : h->origin;
+}
+
+static void answer_options(http_request *r, const struct scan *h) {
+    r->answer = ANSWER_WHOLE;
+    r->code = 204;
+    keep_pair(r, &r->answer_headers, "Access-Control-Allow-Methods", "GET, POST, HEAD, OPTIONS");
+    keep_pair(r, &r->answer_headers, "Access-Control-Allow-Headers", h->wanted_headers ? h->wanted_headers : "*");
+    keep_pair(r, &r->answer_headers, "Access-Control-Max-Age", "600");
+}
+
+static http_request *begin(http_server *s, http_conn *c, struct MHD_Connection *mhd, const char *url, const char *method, const char *version) {
+    http_request *r = mem_calloc(1, sizeof *r);
+    if (!r) return NULL;
+    atomic_init(&r->refs, 1); // libmicrohttpd's, given back in http_on_completed
+    atomic_fetch_add(&s->refs, 1);
+    r->server = s;
+    r->conn = c;
+    r->arrived = http_now();
+    pthread_mutex_init(&r->lock, NULL);
+    arena_init(&r->strings, 256 << 10);
+    r->head = !strcmp(method, "HEAD");
+    if (r->head) method = "GET";
+    r->method = arena_strndup(&r->strings, method, strlen(method));
+    r->path = arena_strndup(&r->strings, url, strlen(url));
+    r->peer = arena_strndup(&r->strings, c->peer, strlen(c->peer));
+    struct scan h = {.r = r};
+    MHD_get_connection_values(mhd, MHD_HEADER_KIND, each_header, &h);
+    MHD_get_connection_values(mhd, MHD_GET_ARGUMENT_KIND, each_argument, &h);
+    c->active = r;
+    atomic_store(&s->shown_requests, ++s->n_requests);
+    http_set_deadline(c, PHASE_BODY, s->o.body_ms);
+    if (!r->method || !r->path || !r->peer || h.failed) reject(r, 503, "no memory for this request");
+    check_headers(s, r, &h, version);
+    if (r->cors && strcmp(r->cors, "*")) r->cors = arena_strndup(&r->strings, r->cors, strlen(r->cors));
+    if (!r->reject && !strcmp(method, "OPTIONS")) answer_options(r, &h);
+    return r;
+}
+
+// ---- the body ------------------------------------------------------------------------------------
+
+enum { DRAIN_BYTES = 4 << 20 }; // read and thrown away past the limit, so that a client that sends first still sees its 413
+
+// False: cut now.
+static bool take_body(http_request *r, const char *data, size_t n) {
+    http_server *s = r->server;
+    r->received += n;
+    if (r->received > s->o.max_body) reject(r, 413, "the request body is larger than this server accepts");
+    if (r->reject || r->answer != ANSWER_NONE) {
+        strbuf_free(&r->body);
+        if (r->received <= s->o.max_body + DRAIN_BYTES) return true;
+        if (!s->cert) { // libmicrohttpd takes no answer in the middle of a body
+            static const char large[] = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+            (void)!send(r->conn->fd, large, sizeof large - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        }
+        obs_count(OBS_HTTP_CUT, "body", NULL, 1);
+        return false;
+    }
+    size_t all = atomic_fetch_add(&s->bodies, n) + n;
+    r->body_counted += n;
+    if (all > s->o.max_bodies) reject(r, 503, "the server holds too many request bodies at once; try again");
+    else if (!strbuf_add(&r->body, data, n)) reject(r, 503, "no memory for the request body");
+    return true;
+}
+
+// ---- the answer ----------------------------------------------------------------------------------
+
+static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max) {
+    (void)pos;
+    http_request *r = cls;
+    ssize_t got;
+    bool ended = false;
+    pthread_mutex_lock(&r->lock);
+    size_t waits = r->out_tail - r->out_head;
+    if (r->gone || r->broken) got = MHD_CONTENT_READER_END_WITH_ERROR;
+    else if (waits) {
+        got = (ssize_t)(waits < max ? waits : max);
+        memcpy(buf, r->out + r->out_head, (size_t)got);
+        r->out_head += (size_t)got;
+        r->last_take = http_now();
+    } else if (r->ended) {
+        got = MHD_CONTENT_READER_END_OF_STREAM;
+        ended = true;
+    } else {
+        got = 0;
+        http_suspend(r); // under the lock: whoever queues next finds it suspended
+    }
+    pthread_mutex_unlock(&r->lock);
+    if (ended) http_set_deadline(r->conn, PHASE_WRITING, r->server->o.write_ms);
+    return got;
+}
+
+static void stream_done(void *cls) { http_unref(cls); }
+
+static enum MHD_Result queue_answer(http_request *r, struct MHD_Connection *mhd) {
+    struct MHD_Response *m;
+    if (r->answer == ANSWER_STREAM) {
+        atomic_fetch_add(&r->refs, 1);
+        m = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, r, stream_done);
+        if (!m) http_unref(r);
+        r->last_take = http_now();
+        http_soon(r->server, r->last_take + (r->server->o.keepalive_ms < r->server->o.stall_ms ? r->server->o.keepalive_ms : r->server->o.stall_ms));
+    } else {
+        m = MHD_create_response_from_buffer_with_free_callback(r->out_tail, r->out ? r->out : (char *)"", r->out ? mem_free : NULL);
+        if (m) r->out = NULL; // libmicrohttpd frees it
+        r->out_head = r->out_tail = r->out_cap = 0;
+    }
+    if (!m) return MHD_NO;
+    bool ok = true;
+    if (r->content_type) ok &= MHD_add_response_header(m, "Content-Type", r->content_type) == MHD_YES;
+    for (http_pair *p = r->answer_headers; p; p = p->next) ok &= MHD_add_response_header(m, p->name, p->value) == MHD_YES;
+    if (r->cors) {
+        ok &= MHD_add_response_header(m, "Access-Control-Allow-Origin", r->cors) == MHD_YES;
+        if (strcmp(r->cors, "*")) ok &= MHD_add_response_header(m, "Vary", "Origin") == MHD_YES;
+    }
+    if (r->answer == ANSWER_STREAM) ok &= MHD_add_response_header(m, "Cache-Control", "no-cache") == MHD_YES;
+    if (r->close_after || r->server->quiesced) ok &= MHD_add_response_header(m, "Connection", "close") == MHD_YES;
+    enum MHD_Result queued = ok ? MHD_queue_response(mhd, (unsigned)r->code, m) : MHD_NO;
+    MHD_destroy_response(m);
+    r->queued = queued == MHD_YES;
+    http_set_deadline(r->conn, PHASE_WRITING, r->answer == ANSWER_STREAM ? 0 : r->server->o.write_ms);
+    return queued;
+}
+
+static enum MHD_Result queue_reject(http_request *r, struct MHD_Connection *mhd) {
+    strbuf text = {0};
+    http_reason_body(r->reject_text, r->reject, &text);
+    r->answer = ANSWER_WHOLE;
+    r->code = r->reject;
+    r->content_type = "application/json";
+    r->out_tail = text.failed ? 0 : text.len;
+    r->out = text.failed ? NULL : text.data;
+    if (text.failed) strbuf_free(&text);
+    if (r->reject == 503) keep_pair(r, &r->answer_headers, "Retry-After", "1");
+    return queue_answer(r, mhd);
+}
+
+// The request is complete (again, after a resume): answers when there is an answer, else waits for one.
+static enum MHD_Result advance(http_request *r, struct MHD_Connection *mhd) {
+    if (!r->routed && r->answer == ANSWER_NONE) {
+        r->routed = true;
+        http_set_deadline(r->conn, PHASE_HANDLER, 0);
+        atomic_fetch_add(&r->refs, 1); // the callback's
+        r->server->o.route(r->server->o.ctx, r);
+    }
+    enum MHD_Result result = MHD_YES;
+    pthread_mutex_lock(&r->lock);
+    if (r->gone || r->broken) result = MHD_NO;
+    else if (r->answer != ANSWER_NONE) result = queue_answer(r, mhd);
+    else http_suspend(r);
+    pthread_mutex_unlock(&r->lock);
+    return result;
+}
+
+enum MHD_Result http_on_request(void *cls, struct MHD_Connection *mhd, const char *url, const char *method, const char *version, const char *data,
+                                size_t *len, void **con_cls) {
+    http_server *s = cls;
+    http_request *r = *con_cls;
+    if (!r) {
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+        http_conn *c = info ? info->socket_context : NULL;
+        if (!c || c->cut || !(r = begin(s, c, mhd, url, method, version))) return MHD_NO;
+        *con_cls = r;
+        // What is refused by its headers alone is not read: libmicrohttpd answers and closes.
+        return r->reject ? queue_reject(r, mhd) : MHD_YES;
+    }
+    if (*len) {
+        if (!take_body(r, data, *len)) return MHD_NO;
+        *len = 0;
+        return MHD_YES;
+    }
+    if (r->queued) return MHD_YES;
+    return r->reject ? queue_reject(r, mhd) : advance(r, mhd);
+}
+
+void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, enum MHD_RequestTerminationCode code) {
+    (void)mhd;
+    http_server *s = cls;
+    http_request *r = *con_cls;
+    if (!r) return;
+    *con_cls = NULL;
+    http_conn *c = r->conn;
+    pthread_mutex_lock(&r->lock);
+    r->gone = true;
+    char code_text[8];
+    if (code == MHD_REQUEST_TERMINATED_COMPLETED_OK) snprintf(code_text, sizeof code_text, "%d", r->code);
+    else snprintf(code_text, sizeof code_text, "cut");
+    const char *route = r->route ? r->route : "other";
+    pthread_mutex_unlock(&r->lock);
+    obs_count(OBS_HTTP_REQUESTS, route, code_text, 1);
+    if (r->suspended) { // only when the daemon stops
+        http_poll_unwatch(s->poll, c->fd);
+        r->suspended = false;
+    }
+    r->conn = NULL;
+    c->active = NULL;
+    atomic_store(&s->shown_requests, --s->n_requests);
+    http_set_deadline(c, PHASE_HEADERS, s->o.header_ms ? s->o.header_ms : 75000);
+    if (r->routed) http_fire_close(r);
+    http_unref(r);
+}

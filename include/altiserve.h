@@ -29,10 +29,11 @@ typedef struct altiserve_options {
     int         step_tokens;  // rows a step computes at most; 0: 512
     uint32_t    load_timeout_ms; // how long a request waits for its model; 0: 600,000
     bool        rescan;       // watch the folder while running
+    bool        open_paths;   // a model may be named by any path; off where names come from clients
     bool        prefix_cache; // reuse computed pages between requests
 } altiserve_options;
 
-// Defaults: everything 0 but rescan and prefix_cache, which are on.
+// Defaults: everything 0 or off but rescan and prefix_cache, which are on.
 altiserve_options altiserve_defaults(void);
 status altiserve_create(const altiserve_options *options, altiserve **out, error *err);
 // Refuses new requests, lets running ones go on until they end or `deadline_ms` has passed, then cancels the rest. Idempotent; returns when all are done.
@@ -63,7 +64,7 @@ typedef struct altiserve_model_info {
 
 // Calls fn for every model listed now (toy-1 only when it is alone), sorted by id. The info lives only during the call.
 void   altiserve_models(altiserve *a, void (*fn)(void *ctx, const altiserve_model_info *), void *ctx);
-// id may be a listed id, "toy-1", or a path to a file; NULL or "" is the only model there is, if there is one. E_NOTFOUND says which ids there are.
+// id may be a listed id, "toy-1", or, with open_paths, a path to a file; NULL or "" is the only model there is, if there is one. E_NOTFOUND says which ids there are.
 status altiserve_model(altiserve *a, const char *id, altiserve_model_info *out, error *err);
 // Loads it and waits. progress may be NULL; it is called on another thread with bytes done and in all.
 status altiserve_load(altiserve *a, const char *id, void (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, error *err);

@@ -186,7 +186,10 @@ altiserve_options flags_engine(const flags *f) {
     o.device = f->text[FLAG_DEVICE];
     o.isa = f->text[FLAG_CPU];
     o.deterministic = f->number[FLAG_DETERMINISTIC] != 0;
-    o.parallel = f->command == CMD_SERVE ? (int)f->number[FLAG_PARALLEL] : 0;
+    // These want the logits of every row of a step, so as many rows of logits as a step has.
+    bool all_logits = f->command == CMD_LOGITS || f->command == CMD_PERPLEXITY;
+    o.parallel = all_logits ? (int)f->number[FLAG_STEP_TOKENS] : (int)f->number[FLAG_PARALLEL];
+    o.open_paths = f->command != CMD_SERVE;
     o.queue = (int)f->number[FLAG_QUEUE];
     o.step_tokens = (int)f->number[FLAG_STEP_TOKENS];
     o.load_timeout_ms = (uint32_t)(f->number[FLAG_LOAD_TIMEOUT] * 1000);

@@ -352,7 +352,7 @@ status samp_logprobs(samp_scratch *scratch, const float *logits, int32_t n_vocab
     double top = best < 0 ? 0 : usable(logits[best]), z = 0;
     for (int32_t i = 0; i < n_vocab; i++) {
         float x = usable(logits[i]);
-        if (x != -INFINITY) z += exp_neg((float)(top - x));
+        if (x != -INFINITY) z += exp_neg(top - x > 100 ? 100.0f : (float)(top - x));
     }
     double log_z = z > 0 ? log(z) : 0;
     bool inside = chosen >= 0 && chosen < n_vocab;
@@ -364,8 +364,9 @@ status samp_logprobs(samp_scratch *scratch, const float *logits, int32_t n_vocab
     for (int32_t i = 0; i < n_vocab; i++) {
         float x = usable(logits[i]);
         if (x == -INFINITY) continue;
-        double d = top - x;
-        items[n++] = (samp_item){i, (float)d, (float)d};
+        double gap = top - x;
+        float d = gap > 1e30 ? 1e30f : (float)gap;
+        items[n++] = (samp_item){i, d, d};
     }
     if ((size_t)k < n) n = cut(items, n, (size_t)k, 0, scratch->border);
     if (n) qsort(items, n, sizeof *items, by_key);

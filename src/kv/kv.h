@@ -1,0 +1,83 @@
+// kv: the ledger of KV pages: ids, reference counts, copy on write, and the index that finds computed prefixes again.
+//
+// It knows page ids alone and never looks inside a page; a copy is asked of the caller. A page holds DEV_PAGE_TOKENS tokens of one group.
+// Groups: full attention keeps every page; a window group gives back pages that no later token sees; a recurrent group has one state
+// page a sequence and sparse snapshots.
+//
+// Invariants (kv_check asserts them; debug builds call it after every change when KV_CHECK is defined):
+//  1. every page is in exactly one state: free (no references, not indexed), cached (no references, indexed), used (references > 0);
+//  2. a page's reference count equals the number of table entries of living sequences that name it;
+//  3. cached pages, and only they, are in their group's eviction list; free + cached + used = total;
+//  4. an indexed page is named by exactly one node and group; tokens and the parent's identity are compared, the hash is a hint;
+//  5. a page in use is never evicted and never written by a sequence while another or the index holds it;
+//  6. in a full group's list a page stands before the pages of its ancestors: leaves are evicted first.
+// Threads: a pool and its sequences belong to one thread at a time.
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "device/device.h"
+
+enum { KV_PAGE = DEV_PAGE_TOKENS, KV_GROUPS = DEV_MAX_GROUPS };
+
+// What cached pages may be shared by: all of it is part of the key.
+typedef struct kv_key {
+    dev_fingerprint weights;  // of the weights and what is computed with them
+    uint32_t layout;          // version of the page layout
+    char     recipe[16];      // the backend's tier
+    uint32_t kv_type, adapter;
+    uint64_t salt;            // keeps tenants apart; 0: shared
+} kv_key;
+
+typedef struct kv_config {
+    int32_t   n_groups;
+    dev_group groups[KV_GROUPS];
+    int32_t   n_pages[KV_GROUPS]; // > 0
+    bool      index;              // keep full pages for later requests
+    // Copies a page; called inside kv_seq_reserve, kv_seq_match, kv_seq_snapshot.
+    void    (*copy)(void *ctx, int32_t group, int32_t from, int32_t to);
+    void     *copy_ctx;
+} kv_config;
+
+typedef struct kv_pool kv_pool;
+typedef struct kv_seq  kv_seq;
+
+status kv_create(const kv_config *config, kv_pool **out, error *err);
+void   kv_destroy(kv_pool *pool); // every sequence must be freed before
+
+status kv_seq_create(kv_pool *pool, const kv_key *key, kv_seq **out, error *err);
+void   kv_seq_free(kv_seq *seq); // its pages are free or cached afterwards; NULL is fine
+// A sequence with the same tokens that shares all pages: writes copy first. A recurrent state is copied at once: E_BUSY when there is no page for it.
+status kv_seq_fork(kv_seq *seq, kv_seq **out, error *err);
+
+// Goes on from the sequence's length over cached pages of tokens[0..n): the longest page boundary below n at which every group is satisfied.
+// Only at a page border; returns the new length. tokens begin at the start of the sequence.
+size_t kv_seq_match(kv_seq *seq, const int32_t *tokens, size_t n);
+// Makes the tables hold `upto` tokens and the pages to be written the sequence's own, evicting cached pages as needed.
+// E_BUSY when pages are gone (nothing has changed), E_LIMIT when so many could never be had.
+status kv_seq_reserve(kv_seq *seq, size_t upto, error *err);
+// The tokens up to `len` are computed: full pages enter the index, pages behind a window are given back. tokens: from the sequence's start.
+void   kv_seq_commit(kv_seq *seq, const int32_t *tokens, size_t len);
+// Keeps the recurrent state at this length (a page border) for later matches, if a page can be had without taking one in use. No recurrent group: nothing.
+void   kv_seq_snapshot(kv_seq *seq);
+// Forgets tokens from `len` on (rejected drafts). Not below what a window has given back.
+void   kv_seq_truncate(kv_seq *seq, size_t len);
+size_t kv_seq_len(const kv_seq *seq);
+// Page ids by index of page, -1 where a window has passed; valid until the next call on the sequence.
+const int32_t *kv_seq_pages(const kv_seq *seq, int32_t group, int32_t *n);
+// Whether a sequence of `tokens` tokens could ever be held, all other sequences gone.
+bool   kv_fits(const kv_pool *pool, size_t tokens);
+// Pages of the group that a sequence of so many tokens holds at most at once.
+int32_t kv_group_need(const kv_pool *pool, int32_t group, size_t tokens);
+
+typedef struct kv_stats {
+    uint64_t total, free, cached, used; // pages, all groups
+    uint64_t evictions, hits_tokens, copies;
+} kv_stats;
+void kv_get_stats(const kv_pool *pool, kv_stats *out);
+void kv_drop_cache(kv_pool *pool); // every cached page becomes free
+
+// Asserts every invariant; returns false with the sentence in err instead of aborting.
+status kv_check(const kv_pool *pool, error *err);

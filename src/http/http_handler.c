@@ -159,7 +159,7 @@ static bool take_body(http_request *r, const char *data, size_t n) {
     r->received += n;
     if (r->received > s->o.max_body) reject(r, 413, "the request body is larger than this server accepts");
     if (r->reject || r->answer != ANSWER_NONE) {
-        strbuf_free(&r->body);
+        http_drop_body(r); // others may have the room
         if (r->received <= s->o.max_body + DRAIN_BYTES) return true;
         if (!s->cert) { // libmicrohttpd takes no answer in the middle of a body
             static const char large[] = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
@@ -172,6 +172,7 @@ static bool take_body(http_request *r, const char *data, size_t n) {
     r->body_counted += n;
     if (all > s->o.max_bodies) reject(r, 503, "the server holds too many request bodies at once; try again");
     else if (!strbuf_add(&r->body, data, n)) reject(r, 503, "no memory for the request body");
+    if (r->reject) http_drop_body(r);
     return true;
 }
 

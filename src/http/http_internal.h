@@ -64,7 +64,6 @@ struct http_request {
     char       *out;            // [L] a whole answer's bytes, or a stream's queue
     size_t      out_cap, out_head, out_tail; // [L]
     bool        ended, gone, broken; // [L] broken: to be cut
-    const char *broken_why;     // [L] a reason for metrics
     bool        queued;         // [H] a response was given to libmicrohttpd
     bool        ready;          // [R] on the server's ready list
     http_request *ready_next;   // [R]

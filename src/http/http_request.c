@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "http/http_internal.h"
+#include "obs/obs.h"
 
 void http_server_unref(http_server *s) {
     if (atomic_fetch_sub(&s->refs, 1) != 1) return;
@@ -160,7 +161,7 @@ bool http_stream_send(http_request *r, const void *data, size_t len) {
         if (waits + len > r->server->o.max_lag || !make_room(r, len)) {
             ok = false;
             r->broken = true;
-            r->broken_why = "lag";
+            obs_count(OBS_HTTP_CUT, "lag", NULL, 1);
         } else {
             if (!waits) r->last_take = http_now();
             memcpy(r->out + r->out_tail, data, len);

@@ -147,9 +147,8 @@ static void handle_ready(http_server *s) {
         if (!r) return;
         pthread_mutex_lock(&r->lock);
         bool broken = r->broken;
-        const char *why = r->broken_why;
         pthread_mutex_unlock(&r->lock);
-        if (broken && r->conn) http_cut(r->conn, why);
+        if (broken && r->conn) http_cut(r->conn, NULL);
         else if (r->suspended) http_resume(r);
         http_unref(r);
     }

@@ -46,6 +46,7 @@ static inline void client_close(client *c) {
 // One read that does not block; false when there was nothing.
 static inline bool client_pull(client *c) {
     if (c->cap - c->len < 65536) c->text = realloc(c->text, c->cap = c->cap * 2 + 131072);
+    c->text[c->len] = 0;
     ssize_t n = c->tls ? gnutls_record_recv(c->tls, c->text + c->len, 65535) : recv(c->fd, c->text + c->len, 65535, 0);
     if (n < 0 && (c->tls ? (n == GNUTLS_E_AGAIN || n == GNUTLS_E_INTERRUPTED) : (errno == EAGAIN || errno == EINTR))) return false;
     if (n <= 0) c->eof = true;

@@ -1,0 +1,216 @@
+// cpu/experts: a mixture of experts. Tokens are routed row by row, then the (row, slot) pairs are grouped by expert so that an expert's weights
+// are read once, and the weighted outputs are added per row in the order of its slots: a row's result does not depend on its company.
+#include <math.h>
+
+#include "cpu/cpu_internal.h"
+
+typedef struct layout {
+    size_t logits, ids, weights, start, pair_row, pair_at, pair_slot, gate, up, down, q, aux, bytes;
+    size_t ff_ld, width_ld;
+} layout;
+
+static size_t take(layout *l, size_t bytes)
+{
+    size_t at = l->bytes;
+    l->bytes += (bytes + 63) & ~(size_t)63;
+    return at;
+}
+
+static layout lay_out(const dev_experts *o, int32_t rows)
+{
+    layout l = {0};
+    size_t n = (size_t)rows, pairs = n * (size_t)o->top_k, ff = (size_t)o->up->n, width = (size_t)o->down->n;
+    l.ff_ld = (ff + 15) & ~(size_t)15;
+    l.width_ld = (width + 15) & ~(size_t)15;
+    l.logits = take(&l, n * (size_t)o->n_expert * sizeof(float));
+    l.ids = take(&l, pairs * sizeof(int32_t));
+    l.weights = take(&l, pairs * sizeof(float));
+    l.start = take(&l, ((size_t)o->n_expert + 1) * sizeof(int32_t));
+    l.pair_row = take(&l, pairs * sizeof(int32_t));  // by expert: the input row
+    l.pair_slot = take(&l, pairs * sizeof(int32_t)); // by expert: row * top_k + slot
+    l.pair_at = take(&l, pairs * sizeof(int32_t));   // by row * top_k + slot: its place by expert
+    l.gate = take(&l, pairs * l.ff_ld * sizeof(float));
+    l.up = take(&l, pairs * l.ff_ld * sizeof(float));
+    l.down = take(&l, pairs * l.width_ld * sizeof(float));
+    l.q = take(&l, pairs * ff);
+    l.aux = take(&l, pairs * (ff / BLOCK) * sizeof(cpu_aux));
+    return l;
+}
+
+size_t cpu_experts_scratch(const dev_experts *o, int32_t max_rows) { return lay_out(o, max_rows).bytes; }
+
+// Marks the groups that may be chosen from (the sum of a group's best two).
+static bool group_open(const dev_experts *o, const float *score, int32_t e)
+{
+    if (o->n_group <= 1) return true;
+    int32_t size = o->n_expert / o->n_group, mine = e / size, better = 0;
+    float own = 0;
+    for (int32_t pass = 0; pass < 2; pass++)
+        for (int32_t g = 0; g < o->n_group; g++) {
+            if ((pass == 0) != (g == mine)) continue;
+            float a = -INFINITY, b = -INFINITY;
+            for (int32_t i = g * size; i < (g + 1) * size; i++) {
+                if (score[i] > a) {
+                    b = a;
+                    a = score[i];
+                } else if (score[i] > b) b = score[i];
+            }
+            float sum = size > 1 ? a + b : a;
+            if (pass == 0) own = sum;
+            else better += sum > own || (sum == own && g < mine);
+        }
+    return better < o->top_groups;
+}
+
+static void route(const dev_experts *o, float *logits, int32_t *ids, float *weights)
+{
+    int32_t n = o->n_expert;
+    const float *choose = logits;
+    float biased[4096];
+    if (o->gating == DEV_GATE_SOFTMAX) {
+        float top = -INFINITY, sum = 0;
+        for (int32_t i = 0; i < n; i++) top = logits[i] > top ? logits[i] : top;
+        for (int32_t i = 0; i < n; i++) sum += logits[i] = expf(logits[i] - top);
+        for (int32_t i = 0; i < n; i++) logits[i] /= sum;
+    } else if (o->gating == DEV_GATE_SIGMOID) {
+        for (int32_t i = 0; i < n; i++) logits[i] = 1.0f / (1.0f + expf(-logits[i]));
+    }
+    if (o->select_bias) {
+        for (int32_t i = 0; i < n; i++) biased[i] = logits[i] + cpu_t(o->select_bias)->vector[i];
+        choose = biased;
+    }
+    bool open[4096], taken[4096] = {false};
+    for (int32_t i = 0; i < n; i++) open[i] = group_open(o, choose, i);
+    for (int32_t s = 0; s < o->top_k; s++) {
+        int32_t best = -1;
+        for (int32_t i = 0; i < n; i++)
+            if (!taken[i] && open[i] && (best < 0 || choose[i] > choose[best])) best = i;
+        if (best < 0) best = s; // not reached: the plan's check leaves enough experts open
+        taken[best] = true;
+        ids[s] = best;
+        weights[s] = logits[best];
+    }
+    if (o->gating == DEV_GATE_SOFTMAX_TOPK) {
+        float top = weights[0], sum = 0;
+        for (int32_t s = 1; s < o->top_k; s++) top = weights[s] > top ? weights[s] : top;
+        for (int32_t s = 0; s < o->top_k; s++) sum += weights[s] = expf(weights[s] - top);
+        for (int32_t s = 0; s < o->top_k; s++) weights[s] /= sum;
+    }
+    if (o->normalise) {
+        float sum = 0;
+        for (int32_t s = 0; s < o->top_k; s++) sum += weights[s];
+        if (!(sum > 6.103515625e-5f)) sum = 6.103515625e-5f;
+        for (int32_t s = 0; s < o->top_k; s++) weights[s] /= sum;
+    }
+    for (int32_t s = 0; s < o->top_k; s++) weights[s] *= o->scale;
+}
+
+// Counting sort of the pairs by expert; by one worker.
+static void group_pairs(const dev_experts *o, int32_t rows, const int32_t *ids, int32_t *start, int32_t *pair_row, int32_t *pair_slot, int32_t *pair_at)
+{
+    int32_t pairs = rows * o->top_k;
+    memset(start, 0, ((size_t)o->n_expert + 1) * sizeof *start);
+    for (int32_t i = 0; i < pairs; i++) start[ids[i] + 1]++;
+    for (int32_t e = 0; e < o->n_expert; e++) start[e + 1] += start[e];
+    for (int32_t i = 0; i < pairs; i++) {
+        int32_t at = start[ids[i]]++;
+        pair_row[at] = i / o->top_k;
+        pair_slot[at] = i;
+        pair_at[i] = at;
+    }
+    for (int32_t e = o->n_expert; e > 0; e--) start[e] = start[e - 1];
+    start[0] = 0;
+}
+
+// Products of up to two weights for all experts: items are (weight, expert, chunk of panels).
+static void expert_products(const dev_plan *p, const dev_experts *o, const dev_tensor *const *w, const dev_tensor *const *bias, float *const *y, size_t ldy, int n, const float *x, size_t ldx, const int8_t *q, const cpu_aux *aux,
+    const int32_t *start, const int32_t *rows, int worker, pool *team)
+{
+    const cpu_plan *c = p->backend;
+    const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
+    int64_t panels = cpu_t(w[0])->n_panels, used = 0, threads = pool_threads(team);
+    for (int32_t e = 0; e < o->n_expert; e++) used += start[e + 1] > start[e];
+    int64_t chunk = panels * used * n / (threads * 8);
+    chunk = chunk < 1 ? 1 : chunk > CPU_PANEL_CHUNK ? CPU_PANEL_CHUNK : chunk;
+    if (chunk > panels) chunk = panels;
+    int64_t chunks = (panels + chunk - 1) / chunk, total = chunks * used * n, seen = 0;
+    int32_t e = 0;
+    while (e < o->n_expert && start[e + 1] == start[e]) e++;
+    for (size_t item; (item = pool_next(team, 1)) < (size_t)total;) {
+        int64_t group = (int64_t)item / (chunks * n), rest = (int64_t)item % (chunks * n);
+        while (seen < group) { // items only grow
+            do e++;
+            while (start[e + 1] == start[e]);
+            seen++;
+        }
+        int which = (int)(rest / chunks);
+        const cpu_tensor *t = cpu_t(w[which]);
+        int64_t first = rest % chunks * chunk;
+        gemm_args g = {.w = t, .data = t->data + (size_t)e * t->expert_bytes, .first = first, .count = panels - first < chunk ? panels - first : chunk, .k = t->base.k, .x = x, .ldx = ldx, .q = q, .aux = aux,
+            .rows = rows + start[e], .n_rows = start[e + 1] - start[e], .y = y[which] + (size_t)start[e] * ldy + first * PANEL, .ldy = ldy, .scratch = cpu_worker_scratch(c, worker)};
+        kern->gemm[t->format](&g);
+        if (bias[which]) {
+            int64_t cols = g.count * PANEL < t->base.n - first * PANEL ? g.count * PANEL : t->base.n - first * PANEL;
+            for (int32_t i = 0; i < g.n_rows; i++)
+                kern->finish(g.y + (size_t)i * ldy, g.y + (size_t)i * ldy, cpu_t(bias[which])->vector + (size_t)e * (size_t)t->base.n + first * PANEL, NULL, 1, (int32_t)cols);
+        }
+    }
+    pool_barrier(team);
+}
+
+void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool *team)
+{
+    const cpu_plan *c = p->backend;
+    const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
+    int32_t rows = p->regs[o->src].wanted ? c->step->n_wanted : c->step->n_rows, top_k = o->top_k;
+    int64_t width = o->down->n, ff = o->up->n;
+    layout l = lay_out(o, rows);
+    uint8_t *at = c->scratch + c->expert_at;
+    float *logits = (float *)(at + l.logits), *weights = (float *)(at + l.weights), *gate = (float *)(at + l.gate), *up = (float *)(at + l.up), *down = (float *)(at + l.down);
+    int32_t *ids = (int32_t *)(at + l.ids), *start = (int32_t *)(at + l.start), *pair_row = (int32_t *)(at + l.pair_row), *pair_slot = (int32_t *)(at + l.pair_slot), *pair_at = (int32_t *)(at + l.pair_at);
+    int8_t *q = (int8_t *)(at + l.q);
+    cpu_aux *aux = (cpu_aux *)(at + l.aux);
+    const int32_t *identity = (const int32_t *)(c->scratch + c->identity_at);
+    cpu_reg_view src = cpu_reg(p, o->src), router = cpu_reg(p, o->router_src), dst = cpu_reg(p, o->dst);
+
+    // A quantized router reads the same quantized rows as the experts (prepare refuses another input).
+    cpu_matmul m = {.w = cpu_t(o->router), .y = logits, .ldy = (size_t)o->n_expert, .bias = o->router_bias ? cpu_t(o->router_bias)->vector : NULL, .scale = 1};
+    cpu_run_matmuls(p, &m, 1, router.at, router.ld, NULL, rows, worker, team);
+    for (size_t r; (r = pool_next(team, 1)) < (size_t)rows;) route(o, logits + r * (size_t)o->n_expert, ids + r * (size_t)top_k, weights + r * (size_t)top_k);
+    pool_barrier(team);
+    if (worker == 0) group_pairs(o, rows, ids, start, pair_row, pair_slot, pair_at);
+    pool_barrier(team);
+
+    const dev_tensor *w[2] = {o->up, o->gate}, *b[2] = {o->up_bias, o->gate_bias};
+    float *y[2] = {up, gate};
+    expert_products(p, o, w, b, y, l.ff_ld, o->gate ? 2 : 1, src.at, src.ld, (const int8_t *)(c->scratch + c->q_at), (const cpu_aux *)(c->scratch + c->aux_at), start, pair_row, worker, team);
+    for (size_t i; (i = pool_next(team, 1)) < (size_t)rows * (size_t)top_k;) {
+        float *u = up + i * l.ff_ld, *g = gate + i * l.ff_ld;
+        if (o->weight_first) { // the weight of the input goes through the linear part
+            kern->combine(u, u, NULL, weights[pair_slot[i]], 0, false, (int32_t)ff);
+            if (o->gate) kern->combine(g, g, NULL, weights[pair_slot[i]], 0, false, (int32_t)ff);
+        }
+        if (o->gate) kern->act(o->act, u, g, u, (int32_t)ff);
+        else kern->act(o->act, u, u, NULL, (int32_t)ff);
+        if (cpu_format_int8(cpu_t(o->down)->format)) kern->quantize(u, ff, q + i * (size_t)ff, aux + i * (size_t)(ff / BLOCK));
+    }
+    pool_barrier(team);
+    const dev_tensor *wd[1] = {o->down}, *bd[1] = {o->down_bias};
+    expert_products(p, o, wd, bd, &down, l.width_ld, 1, up, l.ff_ld, q, aux, start, identity, worker, team);
+    for (size_t r; (r = pool_next(team, 1)) < (size_t)rows;) {
+        float *to = dst.at + r * dst.ld;
+        const float *base = NULL;
+        if (o->residual != DEV_NONE) {
+            cpu_reg_view res = cpu_reg(p, o->residual);
+            base = res.at + r * res.ld;
+        }
+        for (int32_t s = 0; s < top_k; s++) {
+            const float *part = down + (size_t)pair_at[r * (size_t)top_k + (size_t)s] * l.width_ld;
+            float f = o->weight_first ? 1 : weights[r * (size_t)top_k + (size_t)s];
+            if (base) kern->combine(to, base, part, 1, f, false, (int32_t)width);
+            else kern->combine(to, part, NULL, f, 0, false, (int32_t)width);
+            base = to;
+        }
+    }
+    pool_barrier(team);
+}

@@ -1,0 +1,461 @@
+// cpu/generic: the kernels that are one text for every tier, over cpu_vec.h: norms, rotary, activations, elementwise ops, float products,
+// attention. Each tier's file includes it once and gets them under its own instruction set; the order of sums is the tier's recipe.
+#pragma once
+#include "cpu/cpu_internal.h"
+#include "cpu/cpu_vec.h"
+
+// For each vector of n floats at index i: BODY with `w` lanes (VW, or fewer in the last). LOAD and STORE as fits.
+#define EACH(n, i, w) for (int32_t i = 0, w; w = (n) - i < VW ? (int32_t)((n) - i) : VW, i < (n); i += VW)
+#define LOAD(p, w) ((w) == VW ? vf_load(p) : vf_loadn(p, w))
+#define STORE(p, v, w) ((w) == VW ? vf_store(p, v) : vf_storen(p, v, w))
+
+// Sums over 4 vectors in turn, so that lanes stay short chains.
+static float dot_self(const float *x, int32_t n, vf minus)
+{
+    vf acc[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
+    int32_t turn = 0;
+    EACH(n, i, w) {
+        vf v = LOAD(x + i, w) - minus;
+        if (w < VW) { // lanes past the end hold -minus
+            float t[VW];
+            vf_store(t, v);
+            v = vf_loadn(t, w);
+        }
+        acc[turn & 3] = vf_fma(v, v, acc[turn & 3]);
+        turn++;
+    }
+    return vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+}
+
+static float sum_of(const float *x, int32_t n)
+{
+    vf acc[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
+    int32_t turn = 0;
+    EACH(n, i, w) {
+        acc[turn & 3] = acc[turn & 3] + LOAD(x + i, w);
+        turn++;
+    }
+    return vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+}
+
+static void norm(dev_norm_kind kind, float *y, const float *x, int32_t n, const float *w, const float *b, float eps)
+{
+    float mean = kind == DEV_NORM_LAYER ? sum_of(x, n) / (float)n : 0;
+    float ss = dot_self(x, n, vf_set1(mean));
+    float f = kind == DEV_NORM_L2 ? 1.0f / fmaxf(sqrtf(ss), eps) : 1.0f / sqrtf(ss / (float)n + eps);
+    vf vm = vf_set1(mean), vs = vf_set1(f);
+    EACH(n, i, l) {
+        vf v = (LOAD(x + i, l) - vm) * vs;
+        if (w) v = v * LOAD(w + i, l);
+        if (b) v = v + LOAD(b + i, l);
+        STORE(y + i, v, l);
+    }
+}
+
+static void rope(float *x, const float *cs, int32_t dims, dev_rope_kind kind, bool inverse)
+{
+    float flip = inverse ? -1.0f : 1.0f;
+    int32_t half = dims / 2, a = kind == DEV_ROPE_NEOX ? 1 : 2, b = kind == DEV_ROPE_NEOX ? half : 1;
+    for (int32_t i = 0; i < half; i++) {
+        float c = cs[2 * i], s = cs[2 * i + 1] * flip, x0 = x[i * a], x1 = x[i * a + b];
+        x[i * a] = x0 * c - x1 * s;
+        x[i * a + b] = x0 * s + x1 * c;
+    }
+}
+
+static inline vf sigmoid(vf x) { return vf_set1(1) / (vf_set1(1) + vf_exp(vf_set1(0) - x)); }
+
+static inline vf act_lanes(dev_act act, vf x)
+{
+    switch (act) {
+    case DEV_ACT_SILU: return x / (vf_set1(1) + vf_exp(vf_set1(0) - x));
+    case DEV_ACT_GELU: { // 0.5 x (1 + tanh u) = x / (1 + exp(-2u))
+        vf u = x * vf_set1(1.5957691216057308f) * vf_fma(x * x, vf_set1(0.044715f), vf_set1(1));
+        return x / (vf_set1(1) + vf_exp(vf_set1(0) - u));
+    }
+    case DEV_ACT_GELU_QUICK: return x / (vf_set1(1) + vf_exp(x * vf_set1(-1.702f)));
+    case DEV_ACT_RELU: return vf_max(x, vf_set1(0));
+    case DEV_ACT_RELU2: x = vf_max(x, vf_set1(0)); return x * x;
+    case DEV_ACT_SIGMOID: return sigmoid(x);
+    default: return x;
+    }
+}
+
+static void act(dev_act kind, float *y, const float *gate, const float *up, int32_t n)
+{
+    if (kind == DEV_ACT_GELU_ERF || kind == DEV_ACT_TANH) { // library functions: exact, and rare
+        for (int32_t i = 0; i < n; i++) {
+            float g = kind == DEV_ACT_TANH ? tanhf(gate[i]) : 0.5f * gate[i] * (1.0f + erff(gate[i] * 0.70710678118654752f));
+            y[i] = up ? g * up[i] : g;
+        }
+        return;
+    }
+    EACH(n, i, w) {
+        vf g = LOAD(gate + i, w);
+        if (kind == DEV_ACT_SWIGLU_OAI) {
+            g = vf_min(g, vf_set1(7));
+            vf u = vf_min(vf_max(LOAD(up + i, w), vf_set1(-7)), vf_set1(7));
+            g = g / (vf_set1(1) + vf_exp(g * vf_set1(-1.702f))) * (u + vf_set1(1));
+        } else {
+            g = act_lanes(kind, g);
+            if (up) g = g * LOAD(up + i, w);
+        }
+        STORE(y + i, g, w);
+    }
+}
+
+static void combine(float *y, const float *a, const float *b, float sa, float sb, bool multiply, int32_t n)
+{
+    vf va = vf_set1(sa), vb = vf_set1(sb);
+    EACH(n, i, w) {
+        vf v = LOAD(a + i, w);
+        if (b && multiply) v = v * LOAD(b + i, w) * va;
+        else if (b) v = v * va + LOAD(b + i, w) * vb;
+        else v = v * va;
+        STORE(y + i, v, w);
+    }
+}
+
+static void vector(float *y, const float *x, const float *scale, const float *bias, int32_t n)
+{
+    EACH(n, i, w) {
+        vf v = LOAD(x + i, w);
+        if (scale) v = v * LOAD(scale + i, w);
+        if (bias) v = v + LOAD(bias + i, w);
+        STORE(y + i, v, w);
+    }
+}
+
+static void finish(float *y, const float *x, const float *bias, const float *residual, float scale, int32_t n)
+{
+    vf vs = vf_set1(scale);
+    EACH(n, i, w) {
+        vf v = LOAD(x + i, w) * vs;
+        if (bias) v = v + LOAD(bias + i, w);
+        if (residual) v = v + LOAD(residual + i, w);
+        STORE(y + i, v, w);
+    }
+}
+
+static float log_sum_exp(const float *x, int32_t n)
+{
+    vf m = vf_set1(-INFINITY);
+    for (int32_t i = 0; i + VW <= n; i += VW) m = vf_max(m, vf_load(x + i));
+    float top = vf_hmax(m);
+    for (int32_t i = n - n % VW; i < n; i++) top = x[i] > top ? x[i] : top;
+    if (!(top > -INFINITY)) return top;
+    double sum = 0;
+    vf vt = vf_set1(top);
+    for (int32_t i = 0; i < n;) { // in pieces, since a float sum of 150,000 terms drifts
+        vf s = vf_set1(0);
+        int32_t end = n - i < 1024 ? n : i + 1024;
+        for (; i + VW <= end; i += VW) s = s + vf_exp(vf_load(x + i) - vt);
+        sum += vf_sum(s);
+        for (; i < end; i++) sum += expf(x[i] - top);
+    }
+    return top + (float)log(sum);
+}
+
+// ---- products with float weights ------------------------------------------------------------------------------------------
+
+static inline __attribute__((always_inline)) vf load_elem(int format, const uint8_t *p, size_t i)
+{
+    return format == CPU_F32 ? vf_load((const float *)p + i) : format == CPU_F16 ? vf_load_f16((const uint16_t *)p + i) : vf_load_bf16((const uint16_t *)p + i);
+}
+
+// R rows, one panel: one chain of fused multiply-adds over ascending k for each output.
+static inline __attribute__((always_inline)) void float_tile(int format, int R, const uint8_t *panel, int64_t k, const float *const *x, float out[][PANEL])
+{
+    enum { NV = PANEL / VW };
+    vf acc[8][NV];
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < NV; v++) acc[r][v] = vf_set1(0);
+    for (int64_t j = 0; j < k; j++) {
+        vf w[NV];
+        for (int v = 0; v < NV; v++) w[v] = load_elem(format, panel, (size_t)j * PANEL + (size_t)v * VW);
+        for (int r = 0; r < R; r++) {
+            vf a = vf_set1(x[r][j]);
+            for (int v = 0; v < NV; v++) acc[r][v] = vf_fma(w[v], a, acc[r][v]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < NV; v++) vf_store(out[r] + v * VW, acc[r][v]);
+}
+
+// One row, P panels beside each other: the same chains, four at a time.
+static inline __attribute__((always_inline)) void float_row(int format, int P, const uint8_t *panels, size_t panel_bytes, int64_t k, const float *x, float out[][PANEL])
+{
+    enum { NV = PANEL / VW };
+    vf acc[4][NV];
+    for (int p = 0; p < P; p++)
+        for (int v = 0; v < NV; v++) acc[p][v] = vf_set1(0);
+    for (int64_t j = 0; j < k; j++) {
+        vf a = vf_set1(x[j]);
+        for (int p = 0; p < P; p++)
+            for (int v = 0; v < NV; v++) acc[p][v] = vf_fma(load_elem(format, panels + (size_t)p * panel_bytes, (size_t)j * PANEL + (size_t)v * VW), a, acc[p][v]);
+    }
+    for (int p = 0; p < P; p++)
+        for (int v = 0; v < NV; v++) vf_store(out[p] + v * VW, acc[p][v]);
+}
+
+static void put_panel(const gemm_args *g, int64_t panel, int32_t row, const float *values)
+{
+    int64_t j = panel * PANEL, n = g->w->base.n - j < PANEL ? g->w->base.n - j : PANEL;
+    memcpy(g->y + (size_t)row * g->ldy + (panel - g->first) * PANEL, values, (size_t)n * sizeof(float));
+}
+
+static inline __attribute__((always_inline)) void gemm_float(int format, const gemm_args *g)
+{
+    float out[8][PANEL];
+    if (g->n_rows == 1) {
+        const float *x = g->x + (size_t)g->rows[0] * g->ldx;
+        int64_t p = g->first, end = g->first + g->count;
+        for (; p + 4 <= end; p += 4) {
+            float_row(format, 4, g->data + (size_t)p * g->w->panel_bytes, g->w->panel_bytes, g->k, x, out);
+            for (int i = 0; i < 4; i++) put_panel(g, p + i, 0, out[i]);
+        }
+        for (; p < end; p++) {
+            float_row(format, 1, g->data + (size_t)p * g->w->panel_bytes, g->w->panel_bytes, g->k, x, out);
+            put_panel(g, p, 0, out[0]);
+        }
+        return;
+    }
+    for (int32_t r = 0; r < g->n_rows;) {
+        const float *x[8];
+        int32_t left = g->n_rows - r, R = VW == 16 ? 8 : 4;
+        if (left < R) R = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        for (int32_t i = 0; i < R; i++) x[i] = g->x + (size_t)g->rows[r + i] * g->ldx;
+        for (int64_t p = g->first; p < g->first + g->count; p++) {
+            const uint8_t *panel = g->data + (size_t)p * g->w->panel_bytes;
+            if (R == 8) float_tile(format, 8, panel, g->k, x, out);
+            else if (R == 4) float_tile(format, 4, panel, g->k, x, out);
+            else if (R == 2) float_tile(format, 2, panel, g->k, x, out);
+            else float_tile(format, 1, panel, g->k, x, out);
+            for (int32_t i = 0; i < R; i++) put_panel(g, p, r + i, out[i]);
+        }
+        r += R;
+    }
+}
+
+static void gemm_f32(const gemm_args *g) { gemm_float(CPU_F32, g); }
+static void gemm_f16(const gemm_args *g) { gemm_float(CPU_F16, g); }
+static void gemm_bf16(const gemm_args *g) { gemm_float(CPU_BF16, g); }
+
+#if VW == 1
+typedef double dot_sum; // the reference: as exact as is cheap
+#else
+typedef vf dot_sum;
+#endif
+
+// Rows in the file's blocks: decoded one by one, multiplied with every row of activations.
+static void gemm_raw(const gemm_args *g)
+{
+    const quant_traits *t = quant_type_traits((int)g->w->base.type);
+    int64_t end = (g->first + g->count) * PANEL;
+    if (end > g->w->base.n) end = g->w->base.n;
+    for (int64_t j = g->first * PANEL; j < end; j++) {
+        t->decode(g->data + (size_t)j * g->w->row_bytes, g->scratch, (size_t)g->k);
+        for (int32_t r = 0; r < g->n_rows; r++) {
+            const float *x = g->x + (size_t)g->rows[r] * g->ldx;
+#if VW == 1
+            double s[4] = {0};
+            int64_t i = 0;
+            for (; i + 4 <= g->k; i += 4)
+                for (int l = 0; l < 4; l++) s[l] += (double)g->scratch[i + l] * (double)x[i + l];
+            for (; i < g->k; i++) s[0] += (double)g->scratch[i] * (double)x[i];
+            g->y[(size_t)r * g->ldy + (size_t)(j - g->first * PANEL)] = (float)((s[0] + s[1]) + (s[2] + s[3]));
+#else
+            vf s[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
+            int32_t turn = 0;
+            EACH(g->k, i, w) {
+                s[turn & 3] = vf_fma(LOAD(g->scratch + i, w), LOAD(x + i, w), s[turn & 3]);
+                turn++;
+            }
+            g->y[(size_t)r * g->ldy + (size_t)(j - g->first * PANEL)] = vf_sum((s[0] + s[1]) + (s[2] + s[3]));
+#endif
+        }
+    }
+}
+
+// ---- attention ------------------------------------------------------------------------------------------------------------
+// Online softmax over pages in ascending order: every page is a split, at its absolute position, so a query's result does not depend on
+// which others are computed beside it. Scores are vectorised over the page's 32 keys, values over dimensions.
+
+enum { KEYS = DEV_PAGE_TOKENS, SCORE_VECTORS = KEYS / VW, QUERIES = VW == 16 ? 8 : VW == 8 ? 2 : 1 };
+
+static inline __attribute__((always_inline)) vf load_kv(int type, const void *p, size_t i)
+{
+    return type == DEV_KV_F32 ? vf_load((const float *)p + i) : type == DEV_KV_F16 ? vf_load_f16((const uint16_t *)p + i) : vf_load_bf16((const uint16_t *)p + i);
+}
+
+static inline __attribute__((always_inline)) void scores(int type, int N, const void *keys, int32_t head_k, const float *const *q, float scale, float *const *s)
+{
+    vf acc[QUERIES][SCORE_VECTORS];
+    for (int n = 0; n < N; n++)
+        for (int v = 0; v < SCORE_VECTORS; v++) acc[n][v] = vf_set1(0);
+    for (int32_t d = 0; d < head_k; d++) {
+        vf k[SCORE_VECTORS];
+        for (int v = 0; v < SCORE_VECTORS; v++) k[v] = load_kv(type, keys, (size_t)d * KEYS + (size_t)v * VW);
+        for (int n = 0; n < N; n++) {
+            vf b = vf_set1(q[n][d]);
+            for (int v = 0; v < SCORE_VECTORS; v++) acc[n][v] = vf_fma(k[v], b, acc[n][v]);
+        }
+    }
+    for (int n = 0; n < N; n++)
+        for (int v = 0; v < SCORE_VECTORS; v++) vf_store(s[n] + v * VW, acc[n][v] * vf_set1(scale));
+}
+
+// out = out * rescale + sum over keys of p[key] * value[key]; DV vectors of dimensions, N queries.
+static inline __attribute__((always_inline)) void weigh(int type, int N, int DV, const void *values, int32_t head_v, int32_t d, int32_t keys, float *const *p, const float *rescale, float *const *out)
+{
+    vf acc[QUERIES][4];
+    for (int n = 0; n < N; n++)
+        for (int v = 0; v < DV; v++) acc[n][v] = vf_load(out[n] + d + v * VW) * vf_set1(rescale[n]);
+    for (int32_t j = 0; j < keys; j++) {
+        vf x[4];
+        for (int v = 0; v < DV; v++) x[v] = load_kv(type, values, (size_t)j * (size_t)head_v + (size_t)(d + v * VW));
+        for (int n = 0; n < N; n++) {
+            vf b = vf_set1(p[n][j]);
+            for (int v = 0; v < DV; v++) acc[n][v] = vf_fma(x[v], b, acc[n][v]);
+        }
+    }
+    for (int n = 0; n < N; n++)
+        for (int v = 0; v < DV; v++) vf_store(out[n] + d + v * VW, acc[n][v]);
+}
+
+static inline float kv_scalar(int type, const void *p, size_t i)
+{
+    return type == DEV_KV_F32 ? ((const float *)p)[i] : type == DEV_KV_F16 ? quant_f16_to_f32(((const uint16_t *)p)[i]) : quant_bf16_to_f32(((const uint16_t *)p)[i]);
+}
+
+static inline __attribute__((always_inline)) void weigh_all(int type, int N, const void *values, int32_t head_v, int32_t keys, float *const *p, const float *rescale, float *const *out)
+{
+    int32_t d = 0;
+    for (; d + 2 * VW <= head_v; d += 2 * VW) weigh(type, N, 2, values, head_v, d, keys, p, rescale, out);
+    for (; d + VW <= head_v; d += VW) weigh(type, N, 1, values, head_v, d, keys, p, rescale, out);
+    for (; d < head_v; d++) // widths that no vector fits
+        for (int n = 0; n < N; n++) {
+            float a = out[n][d] * rescale[n];
+            for (int32_t j = 0; j < keys; j++) a += p[n][j] * kv_scalar(type, values, (size_t)j * (size_t)head_v + (size_t)d);
+            out[n][d] = a;
+        }
+}
+
+// Masks, caps and exponentiates one query's scores of a page. Returns the factor for what was summed before.
+static float soften(const attend_args *a, int32_t n, int32_t base, float *s, float *top, float *sum)
+{
+    if (a->softcap > 0)
+        for (int j = 0; j < KEYS; j++) s[j] = a->softcap * tanhf(s[j] / a->softcap);
+    if (a->slope[n] != 0)
+        for (int j = 0; j < KEYS; j++) s[j] += a->slope[n] * (float)(base + j - a->own[n]);
+    int32_t lo = a->low[n] - base, hi = a->high[n] - base;
+    for (int j = 0; j < KEYS; j++)
+        if (j < lo || j >= hi) s[j] = -INFINITY;
+    vf m = vf_load(s);
+    for (int v = 1; v < SCORE_VECTORS; v++) m = vf_max(m, vf_load(s + v * VW));
+    float new_top = vf_hmax(m);
+    if (new_top < *top) new_top = *top;
+    if (new_top == -INFINITY) { // nothing seen yet
+        memset(s, 0, KEYS * sizeof *s);
+        return 1;
+    }
+    vf vt = vf_set1(new_top), total = vf_set1(0);
+    for (int v = 0; v < SCORE_VECTORS; v++) {
+        vf e = vf_exp(vf_load(s + v * VW) - vt);
+        vf_store(s + v * VW, e);
+        total = total + e;
+    }
+    float f = *top == -INFINITY ? 0 : *top == new_top ? 1 : expf(*top - new_top);
+    *sum = *sum * f + vf_sum(total);
+    *top = new_top;
+    return f;
+}
+
+static inline __attribute__((always_inline)) void attend_group(int type, int N, const attend_args *a, int32_t first)
+{
+    float s[QUERIES][KEYS], top[QUERIES], sum[QUERIES], rescale[QUERIES];
+    float *sp[QUERIES];
+    int32_t low = INT32_MAX, high = 0;
+    for (int n = 0; n < N; n++) {
+        sp[n] = s[n];
+        top[n] = -INFINITY;
+        sum[n] = 0;
+        memset(a->out[first + n], 0, (size_t)a->head_v * sizeof(float));
+        if (a->low[first + n] < low) low = a->low[first + n];
+        if (a->high[first + n] > high) high = a->high[first + n];
+    }
+    for (int32_t p = low / KEYS; p * KEYS < high; p++) {
+        const uint8_t *page = a->base + (size_t)a->pages[p] * a->page_stride;
+        size_t elem = type == DEV_KV_F32 ? 4 : 2;
+        scores(type, N, page, a->head_k, a->q + first, a->scale, sp);
+        for (int n = 0; n < N; n++) rescale[n] = soften(a, first + n, p * KEYS, s[n], &top[n], &sum[n]);
+        int32_t keys = high - p * KEYS < KEYS ? high - p * KEYS : KEYS;
+        weigh_all(type, N, page + (size_t)a->head_k * KEYS * elem, a->head_v, keys, sp, rescale, a->out + first);
+    }
+    for (int n = 0; n < N; n++) {
+        float *out = a->out[first + n], f = 1;
+        if (a->sink) {
+            float t = a->sink[first + n] > top[n] ? a->sink[first + n] : top[n];
+            f = top[n] == -INFINITY ? 0 : expf(top[n] - t);
+            sum[n] = sum[n] * f + expf(a->sink[first + n] - t);
+        }
+        f = sum[n] > 0 ? f / sum[n] : 0;
+        for (int32_t d = 0; d < a->head_v; d++) out[d] *= f;
+    }
+}
+
+static inline __attribute__((always_inline)) void attend_type(int type, const attend_args *a)
+{
+    int32_t n = 0;
+#if VW > 1
+#if VW == 16
+    for (; n + 8 <= a->n; n += 8) attend_group(type, 8, a, n);
+    for (; n + 4 <= a->n; n += 4) attend_group(type, 4, a, n);
+#endif
+    for (; n + 2 <= a->n; n += 2) attend_group(type, 2, a, n);
+#endif
+    for (; n < a->n; n++) attend_group(type, 1, a, n);
+}
+
+static void attend(const attend_args *a)
+{
+    if (a->kv_type == DEV_KV_F32) attend_type(DEV_KV_F32, a);
+    else if (a->kv_type == DEV_KV_F16) attend_type(DEV_KV_F16, a);
+    else attend_type(DEV_KV_BF16, a);
+}
+
+// x = d q, d = max |x| / 127. Values too small for that to be a normal number count as zero.
+static __attribute__((unused)) void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux)
+{
+    for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, q += BLOCK, aux++) {
+        vf m = vf_set1(0);
+        for (int i = 0; i < BLOCK; i += VW) {
+            vf v = vf_load(x + i);
+            m = vf_max(m, vf_max(v, vf_set1(0) - v));
+        }
+        float top = vf_hmax(m), d = top / 127.0f, id = top > 1e-30f ? 127.0f / top : 0;
+        if (!(top > 1e-30f)) d = 0;
+        int32_t sum[2] = {0, 0};
+        for (int i = 0; i < BLOCK; i++) {
+            q[i] = (int8_t)lrintf(x[i] * id);
+            sum[i / 16] += q[i];
+        }
+        *aux = (cpu_aux){d, d * (float)(sum[0] + sum[1]), {-sum[0], -sum[1]}};
+    }
+}
+
+static void fill_generic(cpu_kernels *k)
+{
+    k->norm = norm;
+    k->rope = rope;
+    k->act = act;
+    k->combine = combine;
+    k->vector = vector;
+    k->finish = finish;
+    k->gemm[CPU_RAW] = gemm_raw;
+    k->gemm[CPU_F32] = gemm_f32;
+    k->gemm[CPU_F16] = gemm_f16;
+    k->gemm[CPU_BF16] = gemm_bf16;
+    k->attend = attend;
+    k->log_sum_exp = log_sum_exp;
+}

@@ -1,0 +1,243 @@
+// cpu/internal: the structures and the kernel table shared by the files of this room.
+#pragma once
+#include <stdatomic.h>
+
+#include "base/mem.h"
+#include "base/pool.h"
+#include "cpu/cpu.h"
+#include "quant/quant.h"
+
+// ---- packed weights -------------------------------------------------------------------------------------------------------
+// A panel is 16 rows (the last one padded with zeros). Integer formats: for each block of 32 columns a quant area in which byte
+// [c][r][i] (c < 8, r < 16, i < 4) is column 4c + i of row r, so that one 4-byte broadcast of activations meets 16 rows; before all
+// quant areas of a panel its scale area. Where an area holds 4-bit parts, byte [c][..] (c < 4) has c in its low and c + 4 in its high half.
+enum { PANEL = 16, BLOCK = 32, ROW_TILE = 16 };
+
+typedef enum cpu_format {
+    CPU_RAW, // file blocks, row by row, decoded when used
+    CPU_F32, CPU_F16, CPU_BF16, // [k][16]
+    CPU_Q8,   // scale: f16 d[16] a block; quants + 128
+    CPU_Q4_0, // f16 d[16]; (q - 8) d
+    CPU_Q4_1, // f16 d[16], m[16]; q d + m
+    CPU_Q5_0, // 4-bit area, then 64-bit masks for c = 0..7: bit 4r + i
+    CPU_Q5_1,
+    CPU_Q4_K, // per 256 columns: f16 d[16], dmin[16], then 8 of u8 scale[16], min[16]
+    CPU_Q5_K,
+    CPU_Q6_K, // per 256 columns: f16 d[16], then 8 of i8 scale of columns 0..15 [16], 16..31 [16]; 4-bit area, then two high bits:
+              // byte [c][r][i] (c < 2) holds columns of c, c + 2, c + 4, c + 6 from low to high
+    CPU_FORMATS
+} cpu_format;
+
+static inline bool cpu_format_int8(cpu_format f) { return f >= CPU_Q8; }
+
+typedef struct cpu_tensor {
+    dev_tensor base;
+    cpu_format format;
+    uint8_t   *data;          // matrix and rows
+    size_t     row_bytes;     // CPU_RAW: bytes of a row
+    size_t     scale_bytes;   // of a panel, a multiple of 64
+    size_t     panel_bytes;   // CPU_RAW: 16 rows
+    size_t     expert_bytes;
+    int64_t    n_panels;      // of one expert
+    float     *vector;        // DEV_USE_VECTOR: float32 values
+    struct cpu_tensor *prev, *next; // of the device's list
+} cpu_tensor;
+
+static inline const cpu_tensor *cpu_t(const dev_tensor *t) { return (const cpu_tensor *)t; }
+
+size_t cpu_quant_block_bytes(cpu_format f);             // quant area of 16 x 32
+size_t cpu_scale_area_bytes(cpu_format f, int64_t k);   // of a panel
+cpu_format cpu_choose_format(uint32_t type, int64_t k, bool packed);
+// Packs n (1..16) rows of file blocks into a panel.
+void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel);
+// One row of any format as float32.
+void cpu_unpack_row(const cpu_tensor *t, int64_t expert, int64_t row, float *dst);
+
+// ---- kernels --------------------------------------------------------------------------------------------------------------
+
+// Beside each block of 32 int8 activations: x is about d * q.
+typedef struct cpu_aux {
+    float   d;
+    float   ds;     // d * (sum of q)
+    int32_t nsum[2]; // minus the sum of q, of columns 0..15 and 16..31
+} cpu_aux;
+
+typedef struct gemm_args {
+    const cpu_tensor *w;
+    const uint8_t *data;     // the expert's first panel
+    int64_t first, count;    // panels
+    int64_t k;
+    const float *x;          // [rows][ldx], float formats
+    size_t ldx;
+    const int8_t *q;         // [rows][k], integer formats
+    const cpu_aux *aux;      // [rows][k / 32]
+    const int32_t *rows;     // n_rows numbers of input rows
+    int32_t n_rows;
+    float *y;                // output row i, column j at y[i * ldy + j], j counted from the first panel's
+    size_t ldy;
+    float *scratch;          // k floats, CPU_RAW
+} gemm_args;
+
+typedef struct attend_args {
+    const uint8_t *base;      // of this layer and head, page 0: keys [head_k][32], then values [32][head_v]
+    size_t page_stride;
+    const int32_t *pages;     // ids by cache index / 32
+    int32_t kv_type, head_k, head_v;
+    int32_t n;                // queries
+    const float *const *q;    // [n], head_k values
+    float *const *out;        // [n], head_v values
+    const int32_t *low, *high; // [n]: keys low..high-1 are seen, by cache index
+    const int32_t *own;       // [n] the query's own cache index, for ALiBi
+    const float *slope;       // [n]
+    const float *sink;        // [n] or NULL
+    float scale, softcap;
+} attend_args;
+
+typedef struct cpu_kernels {
+    const char *isa;
+    bool packed; // weights are packed in panels, integer formats in int8
+    dev_kv_type kv_auto;
+    void (*norm)(dev_norm_kind kind, float *y, const float *x, int32_t n, const float *w, const float *b, float eps);
+    // cs: cos and sin of each pair, interleaved
+    void (*rope)(float *x, const float *cs, int32_t dims, dev_rope_kind kind, bool inverse);
+    void (*act)(dev_act act, float *y, const float *gate, const float *up, int32_t n); // up may be NULL
+    void (*combine)(float *y, const float *a, const float *b, float sa, float sb, bool multiply, int32_t n);
+    void (*vector)(float *y, const float *x, const float *scale, const float *bias, int32_t n);
+    void (*finish)(float *y, const float *x, const float *bias, const float *residual, float scale, int32_t n); // y = x * scale + bias + residual
+    void (*quantize)(const float *x, int64_t k, int8_t *q, cpu_aux *aux);
+    void (*gemm[CPU_FORMATS])(const gemm_args *);
+    void (*attend)(const attend_args *);
+    float (*log_sum_exp)(const float *x, int32_t n);
+} cpu_kernels;
+
+void cpu_kernels_ref(cpu_kernels *k);
+#if defined(__x86_64__)
+void cpu_kernels_avx2(cpu_kernels *k);
+void cpu_kernels_avx512(cpu_kernels *k);
+#endif
+// cpu_dispatch.c: the one place that knows which tier runs where.
+status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err);
+
+// ---- device ---------------------------------------------------------------------------------------------------------------
+
+typedef struct cpu_device {
+    device      base;
+    pool       *pool;
+    cpu_kernels kernels;
+    dev_kv_type kv_auto;
+    bool        deterministic;
+    size_t      weight_bytes;
+    cpu_tensor *tensors;
+    dev_ticket  ticket;
+} cpu_device;
+
+static inline cpu_device *cpu_dev(device *d) { return (cpu_device *)d; }
+static inline const cpu_device *cpu_dev_const(const device *d) { return (const cpu_device *)d; }
+
+void *cpu_big_alloc(size_t bytes); // huge pages where it pays; zeroed memory is not promised; free with mem_free
+
+status cpu_import_weight(device *, const dev_weight *, const dev_source *, dev_tensor **, error *);
+void   cpu_free_weight(device *, dev_tensor *);
+size_t cpu_weight_size(const device *, const dev_weight *);
+
+typedef struct cpu_kv {
+    dev_kv_type type;
+    int32_t   n_groups;
+    dev_group groups[DEV_MAX_GROUPS];
+    int32_t   n_pages[DEV_MAX_GROUPS];
+    size_t    page_bytes[DEV_MAX_GROUPS], layer_bytes[DEV_MAX_GROUPS], head_bytes[DEV_MAX_GROUPS];
+    uint8_t  *data[DEV_MAX_GROUPS];
+} cpu_kv;
+
+size_t cpu_kv_elem(dev_kv_type t);
+size_t cpu_page_bytes(const device *, const dev_group *, dev_kv_type);
+status cpu_kv_create(device *, const dev_plan *, const int32_t *, dev_kv_type, dev_kv **, error *);
+void   cpu_kv_destroy(device *, dev_kv *);
+void   cpu_kv_copy(device *, dev_kv *, int32_t group, int32_t from, int32_t to);
+void   cpu_kv_export(device *, dev_kv *, int32_t group, int32_t page, void *dst);
+void   cpu_kv_import(device *, dev_kv *, int32_t group, int32_t page, const void *src);
+dev_kv_type cpu_kv_resolve(const device *, dev_kv_type);
+// Writes one row's key and value of a layer (n_kv heads) at slot (0..31) of a page.
+void cpu_kv_write(const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, const float *k, const float *v);
+static inline const uint8_t *cpu_kv_head(const cpu_kv *kv, int32_t group, int32_t layer, int32_t head, int32_t page)
+{
+    return kv->data[group] + (size_t)page * kv->page_bytes[group] + (size_t)layer * kv->layer_bytes[group] + (size_t)head * kv->head_bytes[group];
+}
+
+// ---- plan -----------------------------------------------------------------------------------------------------------------
+
+// Row-local work and shared work. A phase is a run of row-local items, each done for a row before the next row is begun, or one op that all
+// workers share; workers meet after each phase.
+typedef enum cpu_item_kind {
+    CPU_ITEM_OP,       // a row-local op of the plan
+    CPU_ITEM_ROPE,     // cos and sin of the row's position, for all tables
+    CPU_ITEM_KV,       // the attend op's keys and values into their page
+    CPU_ITEM_QUANTIZE, // the input of the linear, experts or output op that follows
+    CPU_ITEM_GATE      // act(gate) * up of the gated linear op before
+} cpu_item_kind;
+
+typedef struct cpu_item { cpu_item_kind kind; int32_t op; } cpu_item;
+
+typedef struct cpu_phase {
+    int32_t first, count; // items; a shared phase has one, its op
+    bool    rows;         // row-local
+    bool    wanted;       // its rows are the wanted ones
+} cpu_phase;
+
+typedef struct cpu_rope_table {
+    dev_rope op;   // its parameters
+    double  *freq; // dims / 2: angle of position 1
+    float    scale;
+    size_t   at;   // [max_rows][dims] cos and sin
+} cpu_rope_table;
+
+typedef struct cpu_plan {
+    cpu_phase *phases;
+    cpu_item  *items;
+    size_t     n_phases, cap_phases, n_items, cap_items;
+    size_t    *reg_at;     // byte offset of each root register in scratch
+    int32_t   *op_rope;    // rope table of each op
+    cpu_rope_table *ropes;
+    size_t     n_ropes, cap_ropes;
+    size_t     bytes;      // of scratch
+    size_t     q_at, aux_at, logits_at, identity_at, expert_at, gate_at, worker_at, worker_bytes, row_seq_at;
+    uint8_t   *scratch;
+    dev_reg    hidden;
+    // the step being run
+    const dev_step *step;
+    const cpu_kv *kv;
+} cpu_plan;
+
+// Scratch of a worker: CPU_TILE_FLOATS for a chunk of a product on its way to a residual, then what the plan's ops need.
+enum { CPU_ROW_BLOCK = 128, CPU_PANEL_CHUNK = 8, CPU_PANEL_CHUNK_FEW = 64, CPU_FEW_ROWS = 4, CPU_TILE_FLOATS = CPU_ROW_BLOCK * CPU_PANEL_CHUNK * PANEL };
+static inline float *cpu_worker_scratch(const cpu_plan *c, int worker) { return (float *)(c->scratch + c->worker_at + (size_t)worker * c->worker_bytes) + CPU_TILE_FLOATS; }
+
+size_t cpu_plan_scratch(const device *, const dev_plan *, int32_t max_rows, int32_t max_wanted);
+status cpu_plan_prepare(device *, dev_plan *, error *);
+void   cpu_plan_free(device *, dev_plan *);
+status cpu_submit(device *, dev_plan *, dev_kv *, const dev_step *, dev_ticket *, error *);
+status cpu_wait(device *, dev_ticket, error *);
+const float *cpu_logits(device *, dev_plan *, int32_t i);
+const float *cpu_hidden(device *, dev_plan *, int32_t i);
+void   cpu_reduce(device *, dev_plan *, int32_t i, int32_t k, dev_top *top);
+
+typedef struct cpu_reg_view { float *at; size_t ld; } cpu_reg_view;
+cpu_reg_view cpu_reg(const dev_plan *p, dev_reg r);
+
+// Parts of a step; each is called by all workers.
+void cpu_run_attend(const dev_plan *p, const dev_attend *op, int worker, pool *team);
+void cpu_run_experts(const dev_plan *p, const dev_experts *op, int worker, pool *team);
+size_t cpu_experts_scratch(const dev_experts *op, int32_t max_rows);
+size_t cpu_attend_scratch(const dev_attend *op); // floats of a worker
+// Shared out by panels and rows: y = w x for n_rows rows.
+typedef struct cpu_matmul {
+    const cpu_tensor *w;
+    int64_t expert;
+    float *y;
+    size_t ldy;
+    const float *bias, *residual; // residual: same shape and stride rules as y with ldr
+    size_t ldr;
+    float scale;
+} cpu_matmul;
+// Integer formats read the plan's quantized rows 0..n_rows-1; float ones x at `rows` (NULL: 0..n_rows-1). Ends with a barrier.
+void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float *x, size_t ldx, const int32_t *rows, int32_t n_rows, int worker, pool *team);

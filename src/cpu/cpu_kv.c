@@ -1,0 +1,104 @@
+// cpu/kv: pages of keys and values. Page: [layer][kv head] { keys [head_k][32 tokens], values [32 tokens][head_v] }: scores are computed
+// for 32 keys at once, sums of values for neighbouring dimensions. A recurrent page is [layer][state_width] float32.
+#include "cpu/cpu_internal.h"
+
+size_t cpu_kv_elem(dev_kv_type t) { return t == DEV_KV_F32 ? 4 : 2; }
+
+dev_kv_type cpu_kv_resolve(const device *d, dev_kv_type t) { return t == DEV_KV_AUTO ? cpu_dev_const(d)->kv_auto : t; }
+
+static size_t head_bytes(const dev_group *g, dev_kv_type t)
+{
+    return (((size_t)g->head_k + (size_t)g->head_v) * DEV_PAGE_TOKENS * cpu_kv_elem(t) + 63) & ~(size_t)63;
+}
+
+size_t cpu_page_bytes(const device *d, const dev_group *g, dev_kv_type t)
+{
+    t = cpu_kv_resolve(d, t);
+    if (g->kind == DEV_GROUP_RECURRENT) return (size_t)g->n_layers * (size_t)g->state_width * sizeof(float);
+    return (size_t)g->n_layers * (size_t)g->n_kv * head_bytes(g, t);
+}
+
+status cpu_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_kv_type type, dev_kv **out, error *err)
+{
+    *out = NULL;
+    type = cpu_kv_resolve(d, type);
+    if (type != DEV_KV_F32 && type != DEV_KV_F16 && type != DEV_KV_BF16) return error_set(err, E_UNSUPPORTED, "the cpu backend keeps KV in f32, f16 or bf16");
+    cpu_kv *kv = mem_calloc(1, sizeof *kv);
+    if (!kv) return error_set(err, E_NOMEM, "no memory for KV pages");
+    kv->type = type;
+    kv->n_groups = p->n_groups;
+    size_t all = 0;
+    for (int g = 0; g < p->n_groups; g++) {
+        kv->groups[g] = p->groups[g];
+        kv->n_pages[g] = n_pages[g];
+        kv->page_bytes[g] = cpu_page_bytes(d, &p->groups[g], type);
+        kv->head_bytes[g] = head_bytes(&p->groups[g], type);
+        kv->layer_bytes[g] = kv->head_bytes[g] * (size_t)p->groups[g].n_kv;
+        size_t bytes;
+        if (n_pages[g] < 1 || kv->page_bytes[g] < 1 || mul_overflows(kv->page_bytes[g], (size_t)n_pages[g], &bytes)) {
+            cpu_kv_destroy(d, (dev_kv *)kv);
+            return error_set(err, E_USAGE, "KV group %d: %d pages of %zu bytes", g, n_pages[g], kv->page_bytes[g]);
+        }
+        all += bytes;
+        kv->data[g] = cpu_big_alloc(bytes);
+        if (!kv->data[g]) {
+            cpu_kv_destroy(d, (dev_kv *)kv);
+            return error_set(err, E_NOMEM, "no memory for %zu bytes of KV pages", all);
+        }
+    }
+    *out = (dev_kv *)kv;
+    return OK;
+}
+
+void cpu_kv_destroy(device *d, dev_kv *handle)
+{
+    (void)d;
+    cpu_kv *kv = (cpu_kv *)handle;
+    for (int g = 0; g < DEV_MAX_GROUPS; g++) mem_free(kv->data[g]);
+    mem_free(kv);
+}
+
+static uint8_t *page_at(dev_kv *handle, int32_t group, int32_t page)
+{
+    cpu_kv *kv = (cpu_kv *)handle;
+    return kv->data[group] + (size_t)page * kv->page_bytes[group];
+}
+
+void cpu_kv_copy(device *d, dev_kv *kv, int32_t group, int32_t from, int32_t to)
+{
+    (void)d;
+    if (from != to) memcpy(page_at(kv, group, to), page_at(kv, group, from), ((cpu_kv *)kv)->page_bytes[group]);
+}
+
+void cpu_kv_export(device *d, dev_kv *kv, int32_t group, int32_t page, void *dst)
+{
+    (void)d;
+    memcpy(dst, page_at(kv, group, page), ((cpu_kv *)kv)->page_bytes[group]);
+}
+
+void cpu_kv_import(device *d, dev_kv *kv, int32_t group, int32_t page, const void *src)
+{
+    (void)d;
+    memcpy(page_at(kv, group, page), src, ((cpu_kv *)kv)->page_bytes[group]);
+}
+
+void cpu_kv_write(const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, const float *k, const float *v)
+{
+    const dev_group *g = &kv->groups[group];
+    for (int32_t h = 0; h < g->n_kv; h++) {
+        uint8_t *at = kv->data[group] + (size_t)page * kv->page_bytes[group] + (size_t)layer * kv->layer_bytes[group] + (size_t)h * kv->head_bytes[group];
+        const float *kh = k + (size_t)h * (size_t)g->head_k, *vh = v + (size_t)h * (size_t)g->head_v;
+        size_t first_value = (size_t)g->head_k * DEV_PAGE_TOKENS;
+        if (kv->type == DEV_KV_F32) {
+            float *f = (float *)at;
+            for (int32_t i = 0; i < g->head_k; i++) f[i * DEV_PAGE_TOKENS + slot] = kh[i];
+            memcpy(f + first_value + (size_t)slot * (size_t)g->head_v, vh, (size_t)g->head_v * sizeof(float));
+        } else {
+            uint16_t *f = (uint16_t *)at;
+            bool half = kv->type == DEV_KV_F16;
+            for (int32_t i = 0; i < g->head_k; i++) f[i * DEV_PAGE_TOKENS + slot] = half ? quant_f32_to_f16(kh[i]) : quant_f32_to_bf16(kh[i]);
+            f += first_value + (size_t)slot * (size_t)g->head_v;
+            for (int32_t i = 0; i < g->head_v; i++) f[i] = half ? quant_f32_to_f16(vh[i]) : quant_f32_to_bf16(vh[i]);
+        }
+    }
+}

@@ -1,0 +1,391 @@
+// cpu/run: one step. All workers walk the same list of phases and meet between them; what a worker computes for a row never depends on
+// which worker it is or what else is in the step.
+#include <math.h>
+
+#include "cpu/cpu_internal.h"
+
+typedef struct run { cpu_device *d; dev_plan *p; cpu_plan *c; } run;
+
+static const float *vec(const dev_tensor *t) { return t ? cpu_t(t)->vector : NULL; }
+static float *row_of(const dev_plan *p, dev_reg r, int32_t row)
+{
+    cpu_reg_view v = cpu_reg(p, r);
+    return v.at + (size_t)row * v.ld;
+}
+
+// ---- row-local items ------------------------------------------------------------------------------------------------------
+
+static void embed_row(const run *r, const dev_embed *e, int32_t row)
+{
+    const dev_step *s = r->c->step;
+    float *dst = row_of(r->p, e->dst, row);
+    int32_t n = (int32_t)e->table->k, id = e->by_position ? s->positions[row] : s->tokens ? s->tokens[row] : -1;
+    if (id < 0) {
+        memcpy(dst, s->embeddings + (size_t)row * (size_t)n, (size_t)n * sizeof(float));
+        return;
+    }
+    cpu_unpack_row(cpu_t(e->table), 0, id, dst);
+    if (e->scale != 0 && e->scale != 1) r->d->kernels.combine(dst, dst, NULL, e->scale, 0, false, n);
+}
+
+static void norm_row(const run *r, const dev_norm *o, int32_t row)
+{
+    const float *src = row_of(r->p, o->src, row);
+    float *dst = row_of(r->p, o->dst, row);
+    int32_t width = r->p->regs[o->src].width, group = o->group ? o->group : width;
+    if (o->add != DEV_NONE) {
+        float *sum = o->sum != DEV_NONE ? row_of(r->p, o->sum, row) : dst;
+        r->d->kernels.combine(sum, src, row_of(r->p, o->add, row), 1, 1, false, width);
+        src = sum;
+    }
+    const float *w = vec(o->weight), *b = vec(o->bias);
+    int32_t wstep = o->weight && o->weight->k * o->weight->n != group ? group : 0, bstep = o->bias && o->bias->k * o->bias->n != group ? group : 0;
+    for (int32_t g = 0; g * group < width; g++) r->d->kernels.norm(o->kind, dst + g * group, src + g * group, group, w ? w + g * wstep : NULL, b ? b + g * bstep : NULL, o->eps);
+}
+
+static void rope_tables_row(const run *r, int32_t row)
+{
+    for (size_t t = 0; t < r->c->n_ropes; t++) {
+        const cpu_rope_table *x = &r->c->ropes[t];
+        float *cs = (float *)(r->c->scratch + x->at) + (size_t)row * (size_t)x->op.dims;
+        double pos = r->c->step->positions[row];
+        for (int32_t i = 0; i < x->op.dims / 2; i++) {
+            double s, c;
+            sincos(pos * x->freq[i], &s, &c);
+            cs[2 * i] = (float)c * x->scale;
+            cs[2 * i + 1] = (float)s * x->scale;
+        }
+    }
+}
+
+static void rope_row(const run *r, int32_t op, int32_t row)
+{
+    const dev_rope *o = &r->p->ops[op].u.rope;
+    const cpu_rope_table *t = &r->c->ropes[r->c->op_rope[op]];
+    const float *cs = (const float *)(r->c->scratch + t->at) + (size_t)row * (size_t)o->dims;
+    float *x = row_of(r->p, o->reg, row) + o->first;
+    for (int32_t h = 0; h < o->n_head; h++) r->d->kernels.rope(x + (size_t)h * (size_t)o->head_dim, cs, o->dims, o->kind, o->inverse);
+}
+
+static void kv_row(const run *r, const dev_attend *o, int32_t row)
+{
+    const int32_t *row_seq = (const int32_t *)(r->c->scratch + r->c->row_seq_at);
+    const dev_seq *s = &r->c->step->seqs[row_seq[row]];
+    int32_t at = s->start + row - s->first_row;
+    cpu_kv_write(r->c->kv, o->group, o->layer, s->pages[o->group][at / DEV_PAGE_TOKENS], at % DEV_PAGE_TOKENS, row_of(r->p, o->k, row), row_of(r->p, o->v, row));
+}
+
+static void quantize_row(const run *r, const dev_op *op, int32_t row)
+{
+    const float *x;
+    int64_t k;
+    if (op->kind == DEV_OP_OUTPUT) {
+        dev_reg src = op->u.output.src;
+        k = op->u.output.weight->k;
+        x = row_of(r->p, src, r->p->regs[src].wanted ? row : r->c->step->wanted[row]);
+    } else {
+        dev_reg src = op->kind == DEV_OP_LINEAR ? op->u.linear.src : op->u.experts.src;
+        k = r->p->regs[src].width;
+        x = row_of(r->p, src, row);
+    }
+    r->d->kernels.quantize(x, k, (int8_t *)(r->c->scratch + r->c->q_at) + (size_t)row * (size_t)k, (cpu_aux *)(r->c->scratch + r->c->aux_at) + (size_t)row * (size_t)(k / BLOCK));
+}
+
+// Where output o of a gated linear goes until its halves meet.
+static cpu_reg_view gate_part(const dev_plan *p, const dev_linear *l, int o, int32_t rows)
+{
+    const cpu_plan *c = p->backend;
+    size_t ld0 = ((size_t)l->out[0].weight->n + 15) & ~(size_t)15;
+    float *at = (float *)(c->scratch + c->gate_at);
+    return o == 0 ? (cpu_reg_view){at, ld0} : (cpu_reg_view){at + ld0 * (size_t)rows, ((size_t)l->out[1].weight->n + 15) & ~(size_t)15};
+}
+
+static void gate_row(const run *r, const dev_linear *l, int32_t row, int32_t rows)
+{
+    if (l->epilogue == DEV_EP_ACT) {
+        for (int o = 0; o < l->n; o++) {
+            float *x = row_of(r->p, l->out[o].dst, row);
+            r->d->kernels.act(l->act, x, x, NULL, r->p->regs[l->out[o].dst].width);
+        }
+        return;
+    }
+    int32_t n = r->p->regs[l->out[0].dst].width;
+    cpu_reg_view g = gate_part(r->p, l, 0, rows), u = l->n == 1 ? (cpu_reg_view){g.at + n, g.ld} : gate_part(r->p, l, 1, rows);
+    r->d->kernels.act(l->act, row_of(r->p, l->out[0].dst, row), g.at + (size_t)row * g.ld, u.at + (size_t)row * u.ld, n);
+}
+
+static void combine_row(const run *r, const dev_combine *o, int32_t row)
+{
+    int32_t n = r->p->regs[o->dst].width;
+    float *dst = row_of(r->p, o->dst, row);
+    const float *a = row_of(r->p, o->a, row), *b = o->b == DEV_NONE ? NULL : row_of(r->p, o->b, row);
+    if (b && n > 1 && r->p->regs[o->b].width == 1) { // one factor or term for the whole row
+        if (o->multiply) r->d->kernels.combine(dst, a, NULL, b[0] * o->sa, 0, false, n);
+        else
+            for (int32_t i = 0; i < n; i++) dst[i] = a[i] * o->sa + b[0] * o->sb;
+    } else {
+        r->d->kernels.combine(dst, a, b, o->sa, o->sb, o->multiply, n);
+    }
+    if (o->softcap > 0)
+        for (int32_t i = 0; i < n; i++) dst[i] = o->softcap * tanhf(dst[i] / o->softcap);
+}
+
+static void run_row_op(const run *r, int32_t index, int32_t row)
+{
+    const dev_op *op = &r->p->ops[index];
+    switch (op->kind) {
+    case DEV_OP_EMBED: embed_row(r, &op->u.embed, row); break;
+    case DEV_OP_NORM: norm_row(r, &op->u.norm, row); break;
+    case DEV_OP_ROPE: rope_row(r, index, row); break;
+    case DEV_OP_ACT: {
+        const dev_activate *a = &op->u.activate;
+        r->d->kernels.act(a->act, row_of(r->p, a->dst, row), row_of(r->p, a->gate, row), a->up == DEV_NONE ? NULL : row_of(r->p, a->up, row), r->p->regs[a->dst].width);
+        break;
+    }
+    case DEV_OP_COMBINE: combine_row(r, &op->u.combine, row); break;
+    case DEV_OP_VECTOR: r->d->kernels.vector(row_of(r->p, op->u.vector.dst, row), row_of(r->p, op->u.vector.src, row), vec(op->u.vector.scale), vec(op->u.vector.bias), r->p->regs[op->u.vector.dst].width); break;
+    case DEV_OP_COPY: {
+        const dev_copy *o = &op->u.copy;
+        float *dst = row_of(r->p, o->dst, row) + o->dst_first;
+        const float *src = row_of(r->p, o->src, row) + o->src_first;
+        for (int32_t i = 0; i < o->n; i++) memmove(dst + (size_t)i * (size_t)o->dst_stride, src + (size_t)i * (size_t)o->src_stride, (size_t)o->width * sizeof(float));
+        break;
+    }
+    case DEV_OP_SELECT: memcpy(row_of(r->p, op->u.select.dst, row), row_of(r->p, op->u.select.src, r->c->step->wanted[row]), (size_t)r->p->regs[op->u.select.dst].width * sizeof(float)); break;
+    default: break;
+    }
+}
+
+static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool *team)
+{
+    size_t step = (size_t)rows / ((size_t)pool_threads(team) * 4);
+    step = step < 1 ? 1 : step > 8 ? 8 : step;
+    for (size_t begin; (begin = pool_next(team, step)) < (size_t)rows;) {
+        int32_t end = (int32_t)(begin + step < (size_t)rows ? begin + step : (size_t)rows);
+        for (int32_t row = (int32_t)begin; row < end; row++)
+            for (int32_t i = 0; i < ph->count; i++) {
+                cpu_item it = r->c->items[ph->first + i];
+                switch (it.kind) {
+                case CPU_ITEM_OP: run_row_op(r, it.op, row); break;
+                case CPU_ITEM_ROPE: rope_tables_row(r, row); break;
+                case CPU_ITEM_KV: kv_row(r, &r->p->ops[it.op].u.attend, row); break;
+                case CPU_ITEM_QUANTIZE: quantize_row(r, &r->p->ops[it.op], row); break;
+                case CPU_ITEM_GATE: gate_row(r, &r->p->ops[it.op].u.linear, row, rows); break;
+                }
+            }
+    }
+    pool_barrier(team);
+}
+
+// ---- matrix products ------------------------------------------------------------------------------------------------------
+
+void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float *x, size_t ldx, const int32_t *rows, int32_t n_rows, int worker, pool *team)
+{
+    const cpu_plan *c = p->backend;
+    const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
+    const int32_t *identity = (const int32_t *)(c->scratch + c->identity_at);
+    if (n_rows < 1) return;
+    int64_t panels = 0, threads = pool_threads(team);
+    for (int i = 0; i < n; i++) panels += m[i].w->n_panels;
+    // Chunks small enough to share out evenly; with many rows also small enough for a chunk's weights to stay in the second-level cache.
+    int64_t chunk = panels / (threads * 8), row_block = CPU_ROW_BLOCK;
+    int64_t most = n_rows > CPU_FEW_ROWS ? CPU_PANEL_CHUNK : CPU_PANEL_CHUNK_FEW;
+    chunk = chunk < 1 ? 1 : chunk > most ? most : chunk;
+    if (chunk > 4) chunk &= ~(int64_t)3;
+    int64_t row_blocks = (n_rows + row_block - 1) / row_block, total = 0;
+    for (int i = 0; i < n; i++) total += (m[i].w->n_panels + chunk - 1) / chunk * row_blocks;
+    for (size_t item; (item = pool_next(team, 1)) < (size_t)total;) {
+        int64_t left = (int64_t)item;
+        const cpu_matmul *mm = m;
+        int64_t of;
+        while (left >= (of = (mm->w->n_panels + chunk - 1) / chunk * row_blocks)) {
+            left -= of;
+            mm++;
+        }
+        int64_t first = left / row_blocks * chunk, row0 = left % row_blocks * row_block;
+        const cpu_tensor *w = mm->w;
+        gemm_args g = {.w = w, .data = w->data + (size_t)mm->expert * w->expert_bytes, .first = first, .count = w->n_panels - first < chunk ? w->n_panels - first : chunk, .k = w->base.k, .x = x, .ldx = ldx,
+            .q = (const int8_t *)(c->scratch + c->q_at), .aux = (const cpu_aux *)(c->scratch + c->aux_at),
+            .rows = (rows && !cpu_format_int8(w->format) ? rows : identity) + row0, .n_rows = (int32_t)(n_rows - row0 < row_block ? n_rows - row0 : row_block),
+            .y = mm->y + (size_t)row0 * mm->ldy + first * PANEL, .ldy = mm->ldy, .scratch = cpu_worker_scratch(c, worker)};
+        float *y = g.y;
+        int64_t col = first * PANEL, cols = g.count * PANEL < w->base.n - col ? g.count * PANEL : w->base.n - col;
+        if (mm->residual) { // which may be the very rows that the product goes to
+            g.y = cpu_worker_scratch(c, worker) - CPU_TILE_FLOATS;
+            g.ldy = (size_t)g.count * PANEL;
+        }
+        kern->gemm[w->format](&g);
+        if (mm->bias || mm->residual || mm->scale != 1)
+            for (int32_t i = 0; i < g.n_rows; i++)
+                kern->finish(y + (size_t)i * mm->ldy, g.y + (size_t)i * g.ldy, mm->bias ? mm->bias + col : NULL, mm->residual ? mm->residual + (size_t)(row0 + i) * mm->ldr + col : NULL, mm->scale, (int32_t)cols);
+    }
+    pool_barrier(team);
+}
+
+static void run_linear(const run *r, const dev_linear *l, int32_t rows, int worker, pool *team)
+{
+    cpu_matmul m[DEV_MAX_OUTS];
+    for (int o = 0; o < l->n; o++) {
+        cpu_reg_view y = l->epilogue == DEV_EP_GATED ? gate_part(r->p, l, o, rows) : cpu_reg(r->p, l->out[o].dst);
+        m[o] = (cpu_matmul){.w = cpu_t(l->out[o].weight), .y = y.at, .ldy = y.ld, .bias = vec(l->out[o].bias), .scale = l->out[o].scale};
+    }
+    if (l->epilogue == DEV_EP_RESIDUAL) {
+        cpu_reg_view res = cpu_reg(r->p, l->residual);
+        m[0].residual = res.at;
+        m[0].ldr = res.ld;
+    }
+    cpu_reg_view x = cpu_reg(r->p, l->src);
+    cpu_run_matmuls(r->p, m, l->n, x.at, x.ld, NULL, rows, worker, team);
+}
+
+// The workers meet before this when the rows of the source may still be written; see cpu_plan.c.
+static void run_output(const run *r, const dev_output *o, int worker, pool *team)
+{
+    const dev_step *s = r->c->step;
+    cpu_reg_view x = cpu_reg(r->p, o->src);
+    float *logits = (float *)(r->c->scratch + r->c->logits_at);
+    cpu_matmul m = {.w = cpu_t(o->weight), .y = logits, .ldy = (size_t)o->weight->n, .bias = vec(o->bias), .scale = o->scale};
+    cpu_run_matmuls(r->p, &m, 1, x.at, x.ld, r->p->regs[o->src].wanted ? NULL : s->wanted, s->n_wanted, worker, team);
+    if (o->softcap > 0) {
+        size_t n = (size_t)s->n_wanted * (size_t)o->weight->n;
+        for (size_t begin; (begin = pool_next(team, 4096)) < n;)
+            for (size_t i = begin; i < begin + 4096 && i < n; i++) logits[i] = o->softcap * tanhf(logits[i] / o->softcap);
+        pool_barrier(team);
+    }
+}
+
+static void run_worker(void *ctx, int worker, pool *team)
+{
+    const run *r = ctx;
+    const dev_step *s = r->c->step;
+    for (size_t i = 0; i < r->c->n_phases; i++) {
+        const cpu_phase *ph = &r->c->phases[i];
+        int32_t rows = ph->wanted ? s->n_wanted : s->n_rows;
+        if (rows == 0) continue;
+        if (ph->rows) {
+            run_row_phase(r, ph, rows, team);
+            continue;
+        }
+        int32_t index = r->c->items[ph->first].op;
+        const dev_op *op = &r->p->ops[index];
+        switch (op->kind) {
+        case DEV_OP_LINEAR: run_linear(r, &op->u.linear, rows, worker, team); break;
+        case DEV_OP_ATTEND: cpu_run_attend(r->p, &op->u.attend, worker, team); break;
+        case DEV_OP_EXPERTS: cpu_run_experts(r->p, &op->u.experts, worker, team); break;
+        case DEV_OP_OUTPUT: run_output(r, &op->u.output, worker, team); break;
+        default: break;
+        }
+    }
+}
+
+// ---- the device's face ----------------------------------------------------------------------------------------------------
+
+static status check_pages(const dev_plan *p, const cpu_kv *kv, const dev_step *s, error *err)
+{
+    for (int32_t i = 0; i < s->n_seqs; i++) {
+        const dev_seq *q = &s->seqs[i];
+        for (int g = 0; g < p->n_groups; g++) {
+            int32_t first = 0, end = (q->start + q->n_rows + DEV_PAGE_TOKENS - 1) / DEV_PAGE_TOKENS;
+            if (p->groups[g].kind == DEV_GROUP_RECURRENT) end = 1;
+            if (p->groups[g].kind == DEV_GROUP_WINDOW && q->start >= p->groups[g].window) first = (q->start - p->groups[g].window + 1) / DEV_PAGE_TOKENS;
+            for (int32_t j = first; j < end; j++)
+                if (q->pages[g][j] < 0 || q->pages[g][j] >= kv->n_pages[g])
+                    return error_set(err, E_INVALID, "step: sequence %d, group %d: page %d is %d of %d", i, g, j, q->pages[g][j], kv->n_pages[g]);
+        }
+    }
+    return OK;
+}
+
+status cpu_submit(device *dev, dev_plan *p, dev_kv *kv, const dev_step *step, dev_ticket *ticket, error *err)
+{
+    cpu_device *d = cpu_dev(dev);
+    cpu_plan *c = p->backend;
+    status st = p->n_groups ? check_pages(p, (cpu_kv *)kv, step, err) : OK;
+    if (st) return st;
+    c->step = step;
+    c->kv = (const cpu_kv *)kv;
+    int32_t *row_seq = (int32_t *)(c->scratch + c->row_seq_at);
+    for (int32_t i = 0; i < step->n_seqs; i++)
+        for (int32_t j = 0; j < step->seqs[i].n_rows; j++) row_seq[step->seqs[i].first_row + j] = i;
+    run r = {d, p, c};
+    pool_run(d->pool, run_worker, &r);
+    c->step = NULL;
+    *ticket = ++d->ticket;
+    return OK;
+}
+
+status cpu_wait(device *dev, dev_ticket t, error *err)
+{
+    if (t == 0 || t > cpu_dev(dev)->ticket) return error_set(err, E_USAGE, "no such ticket");
+    return OK; // submit computed it
+}
+
+const float *cpu_logits(device *dev, dev_plan *p, int32_t i)
+{
+    (void)dev;
+    const cpu_plan *c = p->backend;
+    return p->n_vocab && i >= 0 && i < p->max_wanted ? (const float *)(c->scratch + c->logits_at) + (size_t)i * (size_t)p->n_vocab : NULL;
+}
+
+const float *cpu_hidden(device *dev, dev_plan *p, int32_t i)
+{
+    (void)dev;
+    const cpu_plan *c = p->backend;
+    if (c->hidden == DEV_NONE || i < 0 || i >= (p->regs[c->hidden].wanted ? p->max_wanted : p->max_rows)) return NULL;
+    cpu_reg_view v = cpu_reg(p, c->hidden);
+    return v.at + (size_t)i * v.ld;
+}
+
+// Worse: lower, or equal with a higher id. The heap's root is the worst of the best k.
+static bool worse(float va, int32_t ia, float vb, int32_t ib) { return va < vb || (va == vb && ia > ib); }
+
+static void sift(dev_top *t, int32_t i, int32_t n)
+{
+    for (;;) {
+        int32_t c = 2 * i + 1;
+        if (c >= n) return;
+        if (c + 1 < n && worse(t->values[c + 1], t->ids[c + 1], t->values[c], t->ids[c])) c++;
+        if (!worse(t->values[c], t->ids[c], t->values[i], t->ids[i])) return;
+        float v = t->values[c];
+        int32_t id = t->ids[c];
+        t->values[c] = t->values[i];
+        t->ids[c] = t->ids[i];
+        t->values[i] = v;
+        t->ids[i] = id;
+        i = c;
+    }
+}
+
+void cpu_reduce(device *dev, dev_plan *p, int32_t row, int32_t k, dev_top *t)
+{
+    const float *x = cpu_logits(dev, p, row);
+    int32_t n = p->n_vocab, m = 0;
+    if (k > n) k = n;
+    t->argmax = 0;
+    for (int32_t i = 1; i < n; i++)
+        if (x[i] > x[t->argmax] || (x[t->argmax] != x[t->argmax] && x[i] == x[i])) t->argmax = i;
+    t->log_sum_exp = cpu_dev(dev)->kernels.log_sum_exp(x, n);
+    for (int32_t i = 0; i < n && k > 0; i++) {
+        float v = x[i] == x[i] ? x[i] : -INFINITY;
+        if (m < k) {
+            t->values[m] = v;
+            t->ids[m++] = i;
+            if (m == k)
+                for (int32_t j = m / 2 - 1; j >= 0; j--) sift(t, j, m);
+        } else if (v > t->values[0]) {
+            t->values[0] = v;
+            t->ids[0] = i;
+            sift(t, 0, m);
+        }
+    }
+    t->n = m;
+    for (int32_t end = m - 1; end > 0; end--) { // the worst goes to the end
+        float v = t->values[0];
+        int32_t id = t->ids[0];
+        t->values[0] = t->values[end];
+        t->ids[0] = t->ids[end];
+        t->values[end] = v;
+        t->ids[end] = id;
+        sift(t, 0, end);
+    }
+}

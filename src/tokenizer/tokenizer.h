@@ -114,10 +114,15 @@ status tok_encode_spans(const tokenizer *t, const tok_span *spans, size_t count,
 // tokenizer's own, not NUL-terminated, *len may be 0; never NULL (outside the vocabulary: "" and 0).
 const char *tok_piece(const tokenizer *t, int32_t id, size_t *len);
 
-// Appends the text of ids[0..count) to *out, as the peer's detokenizer does: the leading space that encoding put there is taken away again, and the BOS and EOS
-// that it added with it unless `specials`; `specials`: control tokens are spelled out, otherwise they give nothing. E_INVALID for an id
-// outside the vocabulary.
-status tok_decode(const tokenizer *t, const int32_t *ids, size_t count, bool specials, strbuf *out, error *err);
+typedef enum tok_decode_flags {
+    TOK_SPELL_SPECIAL = 1, // control tokens are spelled out; otherwise they give nothing
+    TOK_TIDY_SPACES = 2    // as the peer's detokenizer: for the vocabularies that ask for it " ?" becomes "?", " 's" "'s" and so on
+} tok_decode_flags;
+
+// Appends the text of ids[0..count) to *out. The leading space that encoding put there is taken away again. Without TOK_TIDY_SPACES
+// decoding gives back the very bytes that were encoded, for well-formed UTF-8 and vocabularies that do not normalize; with both flags it is
+// the peer's `detokenize`. E_INVALID for an id outside the vocabulary.
+status tok_decode(const tokenizer *t, const int32_t *ids, size_t count, unsigned flags, strbuf *out, error *err);
 
 // Decodes a stream token by token and never gives out half a UTF-8 character: bytes of an unfinished one are kept until it is
 // complete. Bytes that can never become one come out as they are. Owned by one thread; needs no freeing.

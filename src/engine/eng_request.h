@@ -1,0 +1,109 @@
+// engine/eng_request: one request between the client's thread and the engine thread.
+//
+// A request is shared by its owner (altiserve_next, _cancel, _free) and the engine; the last of the two references frees it. What submit
+// filled in is immutable; the ring of events, the usage and `ended` are under `lock`; the rest belongs to the engine thread.
+// The ring is bounded: while it is full the engine gives the request no rows (it keeps its pages), and altiserve_next wakes the engine.
+// Finishes and the end do not count towards the bound. The end needs no memory, so a request always ends.
+#pragma once
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/eng_sched.h"
+#include "kv/kv.h"
+#include "sampling/sampling.h"
+
+enum { ENG_RING = 256, ENG_MAX_CHOICES = 16, ENG_MAX_LOGPROBS = 20, ENG_MAX_STOPS = 64 };
+
+typedef struct eng_event {
+    struct eng_event *next;
+    altiserve_event_kind kind;
+    uint32_t choice;
+    altiserve_finish finish;
+    strbuf   text;
+    int32_t *tokens;
+    size_t   n_tokens;
+    altiserve_logprob *logprobs; // bytes point into the vocabulary, which the request's file keeps
+    int      top;
+} eng_event;
+
+typedef enum eng_phase { CHOICE_WAITING, CHOICE_FOLLOWING, CHOICE_RUNNING, CHOICE_DONE } eng_phase;
+
+// One answer. FOLLOWING: waits for choice 0 to have read the prompt they share.
+typedef struct eng_choice {
+    altiserve_request *r;
+    uint32_t   index;
+    eng_phase  phase;
+    struct eng_choice *next;    // in the model's list of waiting or running choices, by age
+    int32_t   *tokens;          // prompt, then output
+    size_t     n_tokens, cap_tokens, n_out;
+    kv_seq    *kv;              // NULL while waiting
+    sampler   *samp;
+    tok_stream stream;
+    samp_stop  stop;
+    strbuf     piece, ready;    // from the decoder; past the stop strings, not yet in an event
+    size_t     first_pending;   // outputs from here on are in no event yet
+    altiserve_logprob *logprobs; // of the pending outputs
+    size_t     n_logprobs, cap_logprobs;
+    int32_t    row, n_rows;     // of the step under way
+    int32_t    wanted;          // index of its logits in the step, or -1
+} eng_choice;
+
+struct altiserve_request {
+    atomic_int  refs;
+    atomic_bool cancelled;
+    eng_sched  *sched;
+    eng_file   *file;
+    uint64_t    order;          // of arrival
+    int64_t     arrived, deadline; // monotonic ms; deadline 0: none
+    int32_t    *prompt;
+    size_t      n_prompt;
+    uint32_t    n, max_tokens;
+    bool        ignore_eos;
+    int         top;            // logprobs asked for: -1 none
+    samp_params params;
+    samp_bias  *bias;
+    char      **stops;
+    size_t      n_stops;
+
+    // engine thread
+    altiserve_request *prev, *next; // all requests of the scheduler
+    eng_model  *model;          // held from the start on
+    eng_choice *choices;
+    uint32_t    live;           // choices that are not done
+    bool        queued;         // counted among the waiting
+    bool        begun;          // EVENT_STARTED is out
+    int64_t     started, first; // monotonic microseconds
+
+    pthread_mutex_t lock;
+    pthread_cond_t  wake;
+    eng_event  *head, **tail, *current;
+    size_t      n_events;
+    bool        ended, paused, freed;
+    altiserve_finish finish;    // of EVENT_END
+    error       err;
+    altiserve_usage usage;
+    void      (*notify)(void *);
+    void       *notify_ctx;
+};
+
+int64_t eng_now_us(void); // monotonic
+
+// ---- for the engine thread
+bool eng_request_full(altiserve_request *r); // and remembers that somebody waits for room
+// Takes over what ev points at (also when it fails). False when memory is gone.
+bool eng_request_push(altiserve_request *r, const eng_event *ev);
+// The last thing the engine does with a request; gives back its reference.
+void eng_request_end(altiserve_request *r, altiserve_finish finish, const error *err);
+void eng_request_usage_set(altiserve_request *r, uint32_t cached, uint32_t more_tokens);
+void eng_request_release(altiserve_request *r);
+
+// eng_choice.c: from token to text.
+status eng_choice_init(eng_choice *c, altiserve_request *r, uint32_t index, int32_t n_vocab, error *err);
+void   eng_choice_free(eng_choice *c); // but for kv, which is the scheduler's
+// Draws the next token from a row of logits and sends what can be sent. *finish: FINISH_NONE while it goes on.
+status eng_choice_draw(eng_choice *c, samp_scratch *scratch, const float *logits, size_t context, altiserve_finish *finish, error *err);
+// Sends what is held, then the finish.
+status eng_choice_finish(eng_choice *c, altiserve_finish finish, error *err);
+
+// eng_sched.c: takes a filled request into the queue. E_BUSY when it is full or the engine stops.
+status eng_sched_submit(eng_sched *s, altiserve_request *r, error *err);

@@ -1,0 +1,291 @@
+// Owns submitting, the ring of events, cancelling and freeing: the client's side of a request.
+#include "engine/eng_request.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "base/mem.h"
+#include "engine/eng_chat.h"
+
+int64_t eng_now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+// ---- making one ----------------------------------------------------------------------------------
+
+static void free_event(eng_event *e) {
+    if (!e) return;
+    strbuf_free(&e->text);
+    mem_free(e->tokens);
+    mem_free(e->logprobs);
+    mem_free(e);
+}
+
+static void destroy(altiserve_request *r) {
+    for (eng_event *e = r->head, *next; e; e = next) {
+        next = e->next;
+        free_event(e);
+    }
+    free_event(r->current);
+    for (size_t i = 0; i < r->n_stops; i++) mem_free(r->stops[i]);
+    mem_free(r->stops);
+    mem_free(r->bias);
+    mem_free(r->prompt);
+    eng_file_release(r->file);
+    pthread_mutex_destroy(&r->lock);
+    pthread_cond_destroy(&r->wake);
+    mem_free(r);
+}
+
+void eng_request_release(altiserve_request *r) {
+    if (atomic_fetch_sub(&r->refs, 1) == 1) destroy(r);
+}
+
+static status take_prompt(altiserve_request *r, const altiserve_generate *g, error *err) {
+    tok_ids ids = {0};
+    status s = OK;
+    int sources = (g->text != NULL) + (g->tokens != NULL) + (g->chat != NULL);
+    if (sources != 1) return error_set(err, E_USAGE, "give exactly one of text, tokens and chat");
+    if (g->tokens) {
+        for (size_t i = 0; i < g->n_tokens && s == OK; i++)
+            if (!tok_ids_push(&ids, g->tokens[i])) s = error_set(err, E_NOMEM, "no memory for %zu tokens", g->n_tokens);
+    } else if (g->text) {
+        s = tok_encode(r->file->tok, g->text, g->text_len, TOK_ADD_SPECIAL | TOK_PARSE_CONTROL, &ids, err);
+    } else {
+        s = eng_file_encode_chat(r->file, g->chat, g->chat_len, &ids, err);
+    }
+    r->prompt = ids.ids;
+    r->n_prompt = ids.count;
+    if (s != OK) return s;
+    uint32_t context = r->file->info.context;
+    int32_t vocab = tok_size(r->file->tok);
+    if (!r->n_prompt) return error_set(err, E_INVALID, "the prompt is empty");
+    if (r->n_prompt >= context)
+        return error_set(err, E_INVALID, "the prompt has %zu tokens; the context of %s is %u, and an answer needs at least one", r->n_prompt, r->file->id, context);
+    for (size_t i = 0; i < r->n_prompt; i++)
+        if (r->prompt[i] < 0 || (vocab && r->prompt[i] >= vocab))
+            return error_set(err, E_INVALID, "token %d (number %zu of the prompt) is not in the vocabulary of %d", r->prompt[i], i, vocab);
+    return OK;
+}
+
+// The request's own where given, else the file's, which has OpenAI's where it says nothing.
+static status take_sampling(altiserve_request *r, const altiserve_generate *g, error *err) {
+    const altiserve_sampling *s = &g->sampling, *d = &r->file->defaults;
+    unsigned given = g->given;
+    samp_params *p = &r->params;
+    *p = samp_defaults();
+    p->temperature = given & SAMPLING_TEMPERATURE ? s->temperature : d->temperature;
+    p->top_k = given & SAMPLING_TOP_K ? s->top_k : d->top_k;
+    p->top_p = given & SAMPLING_TOP_P ? s->top_p : d->top_p;
+    p->min_p = given & SAMPLING_MIN_P ? s->min_p : d->min_p;
+    p->typical_p = given & SAMPLING_TYPICAL_P ? s->typical_p : d->typical_p;
+    p->repetition = given & SAMPLING_REPETITION ? s->repetition_penalty : d->repetition_penalty;
+    p->last_n = given & SAMPLING_LAST_N ? s->repetition_last_n : d->repetition_last_n;
+    p->presence = given & SAMPLING_PRESENCE ? s->presence_penalty : d->presence_penalty;
+    p->frequency = given & SAMPLING_FREQUENCY ? s->frequency_penalty : d->frequency_penalty;
+    p->seed = s->seed;
+    if (!s->has_seed && getrandom(&p->seed, sizeof p->seed, 0) != (ssize_t)sizeof p->seed) p->seed = (uint64_t)eng_now_us() * 0x9E3779B97F4A7C15u;
+    if (s->n_bias) {
+        if (!(r->bias = mem_calloc(s->n_bias, sizeof *r->bias))) return error_set(err, E_NOMEM, "no memory for %zu biases", s->n_bias);
+        for (size_t i = 0; i < s->n_bias; i++) r->bias[i] = (samp_bias){s->bias[i].token, s->bias[i].bias};
+    }
+    p->bias = r->bias;
+    p->n_bias = s->n_bias;
+    int32_t vocab = tok_size(r->file->tok);
+    return samp_check(p, vocab ? vocab : INT32_MAX, err);
+}
+
+static status fill(altiserve_request *r, const altiserve_generate *g, error *err) {
+    r->n = g->n ? g->n : 1;
+    r->max_tokens = g->max_tokens;
+    r->ignore_eos = g->ignore_eos;
+    r->top = g->logprobs;
+    r->notify = g->notify;
+    r->notify_ctx = g->notify_ctx;
+    if (r->n > ENG_MAX_CHOICES) return error_set(err, E_INVALID, "n must be from 1 to %d", ENG_MAX_CHOICES);
+    if (r->top < -1 || r->top > ENG_MAX_LOGPROBS) return error_set(err, E_INVALID, "logprobs must be from 0 to %d", ENG_MAX_LOGPROBS);
+    if (g->n_stop > ENG_MAX_STOPS) return error_set(err, E_INVALID, "at most %d stop strings", ENG_MAX_STOPS);
+    if (g->n_stop && !(r->stops = mem_calloc(g->n_stop, sizeof *r->stops))) return error_set(err, E_NOMEM, "no memory for stop strings");
+    for (size_t i = 0; i < g->n_stop; i++) {
+        if (!g->stop[i] || !*g->stop[i]) return error_set(err, E_INVALID, "stop string %zu is empty", i);
+        if (!(r->stops[i] = mem_strdup(g->stop[i]))) return error_set(err, E_NOMEM, "no memory for stop strings");
+        r->n_stops++;
+    }
+    status s = eng_file_text(r->file, err);
+    if (s == OK) s = take_sampling(r, g, err);
+    if (s == OK) s = take_prompt(r, g, err);
+    r->usage.prompt_tokens = (uint32_t)r->n_prompt;
+    return s;
+}
+
+status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_request **out, error *err) {
+    *out = NULL;
+    eng_file *f;
+    status s = eng_models_find(a->models, what->model, &f, err);
+    if (s != OK) return s;
+    altiserve_request *r = mem_calloc(1, sizeof *r);
+    if (!r) {
+        eng_file_release(f);
+        return error_set(err, E_NOMEM, "no memory for a request");
+    }
+    atomic_store(&r->refs, 1);
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&r->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    r->tail = &r->head;
+    r->file = f;
+    r->sched = a->sched;
+    r->arrived = eng_now_ms();
+    r->deadline = what->timeout_ms ? r->arrived + what->timeout_ms : 0;
+    s = fill(r, what, err);
+    if (s == OK) {
+        atomic_store(&r->refs, 2);
+        s = eng_sched_submit(a->sched, r, err);
+        if (s != OK) atomic_store(&r->refs, 1);
+    }
+    if (s != OK) {
+        eng_request_release(r);
+        return s;
+    }
+    *out = r;
+    return OK;
+}
+
+// ---- events --------------------------------------------------------------------------------------
+
+bool eng_request_full(altiserve_request *r) {
+    pthread_mutex_lock(&r->lock);
+    bool full = r->n_events >= ENG_RING;
+    r->paused = full;
+    pthread_mutex_unlock(&r->lock);
+    return full;
+}
+
+// Under the lock.
+static void tell(altiserve_request *r) {
+    pthread_cond_signal(&r->wake);
+    if (r->notify && !r->freed) r->notify(r->notify_ctx);
+}
+
+bool eng_request_push(altiserve_request *r, const eng_event *ev) {
+    eng_event *e = mem_alloc(sizeof *e);
+    if (!e) {
+        eng_event drop = *ev;
+        strbuf_free(&drop.text);
+        mem_free(drop.tokens);
+        mem_free(drop.logprobs);
+        return false;
+    }
+    *e = *ev;
+    e->next = NULL;
+    pthread_mutex_lock(&r->lock);
+    *r->tail = e;
+    r->tail = &e->next;
+    r->n_events++;
+    tell(r);
+    pthread_mutex_unlock(&r->lock);
+    return true;
+}
+
+void eng_request_end(altiserve_request *r, altiserve_finish finish, const error *err) {
+    pthread_mutex_lock(&r->lock);
+    r->ended = true;
+    r->finish = finish;
+    if (err) r->err = *err;
+    tell(r);
+    pthread_mutex_unlock(&r->lock);
+    eng_request_release(r);
+}
+
+// Cached and generated tokens, and the times as of now.
+void eng_request_usage_set(altiserve_request *r, uint32_t cached, uint32_t more_tokens) {
+    int64_t now = eng_now_us();
+    pthread_mutex_lock(&r->lock);
+    r->usage.cached_tokens = cached;
+    r->usage.completion_tokens += more_tokens;
+    r->usage.queue_s = (double)((r->started ? r->started : now) - r->arrived * 1000) / 1e6;
+    if (r->usage.queue_s < 0) r->usage.queue_s = 0;
+    if (r->started) r->usage.prefill_s = (double)((r->first ? r->first : now) - r->started) / 1e6;
+    if (r->first) r->usage.decode_s = (double)(now - r->first) / 1e6;
+    pthread_mutex_unlock(&r->lock);
+}
+
+altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, altiserve_event *out) {
+    memset(out, 0, sizeof *out);
+    struct timespec until;
+    if (timeout_ms && timeout_ms != UINT32_MAX) {
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_sec += timeout_ms / 1000;
+        until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+        if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
+    }
+    pthread_mutex_lock(&r->lock);
+    while (!r->head && !r->ended && timeout_ms) {
+        if (timeout_ms == UINT32_MAX) pthread_cond_wait(&r->wake, &r->lock);
+        else if (pthread_cond_timedwait(&r->wake, &r->lock, &until) == ETIMEDOUT) break;
+    }
+    eng_event *e = r->head, *before = r->current;
+    bool wake = false;
+    out->usage = r->usage;
+    if (e) {
+        r->head = e->next;
+        if (!r->head) r->tail = &r->head;
+        r->n_events--;
+        r->current = e;
+        if (r->paused && r->n_events <= ENG_RING / 2) {
+            r->paused = false;
+            wake = true;
+        }
+        out->kind = e->kind;
+        out->choice = e->choice;
+        out->finish = e->finish;
+        out->text = e->text.data ? e->text.data : "";
+        out->text_len = e->text.len;
+        out->tokens = e->tokens;
+        out->n_tokens = e->n_tokens;
+        out->logprobs = e->logprobs;
+        out->top_logprobs = e->top;
+    } else if (r->ended) {
+        r->current = NULL;
+        out->kind = EVENT_END;
+        out->finish = r->finish;
+        out->err = r->err;
+    } else {
+        r->current = NULL;
+        out->kind = EVENT_NONE;
+    }
+    pthread_mutex_unlock(&r->lock);
+    free_event(before);
+    if (wake) eng_sched_wake(r->sched);
+    return out->kind;
+}
+
+altiserve_usage altiserve_request_usage(altiserve_request *r) {
+    pthread_mutex_lock(&r->lock);
+    altiserve_usage u = r->usage;
+    pthread_mutex_unlock(&r->lock);
+    return u;
+}
+
+void altiserve_cancel(altiserve_request *r) {
+    atomic_store(&r->cancelled, true);
+    eng_sched_wake(r->sched);
+}
+
+void altiserve_request_free(altiserve_request *r) {
+    if (!r) return;
+    pthread_mutex_lock(&r->lock);
+    bool ended = r->ended;
+    r->freed = true; // no notify from here on
+    pthread_mutex_unlock(&r->lock);
+    if (!ended) altiserve_cancel(r);
+    eng_request_release(r);
+}

@@ -645,8 +645,6 @@ void eng_models_stats(eng_models *ms, altiserve_stats *out) {
     pthread_mutex_unlock(&ms->lock);
 }
 
-status eng_models_device(const eng_models *ms, device **out, error *err) { return eng_load_device(&ms->o, out, err); }
-
 status eng_models_create(const altiserve_options *o, void (*changed)(void *), void *ctx, eng_models **out, error *err) {
     eng_models *ms = mem_calloc(1, sizeof *ms);
     if (!ms) return error_set(err, E_NOMEM, "no memory for the list of models");

@@ -85,7 +85,11 @@ void   eng_models_rescan(eng_models *ms);
 void   eng_models_stats(eng_models *ms, altiserve_stats *out); // loading, memory_limit, memory_used
 // Opens the file again, from its path or from memory.
 status eng_file_open(const eng_file *f, gguf **out, error *err);
-status eng_models_device(const eng_models *ms, device **out, error *err); // a new device as the options say
+
+// Conversations (eng_chat.c). The object that altiserve_template takes; the caller owns it (json_decref).
+status eng_parse_conversation(const char *input, size_t len, json_t **out, error *err);
+// The prompt of a conversation by the file's template; eng_file_text was OK before. bos_token and eos_token are the file's unless given.
+status eng_file_render(eng_file *f, const char *input, size_t len, chat_spans *out, error *err);
 
 int64_t eng_now_ms(void); // monotonic
 // The built-in model's bytes (eng_toy.c).

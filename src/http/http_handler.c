@@ -194,25 +194,29 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max) {
     } else if (r->ended) {
         got = MHD_CONTENT_READER_END_OF_STREAM;
         ended = true;
-    } else {
-        got = 0;
-        http_suspend(r); // under the lock: whoever queues next finds it suspended
-    }
+    } else got = 0;
     pthread_mutex_unlock(&r->lock);
+    // Whoever queues from here on puts the request on the ready list, which this thread reads after libmicrohttpd returned: no wake-up is lost.
+    if (!got) http_suspend(r);
     if (ended) http_set_deadline(r->conn, PHASE_WRITING, r->server->o.write_ms);
     return got;
 }
 
 static void stream_done(void *cls) { http_unref(cls); }
 
+// An answer that was given does not change any more but for a stream's queue, so this needs the lock for that alone; libmicrohttpd holds
+// locks of its own around read_stream, which takes ours.
 static enum MHD_Result queue_answer(http_request *r, struct MHD_Connection *mhd) {
     struct MHD_Response *m;
     if (r->answer == ANSWER_STREAM) {
         atomic_fetch_add(&r->refs, 1);
         m = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, r, stream_done);
         if (!m) http_unref(r);
-        r->last_take = http_now();
-        http_soon(r->server, r->last_take + (r->server->o.keepalive_ms < r->server->o.stall_ms ? r->server->o.keepalive_ms : r->server->o.stall_ms));
+        int64_t now = http_now();
+        pthread_mutex_lock(&r->lock);
+        r->last_take = now;
+        pthread_mutex_unlock(&r->lock);
+        http_soon(r->server, now + (r->server->o.keepalive_ms < r->server->o.stall_ms ? r->server->o.keepalive_ms : r->server->o.stall_ms));
     } else {
         m = MHD_create_response_from_buffer_with_free_callback(r->out_tail, r->out ? r->out : (char *)"", r->out ? mem_free : NULL);
         if (m) r->out = NULL; // libmicrohttpd frees it
@@ -256,13 +260,13 @@ static enum MHD_Result advance(http_request *r, struct MHD_Connection *mhd) {
         atomic_fetch_add(&r->refs, 1); // the callback's
         r->server->o.route(r->server->o.ctx, r);
     }
-    enum MHD_Result result = MHD_YES;
     pthread_mutex_lock(&r->lock);
-    if (r->gone || r->broken) result = MHD_NO;
-    else if (r->answer != ANSWER_NONE) result = queue_answer(r, mhd);
-    else http_suspend(r);
+    bool gone = r->gone || r->broken, answered = r->answer != ANSWER_NONE;
     pthread_mutex_unlock(&r->lock);
-    return result;
+    if (gone) return MHD_NO;
+    if (answered) return queue_answer(r, mhd);
+    http_suspend(r);
+    return MHD_YES;
 }
 
 enum MHD_Result http_on_request(void *cls, struct MHD_Connection *mhd, const char *url, const char *method, const char *version, const char *data,

@@ -227,6 +227,7 @@ static status place_tensors(parser *p, size_t first, uint64_t data, uint64_t ali
                        (unsigned long long)t->offset, (unsigned long long)align);
         if (__builtin_add_overflow(t->offset, data, &t->offset) || t->offset > INT64_MAX)
             return bad(p, E_INVALID, directory, "tensor %.200s lies beyond any file", t->name);
+        if (!t->bytes) t->offset = 0; // nothing lies anywhere: keep the place inside the file
     }
     const gguf_tensor **order = mem_alloc(n * sizeof *order);
     if (!order) return bad(p, E_NOMEM, directory, "no memory for %zu tensors", n);

@@ -56,10 +56,11 @@ static float fit_range(int n, const float *x, const float *w, int hi, uint8_t *q
     }
     float best_scale = (top - lo) / (float)hi, best_off = lo;
     double best = HUGE_VAL;
-    int steps = hi <= 3 ? 15 : hi <= 15 ? 12 : 8;
+    int steps = hi <= 3 ? 15 : 12;
+    bool fan = hi <= 3 || !negative_only; // also shift the line
     for (int s = -steps; s <= steps / 2; s++) { // a wider fan inwards: clipping the extremes often pays, widening seldom
         float inv = ((float)hi - 0.1f * (float)s) / (top - lo);
-        for (int shift = hi <= 3 ? -1 : 0; shift <= (hi <= 3 ? 1 : 0); shift++) {
+        for (int shift = fan ? -1 : 0; shift <= (fan ? 1 : 0); shift++) {
             float from = lo + 0.25f * (float)shift / inv;
             double sl = 0, sll = 0, sxl = 0;
             for (int i = 0; i < n; i++) {
@@ -77,8 +78,23 @@ static float fit_range(int n, const float *x, const float *w, int hi, uint8_t *q
             if (cost < best) best = cost, best_scale = (float)scale, best_off = (float)off;
         }
     }
-    // Rounding once more on the solved line costs at most as much as the grid that led to it.
-    for (int i = 0; i < n; i++) q[i] = (uint8_t)quant_clamp(quant_round((x[i] - best_off) / best_scale), 0, hi);
+    // Rounding once more on the solved line costs at most as much as the grid that led to it, and solving again at most as much as that.
+    for (int round = 0; round < 3; round++) {
+        double sl = 0, sll = 0, sxl = 0;
+        float inv = 1 / best_scale;
+        for (int i = 0; i < n; i++) {
+            q[i] = (uint8_t)quant_clamp(quant_round((x[i] - best_off) * inv), 0, hi);
+            float l = q[i], wl = w ? w[i] * l : l;
+            sl += wl, sll += wl * l, sxl += wl * x[i];
+        }
+        double det = sw * sll - sl * sl;
+        if (round == 2 || det <= 0) break;
+        double scale = (sw * sxl - sx * sl) / det, off = (sll * sx - sl * sxl) / det;
+        if (negative_only && off > 0) off = 0, scale = sxl / sll;
+        if (scale <= 0) break;
+        best_scale = (float)scale;
+        best_off = (float)off;
+    }
     *offset = best_off;
     return best_scale;
 }

@@ -15,8 +15,12 @@ float quant_fit_affine(int n, const float *x, const float *w, int hi, uint8_t *q
 // Least-cost scale for x ~ scale * values[q], values ascending; fills q.
 float quant_fit_levels(int n, const float *x, const float *w, const int8_t *values, int count, uint8_t *q);
 
-// To the nearest integer; what is out of range (or NaN) is held to a million, so that the conversion is defined.
-static inline int quant_round(float x) { return (int)__builtin_rintf(x < 1e6f ? x > -1e6f ? x : -1e6f : 1e6f); }
+// To the nearest integer, ties to even; what is out of range (or NaN) is held to a million. Adding 1.5 * 2^23 leaves the integer in
+// the low bits of the sum: unlike rintf this needs no instruction beyond the base of any processor, and loops over it vectorize.
+static inline int quant_round(float x) {
+    float y = (x < 1e6f ? x > -1e6f ? x : -1e6f : 1e6f) + 12582912.0f;
+    return (int)(quant_f32_bits(y) & 0x7fffff) - 0x400000;
+}
 static inline int quant_clamp(int v, int lo, int hi) { return v < lo ? lo : v > hi ? hi : v; }
 // What encoders see of x: NaN and infinities would poison a whole block's scale, and squares must not overflow.
 // A half-precision scale times the largest integers reaches 2.7e8: nothing that a format can hold is lost at 1e9.

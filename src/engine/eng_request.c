@@ -8,7 +8,6 @@
 #include <time.h>
 
 #include "base/mem.h"
-#include "engine/eng_chat.h"
 
 int64_t eng_now_us(void) {
     struct timespec t;
@@ -46,6 +45,19 @@ void eng_request_release(altiserve_request *r) {
     if (atomic_fetch_sub(&r->refs, 1) == 1) destroy(r);
 }
 
+// Control tokens are parsed in the template's own text alone.
+static status encode_chat(eng_file *f, const char *input, size_t len, tok_ids *out, error *err) {
+    chat_spans spans = {0};
+    status s = eng_file_render(f, input, len, &spans, err);
+    tok_span *cut = s == OK ? mem_calloc(spans.count + 1, sizeof *cut) : NULL;
+    if (s == OK && !cut) s = error_set(err, E_NOMEM, "no memory for the spans of a conversation");
+    for (size_t i = 0; s == OK && i < spans.count; i++) cut[i] = (tok_span){spans.items[i].text, spans.items[i].len, spans.items[i].trusted};
+    if (s == OK) s = tok_encode_spans(f->tok, cut, spans.count, TOK_ADD_SPECIAL, out, err);
+    mem_free(cut);
+    chat_spans_free(&spans);
+    return s;
+}
+
 static status take_prompt(altiserve_request *r, const altiserve_generate *g, error *err) {
     tok_ids ids = {0};
     status s = OK;
@@ -57,7 +69,7 @@ static status take_prompt(altiserve_request *r, const altiserve_generate *g, err
     } else if (g->text) {
         s = tok_encode(r->file->tok, g->text, g->text_len, TOK_ADD_SPECIAL | TOK_PARSE_CONTROL, &ids, err);
     } else {
-        s = eng_file_encode_chat(r->file, g->chat, g->chat_len, &ids, err);
+        s = encode_chat(r->file, g->chat, g->chat_len, &ids, err);
     }
     r->prompt = ids.ids;
     r->n_prompt = ids.count;
@@ -205,11 +217,10 @@ void eng_request_end(altiserve_request *r, altiserve_finish finish, const error 
     eng_request_release(r);
 }
 
-// Cached and generated tokens, and the times as of now.
-void eng_request_usage_set(altiserve_request *r, uint32_t cached, uint32_t more_tokens) {
+void eng_request_usage_set(altiserve_request *r, uint32_t more_tokens) {
     int64_t now = eng_now_us();
     pthread_mutex_lock(&r->lock);
-    r->usage.cached_tokens = cached;
+    r->usage.cached_tokens = r->cached;
     r->usage.completion_tokens += more_tokens;
     r->usage.queue_s = (double)((r->started ? r->started : now) - r->arrived * 1000) / 1e6;
     if (r->usage.queue_s < 0) r->usage.queue_s = 0;

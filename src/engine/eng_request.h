@@ -73,6 +73,9 @@ struct altiserve_request {
     bool        queued;         // counted among the waiting
     bool        begun;          // EVENT_STARTED is out
     int64_t     started, first; // monotonic microseconds
+    uint32_t    cached;         // prompt tokens found computed
+    altiserve_finish outcome;   // of the choice that ended last, or FINISH_ERROR with `why`
+    error       why;
 
     pthread_mutex_t lock;
     pthread_cond_t  wake;
@@ -94,7 +97,7 @@ bool eng_request_full(altiserve_request *r); // and remembers that somebody wait
 bool eng_request_push(altiserve_request *r, const eng_event *ev);
 // The last thing the engine does with a request; gives back its reference.
 void eng_request_end(altiserve_request *r, altiserve_finish finish, const error *err);
-void eng_request_usage_set(altiserve_request *r, uint32_t cached, uint32_t more_tokens);
+void eng_request_usage_set(altiserve_request *r, uint32_t more_tokens); // and the times as of now
 void eng_request_release(altiserve_request *r);
 
 // eng_choice.c: from token to text.

@@ -69,6 +69,8 @@ size_t kv_seq_len(const kv_seq *seq);
 const int32_t *kv_seq_pages(const kv_seq *seq, int32_t group, int32_t *n);
 // Whether a sequence of `tokens` tokens could ever be held, all other sequences gone.
 bool   kv_fits(const kv_pool *pool, size_t tokens);
+// Pages that a newcomer could get in every full group (free or cached); a large number where there is no such group.
+int64_t kv_available(const kv_pool *pool);
 // Pages of the group that a sequence of so many tokens holds at most at once.
 int32_t kv_group_need(const kv_pool *pool, int32_t group, size_t tokens);
 

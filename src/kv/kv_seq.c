@@ -198,6 +198,15 @@ int32_t kv_group_need(const kv_pool *p, int32_t g, size_t tokens) {
     return (int32_t)pages; // a window group needs no more than this; a chunk of prompt may hold window + chunk
 }
 
+int64_t kv_available(const kv_pool *p) {
+    int64_t least = INT64_MAX / 4;
+    for (int32_t g = 0; g < p->config.n_groups; g++) {
+        int64_t n = (int64_t)p->groups[g].n_free + p->groups[g].n_cached;
+        if (p->groups[g].spec.kind == DEV_GROUP_FULL && n < least) least = n;
+    }
+    return least;
+}
+
 bool kv_fits(const kv_pool *p, size_t tokens) {
     for (int32_t g = 0; g < p->config.n_groups; g++) {
         if (windowed(p, g)) continue; // bounded by window + chunk: the caller sizes the pool for that

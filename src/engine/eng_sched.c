@@ -1,0 +1,366 @@
+// Owns the engine thread: the queue of requests and jobs, waiting for models, cancelling, deadlines, and the turn of every model.
+//
+// Invariants: `inbox`, `jobs`, the counts and flags are under `lock`; `all`, `served` models' sequences and everything else is the engine thread's. A request is in
+// `all` from the moment it is taken out of the inbox until its end is sent. live counts both. The lock of a request is never taken under `lock`.
+#include "engine/eng_sched.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/mem.h"
+#include "engine/eng_step.h"
+#include "obs/obs.h"
+
+typedef struct job {
+    struct job *next;
+    eng_file *file;
+    eng_job   fn;
+    void     *ctx;
+    error    *err;
+    status    result;
+    int64_t   since;
+    bool      done;
+} job;
+
+struct eng_sched {
+    altiserve_options o;
+    eng_models *models;
+    pthread_t   thread;
+    bool        started;
+
+    pthread_mutex_t lock;
+    pthread_cond_t  wake, quiet; // quiet: a job is done, or a request has ended
+    bool        woken, stop, draining, cut;
+    altiserve_request *inbox, **inbox_tail;
+    job        *jobs;
+    uint64_t    order;
+    uint32_t    live, queued; // requests not ended; of them, those that have not started
+    eng_served *served;       // all models that have scheduler state
+
+    altiserve_request *all;   // engine thread
+    samp_scratch scratch;
+};
+
+// ---- from other threads --------------------------------------------------------------------------
+
+status eng_sched_create(const altiserve_options *o, eng_sched **out, error *err) {
+    eng_sched *s = mem_calloc(1, sizeof *s);
+    if (!s) return error_set(err, E_NOMEM, "no memory for the scheduler");
+    s->o = *o;
+    s->inbox_tail = &s->inbox;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->wake, &attr);
+    pthread_cond_init(&s->quiet, &attr);
+    pthread_condattr_destroy(&attr);
+    *out = s;
+    return OK;
+}
+
+void eng_sched_wake(void *sched) {
+    eng_sched *s = sched;
+    pthread_mutex_lock(&s->lock);
+    s->woken = true;
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+}
+
+status eng_sched_submit(eng_sched *s, altiserve_request *r, error *err) {
+    status st = OK;
+    pthread_mutex_lock(&s->lock);
+    if (s->draining || !s->started) st = error_set(err, E_BUSY, "the server is stopping");
+    else if (s->queued >= (uint32_t)s->o.queue) st = error_set(err, E_BUSY, "%u requests are waiting already, as many as the queue holds: try again later", s->queued);
+    if (st == OK) {
+        r->order = s->order++;
+        r->queued = true;
+        s->queued++;
+        s->live++;
+        r->next = NULL;
+        *s->inbox_tail = r;
+        s->inbox_tail = &r->next;
+        s->woken = true;
+        pthread_cond_signal(&s->wake);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return st;
+}
+
+status eng_sched_job(eng_sched *s, eng_file *f, eng_job fn, void *ctx, error *err) {
+    error local = {0};
+    job j = {.file = f, .fn = fn, .ctx = ctx, .err = &local, .since = eng_now_ms()};
+    pthread_mutex_lock(&s->lock);
+    if (!s->started || s->stop) {
+        pthread_mutex_unlock(&s->lock);
+        return error_set(err, E_CANCELLED, "the engine is stopping");
+    }
+    job **tail = &s->jobs;
+    while (*tail) tail = &(*tail)->next;
+    *tail = &j;
+    s->woken = true;
+    pthread_cond_signal(&s->wake);
+    while (!j.done) pthread_cond_wait(&s->quiet, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+    if (j.result != OK && err) *err = local;
+    return j.result;
+}
+
+static struct timespec at_ms(int64_t ms) { return (struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}; }
+
+void eng_sched_drain(eng_sched *s, uint32_t deadline_ms) {
+    struct timespec until = at_ms(eng_now_ms() + deadline_ms);
+    pthread_mutex_lock(&s->lock);
+    s->draining = true;
+    while (s->live && deadline_ms && !s->cut)
+        if (pthread_cond_timedwait(&s->quiet, &s->lock, &until) == ETIMEDOUT) break;
+    s->cut = true;
+    s->woken = true;
+    pthread_cond_signal(&s->wake);
+    while (s->live && s->started) pthread_cond_wait(&s->quiet, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void eng_sched_destroy(eng_sched *s) {
+    if (s->started) {
+        eng_sched_drain(s, 0);
+        pthread_mutex_lock(&s->lock);
+        s->stop = true;
+        s->woken = true;
+        pthread_cond_signal(&s->wake);
+        pthread_mutex_unlock(&s->lock);
+        pthread_join(s->thread, NULL);
+    }
+    // Models may outlive this (the folder lets go of them afterwards): their state must not look for it any more.
+    pthread_mutex_lock(&s->lock);
+    for (eng_served *v = s->served; v; v = v->next) v->sched = NULL;
+    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->wake);
+    pthread_cond_destroy(&s->quiet);
+    samp_scratch_free(&s->scratch);
+    mem_free(s);
+}
+
+void eng_sched_stats(eng_sched *s, altiserve_stats *out) {
+    pthread_mutex_lock(&s->lock);
+    out->waiting = s->queued;
+    for (eng_served *v = s->served; v; v = v->next) {
+        out->running += (uint32_t)atomic_load(&v->running_now);
+        out->pages_total += atomic_load(&v->pages_total);
+        out->pages_free += atomic_load(&v->pages_free);
+        out->pages_cached += atomic_load(&v->pages_cached);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+// ---- the engine thread ---------------------------------------------------------------------------
+
+// A model is dropped (any thread).
+static void forget_served(void *state) {
+    eng_served *v = state;
+    eng_sched *s = v->sched;
+    if (s) {
+        pthread_mutex_lock(&s->lock);
+        for (eng_served **p = &s->served; *p; p = &(*p)->next)
+            if (*p == v) {
+                *p = v->next;
+                break;
+            }
+        pthread_mutex_unlock(&s->lock);
+    }
+    eng_served_free(v);
+}
+
+static status served_of(eng_sched *s, eng_model *m, eng_served **out, error *err) {
+    if (m->sched) {
+        *out = m->sched;
+        return OK;
+    }
+    status st = eng_served_create(m, s, s->o.parallel, s->o.prefix_cache, out, err);
+    if (st != OK) return st;
+    m->sched = *out;
+    m->sched_free = forget_served;
+    pthread_mutex_lock(&s->lock);
+    (*out)->next = s->served;
+    s->served = *out;
+    pthread_mutex_unlock(&s->lock);
+    return OK;
+}
+
+static void unqueue(eng_sched *s, altiserve_request *r) {
+    if (!r->queued) return;
+    r->queued = false;
+    pthread_mutex_lock(&s->lock);
+    s->queued--;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void end_request(eng_sched *s, altiserve_request *r, altiserve_finish how, const error *err) {
+    eng_model *m = r->model;
+    if (m && m->sched) eng_served_drop(m->sched, r);
+    for (uint32_t i = 0; r->choices && i < r->n; i++) eng_choice_free(&r->choices[i]);
+    mem_free(r->choices);
+    r->choices = NULL;
+    if (r->prev) r->prev->next = r->next;
+    else s->all = r->next;
+    if (r->next) r->next->prev = r->prev;
+    unqueue(s, r);
+    r->model = NULL;
+    eng_request_usage_set(r, 0);
+    eng_request_end(r, how, err);
+    eng_model_release(m);
+    pthread_mutex_lock(&s->lock);
+    s->live--;
+    pthread_cond_broadcast(&s->quiet);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void fail_request(eng_sched *s, altiserve_request *r, status code, const char *text) {
+    error err;
+    error_set(&err, code, "%s", text);
+    end_request(s, r, FINISH_ERROR, &err);
+}
+
+// A request without a model: its model may be ready now, or never.
+static void place(eng_sched *s, altiserve_request *r) {
+    error err = {0};
+    eng_served *v;
+    status st = eng_models_get(s->models, r->file, r->arrived, &r->model, &err);
+    if (st == E_BUSY) {
+        if (eng_now_ms() - r->arrived >= s->o.load_timeout_ms) fail_request(s, r, E_BUSY, "the model was not loaded within the time that --load-timeout allows");
+        return;
+    }
+    if (st == OK) st = served_of(s, r->model, &v, &err);
+    if (st != OK) end_request(s, r, FINISH_ERROR, &err);
+    else eng_served_add(v, r);
+}
+
+// Ends what is over, cancelled or late, and starts what found its model. Returns the time of the next deadline, or 0.
+static int64_t sweep(eng_sched *s, bool cut) {
+    int64_t now = eng_now_ms(), next_deadline = 0;
+    for (altiserve_request *r = s->all, *next; r; r = next) {
+        next = r->next;
+        if (atomic_load(&r->cancelled) || cut) {
+            end_request(s, r, FINISH_CANCELLED, NULL);
+            continue;
+        }
+        if (r->deadline && now >= r->deadline) {
+            fail_request(s, r, E_CANCELLED, "the request ran into its time limit");
+            continue;
+        }
+        if (!r->model) {
+            altiserve_request *before = r->prev;
+            place(s, r);
+            if (before ? before->next != r : s->all != r) continue; // ended
+        }
+        if (r->model && !r->live) {
+            end_request(s, r, r->outcome, r->outcome == FINISH_ERROR ? &r->why : NULL);
+            continue;
+        }
+        if (r->begun) unqueue(s, r);
+        int64_t due = r->deadline;
+        if (!r->model && (!due || r->arrived + s->o.load_timeout_ms < due)) due = r->arrived + s->o.load_timeout_ms;
+        if (due && (!next_deadline || due < next_deadline)) next_deadline = due;
+    }
+    return next_deadline;
+}
+
+static void finish_job(eng_sched *s, job *j, status result) {
+    pthread_mutex_lock(&s->lock);
+    for (job **p = &s->jobs; *p; p = &(*p)->next)
+        if (*p == j) {
+            *p = j->next;
+            break;
+        }
+    j->result = result;
+    j->done = true;
+    pthread_cond_broadcast(&s->quiet);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void run_jobs(eng_sched *s) {
+    pthread_mutex_lock(&s->lock);
+    job *j = s->jobs;
+    bool stop = s->stop;
+    pthread_mutex_unlock(&s->lock);
+    while (j) {
+        job *next = j->next; // only this thread takes jobs out; new ones go to the tail
+        eng_model *m = NULL;
+        status st = stop ? error_set(j->err, E_CANCELLED, "the engine is stopping") : eng_models_get(s->models, j->file, j->since, &m, j->err);
+        if (st == OK) {
+            st = j->fn(j->ctx, m, j->err);
+            eng_model_release(m);
+        }
+        if (st != E_BUSY) finish_job(s, j, st);
+        else if (eng_now_ms() - j->since >= s->o.load_timeout_ms) finish_job(s, j, error_set(j->err, E_BUSY, "the model was not loaded within the time that --load-timeout allows"));
+        pthread_mutex_lock(&s->lock);
+        j = next ? next : NULL;
+        pthread_mutex_unlock(&s->lock);
+    }
+}
+
+// One step of each model that has work; the lists are held still by the requests' references to their models.
+static bool step_all(eng_sched *s) {
+    enum { MOST = 64 };
+    eng_served *turn[MOST];
+    size_t n = 0;
+    pthread_mutex_lock(&s->lock);
+    for (eng_served *v = s->served; v && n < MOST; v = v->next)
+        if (v->running || v->waiting) turn[n++] = v;
+    pthread_mutex_unlock(&s->lock);
+    bool any = false;
+    for (size_t i = 0; i < n; i++) any |= eng_served_step(turn[i], &s->scratch);
+    return any;
+}
+
+static bool over(const altiserve_request *r) {
+    for (; r; r = r->next)
+        if (r->model && !r->live) return true;
+    return false;
+}
+
+static void *engine_main(void *arg) {
+    eng_sched *s = arg;
+    bool busy = false;
+    int64_t deadline = 0;
+    for (;;) {
+        pthread_mutex_lock(&s->lock);
+        while (!busy && !s->woken) {
+            if (!deadline) {
+                pthread_cond_wait(&s->wake, &s->lock);
+                continue;
+            }
+            struct timespec until = at_ms(deadline);
+            if (pthread_cond_timedwait(&s->wake, &s->lock, &until) == ETIMEDOUT) break;
+        }
+        s->woken = false;
+        altiserve_request *fresh = s->inbox;
+        s->inbox = NULL;
+        s->inbox_tail = &s->inbox;
+        bool stop = s->stop, cut = s->cut, jobs = s->jobs != NULL;
+        pthread_mutex_unlock(&s->lock);
+        for (altiserve_request *next; fresh; fresh = next) {
+            next = fresh->next;
+            fresh->prev = NULL;
+            fresh->next = s->all;
+            if (s->all) s->all->prev = fresh;
+            s->all = fresh;
+        }
+        if (jobs) run_jobs(s);
+        if (stop) return NULL; // drained before: no request is left
+        deadline = sweep(s, cut);
+        busy = step_all(s);
+        if (over(s->all)) busy = true;
+    }
+}
+
+status eng_sched_start(eng_sched *s, eng_models *ms, error *err) {
+    s->models = ms;
+    if (pthread_create(&s->thread, NULL, engine_main, s)) return error_set(err, E_NOMEM, "the system started no engine thread");
+    pthread_mutex_lock(&s->lock);
+    s->started = true;
+    pthread_mutex_unlock(&s->lock);
+    return OK;
+}

@@ -1,0 +1,430 @@
+// Owns what a step computes: running streams first (one row each), then chunks of prompts by age, then newcomers while pages last.
+//
+// Invariants: running and waiting are in order of age; a waiting choice holds no pages; at most `parallel` choices run; a choice is preempted only for
+// an older one and never while it is in the step under way, so the oldest always finishes. A preempted choice keeps its tokens
+// and sampler and is computed again (from the prefix cache where its pages are still there).
+#include "engine/eng_step.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+#include "obs/obs.h"
+
+enum { LEAST_CHUNK = 32 };
+#define CHUNK_OF_DECODE 1.5 // beside running streams, prompts may take so many times what a step of the streams takes
+
+static bool older(const eng_choice *a, const eng_choice *b) {
+    return a->r->order != b->r->order ? a->r->order < b->r->order : a->index < b->index;
+}
+
+static void insert(eng_choice **list, eng_choice *c) {
+    while (*list && older(*list, c)) list = &(*list)->next;
+    c->next = *list;
+    *list = c;
+}
+
+static bool take_out(eng_choice **list, eng_choice *c) {
+    for (; *list; list = &(*list)->next)
+        if (*list == c) {
+            *list = c->next;
+            c->next = NULL;
+            return true;
+        }
+    return false;
+}
+
+static void to_waiting(eng_served *v, eng_choice *c) {
+    c->phase = CHOICE_WAITING;
+    insert(&v->waiting, c);
+    v->n_waiting++;
+}
+
+static void to_running(eng_served *v, eng_choice *c) {
+    c->phase = CHOICE_RUNNING;
+    insert(&v->running, c);
+    v->n_running++;
+}
+
+static void leave(eng_served *v, eng_choice *c) {
+    if (v->blocked == c) v->blocked = NULL;
+    if (c->phase == CHOICE_RUNNING && take_out(&v->running, c)) v->n_running--;
+    if (c->phase == CHOICE_WAITING && take_out(&v->waiting, c)) v->n_waiting--;
+    kv_seq_free(c->kv);
+    c->kv = NULL;
+}
+
+static void done(eng_served *v, eng_choice *c) {
+    if (c->phase == CHOICE_DONE) return;
+    leave(v, c);
+    c->phase = CHOICE_DONE;
+    c->n_rows = 0;
+    c->r->live--;
+}
+
+static void publish(eng_served *v) {
+    kv_stats st;
+    kv_get_stats(v->pool, &st);
+    atomic_store(&v->pages_total, st.total);
+    atomic_store(&v->pages_free, st.free);
+    atomic_store(&v->pages_cached, st.cached);
+    atomic_store(&v->running_now, v->n_running);
+}
+
+void eng_served_drop(eng_served *v, altiserve_request *r) {
+    for (uint32_t i = 0; r->choices && i < r->n; i++) done(v, &r->choices[i]);
+    publish(v);
+}
+
+static void fail(eng_served *v, altiserve_request *r, const error *err) {
+    r->outcome = FINISH_ERROR;
+    r->why = *err;
+    eng_served_drop(v, r);
+}
+
+static void finish(eng_served *v, eng_choice *c, altiserve_finish how) {
+    error err = {0};
+    altiserve_request *r = c->r;
+    if (eng_choice_finish(c, how, &err) != OK) {
+        fail(v, r, &err);
+        return;
+    }
+    r->outcome = how;
+    done(v, c);
+}
+
+static void copy_page(void *ctx, int32_t group, int32_t from, int32_t to) {
+    eng_served *v = ctx;
+    dev_kv_copy_page(v->m->dev, v->m->kv, group, from, to);
+}
+
+status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, eng_served **out, error *err) {
+    eng_served *v = mem_calloc(1, sizeof *v);
+    if (!v) return error_set(err, E_NOMEM, "no memory for the scheduler");
+    v->m = m;
+    v->sched = s;
+    v->parallel = parallel < m->max_wanted ? parallel : m->max_wanted;
+    kv_config config = {.n_groups = m->plan->n_groups, .index = index && model_get_info(m->m)->causal, .copy = copy_page, .copy_ctx = v};
+    memcpy(config.groups, m->plan->groups, sizeof config.groups);
+    memcpy(config.n_pages, m->n_pages, sizeof config.n_pages);
+    size_t rows = (size_t)m->max_rows;
+    v->tokens = mem_calloc(rows, sizeof *v->tokens);
+    v->positions = mem_calloc(rows, sizeof *v->positions);
+    v->wanted = mem_calloc(rows, sizeof *v->wanted);
+    v->seqs = mem_calloc(rows, sizeof *v->seqs);
+    v->of = mem_calloc(rows, sizeof *v->of);
+    status st = v->tokens && v->positions && v->wanted && v->seqs && v->of ? kv_create(&config, &v->pool, err) : error_set(err, E_NOMEM, "no memory for the scheduler");
+    if (st != OK) {
+        eng_served_free(v);
+        return st;
+    }
+    dev_info info;
+    dev_get_info(m->dev, &info);
+    v->key = (kv_key){.weights = model_get_info(m->m)->fingerprint, .layout = 1, .kv_type = (uint32_t)dev_kv_resolve(m->dev, m->kv_type)};
+    memcpy(v->key.recipe, info.isa, strnlen(info.isa, sizeof v->key.recipe));
+    publish(v);
+    *out = v;
+    return OK;
+}
+
+void eng_served_free(eng_served *v) {
+    if (!v) return;
+    kv_destroy(v->pool);
+    mem_free(v->tokens);
+    mem_free(v->positions);
+    mem_free(v->wanted);
+    mem_free(v->seqs);
+    mem_free(v->of);
+    mem_free(v);
+}
+
+void eng_served_add(eng_served *v, altiserve_request *r) {
+    error err = {0};
+    status s = OK;
+    r->live = 0;
+    if (r->n_prompt >= v->m->context)
+        s = error_set(&err, E_LIMIT, "the prompt has %zu tokens and memory allows a context of %u", r->n_prompt, v->m->context);
+    else if (!kv_fits(v->pool, r->n_prompt + 1))
+        s = error_set(&err, E_LIMIT, "the prompt has %zu tokens, more than all KV pages hold", r->n_prompt);
+    if (s == OK && !(r->choices = mem_calloc(r->n, sizeof *r->choices))) s = error_set(&err, E_NOMEM, "no memory for %u choices", r->n);
+    for (uint32_t i = 0; s == OK && i < r->n; i++) s = eng_choice_init(&r->choices[i], r, i, v->m->plan->n_vocab, &err);
+    if (s != OK) {
+        r->outcome = FINISH_ERROR;
+        r->why = err;
+        return;
+    }
+    r->live = r->n;
+    to_waiting(v, &r->choices[0]);
+}
+
+// ---- pages ---------------------------------------------------------------------------------------
+
+static void preempt(eng_served *v, eng_choice *c) {
+    leave(v, c);
+    to_waiting(v, c);
+    obs_count(OBS_PREEMPTIONS, v->m->file->id, NULL, 1);
+}
+
+// The youngest running choice that is younger than c and not in the step.
+static eng_choice *victim_for(eng_served *v, const eng_choice *c) {
+    eng_choice *found = NULL;
+    for (eng_choice *d = v->running; d; d = d->next)
+        if (older(c, d) && !d->n_rows) found = d;
+    return found;
+}
+
+// Pages for tokens [0, upto) of c, from younger ones if need be. False: not now, or c has failed.
+static bool make_room(eng_served *v, eng_choice *c, size_t upto) {
+    for (;;) {
+        error err = {0};
+        status s = kv_seq_reserve(c->kv, upto, &err);
+        if (s == OK) return true;
+        if (s != E_BUSY) {
+            fail(v, c->r, &err);
+            return false;
+        }
+        eng_choice *victim = victim_for(v, c);
+        if (!victim) return false;
+        preempt(v, victim);
+    }
+}
+
+// Pages of full groups that running choices will still take to have their prompt and one page.
+static int64_t promised(const eng_served *v) {
+    int64_t n = 0;
+    for (const eng_choice *c = v->running; c; c = c->next) {
+        int64_t want = (int64_t)(c->n_tokens / KV_PAGE) + 2, least = (int64_t)(kv_seq_len(c->kv) + KV_PAGE - 1) / KV_PAGE;
+        if (want > least) n += want - least;
+    }
+    return n;
+}
+
+static void note_start(altiserve_request *r, size_t cached) {
+    if (!r->started) r->started = eng_now_us();
+    if (r->begun) return;
+    r->begun = true;
+    r->cached = (uint32_t)cached;
+    eng_request_usage_set(r, 0);
+    eng_event ev = {.kind = EVENT_STARTED};
+    eng_request_push(r, &ev); // for want of memory it is left out: the text that follows says as much
+}
+
+// Starts the oldest that waits, when its prompt and one page are to be had. False: nobody waits or it must go on waiting.
+static eng_choice *admit(eng_served *v) {
+    eng_choice *c = v->waiting;
+    error err = {0};
+    if (!c || v->n_running >= v->parallel) return NULL;
+    if (kv_seq_create(v->pool, &v->key, &c->kv, &err) != OK) {
+        fail(v, c->r, &err);
+        return NULL;
+    }
+    size_t cached = kv_seq_match(c->kv, c->tokens, c->n_tokens);
+    int64_t need = (int64_t)(c->n_tokens / KV_PAGE) + 2 - (int64_t)(cached / KV_PAGE);
+    if (v->n_running && need + promised(v) > (int64_t)kv_available(v->pool)) {
+        kv_seq_free(c->kv);
+        c->kv = NULL;
+        return NULL;
+    }
+    take_out(&v->waiting, c);
+    v->n_waiting--;
+    to_running(v, c);
+    note_start(c->r, cached);
+    return c;
+}
+
+// ---- the step ------------------------------------------------------------------------------------
+
+static void add_rows(eng_served *v, eng_choice *c, size_t n) {
+    size_t at = kv_seq_len(c->kv);
+    c->row = v->n_rows;
+    c->n_rows = (int32_t)n;
+    c->wanted = -1;
+    for (size_t i = 0; i < n; i++) {
+        v->tokens[v->n_rows] = c->tokens[at + i];
+        v->positions[v->n_rows++] = (int32_t)(at + i);
+    }
+    if (at + n == c->n_tokens) {
+        c->wanted = v->n_wanted;
+        v->wanted[v->n_wanted++] = v->n_rows - 1;
+    }
+    v->of[v->n_seqs++] = c;
+}
+
+// Whether a sequence of this step is about to compute the very page that c needs next: c finds it in the index a step later.
+static bool computed_soon(const eng_served *v, const eng_choice *c, size_t at) {
+    if (at % KV_PAGE || at + KV_PAGE >= c->n_tokens || !v->pool) return false;
+    for (int32_t i = 0; i < v->n_seqs; i++) {
+        const eng_choice *d = v->of[i];
+        size_t from = kv_seq_len(d->kv), to = from + (size_t)d->n_rows;
+        if (d->n_rows > 1 && from <= at && to >= at + KV_PAGE && !memcmp(d->tokens, c->tokens, (at + KV_PAGE) * sizeof *c->tokens)) return true;
+    }
+    return false;
+}
+
+// A chunk of c's prompt; the rows it took.
+static void add_chunk(eng_served *v, eng_choice *c, int32_t *budget) {
+    size_t before = kv_seq_len(c->kv), at = kv_seq_match(c->kv, c->tokens, c->n_tokens);
+    if (at > before && !c->n_out) c->r->cached += (uint32_t)(at - before);
+    if (computed_soon(v, c, at)) return;
+    size_t n = c->n_tokens - at;
+    if (!model_get_info(v->m->m)->causal) { // all of it at once, or not in this step
+        if (n > (size_t)(v->m->max_rows - v->n_rows)) return;
+    } else if (n > (size_t)*budget) {
+        n = (size_t)*budget;
+        if (n >= KV_PAGE && (at + n) % KV_PAGE < n) n -= (at + n) % KV_PAGE; // end at a page's border: others can go on from there
+    }
+    if (!n) return;
+    if (!make_room(v, c, at + n)) {
+        if (c->phase == CHOICE_RUNNING && (!v->blocked || older(c, v->blocked))) v->blocked = c;
+        return;
+    }
+    add_rows(v, c, n);
+    *budget -= (int32_t)n;
+}
+
+static bool is_stream(const eng_choice *c) { return c->n_out && kv_seq_len(c->kv) + 1 == c->n_tokens; }
+
+static void add_streams(eng_served *v) {
+    for (eng_choice *c = v->running, *next; c; c = next) {
+        next = c->next;
+        if (c->n_rows || !is_stream(c) || v->n_rows >= v->m->max_rows || eng_request_full(c->r)) continue;
+        bool room = make_room(v, c, c->n_tokens);
+        next = c->phase == CHOICE_RUNNING ? c->next : v->running; // others may have been preempted: `next` too
+        if (room) add_rows(v, c, 1);
+    }
+}
+
+static int32_t prompt_budget(const eng_served *v) {
+    int32_t left = v->m->max_rows - v->n_rows;
+    if (!v->n_rows || v->row_s <= 0 || v->decode_s <= 0) return left;
+    double rows = CHUNK_OF_DECODE * v->decode_s / v->row_s;
+    int32_t n = rows > left ? left : (int32_t)rows;
+    if (n < LEAST_CHUNK) n = LEAST_CHUNK < left ? LEAST_CHUNK : left;
+    return n;
+}
+
+static void compose(eng_served *v) {
+    v->n_rows = v->n_wanted = v->n_seqs = 0;
+    for (eng_choice *c = v->running; c; c = c->next) c->n_rows = 0;
+    if (v->blocked) { // before the streams take the pages again
+        eng_choice *c = v->blocked;
+        int32_t rows = LEAST_CHUNK;
+        v->blocked = NULL;
+        if (!is_stream(c)) add_chunk(v, c, &rows);
+    }
+    add_streams(v);
+    int32_t budget = prompt_budget(v);
+    for (eng_choice *c = v->running, *next; c && budget > 0; c = next) {
+        next = c->next;
+        if (c->n_rows || is_stream(c)) continue;
+        add_chunk(v, c, &budget);
+        next = c->phase == CHOICE_RUNNING ? c->next : v->running;
+    }
+    while (budget > 0) {
+        eng_choice *c = admit(v);
+        if (!c) break;
+        add_chunk(v, c, &budget);
+        if (!c->n_rows && c->phase == CHOICE_RUNNING && v->blocked == c) break;
+    }
+}
+
+static status compute(eng_served *v, error *err) {
+    // wanted rows ascend: sequences were added in order of rows
+    for (int32_t i = 0; i < v->n_seqs; i++) {
+        eng_choice *c = v->of[i];
+        v->seqs[i] = (dev_seq){.first_row = c->row, .n_rows = c->n_rows, .start = (int32_t)kv_seq_len(c->kv)};
+        for (int32_t g = 0; g < v->m->plan->n_groups; g++) v->seqs[i].pages[g] = kv_seq_pages(c->kv, g, &v->seqs[i].n_pages[g]);
+    }
+    dev_step step = {.n_rows = v->n_rows, .tokens = v->tokens, .positions = v->positions, .n_seqs = v->n_seqs, .seqs = v->seqs,
+                     .n_wanted = v->n_wanted, .wanted = v->wanted};
+    dev_ticket ticket;
+    status s = dev_submit(v->m->plan, v->m->kv, &step, &ticket, err);
+    return s == OK ? dev_wait(v->m->plan, ticket, err) : s;
+}
+
+static void draw(eng_served *v, eng_choice *c, const float *logits, samp_scratch *scratch) {
+    altiserve_request *r = c->r;
+    altiserve_finish how;
+    error err = {0};
+    size_t before = c->n_out;
+    if (!r->first) r->first = eng_now_us();
+    status s = eng_choice_draw(c, scratch, logits, v->m->plan->n_vocab, v->m->context, &how, &err);
+    eng_request_usage_set(r, (uint32_t)(c->n_out - before));
+    if (s != OK) fail(v, r, &err);
+    else if (how != FINISH_NONE) finish(v, c, how);
+}
+
+// The prompt is computed: the other choices share its pages from here on, or wait to read it themselves where there is no room for them.
+static void release_followers(eng_served *v, eng_choice *first, const float *logits, samp_scratch *scratch) {
+    altiserve_request *r = first->r;
+    for (uint32_t i = 1; i < r->n; i++) {
+        eng_choice *c = &r->choices[i];
+        if (c->phase != CHOICE_FOLLOWING) continue;
+        if (v->n_running >= v->parallel || kv_seq_fork(first->kv, &c->kv, NULL) != OK) {
+            to_waiting(v, c);
+            continue;
+        }
+        c->n_rows = 0;
+        to_running(v, c);
+        draw(v, c, logits, scratch);
+        if (r->outcome == FINISH_ERROR) return;
+    }
+}
+
+static void harvest(eng_served *v, samp_scratch *scratch) {
+    for (int32_t i = 0; i < v->n_seqs; i++) {
+        eng_choice *c = v->of[i];
+        kv_seq_commit(c->kv, c->tokens, kv_seq_len(c->kv) + (size_t)c->n_rows);
+    }
+    for (int32_t i = 0; i < v->n_seqs; i++) {
+        eng_choice *c = v->of[i];
+        if (c->phase != CHOICE_RUNNING || c->wanted < 0) continue; // failed with another choice of its request
+        const float *logits = dev_logits(v->m->plan, c->wanted);
+        if (c->index == 0 && c->n_out == 0 && c->r->n > 1) release_followers(v, c, logits, scratch);
+        if (c->phase == CHOICE_RUNNING) draw(v, c, logits, scratch);
+    }
+    for (eng_choice *c = v->running; c; c = c->next) c->n_rows = 0;
+}
+
+static void average(double *to, double value) { *to = *to > 0 ? *to * 0.8 + value * 0.2 : value; }
+
+static void measure(eng_served *v, double seconds, int32_t streams) {
+    const char *id = v->m->file->id;
+    int32_t prompt_rows = v->n_rows - streams;
+    obs_count(OBS_STEPS, id, NULL, 1);
+    obs_observe(OBS_STEP_SECONDS, id, NULL, seconds);
+    obs_observe(OBS_STEP_ROWS, id, NULL, v->n_rows);
+    if (!prompt_rows) average(&v->decode_s, seconds);
+    else if (prompt_rows >= LEAST_CHUNK) {
+        double rest = streams ? seconds - v->decode_s : seconds;
+        if (rest > 0) average(&v->row_s, rest / prompt_rows);
+    }
+}
+
+bool eng_served_step(eng_served *v, samp_scratch *scratch) {
+    if (!v->running && !v->waiting) return false;
+    compose(v);
+    if (!v->n_rows) {
+        publish(v);
+        return false;
+    }
+    int32_t streams = 0;
+    for (int32_t i = 0; i < v->n_seqs; i++) streams += v->of[i]->n_rows == 1;
+    error err = {0};
+    int64_t begin = eng_now_us();
+    if (compute(v, &err) == OK) {
+        measure(v, (double)(eng_now_us() - begin) / 1e6, streams);
+        harvest(v, scratch);
+    } else {
+        obs_log(OBS_ERROR, "%s: a step failed: %s", v->m->file->id, err.text);
+        for (int32_t i = 0; i < v->n_seqs; i++)
+            if (v->of[i]->phase == CHOICE_RUNNING) fail(v, v->of[i]->r, &err);
+    }
+#if defined(__SANITIZE_ADDRESS__) || defined(KV_CHECK)
+    if (kv_check(v->pool, &err) != OK) {
+        obs_log(OBS_ERROR, "%s", err.text);
+        __builtin_trap();
+    }
+#endif
+    publish(v);
+    return true;
+}

@@ -1,0 +1,33 @@
+// engine/eng_step: the sequences of one loaded model: who waits, who runs, what the next step computes.
+// Threads: the engine thread, but for eng_served_free (whoever drops the model last; nothing runs then) and the page counts (atomic).
+#pragma once
+#include "engine/eng_request.h"
+
+typedef struct eng_served {
+    eng_model  *m;              // owns this
+    eng_sched  *sched;
+    struct eng_served *next;    // of all served models, under the scheduler's lock
+    kv_pool    *pool;
+    kv_key      key;
+    int32_t     parallel;
+    eng_choice *waiting, *running; // by age
+    int32_t     n_waiting, n_running;
+    eng_choice *blocked;        // an older prompt that younger streams left no pages: they give way at the next step
+    double      decode_s, row_s; // moving averages: a step of single rows; a row of a prompt
+    // The step under way: max_rows entries each.
+    int32_t    *tokens, *positions, *wanted;
+    dev_seq    *seqs;
+    eng_choice **of;            // the choice of each sequence
+    int32_t     n_rows, n_wanted, n_seqs;
+    atomic_ullong pages_total, pages_free, pages_cached;
+    atomic_int  running_now;
+} eng_served;
+
+status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, eng_served **out, error *err);
+void   eng_served_free(eng_served *v);
+// The request's choices enter the queue. On failure the request has its outcome set and no live choice.
+void   eng_served_add(eng_served *v, altiserve_request *r);
+// Takes the request's choices out, their pages free or cached; r->live is 0 afterwards.
+void   eng_served_drop(eng_served *v, altiserve_request *r);
+// Computes one step. False: nothing could be computed (nobody is here, or everybody waits for their client).
+bool   eng_served_step(eng_served *v, samp_scratch *scratch);

@@ -1,0 +1,316 @@
+// model/bind: tensors by presence. Every tensor of the file is looked up by name in the table of slots; what a row does not know is refused,
+// since leaving it out would give wrong numbers without a word. Shapes are held to the hyperparameters here, so that the plan can trust them.
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/model_internal.h"
+
+typedef struct slot_desc {
+    const char *name;
+    unsigned    use;
+    bool        experts; // stacked: [expert][n][k]
+} slot_desc;
+
+static const slot_desc SLOTS[SLOT_COUNT] = {
+    [S_ATTN_NORM] = {"attn_norm", DEV_USE_VECTOR, false},
+    [S_ATTN_NORM_2] = {"attn_norm_2", DEV_USE_VECTOR, false},
+    [S_QKV] = {"attn_qkv", DEV_USE_MATRIX, false},
+    [S_Q] = {"attn_q", DEV_USE_MATRIX, false},
+    [S_K] = {"attn_k", DEV_USE_MATRIX, false},
+    [S_V] = {"attn_v", DEV_USE_MATRIX, false},
+    [S_Q_NORM] = {"attn_q_norm", DEV_USE_VECTOR, false},
+    [S_K_NORM] = {"attn_k_norm", DEV_USE_VECTOR, false},
+    [S_GATE_ATTN] = {"attn_gate", DEV_USE_MATRIX, false},
+    [S_OUT] = {"attn_output", DEV_USE_MATRIX, false},
+    [S_SINKS] = {"attn_sinks", DEV_USE_VECTOR, false},
+    [S_ATTN_POST] = {"post_attention_norm", DEV_USE_VECTOR, false},
+    [S_FFN_NORM] = {"ffn_norm", DEV_USE_VECTOR, false},
+    [S_GATE] = {"ffn_gate", DEV_USE_MATRIX, false},
+    [S_UP] = {"ffn_up", DEV_USE_MATRIX, false},
+    [S_DOWN] = {"ffn_down", DEV_USE_MATRIX, false},
+    [S_FFN_POST] = {"post_ffw_norm", DEV_USE_VECTOR, false},
+    [S_ROUTER] = {"ffn_gate_inp", DEV_USE_MATRIX, false},
+    [S_SELECT_BIAS] = {"exp_probs_b", DEV_USE_VECTOR, false},
+    [S_GATE_EXPS] = {"ffn_gate_exps", DEV_USE_MATRIX, true},
+    [S_UP_EXPS] = {"ffn_up_exps", DEV_USE_MATRIX, true},
+    [S_DOWN_EXPS] = {"ffn_down_exps", DEV_USE_MATRIX, true},
+    [S_NORM_EXPS] = {"ffn_norm_exps", DEV_USE_VECTOR, false},
+    [S_SHARED_ROUTER] = {"ffn_gate_inp_shexp", DEV_USE_MATRIX, false},
+    [S_GATE_SHARED] = {"ffn_gate_shexp", DEV_USE_MATRIX, false},
+    [S_UP_SHARED] = {"ffn_up_shexp", DEV_USE_MATRIX, false},
+    [S_DOWN_SHARED] = {"ffn_down_shexp", DEV_USE_MATRIX, false},
+};
+
+// The name that a row has for a slot.
+static const char *slot_name(const arch_row *row, slot s)
+{
+    if (s == S_FFN_NORM && row->ffn_norm) return row->ffn_norm;
+    if (s == S_ATTN_POST && row->attn_post) return row->attn_post;
+    if (s == S_FFN_POST && row->ffn_post) return row->ffn_post;
+    return SLOTS[s].name;
+}
+
+static status bad_shape(const bound_tensor *t, int64_t k, int64_t n, int64_t experts, error *err)
+{
+    if (experts > 1)
+        return error_set(err, E_INVALID, "tensor \"%s\" is [%lld, %lld, %lld], expected [%lld, %lld, %lld]", t->desc.name, (long long)t->desc.k, (long long)t->desc.n, (long long)t->desc.experts,
+                         (long long)k, (long long)n, (long long)experts);
+    return error_set(err, E_INVALID, "tensor \"%s\" is [%lld, %lld], expected [%lld, %lld]", t->desc.name, (long long)t->desc.k, (long long)t->desc.n, (long long)k, (long long)n);
+}
+
+// Holds a matrix to a shape; n = 0 takes any.
+static status want_matrix(const slot_pair *s, int64_t k, int64_t n, int64_t experts, error *err)
+{
+    if (!s->w) return OK;
+    const dev_weight *d = &s->w->desc;
+    if (d->k != k || (n && d->n != n) || d->experts != experts) return bad_shape(s->w, k, n ? n : d->n, experts, err);
+    if (s->b && s->b->desc.k * s->b->desc.n != d->n * experts) return bad_shape(s->b, d->n, experts, 1, err);
+    return OK;
+}
+
+static status want_vector(const bound_tensor *t, int64_t n, error *err)
+{
+    return t && t->desc.k * t->desc.n != n ? bad_shape(t, n, 1, 1, err) : OK;
+}
+
+static status missing(int32_t layer, const char *name, error *err)
+{
+    if (layer < 0) return error_set(err, E_INVALID, "the file has no tensor \"%s\"", name);
+    return error_set(err, E_INVALID, "the file has no tensor \"blk.%d.%s\"", layer, name);
+}
+
+// Adds a tensor of the file. `use` and the split of its dimensions into rows and experts come from where it stands.
+static status add(binding *b, const gguf_tensor *t, unsigned use, bool experts, bound_tensor **out, error *err)
+{
+    const quant_traits *traits = quant_type_traits(t->type);
+    if (!traits || !traits->decode || (traits->flags & (QUANT_IS_INT | QUANT_ACTIVATION)))
+        return error_set(err, E_UNSUPPORTED, "tensor \"%s\" has type %s, which holds no weights that can be used", t->name, quant_type_name(t->type));
+    for (int i = 0; i < 4; i++)
+        if (t->dims[i] < 1 || t->dims[i] > (1u << 30)) return error_set(err, E_INVALID, "tensor \"%s\" has a dimension of %llu", t->name, (unsigned long long)t->dims[i]);
+    if (t->dims[3] != 1 || (!experts && t->dims[2] != 1)) return error_set(err, E_INVALID, "tensor \"%s\" has more dimensions than expected", t->name);
+    bound_tensor *d = &b->all[b->n++];
+    *d = (bound_tensor){.src = t, .desc = {.name = t->name, .type = (uint32_t)t->type, .k = (int64_t)t->dims[0], .n = (int64_t)t->dims[1], .experts = (int64_t)t->dims[2], .use = use}};
+    *out = d;
+    return OK;
+}
+
+// "blk.12.attn_q.weight" -> 12, "attn_q", weight. False: no tensor of a block, or not named like one.
+static bool parse_name(const char *name, int32_t *layer, const char **stem, size_t *stem_len, const char **suffix)
+{
+    if (strncmp(name, "blk.", 4)) return false;
+    const char *p = name + 4;
+    int64_t n = 0;
+    if (*p < '0' || *p > '9') return false;
+    for (; *p >= '0' && *p <= '9'; p++)
+        if ((n = n * 10 + (*p - '0')) > 1000000) return false;
+    if (*p++ != '.') return false;
+    const char *dot = strrchr(p, '.');
+    *layer = (int32_t)n;
+    *stem = p;
+    *stem_len = dot ? (size_t)(dot - p) : strlen(p);
+    *suffix = dot ? dot + 1 : "";
+    return true;
+}
+
+static status unknown(const hparams *hp, const gguf_tensor *t, error *err)
+{
+    return error_set(err, E_UNSUPPORTED, "tensor \"%s\" is not known to architecture \"%s\" here: the model would compute something else", t->name, hp->row->name);
+}
+
+// Tensors that other programs write and no computation needs.
+static bool harmless(const char *name)
+{
+    static const char *const ends[] = {".attn_rot_embd", ".attention.masked_bias", ".attn.bias", ".attention.bias", ".rotary_emb.inv_freq"};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (strlen(name) > strlen(ends[i]) && strstr(name, ends[i])) return true;
+    return false;
+}
+
+static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, int32_t layer, const char *stem, size_t len, const char *suffix, error *err)
+{
+    if (layer >= hp->n_layers) return (hp->row->keys & K_NEXTN) ? OK : error_set(err, E_INVALID, "tensor \"%s\" is past the last of %d layers", t->name, hp->n_layers);
+    bool weight = !strcmp(suffix, "weight"), bias = !strcmp(suffix, "bias");
+    for (int s = 0; s < SLOT_COUNT; s++) {
+        const char *name = slot_name(hp->row, (slot)s);
+        if (strlen(name) != len || memcmp(name, stem, len)) continue;
+        slot_pair *pair = &b->layers[layer].s[s];
+        if (s == S_SELECT_BIAS && (bias || !*suffix)) return add(b, t, DEV_USE_VECTOR, false, &pair->w, err);
+        if (weight) return add(b, t, SLOTS[s].use, SLOTS[s].experts, &pair->w, err);
+        if (bias) return add(b, t, DEV_USE_VECTOR, false, &pair->b, err);
+    }
+    if (len == 17 && !memcmp(stem, "layer_output_norm", 17) && weight && hp->row->attn_post) return add(b, t, DEV_USE_VECTOR, false, &b->layers[layer].s[S_FFN_POST].w, err);
+    return harmless(t->name) ? OK : unknown(hp, t, err);
+}
+
+static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, error *err)
+{
+    static const struct { const char *name; size_t pair; bool bias; unsigned use; } globals[] = {
+        {"token_embd.weight", offsetof(binding, embed), false, DEV_USE_ROWS},
+        {"position_embd.weight", offsetof(binding, positions), false, DEV_USE_ROWS},
+        {"token_embd_norm.weight", offsetof(binding, embed_norm), false, DEV_USE_VECTOR},
+        {"token_embd_norm.bias", offsetof(binding, embed_norm), true, DEV_USE_VECTOR},
+        {"output_norm.weight", offsetof(binding, out_norm), false, DEV_USE_VECTOR},
+        {"output_norm.bias", offsetof(binding, out_norm), true, DEV_USE_VECTOR},
+        {"output.weight", offsetof(binding, output), false, DEV_USE_MATRIX},
+        {"output.bias", offsetof(binding, output), true, DEV_USE_VECTOR},
+    };
+    for (size_t i = 0; i < sizeof globals / sizeof *globals; i++) {
+        if (strcmp(t->name, globals[i].name)) continue;
+        if (globals[i].pair == offsetof(binding, positions) && !(hp->row->traits & A_LEARNED_POS)) break;
+        if (globals[i].pair == offsetof(binding, embed_norm) && !(hp->row->traits & A_EMBED_NORM)) break;
+        slot_pair *pair = (slot_pair *)((char *)b + globals[i].pair);
+        return add(b, t, globals[i].use, false, globals[i].bias ? &pair->b : &pair->w, err);
+    }
+    if (!strncmp(t->name, "rope_f", 6)) return OK; // bound in bind_rope, which chooses
+    return harmless(t->name) ? OK : unknown(hp, t, err);
+}
+
+static status bind_rope(binding *b, const gguf *g, const hparams *hp, error *err)
+{
+    const gguf_tensor *t;
+    char name[64];
+    static const char *const plain[] = {"rope_freqs.weight", "blk.0.rope_freqs.weight"};
+    if (hp->row->rope == ROPE_NONE) return OK;
+    if (hp->longrope || gguf_tensor_find(g, "rope_factors_long.weight") || gguf_tensor_find(g, "blk.0.rope_factors_long.weight")) {
+        const char *kind = hp->long_factors ? "long" : "short";
+        snprintf(name, sizeof name, "rope_factors_%s.weight", kind);
+        t = gguf_tensor_find(g, name);
+        if (!t) {
+            snprintf(name, sizeof name, "blk.0.rope_factors_%s.weight", kind);
+            t = gguf_tensor_find(g, name);
+        }
+    } else {
+        t = gguf_tensor_find(g, plain[0]);
+        if (!t) t = gguf_tensor_find(g, plain[1]);
+    }
+    if (!t) return OK;
+    status st = add(b, t, DEV_USE_VECTOR, false, &b->rope_factors, err);
+    return st ? st : want_vector(b->rope_factors, hp->n_rot / 2, err);
+}
+
+static status check_feed(const hparams *hp, slot_pair *s, int32_t il, int64_t e, error *err)
+{
+    status st = OK;
+    const char *up_name = SLOTS[S_UP].name;
+    bool experts = s[S_ROUTER].w || s[S_UP_EXPS].w;
+    if (experts) {
+        int64_t x = hp->n_expert;
+        if (!x) return error_set(err, E_INVALID, "the file has expert tensors, but no key \"%s.expert_count\"", hp->row->name);
+        if (!s[S_ROUTER].w) return missing(il, "ffn_gate_inp.weight", err);
+        if (!s[S_UP_EXPS].w) return missing(il, "ffn_up_exps.weight", err);
+        if (!s[S_DOWN_EXPS].w) return missing(il, "ffn_down_exps.weight", err);
+        int64_t ff = s[S_UP_EXPS].w->desc.n;
+        if ((st = want_matrix(&s[S_ROUTER], e, x, 1, err)) || (st = want_matrix(&s[S_UP_EXPS], e, ff, x, err)) || (st = want_matrix(&s[S_GATE_EXPS], e, ff, x, err))
+            || (st = want_matrix(&s[S_DOWN_EXPS], ff, e, x, err)) || (st = want_vector(s[S_SELECT_BIAS].w, x, err)))
+            return st;
+        if (s[S_UP_SHARED].w) {
+            if (!s[S_DOWN_SHARED].w) return missing(il, "ffn_down_shexp.weight", err);
+            ff = s[S_UP_SHARED].w->desc.n;
+            if ((st = want_matrix(&s[S_UP_SHARED], e, ff, 1, err)) || (st = want_matrix(&s[S_GATE_SHARED], e, ff, 1, err)) || (st = want_matrix(&s[S_DOWN_SHARED], ff, e, 1, err))
+                || (st = want_matrix(&s[S_SHARED_ROUTER], e, 1, 1, err)))
+                return st;
+        }
+    }
+    if (s[S_UP].w) {
+        if (!s[S_DOWN].w) return missing(il, "ffn_down.weight", err);
+        int64_t ff = s[S_DOWN].w->desc.k, up = s[S_UP].w->desc.n;
+        bool fused = (hp->row->traits & A_FUSED_UP) && !s[S_GATE].w && up == 2 * ff;
+        if ((st = want_matrix(&s[S_UP], e, fused ? 2 * ff : ff, 1, err)) || (st = want_matrix(&s[S_GATE], e, ff, 1, err)) || (st = want_matrix(&s[S_DOWN], ff, e, 1, err))) return st;
+    } else if (!experts) {
+        char name[32];
+        snprintf(name, sizeof name, "%s.weight", up_name);
+        return missing(il, name, err);
+    }
+    return OK;
+}
+
+static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *err)
+{
+    const layer_hp *l = &hp->layers[il];
+    unsigned traits = hp->row->traits;
+    int64_t e = hp->n_embd, q = (int64_t)l->n_head * hp->head_k, k = (int64_t)l->n_kv * hp->head_k, v = (int64_t)l->n_kv * hp->head_v, o = (int64_t)l->n_head * hp->head_v;
+    status st;
+    char name[48];
+    bool plain = traits & (A_NORM_PLAIN | A_NO_PRE);
+    if (!plain && !s[S_ATTN_NORM].w) return missing(il, "attn_norm.weight", err);
+    if (!plain && !(traits & A_PARALLEL) && !s[S_FFN_NORM].w) {
+        snprintf(name, sizeof name, "%s.weight", slot_name(hp->row, S_FFN_NORM));
+        return missing(il, name, err);
+    }
+    static const slot norms[] = {S_ATTN_NORM, S_ATTN_NORM_2, S_ATTN_POST, S_FFN_NORM, S_FFN_POST, S_NORM_EXPS};
+    for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
+        if ((st = want_vector(s[norms[i]].w, e, err)) || (st = want_vector(s[norms[i]].b, e, err))) return st;
+    if (s[S_QKV].w) {
+        if ((st = want_matrix(&s[S_QKV], e, q + k + v, 1, err))) return st;
+    } else {
+        if (!s[S_Q].w) return missing(il, "attn_q.weight", err);
+        if (!s[S_K].w) return missing(il, "attn_k.weight", err);
+        if (!s[S_V].w) return missing(il, "attn_v.weight", err);
+        if ((st = want_matrix(&s[S_Q], e, q, 1, err)) || (st = want_matrix(&s[S_K], e, k, 1, err)) || (st = want_matrix(&s[S_V], e, v, 1, err))) return st;
+    }
+    if (!s[S_OUT].w) return missing(il, "attn_output.weight", err);
+    if ((st = want_matrix(&s[S_OUT], o, e, 1, err)) || (st = want_vector(s[S_SINKS].w, l->n_head, err)) || (st = want_matrix(&s[S_GATE_ATTN], e, o, 1, err))) return st;
+    for (int i = 0; i < 2; i++) {
+        const slot_pair *p = &s[i ? S_K_NORM : S_Q_NORM];
+        int64_t whole = i ? k : q;
+        if (!p->w) continue;
+        int64_t n = p->w->desc.k * p->w->desc.n;
+        if (n != whole && n != hp->head_k) return bad_shape(p->w, hp->head_k, 1, 1, err);
+        if ((st = want_vector(p->b, n, err))) return st;
+    }
+    return check_feed(hp, s, il, e, err);
+}
+
+static status check_globals(hparams *hp, binding *b, error *err)
+{
+    status st;
+    unsigned traits = hp->row->traits;
+    if (!b->embed.w) return missing(-1, "token_embd.weight", err);
+    int64_t e = hp->n_embd, vocab = b->embed.w->desc.n;
+    if (b->embed.w->desc.k != e) return bad_shape(b->embed.w, e, vocab, 1, err);
+    if (vocab > INT32_MAX / 2) return error_set(err, E_INVALID, "tensor \"token_embd.weight\" has %lld rows", (long long)vocab);
+    hp->n_vocab = (int32_t)vocab;
+    if (!b->output.w) { // tied: the embedding is multiplied too
+        b->output.w = b->embed.w;
+        b->embed.w->desc.use |= DEV_USE_MATRIX;
+    }
+    if ((st = want_matrix(&b->output, e, vocab, 1, err))) return st;
+    if (!b->out_norm.w && !(traits & A_NORM_PLAIN)) return missing(-1, "output_norm.weight", err);
+    if ((st = want_vector(b->out_norm.w, e, err)) || (st = want_vector(b->out_norm.b, e, err)) || (st = want_vector(b->embed_norm.w, e, err)) || (st = want_vector(b->embed_norm.b, e, err))) return st;
+    if (traits & A_LEARNED_POS) {
+        if (!b->positions.w) return missing(-1, "position_embd.weight", err);
+        if (b->positions.w->desc.k != e) return bad_shape(b->positions.w, e, b->positions.w->desc.n, 1, err);
+        if (hp->context > b->positions.w->desc.n || !hp->context) hp->context = (uint32_t)b->positions.w->desc.n;
+    }
+    return OK;
+}
+
+status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
+{
+    memset(b, 0, sizeof *b);
+    b->cap = gguf_tensor_count(g) + 1;
+    b->all = mem_calloc(b->cap, sizeof *b->all);
+    b->layers = mem_calloc((size_t)hp->n_layers, sizeof *b->layers);
+    status st = b->all && b->layers ? OK : error_set(err, E_NOMEM, "out of memory for %zu tensors", b->cap);
+    for (size_t i = 0; !st && i < gguf_tensor_count(g); i++) {
+        const gguf_tensor *t = gguf_tensor_at(g, i);
+        int32_t layer;
+        const char *stem, *suffix;
+        size_t len;
+        if (!parse_name(t->name, &layer, &stem, &len, &suffix)) st = bind_global(b, hp, t, err);
+        else if (strncmp(stem, "rope_f", 6)) st = bind_block(b, hp, t, layer, stem, len, suffix, err);
+    }
+    if (!st) st = bind_rope(b, g, hp, err);
+    if (!st) st = check_globals(hp, b, err);
+    for (int32_t i = 0; !st && i < hp->n_layers; i++) st = check_layer(hp, b->layers[i].s, i, err);
+    if (st) binding_free(b);
+    return st;
+}
+
+void binding_free(binding *b)
+{
+    mem_free(b->all);
+    mem_free(b->layers);
+    memset(b, 0, sizeof *b);
+}

@@ -1,0 +1,308 @@
+// model/graph: the forward pass, recorded once. One transformer with the choices of the row; it reads from top to bottom.
+//
+// Registers (rows x width): h the residual stream, n and n2 normed inputs, t a branch's result (all n_embd); qkv; att (heads x head_v);
+// ff (feed-forward). Each exists twice: for all rows, and for the wanted rows, which are selected after the last layer's attention.
+// Shapes of weights were checked when they were bound.
+#include <math.h>
+#include <string.h>
+
+#include "model/model_internal.h"
+
+typedef struct graph {
+    dev_plan      *p;
+    const hparams *hp;
+    const binding *b;
+    int            w; // 0: all rows, 1: wanted rows
+    dev_reg        h[2], n[2], n2[2], t[2], ff[2], att[2], gate[2], one[2], early[2];
+    dev_reg        qkv;
+} graph;
+
+static const dev_tensor *weight(const slot_pair *s) { return s->w ? s->w->dev : NULL; }
+static const dev_tensor *bias(const slot_pair *s) { return s->b ? s->b->dev : NULL; }
+
+static dev_reg part(graph *c, dev_reg r, int32_t width) // the first columns of a shared register
+{
+    return dev_reg_width(c->p, r) == width ? r : dev_reg_view(c->p, r, 0, width);
+}
+
+static void norm(graph *c, dev_reg dst, dev_reg src, const slot_pair *s)
+{
+    dev_op_norm(c->p, (dev_norm){.dst = dst, .src = src, .kind = c->hp->row->traits & A_LAYER_NORM ? DEV_NORM_LAYER : DEV_NORM_RMS, .eps = c->hp->eps,
+                                 .weight = weight(s), .bias = bias(s), .add = DEV_NONE, .sum = DEV_NONE});
+}
+
+// h = base + scale * t
+static void add_branch(graph *c, dev_reg dst, dev_reg base, dev_reg t)
+{
+    dev_op_combine(c->p, (dev_combine){.dst = dst, .a = base, .b = t, .sa = 1, .sb = c->hp->resid_scale});
+}
+
+// ---- attention ------------------------------------------------------------------------------------------------------------
+
+static int32_t group_of(graph *c, const layer_hp *l, int32_t *index)
+{
+    dev_plan *p = c->p;
+    dev_group want = {.kind = l->windowed && c->hp->causal ? DEV_GROUP_WINDOW : DEV_GROUP_FULL, .window = l->windowed && c->hp->causal ? c->hp->window : 0, .n_kv = l->n_kv,
+                      .head_k = c->hp->head_k, .head_v = c->hp->head_v};
+    for (int32_t i = 0; i < p->n_groups; i++) {
+        dev_group *g = &p->groups[i];
+        if (g->kind == want.kind && g->window == want.window && g->n_kv == want.n_kv && g->head_k == want.head_k && g->head_v == want.head_v) {
+            *index = g->n_layers++;
+            return i;
+        }
+    }
+    want.n_layers = 1;
+    *index = 0;
+    return dev_plan_group(p, want);
+}
+
+static void qk_norm(graph *c, dev_reg r, const slot_pair *s, int32_t whole)
+{
+    const dev_tensor *w = weight(s);
+    if (!w) return;
+    // One weight a head, shared by the heads or not; or the whole row (olmo2).
+    int32_t group = w->k == c->hp->head_k ? c->hp->head_k : whole;
+    dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = c->hp->row->traits & A_LAYER_NORM ? DEV_NORM_LAYER : DEV_NORM_RMS, .group = group, .eps = c->hp->eps, .weight = w,
+                                 .bias = bias(s), .add = DEV_NONE, .sum = DEV_NONE});
+}
+
+static void rotate(graph *c, const layer_hp *l, dev_reg r, int32_t heads)
+{
+    const hparams *hp = c->hp;
+    bool plain = l->windowed && (hp->row->traits & A_WINDOW_PLAIN_ROPE);
+    dev_op_rope(c->p, (dev_rope){.reg = r, .kind = hp->row->rope == ROPE_PAIRS ? DEV_ROPE_NORM : DEV_ROPE_NEOX, .n_head = heads, .head_dim = hp->head_k, .first = 0, .dims = hp->n_rot,
+                                 .base = l->windowed ? hp->rope_base_window : hp->rope_base, .freq_scale = l->windowed ? hp->freq_scale_window : hp->freq_scale,
+                                 .ext_factor = plain ? 0 : hp->ext_factor, .attn_factor = plain ? 1 : hp->attn_factor, .beta_fast = hp->beta_fast, .beta_slow = hp->beta_slow,
+                                 .n_ctx_orig = (int32_t)(hp->n_ctx_orig < INT32_MAX ? hp->n_ctx_orig : INT32_MAX), .factors = c->b->rope_factors ? c->b->rope_factors->dev : NULL});
+}
+
+static void plain_norm(graph *c, dev_reg r)
+{
+    dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = DEV_NORM_RMS, .group = c->hp->head_k, .eps = c->hp->eps, .add = DEV_NONE, .sum = DEV_NONE});
+}
+
+// att = attention of x; x is n_embd wide, att n_head * head_v.
+static dev_reg attention(graph *c, int32_t il, dev_reg x)
+{
+    const hparams *hp = c->hp;
+    const layer_hp *l = &hp->layers[il];
+    const slot_pair *s = c->b->layers[il].s;
+    dev_plan *p = c->p;
+    unsigned traits = hp->row->traits;
+    int32_t nq = l->n_head * hp->head_k, nk = l->n_kv * hp->head_k, nv = l->n_kv * hp->head_v;
+    dev_reg qkv = part(c, c->qkv, nq + nk + nv);
+    dev_reg q = dev_reg_view(p, qkv, 0, nq), k = dev_reg_view(p, qkv, nq, nk), v = dev_reg_view(p, qkv, nq + nk, nv);
+
+    if (s[S_QKV].w) dev_linear1(p, qkv, x, weight(&s[S_QKV]), bias(&s[S_QKV]));
+    else
+        dev_op_linear(p, (dev_linear){.src = x, .n = 3, .residual = DEV_NONE, .out = {{q, weight(&s[S_Q]), bias(&s[S_Q]), 1, 0}, {k, weight(&s[S_K]), bias(&s[S_K]), 1, 0}, {v, weight(&s[S_V]), bias(&s[S_V]), 1, 0}}});
+    if (!(traits & A_QK_AFTER)) {
+        qk_norm(c, q, &s[S_Q_NORM], nq);
+        qk_norm(c, k, &s[S_K_NORM], nk);
+    }
+    if (l->rotate) {
+        rotate(c, l, q, l->n_head);
+        rotate(c, l, k, l->n_kv);
+        if (traits & A_QK_PLAIN) {
+            plain_norm(c, q);
+            plain_norm(c, k);
+        }
+    }
+    if (traits & A_QK_AFTER) {
+        qk_norm(c, q, &s[S_Q_NORM], nq);
+        qk_norm(c, k, &s[S_K_NORM], nk);
+    }
+    int32_t index, group = group_of(c, l, &index), no = l->n_head * hp->head_v;
+    bool windowed = p->groups[group].kind == DEV_GROUP_WINDOW;
+    dev_reg att = part(c, c->att[0], no);
+    dev_op_attend(p, (dev_attend){.dst = att, .q = q, .k = k, .v = v, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = hp->head_k, .head_v = hp->head_v,
+                                  .scale = hp->attn_scale, .softcap = hp->attn_cap, .window = windowed ? hp->window : 0, .chunk = windowed && (traits & A_CHUNKED) ? hp->window : 0,
+                                  .bidirectional = !hp->causal, .sinks = weight(&s[S_SINKS]), .alibi_bias = hp->alibi});
+    if (s[S_GATE_ATTN].w) { // attention is gated by its input (afmoe)
+        dev_reg gate = part(c, c->gate[0], no);
+        dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_SIGMOID, .out = {{gate, weight(&s[S_GATE_ATTN]), bias(&s[S_GATE_ATTN]), 1, 0}}});
+        dev_op_combine(p, (dev_combine){.dst = att, .a = att, .b = gate, .sa = 1, .multiply = true});
+    }
+    return att;
+}
+
+// ---- feed-forward ---------------------------------------------------------------------------------------------------------
+
+// dst = [residual +] down(act(gate x) * up x), or down(act(up x)).
+static void dense(graph *c, dev_reg dst, dev_reg x, const slot_pair *gate, const slot_pair *up, const slot_pair *down, dev_reg residual)
+{
+    dev_plan *p = c->p;
+    dev_reg ff = part(c, c->ff[c->w], (int32_t)down->w->desc.k);
+    dev_linear op = {.src = x, .n = 1, .act = c->hp->row->act, .residual = DEV_NONE, .epilogue = DEV_EP_ACT};
+    if (gate->w) {
+        op.n = 2;
+        op.epilogue = DEV_EP_GATED;
+        op.out[0] = (dev_linear_out){ff, weight(gate), bias(gate), 1, 0};
+        op.out[1] = (dev_linear_out){ff, weight(up), bias(up), 1, 0};
+    } else {
+        bool fused = up->w->desc.n == 2 * down->w->desc.k;
+        if (fused) op.epilogue = DEV_EP_GATED;
+        op.out[0] = (dev_linear_out){ff, weight(up), bias(up), 1, fused};
+    }
+    dev_op_linear(p, op);
+    if (residual != DEV_NONE) dev_linear_add(p, dst, ff, weight(down), bias(down), residual);
+    else dev_linear1(p, dst, ff, weight(down), bias(down));
+}
+
+static void experts(graph *c, dev_reg dst, dev_reg x, dev_reg router_src, const slot_pair *s, dev_reg residual)
+{
+    const hparams *hp = c->hp;
+    dev_op_experts(c->p, (dev_experts){.dst = dst, .src = x, .router_src = router_src, .residual = residual, .router = weight(&s[S_ROUTER]), .router_bias = bias(&s[S_ROUTER]),
+                                       .select_bias = weight(&s[S_SELECT_BIAS]), .gating = hp->gating, .n_expert = hp->n_expert, .top_k = hp->top_k, .n_group = hp->n_group,
+                                       .top_groups = hp->top_groups, .normalise = hp->exp_norm, .scale = hp->exp_scale, .weight_first = hp->row->traits & A_WEIGHT_FIRST,
+                                       .gate = weight(&s[S_GATE_EXPS]), .up = weight(&s[S_UP_EXPS]), .down = weight(&s[S_DOWN_EXPS]), .gate_bias = bias(&s[S_GATE_EXPS]),
+                                       .up_bias = bias(&s[S_UP_EXPS]), .down_bias = bias(&s[S_DOWN_EXPS]), .act = hp->row->act});
+}
+
+// dst = [residual +] feed-forward of x: dense, or experts with what stands beside them. dst is not x.
+static void feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual)
+{
+    const slot_pair *s = c->b->layers[il].s;
+    dev_plan *p = c->p;
+    if (!s[S_ROUTER].w) {
+        dense(c, dst, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], residual);
+        return;
+    }
+    if (s[S_UP_SHARED].w && s[S_SHARED_ROUTER].w) { // the shared expert has a gate of one value: dst = shared * sigmoid(gate), then the experts join
+        dev_reg one = c->one[c->w];
+        dense(c, dst, x, &s[S_GATE_SHARED], &s[S_UP_SHARED], &s[S_DOWN_SHARED], DEV_NONE);
+        dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_SIGMOID, .out = {{one, weight(&s[S_SHARED_ROUTER]), NULL, 1, 0}}});
+        dev_op_combine(p, (dev_combine){.dst = dst, .a = dst, .b = one, .sa = 1, .multiply = true});
+        if (residual != DEV_NONE) dev_add(p, dst, dst, residual);
+        experts(c, dst, x, router_src, s, dst);
+    } else if (s[S_UP_SHARED].w) {
+        dense(c, dst, x, &s[S_GATE_SHARED], &s[S_UP_SHARED], &s[S_DOWN_SHARED], residual);
+        experts(c, dst, x, router_src, s, dst);
+    } else if (s[S_UP].w) { // grok: dense beside experts
+        dense(c, dst, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], DEV_NONE);
+        experts(c, dst, x, router_src, s, dst);
+        if (c->hp->row->traits & A_HALF_SUM) dev_scale(p, dst, dst, sqrtf(0.5f));
+        if (residual != DEV_NONE) dev_add(p, dst, dst, residual);
+    } else experts(c, dst, x, router_src, s, residual);
+}
+
+// ---- layers ---------------------------------------------------------------------------------------------------------------
+
+static void to_wanted(graph *c, dev_reg reg[2]) { dev_op_select(c->p, (dev_select){.dst = reg[1], .src = reg[0]}); }
+
+// h = h + attention(norm(h)); h = h + feed(norm(h)), in the order and with the norms of the row.
+static void layer(graph *c, int32_t il)
+{
+    const hparams *hp = c->hp;
+    const slot_pair *s = c->b->layers[il].s;
+    dev_plan *p = c->p;
+    unsigned traits = hp->row->traits;
+    bool plain = traits & A_NORM_PLAIN, parallel = !plain && !s[S_FFN_NORM].w && !(traits & A_NO_PRE), beside = (traits & A_EXPERTS_BESIDE) && s[S_NORM_EXPS].w;
+    bool both_norms = !parallel && hp->parallel_key; // gptneox: two norms of the same input
+    bool early = traits & A_ROUTER_EARLY && s[S_ROUTER].w;
+    dev_reg h = c->h[0], x = h;
+    if (s[S_ATTN_NORM].w || plain) norm(c, x = c->n[0], h, &s[S_ATTN_NORM]);
+    dev_reg att_in = x;
+    if (s[S_ATTN_NORM_2].w) norm(c, att_in = c->n2[0], h, &s[S_ATTN_NORM_2]);
+    dev_reg att = attention(c, il, att_in);
+    if (beside) norm(c, c->n2[0], h, &s[S_NORM_EXPS]);
+    if (both_norms) norm(c, c->n[0], h, &s[S_FFN_NORM]);
+    if (early) dev_scale(p, c->early[0], h, 1);
+
+    if (il == hp->n_layers - 1) { // from here on only the rows whose logits are wanted
+        int32_t no = dev_reg_width(p, att);
+        dev_reg chosen = part(c, c->att[1], no);
+        dev_op_select(p, (dev_select){.dst = chosen, .src = att});
+        att = chosen;
+        to_wanted(c, c->h);
+        if (parallel || both_norms) to_wanted(c, c->n);
+        if (beside) to_wanted(c, c->n2);
+        if (early) to_wanted(c, c->early);
+        c->w = 1;
+    }
+    int w = c->w;
+    h = c->h[w];
+    if (s[S_ATTN_POST].w || hp->resid_scale != 1) {
+        dev_linear1(p, c->t[w], att, weight(&s[S_OUT]), bias(&s[S_OUT]));
+        if (s[S_ATTN_POST].w) norm(c, c->t[w], c->t[w], &s[S_ATTN_POST]);
+        add_branch(c, h, h, c->t[w]);
+    } else dev_linear_add(p, h, att, weight(&s[S_OUT]), bias(&s[S_OUT]), h);
+
+    x = c->n[w];
+    if (!parallel && !both_norms) {
+        if (s[S_FFN_NORM].w || plain) norm(c, x, h, &s[S_FFN_NORM]);
+        else dev_scale(p, x, h, 1); // normalised afterwards only: a copy, as the branch may not read what it adds to
+    }
+    if (beside) { // arctic: the dense part reads h, the experts the layer's input
+        dense(c, h, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], h);
+        experts(c, h, c->n2[w], DEV_NONE, s, h);
+        return;
+    }
+    dev_reg router_src = early ? c->early[w] : DEV_NONE;
+    if (s[S_FFN_POST].w || hp->resid_scale != 1) {
+        feed(c, il, c->t[w], x, router_src, DEV_NONE);
+        if (s[S_FFN_POST].w) norm(c, c->t[w], c->t[w], &s[S_FFN_POST]);
+        add_branch(c, h, h, c->t[w]);
+    } else feed(c, il, h, x, router_src, h);
+}
+
+static void registers(graph *c)
+{
+    const hparams *hp = c->hp;
+    int32_t qkv = 1, att = 1, ff = 1;
+    bool n2 = false, early = false, one = false, gate = false;
+    for (int32_t i = 0; i < hp->n_layers; i++) {
+        const layer_hp *l = &hp->layers[i];
+        const slot_pair *s = c->b->layers[i].s;
+        int32_t wide = l->n_head * hp->head_k + l->n_kv * (hp->head_k + hp->head_v);
+        if (wide > qkv) qkv = wide;
+        if (l->n_head * hp->head_v > att) att = l->n_head * hp->head_v;
+        static const slot downs[] = {S_DOWN, S_DOWN_SHARED};
+        for (int d = 0; d < 2; d++)
+            if (s[downs[d]].w && s[downs[d]].w->desc.k > ff) ff = (int32_t)s[downs[d]].w->desc.k;
+        n2 |= s[S_ATTN_NORM_2].w || s[S_NORM_EXPS].w;
+        early |= hp->row->traits & A_ROUTER_EARLY && s[S_ROUTER].w;
+        one |= s[S_SHARED_ROUTER].w != NULL;
+        gate |= s[S_GATE_ATTN].w != NULL;
+    }
+    c->qkv = dev_reg_all(c->p, qkv);
+    for (int w = 0; w < 2; w++) {
+        dev_reg (*make)(dev_plan *, int32_t) = w ? dev_reg_wanted : dev_reg_all;
+        c->h[w] = make(c->p, hp->n_embd);
+        c->n[w] = make(c->p, hp->n_embd);
+        c->t[w] = make(c->p, hp->n_embd);
+        c->n2[w] = n2 ? make(c->p, hp->n_embd) : DEV_NONE;
+        c->early[w] = early ? make(c->p, hp->n_embd) : DEV_NONE;
+        c->ff[w] = make(c->p, ff);
+        c->att[w] = make(c->p, att);
+        c->gate[w] = gate ? make(c->p, att) : DEV_NONE;
+        c->one[w] = one ? make(c->p, 1) : DEV_NONE;
+    }
+}
+
+status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err)
+{
+    graph c = {.p = p, .hp = hp, .b = b};
+    registers(&c);
+    dev_op_embed(p, (dev_embed){.dst = c.h[0], .table = weight(&b->embed), .scale = hp->embed_scale});
+    if (b->positions.w) {
+        dev_op_embed(p, (dev_embed){.dst = c.n[0], .table = weight(&b->positions), .scale = 1, .by_position = true});
+        dev_add(p, c.h[0], c.h[0], c.n[0]);
+    }
+    if (b->embed_norm.w) norm(&c, c.h[0], c.h[0], &b->embed_norm);
+    for (int32_t il = 0; il < hp->n_layers; il++) {
+        layer(&c, il);
+        if (p->failed) break;
+    }
+    if (!p->failed) {
+        norm(&c, c.n[1], c.h[1], &b->out_norm);
+        dev_op_hidden(p, c.n[1]);
+        float scale = hp->row->traits & A_LOGIT_DIVIDE ? 1 / hp->logit_scale : hp->logit_scale;
+        dev_op_output(p, (dev_output){.src = c.n[1], .weight = weight(&b->output), .bias = bias(&b->output), .scale = scale, .softcap = hp->final_cap});
+    }
+    if (p->failed) {
+        if (err) *err = p->why;
+        return p->failed;
+    }
+    return OK;
+}

@@ -1,0 +1,143 @@
+// model/internal: what the files of this room share: the rows of the architecture table, hyperparameters, bound tensors.
+//
+// Reading order: model_table.c (rows), model_hparams.c (metadata -> hparams), model_bind.c (tensors by presence), model_graph.c (the plan),
+// model_load.c (the public face).
+#pragma once
+#include "model/model.h"
+
+enum { MAX_LAYERS = 1024, MAX_HEADS = 4096, MAX_HEAD_DIM = 4096, MAX_WIDTH = 1 << 22, MAX_EXPERTS = 4096, MAX_TOP_K = 64 };
+
+// ---- the table ------------------------------------------------------------------------------------------------------------
+
+typedef enum arch_rope { ROPE_NONE, ROPE_PAIRS, ROPE_HALVES } arch_rope;
+
+// Choices that a row makes.
+enum {
+    A_LAYER_NORM   = 1 << 0,  // mean and variance (otherwise root mean square); epsilon from the key of that kind
+    A_NORM_PLAIN   = 1 << 1,  // norms without weights
+    A_NO_PRE       = 1 << 2,  // no norm before attention and feed-forward (they are normalised after)
+    A_POST         = 1 << 3,  // norms after attention and feed-forward, before the residual is added
+    A_PARALLEL     = 1 << 4,  // attention and feed-forward read the same input when there is no ffn_norm
+    A_EXPERTS_NORM = 1 << 5,  // chosen experts' weights are divided by their sum
+    A_FUSED_UP     = 1 << 6,  // ffn_up may hold gate and up, gate first
+    A_QK_AFTER     = 1 << 7,  // q/k norm follows the rotation
+    A_QK_PLAIN     = 1 << 8,  // q and k are normalised without weights on layers with rotation (llama4)
+    A_BIDIRECTIONAL = 1 << 9,
+    A_WINDOW_ROPE  = 1 << 10, // only layers with a window are rotated
+    A_WINDOW_PLAIN_ROPE = 1 << 11, // layers with a window are rotated without scaling (gemma3, olmo3)
+    A_DENSE_FIRST  = 1 << 12, // of a window period the first layer is full (otherwise the last)
+    A_EMBED_NORM   = 1 << 13, // token_embd_norm follows the embedding
+    A_LEARNED_POS  = 1 << 14,
+    A_EMBED_SQRT   = 1 << 15, // embeddings are multiplied by sqrt(n_embd)
+    A_ROUTER_EARLY = 1 << 16, // the router reads the layer's input instead of the normalised one (smallthinker)
+    A_WEIGHT_FIRST = 1 << 17, // llama4
+    A_LOGIT_DIVIDE = 1 << 18, // logits are divided by logit_scale (granite) instead of multiplied
+    A_EXPERTS_BESIDE = 1 << 19, // arctic: experts read the layer's input, beside a dense feed-forward
+    A_HALF_SUM     = 1 << 20, // grok: (dense + experts) * sqrt(1/2)
+    A_CHUNKED      = 1 << 21, // windows are chunks at absolute positions (llama4)
+    A_ROPE_SWITCH  = 1 << 22, // granite: rope.scaling.finetuned false turns rotation off
+    A_EMBED_SHARED_OUT = 1 << 23, // output is required to stand in the file when unset (no tying)
+    A_WINDOW_OPTIONAL_KEY = 1 << 24, // without the sliding_window key the row's default holds
+};
+
+// Metadata keys that a row reads beyond the common ones; zero in the file means unset.
+enum {
+    K_ATTN_CAP    = 1 << 0, // attn_logit_softcapping
+    K_FINAL_CAP   = 1 << 1, // final_logit_softcapping
+    K_LOGIT_SCALE = 1 << 2,
+    K_ATTN_SCALE  = 1 << 3, // attention.scale
+    K_RESID_SCALE = 1 << 4,
+    K_EMBED_SCALE = 1 << 5,
+    K_WINDOW      = 1 << 6, // attention.sliding_window, .sliding_window_pattern, rope.freq_base_swa
+    K_CLAMP       = 1 << 7, // attention.clamp_kqv
+    K_ALIBI       = 1 << 8, // attention.max_alibi_bias
+    K_PARALLEL    = 1 << 9, // use_parallel_residual
+    K_GATING      = 1 << 10, // expert_gating_func
+    K_EXP_NORM    = 1 << 11, // expert_weights_norm
+    K_EXP_SCALE   = 1 << 12, // expert_weights_scale
+    K_EXP_GROUPS  = 1 << 13, // expert_group_count, expert_group_used_count
+    K_TEMP        = 1 << 14, // attention.temperature_scale (and rope.scaling.original_context_length as its length)
+    K_YARN        = 1 << 15, // rope.scaling.yarn_*
+    K_NEXTN       = 1 << 16, // nextn_predict_layers: the last layers only draft and are left out
+    K_OUT_SCALE   = 1 << 17, // attention.output_scale
+};
+
+typedef struct hparams hparams;
+
+typedef struct arch_row {
+    const char *name;
+    unsigned    traits, keys;
+    arch_rope   rope;
+    dev_act     act;
+    dev_gating  gating;
+    int32_t     window_period; // default of sliding_window_pattern; 0: every layer has the window
+    int32_t     no_rope_step;  // every so many layers one is not rotated
+    const char *ffn_norm, *attn_post, *ffn_post; // tensor names where they differ from ffn_norm, post_attention_norm, post_ffw_norm
+    void      (*adjust)(hparams *hp); // defaults and exceptions that depend on sizes; runs before the keys are read
+    const char *refuse; // not NULL: known by name, not built: why
+} arch_row;
+
+const arch_row *arch_find(const char *name, size_t len); // NULL when not in the table
+const arch_row *arch_at(size_t i);                       // NULL past the last
+
+// ---- hyperparameters ------------------------------------------------------------------------------------------------------
+
+typedef struct layer_hp {
+    int32_t n_head, n_kv;
+    bool    windowed, rotate;
+} layer_hp;
+
+struct hparams {
+    const arch_row *row;
+    int32_t n_vocab, n_embd, n_layers, n_rot, head_k, head_v;
+    int32_t n_expert, top_k, n_group, top_groups;
+    uint32_t n_ctx_train, n_ctx_orig, context;
+    int32_t window, window_period;
+    float   eps, rope_base, rope_base_window, freq_scale, freq_scale_window, ext_factor, attn_factor, beta_fast, beta_slow;
+    float   attn_scale, attn_cap, final_cap, logit_scale, resid_scale, embed_scale, clamp, alibi, exp_scale, temp_scale;
+    int32_t temp_length, temp_offset;
+    bool    exp_norm, parallel_key, causal, long_factors, rope_off, longrope;
+    dev_gating gating;
+    layer_hp *layers; // n_layers
+};
+
+// Fills hp from metadata. n_vocab and n_embd are held to the embedding tensor's shape. hp->layers: mem_free.
+status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err);
+
+// ---- tensors --------------------------------------------------------------------------------------------------------------
+
+typedef enum slot {
+    S_ATTN_NORM, S_ATTN_NORM_2, S_QKV, S_Q, S_K, S_V, S_Q_NORM, S_K_NORM, S_GATE_ATTN, S_OUT, S_SINKS, S_ATTN_POST,
+    S_FFN_NORM, S_GATE, S_UP, S_DOWN, S_FFN_POST,
+    S_ROUTER, S_SELECT_BIAS, S_GATE_EXPS, S_UP_EXPS, S_DOWN_EXPS, S_NORM_EXPS,
+    S_SHARED_ROUTER, S_GATE_SHARED, S_UP_SHARED, S_DOWN_SHARED,
+    SLOT_COUNT
+} slot;
+
+typedef struct bound_tensor {
+    const gguf_tensor *src;
+    dev_weight  desc;   // name borrowed from the gguf
+    dev_tensor *dev;    // NULL until imported; for predictions it points at `bare`
+    dev_tensor  bare;
+} bound_tensor;
+
+typedef struct slot_pair { bound_tensor *w, *b; } slot_pair;
+
+typedef struct bound_layer { slot_pair s[SLOT_COUNT]; } bound_layer;
+
+typedef struct binding {
+    bound_tensor *all;  // in file order; cap items allocated at once, so that pointers stay
+    size_t        n, cap;
+    bound_layer  *layers;
+    slot_pair     embed, positions, embed_norm, out_norm, output;
+    bound_tensor *rope_factors; // rope_freqs or the chosen one of rope_factors_long/short
+} binding;
+
+// Finds every tensor of the row, checks shapes, refuses what it does not know. Nothing is read but shapes.
+status binding_make(const gguf *g, hparams *hp, binding *b, error *err);
+void   binding_free(binding *b); // not the device's tensors
+
+// ---- the plan -------------------------------------------------------------------------------------------------------------
+
+// Records the forward pass; every bound tensor has its dev_tensor. Errors of the builder come with dev_plan_prepare.
+status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err);

@@ -1,0 +1,223 @@
+// model/load: the public face: open, predict, import, free. What a load holds at any time is freed on every way out.
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/model_internal.h"
+
+struct model {
+    device    *dev;
+    dev_plan  *plan;
+    hparams    hp;
+    binding    b;
+    model_info info;
+};
+
+// ---- the fingerprint of all weights and of what is computed with them ------------------------------------------------------
+
+static uint64_t mix(uint64_t h, uint64_t v)
+{
+    h ^= v;
+    h *= 0x9e3779b97f4a7c15u;
+    return h ^ h >> 29;
+}
+
+static void mix_into(dev_fingerprint *f, uint64_t v)
+{
+    f->low = mix(f->low + 1, v);
+    f->high = mix(f->high ^ f->low, v * 0xff51afd7ed558ccdu + 1);
+}
+
+static void mix_bytes(dev_fingerprint *f, const void *data, size_t n)
+{
+    const unsigned char *p = data;
+    for (size_t i = 0; i < n; i++) mix_into(f, p[i]);
+}
+
+static void fingerprint_hparams(dev_fingerprint *f, const hparams *hp)
+{
+    mix_bytes(f, hp->row->name, strlen(hp->row->name));
+    const int32_t ints[] = {hp->n_vocab, hp->n_embd, hp->n_layers, hp->n_rot, hp->head_k, hp->head_v, hp->n_expert, hp->top_k, hp->n_group, hp->top_groups, (int32_t)hp->n_ctx_orig, hp->window, hp->temp_length,
+                            hp->temp_offset, hp->exp_norm, hp->parallel_key, hp->causal, hp->long_factors, hp->rope_off, (int32_t)hp->gating};
+    const float floats[] = {hp->eps, hp->rope_base, hp->rope_base_window, hp->freq_scale, hp->freq_scale_window, hp->ext_factor, hp->attn_factor, hp->beta_fast, hp->beta_slow, hp->attn_scale, hp->attn_cap,
+                            hp->final_cap, hp->logit_scale, hp->resid_scale, hp->embed_scale, hp->clamp, hp->alibi, hp->exp_scale, hp->temp_scale};
+    mix_bytes(f, ints, sizeof ints);
+    mix_bytes(f, floats, sizeof floats);
+    for (int32_t i = 0; i < hp->n_layers; i++) {
+        const int32_t layer[] = {hp->layers[i].n_head, hp->layers[i].n_kv, hp->layers[i].windowed, hp->layers[i].rotate};
+        mix_bytes(f, layer, sizeof layer);
+    }
+}
+
+// ---- reading --------------------------------------------------------------------------------------------------------------
+
+typedef struct source {
+    const gguf        *g;
+    const gguf_tensor *t;
+} source;
+
+static status source_read(void *ctx, uint64_t offset, size_t bytes, void *dst, error *err)
+{
+    const source *s = ctx;
+    return gguf_read(s->g, s->t, offset, bytes, dst, err);
+}
+
+static status import_weights(model *m, const gguf *g, const model_options *o, error *err)
+{
+    uint64_t done = 0;
+    fingerprint_hparams(&m->info.fingerprint, &m->hp);
+    for (size_t i = 0; i < m->b.n; i++) {
+        bound_tensor *t = &m->b.all[i];
+        source s = {g, t->src};
+        dev_source src = {source_read, &s};
+        if (o->progress) o->progress(o->progress_ctx, done, m->info.file_bytes);
+        if (o->cancelled && o->cancelled(o->progress_ctx)) return error_set(err, E_CANCELLED, "loading was cancelled");
+        status st = dev_import_weight(m->dev, &t->desc, &src, &t->dev, err);
+        if (st) return st;
+        done += t->src->bytes;
+        m->info.weight_bytes += t->dev->bytes;
+        dev_fingerprint f = dev_tensor_fingerprint(t->dev);
+        mix_bytes(&m->info.fingerprint, t->desc.name, strlen(t->desc.name));
+        mix_into(&m->info.fingerprint, f.low);
+        mix_into(&m->info.fingerprint, f.high);
+    }
+    if (o->progress) o->progress(o->progress_ctx, done, m->info.file_bytes);
+    return OK;
+}
+
+// Hyperparameters, tensors and what is known from them alone.
+static status describe(const gguf *g, const model_options *o, hparams *hp, binding *b, model_info *info, error *err)
+{
+    memset(info, 0, sizeof *info);
+    status st = hparams_read(g, o ? o->context : 0, hp, err);
+    if (st) return st;
+    st = binding_make(g, hp, b, err);
+    if (st) {
+        mem_free(hp->layers);
+        hp->layers = NULL;
+        return st;
+    }
+    snprintf(info->architecture, sizeof info->architecture, "%s", hp->row->name);
+    info->n_vocab = (uint32_t)hp->n_vocab;
+    info->n_embd = (uint32_t)hp->n_embd;
+    info->n_layers = (uint32_t)hp->n_layers;
+    info->n_head = (uint32_t)hp->layers[0].n_head;
+    info->n_head_kv = (uint32_t)hp->layers[0].n_kv;
+    info->n_ctx_train = hp->n_ctx_train;
+    info->context = hp->context;
+    info->n_positions = b->positions.w ? (uint32_t)b->positions.w->desc.n : 0;
+    info->causal = hp->causal;
+    for (size_t i = 0; i < b->n; i++) {
+        info->parameters += gguf_tensor_elems(b->all[i].src);
+        info->file_bytes += b->all[i].src->bytes;
+    }
+    return OK;
+}
+
+static void keep_groups(model_info *info, const dev_plan *p)
+{
+    info->n_groups = p->n_groups;
+    memcpy(info->groups, p->groups, sizeof info->groups);
+}
+
+status model_load(const gguf *g, device *dev, const model_options *options, model **out, error *err)
+{
+    static const model_options none;
+    const model_options *o = options ? options : &none;
+    *out = NULL;
+    model *m = mem_calloc(1, sizeof *m);
+    if (!m) return error_set(err, E_NOMEM, "out of memory for a model");
+    m->dev = dev;
+    status st = describe(g, o, &m->hp, &m->b, &m->info, err);
+    if (st) {
+        mem_free(m);
+        return st;
+    }
+    st = import_weights(m, g, o, err);
+    if (!st) st = dev_plan_create(dev, &m->plan, err);
+    if (!st) st = graph_record(&m->hp, &m->b, m->plan, err);
+    if (st) {
+        model_free(m);
+        return st;
+    }
+    keep_groups(&m->info, m->plan);
+    for (size_t i = 0; i < m->b.n; i++) { // names and sources belong to the gguf, which may be closed now
+        m->b.all[i].src = NULL;
+        m->b.all[i].desc.name = m->b.all[i].dev->name;
+    }
+    *out = m;
+    return OK;
+}
+
+void model_free(model *m)
+{
+    if (!m) return;
+    dev_plan_destroy(m->plan);
+    for (size_t i = 0; i < m->b.n; i++) dev_free_weight(m->dev, m->b.all[i].dev);
+    binding_free(&m->b);
+    mem_free(m->hp.layers);
+    mem_free(m);
+}
+
+const model_info *model_get_info(const model *m) { return &m->info; }
+dev_plan *model_plan(const model *m) { return m->plan; }
+
+// ---- prediction -----------------------------------------------------------------------------------------------------------
+
+static void predict_kv(device *dev, dev_kv_type type, model_sizes *s)
+{
+    type = dev_kv_resolve(dev, type);
+    uint64_t pages = ((uint64_t)s->info.context + DEV_PAGE_TOKENS - 1) / DEV_PAGE_TOKENS;
+    for (int32_t i = 0; i < s->info.n_groups; i++) {
+        const dev_group *g = &s->info.groups[i];
+        uint64_t bytes = dev_kv_page_bytes(dev, g, type), n = pages;
+        s->page_bytes[i] = bytes;
+        if (g->kind == DEV_GROUP_RECURRENT) n = 1;
+        else s->kv_token_bytes += bytes / DEV_PAGE_TOKENS;
+        if (g->kind == DEV_GROUP_WINDOW) {
+            uint64_t held = (uint64_t)g->window / DEV_PAGE_TOKENS + 2; // the window, a page it begins in, and the one being filled
+            if (n > held) n = held;
+        }
+        s->kv_sequence_bytes += n * bytes;
+    }
+}
+
+status model_predict(const gguf *g, device *dev, const model_options *options, int32_t rows, int32_t wanted, model_sizes *out, error *err)
+{
+    hparams hp;
+    binding b;
+    dev_plan *plan = NULL;
+    memset(out, 0, sizeof *out);
+    status st = describe(g, options, &hp, &b, &out->info, err);
+    if (st) return st;
+    for (size_t i = 0; i < b.n; i++) {
+        bound_tensor *t = &b.all[i];
+        t->bare = (dev_tensor){.type = t->desc.type, .k = t->desc.k, .n = t->desc.n, .experts = t->desc.experts, .use = t->desc.use, .bytes = dev_weight_size(dev, &t->desc)};
+        t->dev = &t->bare;
+        out->weights += t->bare.bytes;
+    }
+    out->info.weight_bytes = out->weights;
+    st = dev_plan_create(dev, &plan, err);
+    if (!st) st = graph_record(&hp, &b, plan, err);
+    if (!st) {
+        keep_groups(&out->info, plan);
+        out->scratch = dev_plan_scratch(plan, rows, wanted);
+        predict_kv(dev, options ? options->kv_type : DEV_KV_AUTO, out);
+    }
+    dev_plan_destroy(plan);
+    binding_free(&b);
+    mem_free(hp.layers);
+    return st;
+}
+
+status model_check(const gguf *g, error *err)
+{
+    hparams hp;
+    binding b;
+    model_info info;
+    status st = describe(g, NULL, &hp, &b, &info, err);
+    if (st) return st;
+    binding_free(&b);
+    mem_free(hp.layers);
+    return OK;
+}

@@ -1,0 +1,186 @@
+// model/table: the architectures, a row each. A row states choices, the metadata keys it reads and the tensor names that differ; the rest is by
+// presence of tensors. Adding a plain decoder is a row here and a line in tests/conformance/logits.sh.
+#include <math.h>
+#include <string.h>
+
+#include "model/model_internal.h"
+
+// ---- defaults and exceptions that depend on sizes; the file's own keys go over them ----------------------------------------
+
+static void adjust_gemma2(hparams *hp)
+{
+    hp->window = 4096;
+    hp->attn_cap = 50;
+    hp->final_cap = 30;
+    if (hp->n_layers == 46) hp->attn_scale = 1 / sqrtf((float)hp->n_embd / (float)hp->layers[0].n_head); // the 27B model
+}
+
+static void adjust_gemma3(hparams *hp)
+{
+    hp->rope_base_window = 10000;
+    if (hp->n_layers == 62) hp->attn_scale = 1 / sqrtf((float)hp->n_embd / (float)hp->layers[0].n_head); // the 27B model
+}
+
+static void adjust_baichuan(hparams *hp)
+{
+    if (hp->n_layers == 40) { // the 13B model has ALiBi instead of rotation
+        hp->alibi = 8;
+        hp->rope_off = true;
+    }
+}
+
+static void adjust_alibi(hparams *hp) { hp->alibi = 8; }
+
+static void adjust_minicpm(hparams *hp)
+{
+    hp->embed_scale = 12;
+    hp->resid_scale = 1.4f / sqrtf((float)hp->n_layers);
+    hp->logit_scale = 256.0f / (float)hp->n_embd;
+}
+
+static void adjust_grok(hparams *hp)
+{
+    hp->beta_fast = 8;
+    hp->logit_scale = 0.5773502691896257f;
+    hp->embed_scale = 78.38367176906169f;
+    hp->attn_scale = 1; // attention.output_scale is not used by the computation
+    hp->attn_cap = 30;
+}
+
+static void adjust_llama4(hparams *hp)
+{
+    hp->window = 8192;
+    hp->temp_scale = 0.1f;
+    hp->temp_length = 8192;
+    hp->temp_offset = 1;
+}
+
+// ---- the rows -------------------------------------------------------------------------------------------------------------
+
+#define EXPERT_KEYS (K_GATING | K_EXP_NORM | K_EXP_SCALE)
+
+static const arch_row ROWS[] = {
+    {.name = "llama", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_ATTN_SCALE, .traits = A_EXPERTS_NORM},
+    {.name = "mistral3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_ATTN_SCALE | K_TEMP | K_YARN, .traits = A_EXPERTS_NORM},
+    {.name = "arcee", .rope = ROPE_PAIRS, .act = DEV_ACT_RELU2},
+    {.name = "maincoder", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_QK_AFTER},
+    {.name = "deci", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_ATTN_SCALE},
+    {.name = "qwen", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
+    {.name = "qwen2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
+    {.name = "qwen2vl", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
+    {.name = "qwen2moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE},
+    {.name = "qwen3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
+    {.name = "qwen3vl", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
+    {.name = "qwen3moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE, .traits = A_EXPERTS_NORM},
+    {.name = "qwen3vlmoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE, .traits = A_EXPERTS_NORM},
+    {.name = "dream", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_BIDIRECTIONAL},
+    {.name = "llada", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_BIDIRECTIONAL},
+    {.name = "llada-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE, .traits = A_BIDIRECTIONAL},
+    {.name = "rnd1", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE, .traits = A_BIDIRECTIONAL | A_EXPERTS_NORM},
+    {.name = "gemma", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT},
+    {.name = "gemma2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST, .keys = K_WINDOW | K_ATTN_CAP | K_FINAL_CAP, .window_period = 2, .adjust = adjust_gemma2},
+    {.name = "gemma3", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW | K_FINAL_CAP, .window_period = 6, .adjust = adjust_gemma3},
+    {.name = "phi2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_PARALLEL},
+    {.name = "phi3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_FUSED_UP},
+    {.name = "phimoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EXPERTS_NORM, .keys = K_EXP_SCALE},
+    {.name = "gpt2", .rope = ROPE_NONE, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_LEARNED_POS},
+    {.name = "starcoder", .rope = ROPE_NONE, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_LEARNED_POS},
+    {.name = "starcoder2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM},
+    {.name = "codeshell", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM},
+    {.name = "gptneox", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM, .keys = K_PARALLEL},
+    {.name = "falcon", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_PARALLEL},
+    {.name = "bloom", .rope = ROPE_NONE, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_EMBED_NORM, .adjust = adjust_alibi},
+    {.name = "mpt", .rope = ROPE_NONE, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM, .keys = K_ALIBI | K_CLAMP},
+    {.name = "jais", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM, .keys = K_ALIBI},
+    {.name = "jais2", .rope = ROPE_HALVES, .act = DEV_ACT_RELU2, .traits = A_LAYER_NORM},
+    {.name = "refact", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .adjust = adjust_alibi},
+    {.name = "stablelm", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_PARALLEL},
+    {.name = "olmo", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_NORM_PLAIN, .keys = K_CLAMP},
+    {.name = "olmo2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_NO_PRE | A_POST | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW, .window_period = 4},
+    {.name = "olmoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE},
+    {.name = "openelm", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
+    {.name = "command-r", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_PARALLEL, .keys = K_LOGIT_SCALE},
+    {.name = "cohere2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_PARALLEL | A_WINDOW_ROPE, .keys = K_LOGIT_SCALE | K_WINDOW, .window_period = 4},
+    {.name = "granite", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LOGIT_DIVIDE | A_EXPERTS_NORM | A_ROPE_SWITCH, .keys = K_LOGIT_SCALE | K_RESID_SCALE | K_EMBED_SCALE | K_ATTN_SCALE},
+    {.name = "granitemoe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LOGIT_DIVIDE | A_EXPERTS_NORM | A_ROPE_SWITCH, .keys = K_LOGIT_SCALE | K_RESID_SCALE | K_EMBED_SCALE | K_ATTN_SCALE},
+    {.name = "minicpm", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LOGIT_DIVIDE | A_EXPERTS_NORM, .keys = K_LOGIT_SCALE | K_RESID_SCALE | K_EMBED_SCALE, .adjust = adjust_minicpm},
+    {.name = "internlm2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU},
+    {.name = "baichuan", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .adjust = adjust_baichuan},
+    {.name = "xverse", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU},
+    {.name = "orion", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM},
+    {.name = "chatglm", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_FUSED_UP},
+    {.name = "glm4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_FUSED_UP | A_POST},
+    {.name = "glm4moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_NEXTN | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID, .ffn_norm = "post_attention_norm", .attn_post = "-"},
+    {.name = "nemotron", .rope = ROPE_HALVES, .act = DEV_ACT_RELU2, .traits = A_LAYER_NORM},
+    {.name = "exaone", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
+    {.name = "exaone4", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_NO_PRE | A_POST | A_WINDOW_ROPE, .keys = K_WINDOW, .window_period = 4},
+    {.name = "exaone-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_WINDOW_ROPE, .keys = K_WINDOW | EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN, .gating = DEV_GATE_SIGMOID, .window_period = 4},
+    {.name = "smollm3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .no_rope_step = 4},
+    {.name = "deepseek", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE},
+    {.name = "dots1", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS, .gating = DEV_GATE_SIGMOID},
+    {.name = "dbrx", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EXPERTS_NORM, .keys = K_CLAMP, .ffn_norm = "attn_output_norm"},
+    {.name = "grok", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EXPERTS_NORM | A_POST | A_HALF_SUM, .keys = K_LOGIT_SCALE | K_EMBED_SCALE | K_ATTN_CAP | K_FINAL_CAP | K_YARN | K_EXP_SCALE,
+     .attn_post = "attn_output_norm", .adjust = adjust_grok},
+    {.name = "arctic", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_EXPERTS_BESIDE},
+    {.name = "gpt-oss", .rope = ROPE_HALVES, .act = DEV_ACT_SWIGLU_OAI, .keys = K_WINDOW, .gating = DEV_GATE_SOFTMAX_TOPK, .window_period = 2, .ffn_norm = "post_attention_norm", .attn_post = "-"},
+    {.name = "seed_oss", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .ffn_norm = "post_attention_norm", .attn_post = "-"},
+    {.name = "ernie4_5", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU},
+    {.name = "ernie4_5-moe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_EXP_SCALE},
+    {.name = "paddleocr", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
+    {.name = "hunyuan-dense", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_QK_AFTER},
+    {.name = "hunyuan_vl", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_QK_AFTER},
+    {.name = "hunyuan-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_QK_AFTER | A_EXPERTS_NORM},
+    {.name = "minimax-m2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_GATING | K_EXP_SCALE, .gating = DEV_GATE_SIGMOID},
+    {.name = "bailingmoe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE | K_EXP_NORM},
+    {.name = "bailingmoe2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_NEXTN | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID},
+    {.name = "llama4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_QK_PLAIN | A_WEIGHT_FIRST | A_CHUNKED, .keys = K_WINDOW | K_ATTN_SCALE | K_EXP_SCALE, .gating = DEV_GATE_SIGMOID, .window_period = 4, .no_rope_step = 4,
+     .adjust = adjust_llama4},
+    {.name = "smallthinker", .rope = ROPE_HALVES, .act = DEV_ACT_RELU, .traits = A_ROUTER_EARLY | A_EXPERTS_NORM | A_WINDOW_ROPE | A_DENSE_FIRST, .keys = K_WINDOW | K_GATING | K_EXP_SCALE, .window_period = 4},
+    {.name = "pangu-embedded", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
+    {.name = "nanbeige", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU},
+    {.name = "plamo", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_PARALLEL},
+    {.name = "plamo3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_FUSED_UP | A_POST, .keys = K_WINDOW, .window_period = 8},
+    {.name = "afmoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_POST | A_EMBED_SQRT | A_WINDOW_ROPE, .keys = K_WINDOW | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
+    {.name = "mellum", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_WINDOW | K_EXP_SCALE, .window_period = 4},
+    {.name = "cohere2moe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_PARALLEL | A_WINDOW_ROPE, .keys = K_LOGIT_SCALE | K_WINDOW | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
+
+    // Known by name, not built: each needs a kind of block that the table does not have.
+#define OUT(n, why) {.name = n, .refuse = why}
+    OUT("deepseek2", "latent attention is not built"), OUT("deepseek32", "latent attention is not built"), OUT("deepseek4", "latent attention is not built"),
+    OUT("mistral4", "latent attention is not built"), OUT("minicpm3", "latent attention is not built"), OUT("plm", "latent attention is not built"),
+    OUT("glm-dsa", "latent attention is not built"), OUT("dots3note", "latent attention is not built"), OUT("hy_v4", "latent attention is not built"),
+    OUT("bailingmoe3", "latent attention is not built"), OUT("kimi-linear", "delta attention is not built"), OUT("kimi-k3", "delta attention is not built"),
+    OUT("mamba", "state-space blocks are not built"), OUT("mamba2", "state-space blocks are not built"), OUT("jamba", "state-space blocks are not built"),
+    OUT("falcon-h1", "state-space blocks are not built"), OUT("granitehybrid", "state-space blocks are not built"), OUT("nemotron_h", "state-space blocks are not built"),
+    OUT("nemotron_h_moe", "state-space blocks are not built"), OUT("plamo2", "state-space blocks are not built"), OUT("qwen3next", "gated delta blocks are not built"),
+    OUT("qwen35", "gated delta blocks are not built"), OUT("qwen35moe", "gated delta blocks are not built"), OUT("qwen4exp", "gated delta blocks are not built"),
+    OUT("lfm2", "short convolutions are not built"), OUT("lfm2moe", "short convolutions are not built"), OUT("minimax-01", "linear attention is not built"),
+    OUT("minimax-m3", "sparse attention is not built"), OUT("rwkv6", "RWKV blocks are not built"), OUT("rwkv7", "RWKV blocks are not built"),
+    OUT("rwkv6qwen2", "RWKV blocks are not built"), OUT("arwkv7", "RWKV blocks are not built"), OUT("gemma3n", "per-layer embeddings are not built"),
+    OUT("gemma4", "head sizes that differ between layers are not built"), OUT("grovemoe", "expert groups of two sizes are not built"), OUT("cogvlm", "vision experts are not built"),
+    OUT("apertus", "the xIELU activation is not built"), OUT("bitnet", "its norms inside blocks are not built"), OUT("talkie", "its layer scales are not built"), OUT("hrm_text", "recurrent depth is not built"),
+    OUT("laguna", "attention gated by head is not built"), OUT("spark2_5", "attention gated by head is not built"), OUT("muse-glimmer", "its attention gate is not built"), OUT("maple", "its clamped activation is not built"),
+    OUT("mimo2", "head sizes that differ between layers are not built"), OUT("step35", "its block is not built"), OUT("hy_v3", "its block is not built"), OUT("qwen3tts", "speech models are not built"),
+    OUT("granite_swa", "attention sinks beside scales are not built"), OUT("granite-swa", "attention sinks beside scales are not built"), OUT("chameleon", "its norms and image tokens are not built"),
+    OUT("bert", "encoders are not built"), OUT("nomic-bert", "encoders are not built"), OUT("nomic-bert-moe", "encoders are not built"), OUT("modern-bert", "encoders are not built"), OUT("jina-bert-v2", "encoders are not built"),
+    OUT("jina-bert-v3", "encoders are not built"), OUT("neo-bert", "encoders are not built"), OUT("eurobert", "encoders are not built"), OUT("gemma-embedding", "encoders are not built"), OUT("llama-embed", "encoders are not built"),
+    OUT("t5", "encoder-decoder models are not built"), OUT("t5encoder", "encoders are not built"), OUT("wavtokenizer-dec", "speech models are not built"), OUT("clip", "it holds no language model"),
+    OUT("gptj", "its block is not built"), OUT("eagle3", "draft heads are not built"),
+#undef OUT
+};
+
+const arch_row *arch_find(const char *name, size_t len)
+{
+    for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++)
+        if (strlen(ROWS[i].name) == len && !memcmp(ROWS[i].name, name, len)) return &ROWS[i];
+    return NULL;
+}
+
+const arch_row *arch_at(size_t i) { return i < sizeof ROWS / sizeof *ROWS ? &ROWS[i] : NULL; }
+
+const char *model_architecture(size_t i)
+{
+    for (size_t r = 0; r < sizeof ROWS / sizeof *ROWS; r++)
+        if (!ROWS[r].refuse && i-- == 0) return ROWS[r].name;
+    return NULL;
+}

@@ -35,6 +35,7 @@ typedef struct tok_pre {
 
 const tok_pre *tok_pre_find(const char *name, size_t len); // NULL when not known
 const tok_pre *tok_pre_default(void);
+const char    *tok_pre_names(size_t i); // of row i, NULL past the last
 
 typedef struct tok_splitter tok_splitter;
 typedef struct tok_scratch tok_scratch;

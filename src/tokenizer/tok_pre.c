@@ -125,3 +125,4 @@ const tok_pre *tok_pre_find(const char *name, size_t len) {
 }
 
 const tok_pre *tok_pre_default(void) { return &pres[0]; }
+const char *tok_pre_names(size_t i) { return i < sizeof pres / sizeof *pres ? pres[i].names : NULL; }

@@ -424,26 +424,6 @@ static void attend(const attend_args *a)
     else attend_type(DEV_KV_BF16, a);
 }
 
-// x = d q, d = max |x| / 127. Values too small for that to be a normal number count as zero.
-static __attribute__((unused)) void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux)
-{
-    for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, q += BLOCK, aux++) {
-        vf m = vf_set1(0);
-        for (int i = 0; i < BLOCK; i += VW) {
-            vf v = vf_load(x + i);
-            m = vf_max(m, vf_max(v, vf_set1(0) - v));
-        }
-        float top = vf_hmax(m), d = top / 127.0f, id = top > 1e-30f ? 127.0f / top : 0;
-        if (!(top > 1e-30f)) d = 0;
-        int32_t sum[2] = {0, 0};
-        for (int i = 0; i < BLOCK; i++) {
-            q[i] = (int8_t)lrintf(x[i] * id);
-            sum[i / 16] += q[i];
-        }
-        *aux = (cpu_aux){d, d * (float)(sum[0] + sum[1]), {-sum[0], -sum[1]}};
-    }
-}
-
 static void fill_generic(cpu_kernels *k)
 {
     k->norm = norm;

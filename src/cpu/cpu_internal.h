@@ -59,7 +59,8 @@ void cpu_unpack_row(const cpu_tensor *t, int64_t expert, int64_t row, float *dst
 typedef struct cpu_aux {
     float   d;
     float   ds;     // d * (sum of q)
-    int32_t nsum[2]; // minus the sum of q, of columns 0..15 and 16..31
+    int32_t nsum;   // minus the sum of q
+    int32_t nhigh;  // minus the sum of q of columns 16..31
 } cpu_aux;
 
 typedef struct gemm_args {
@@ -75,7 +76,7 @@ typedef struct gemm_args {
     int32_t n_rows;
     float *y;                // output row i, column j at y[i * ldy + j], j counted from the first panel's
     size_t ldy;
-    float *scratch;          // k floats, CPU_RAW
+    float *scratch;          // CPU_RAW: k floats; integer formats: k * 6, a tile of 16 rows
 } gemm_args;
 
 typedef struct attend_args {

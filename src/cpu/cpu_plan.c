@@ -211,7 +211,8 @@ typedef struct needs { size_t k, rows, gate, experts, worker; } needs;
 static void look(needs *n, const dev_tensor *w, size_t rows)
 {
     if (!w) return;
-    if ((size_t)w->k > n->worker) n->worker = (size_t)w->k; // CPU_RAW decodes a row
+    size_t floats = (size_t)w->k * (cpu_format_int8(cpu_t(w)->format) ? 6 : 1); // see gemm_args
+    if (floats > n->worker) n->worker = floats;
     if ((size_t)w->k * rows > n->k) n->k = (size_t)w->k * rows;
     if (rows > n->rows) n->rows = rows;
 }

@@ -1,0 +1,103 @@
+// cpu/int8: the driver of products with int8 activations, one text for the tiers that have them. The including file gives
+//   int8_rows(format, R, panel, k, src, out): R rows (a constant), one panel; out[r][16]
+// Rows are taken 16 at a time, copied into a tile whose every address is a constant away from one pointer; what is left over goes in eights,
+// fours, twos and ones through the same code, and one row alone is read where it lies. The order of sums is the same everywhere:
+// for each output exact int32 within a block of 32, then blocks in ascending order by one chain of float operations.
+#pragma once
+#include "cpu/cpu_internal.h"
+
+// A tile: for each block 16 rows of 32 int8, then 16 each of d, ds and the two sums.
+enum { TILE_D = 512, TILE_DS = 576, TILE_NSUM = 640, TILE_NHIGH = 704, TILE_BLOCK = 768 };
+
+// Where R rows' activations are: in a tile, or (tile NULL) one row as it lies.
+typedef struct int8_src {
+    const uint8_t *tile;
+    const int8_t *q;
+    const cpu_aux *aux;
+} int8_src;
+
+static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL]);
+
+static void fill_tile(uint8_t *tile, const gemm_args *g, int32_t first, int32_t n)
+{
+    int64_t blocks = g->k / BLOCK;
+    for (int32_t r = 0; r < n; r++) {
+        size_t row = (size_t)g->rows[first + r];
+        const int8_t *q = g->q + row * (size_t)g->k;
+        const cpu_aux *a = g->aux + row * (size_t)blocks;
+        for (int64_t b = 0; b < blocks; b++) {
+            uint8_t *t = tile + b * TILE_BLOCK;
+            memcpy(t + r * BLOCK, q + b * BLOCK, BLOCK);
+            memcpy(t + TILE_D + 4 * r, &a[b].d, 4);
+            memcpy(t + TILE_DS + 4 * r, &a[b].ds, 4);
+            memcpy(t + TILE_NSUM + 4 * r, &a[b].nsum, 4);
+            memcpy(t + TILE_NHIGH + 4 * r, &a[b].nhigh, 4);
+        }
+    }
+}
+
+static void put_int8(const gemm_args *g, int64_t panel, int32_t row, float (*out)[PANEL], int n)
+{
+    int64_t left = g->w->base.n - panel * PANEL, cols = left < PANEL ? left : PANEL;
+    for (int i = 0; i < n; i++) {
+        float *y = g->y + (size_t)(row + i) * g->ldy + (panel - g->first) * PANEL;
+        if (cols == PANEL) memcpy(y, out[i], PANEL * sizeof(float));
+        else memcpy(y, out[i], (size_t)cols * sizeof(float));
+    }
+}
+
+static inline __attribute__((always_inline)) void gemm_int8(int format, const gemm_args *g)
+{
+    float out[ROW_TILE][PANEL];
+    const uint8_t *data = g->data;
+    if (g->n_rows == 1) {
+        size_t row = (size_t)g->rows[0];
+        int8_src s = {NULL, g->q + row * (size_t)g->k, g->aux + row * (size_t)(g->k / BLOCK)};
+        for (int64_t p = g->first; p < g->first + g->count; p++) {
+            int8_rows(format, 1, g->w, data + (size_t)p * g->w->panel_bytes, g->k, s, out);
+            put_int8(g, p, 0, out, 1);
+        }
+        return;
+    }
+    uint8_t *tile = (uint8_t *)g->scratch;
+    for (int32_t r = 0; r < g->n_rows;) {
+        int32_t left = g->n_rows - r, R = left >= 16 ? 16 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        fill_tile(tile, g, r, R);
+        int8_src s = {tile, NULL, NULL};
+        for (int64_t p = g->first; p < g->first + g->count; p++) {
+            const uint8_t *panel = data + (size_t)p * g->w->panel_bytes;
+            switch (R) {
+            case 16: int8_rows(format, 16, g->w, panel, g->k, s, out); break;
+            case 8: int8_rows(format, 8, g->w, panel, g->k, s, out); break;
+            case 4: int8_rows(format, 4, g->w, panel, g->k, s, out); break;
+            case 2: int8_rows(format, 2, g->w, panel, g->k, s, out); break;
+            default: int8_rows(format, 1, g->w, panel, g->k, s, out); break;
+            }
+            put_int8(g, p, r, out, R);
+        }
+        r += R;
+    }
+}
+
+static void gemm_q8(const gemm_args *g) { gemm_int8(CPU_Q8, g); }
+static void gemm_q4_0(const gemm_args *g) { gemm_int8(CPU_Q4_0, g); }
+static void gemm_q4_1(const gemm_args *g) { gemm_int8(CPU_Q4_1, g); }
+static void gemm_q5_0(const gemm_args *g) { gemm_int8(CPU_Q5_0, g); }
+static void gemm_q5_1(const gemm_args *g) { gemm_int8(CPU_Q5_1, g); }
+static void gemm_q4_k(const gemm_args *g) { gemm_int8(CPU_Q4_K, g); }
+static void gemm_q5_k(const gemm_args *g) { gemm_int8(CPU_Q5_K, g); }
+static void gemm_q6_k(const gemm_args *g) { gemm_int8(CPU_Q6_K, g); }
+
+static void fill_int8(cpu_kernels *k)
+{
+    k->packed = true;
+    k->kv_auto = DEV_KV_F16;
+    k->gemm[CPU_Q8] = gemm_q8;
+    k->gemm[CPU_Q4_0] = gemm_q4_0;
+    k->gemm[CPU_Q4_1] = gemm_q4_1;
+    k->gemm[CPU_Q5_0] = gemm_q5_0;
+    k->gemm[CPU_Q5_1] = gemm_q5_1;
+    k->gemm[CPU_Q4_K] = gemm_q4_k;
+    k->gemm[CPU_Q5_K] = gemm_q5_k;
+    k->gemm[CPU_Q6_K] = gemm_q6_k;
+}

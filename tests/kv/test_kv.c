@@ -1,0 +1,285 @@
+// kv against a model that is too simple to be wrong: every page has a content (what was written there), and a sequence must read back
+// through its tables exactly the tokens it was given, whatever was shared, copied, evicted, forked or cut.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "kv/kv.h"
+
+enum { MAX_PAGES = 64, SEQS = 12, MAX_TOKENS = 1200 };
+
+typedef struct world {
+    kv_pool *pool;
+    int      n_groups;
+    int32_t  content[KV_GROUPS][MAX_PAGES][KV_PAGE]; // the token that was written; a recurrent page: [0] = length, [1] = sum
+} world;
+
+static void copy_page(void *ctx, int32_t group, int32_t from, int32_t to) {
+    world *w = ctx;
+    memcpy(w->content[group][to], w->content[group][from], sizeof w->content[group][to]);
+}
+
+static uint64_t rng = 88172645463325252u;
+static uint32_t draw(uint32_t n) {
+    rng ^= rng << 13, rng ^= rng >> 7, rng ^= rng << 17;
+    return (uint32_t)(rng >> 33) % n;
+}
+
+static void check(const world *w) {
+    error err = {0};
+    if (kv_check(w->pool, &err) != OK) fail_msg("%s", err.text);
+}
+
+static kv_config config_of(world *w, const dev_group *groups, const int32_t *pages, int n) {
+    kv_config c = {.n_groups = n, .index = true, .copy = copy_page, .copy_ctx = w};
+    memcpy(c.groups, groups, (size_t)n * sizeof *groups);
+    memcpy(c.n_pages, pages, (size_t)n * sizeof *pages);
+    w->n_groups = n;
+    return c;
+}
+
+typedef struct seq {
+    kv_seq *kv;
+    int32_t tokens[MAX_TOKENS];
+    size_t  len; // computed
+    uint64_t salt;
+} seq;
+
+static int32_t sum_of(const int32_t *t, size_t n) {
+    uint32_t s = 0;
+    for (size_t i = 0; i < n; i++) s = s * 31 + (uint32_t)t[i];
+    return (int32_t)s;
+}
+
+// What the device would read: every token that position `len` (the next) sees.
+static void read_back(const world *w, const seq *s, const dev_group *groups) {
+    for (int g = 0; g < w->n_groups; g++) {
+        int32_t n;
+        const int32_t *pages = kv_seq_pages(s->kv, g, &n);
+        if (groups[g].kind == DEV_GROUP_RECURRENT) {
+            if (s->len) assert_int_equal(w->content[g][pages[0]][1], sum_of(s->tokens, s->len));
+            continue;
+        }
+        size_t first = 0;
+        if (groups[g].kind == DEV_GROUP_WINDOW && s->len + 1 > (size_t)groups[g].window) first = s->len + 1 - (size_t)groups[g].window;
+        for (size_t i = first; i < s->len; i++) {
+            assert_true((int32_t)(i / KV_PAGE) < n);
+            int32_t page = pages[i / KV_PAGE];
+            assert_true(page >= 0);
+            if (w->content[g][page][i % KV_PAGE] != s->tokens[i])
+                fail_msg("group %d, token %zu: page %d holds %d instead of %d", g, i, page, w->content[g][page][i % KV_PAGE], s->tokens[i]);
+        }
+    }
+}
+
+// Computes tokens [len, upto): as the engine does, reserve, write, commit. False when there were no pages.
+static bool advance(world *w, seq *s, size_t upto, const dev_group *groups) {
+    error err = {0};
+    status st = kv_seq_reserve(s->kv, upto, &err);
+    if (st != OK) {
+        assert_true(st == E_BUSY || st == E_LIMIT);
+        return false;
+    }
+    for (int g = 0; g < w->n_groups; g++) {
+        int32_t n;
+        const int32_t *pages = kv_seq_pages(s->kv, g, &n);
+        if (groups[g].kind == DEV_GROUP_RECURRENT) {
+            w->content[g][pages[0]][0] = (int32_t)upto;
+            w->content[g][pages[0]][1] = sum_of(s->tokens, upto);
+            continue;
+        }
+        for (size_t i = s->len; i < upto; i++) w->content[g][pages[i / KV_PAGE]][i % KV_PAGE] = s->tokens[i];
+    }
+    s->len = upto;
+    kv_seq_commit(s->kv, s->tokens, upto);
+    return true;
+}
+
+static void open_seq(world *w, seq *s) {
+    kv_key key = {.salt = s->salt};
+    assert_int_equal(kv_seq_create(w->pool, &key, &s->kv, NULL), OK);
+    s->len = 0;
+}
+
+// Few distinct texts with common beginnings, so that much is shared.
+static void fill_tokens(seq *s) {
+    uint32_t kind = draw(4), branch = draw(40);
+    for (size_t i = 0; i < MAX_TOKENS; i++) s->tokens[i] = (int32_t)(i < branch * KV_PAGE / 2 ? kind * 1000 + i : kind * 1000 + i + branch * 100000);
+    s->salt = draw(8) == 0;
+}
+
+static void random_operations(const dev_group *groups, const int32_t *pages, int n, long operations, bool truncates) {
+    world *w = mem_calloc(1, sizeof *w);
+    seq *seqs = mem_calloc(SEQS, sizeof *seqs);
+    kv_config c = config_of(w, groups, pages, n);
+    assert_int_equal(kv_create(&c, &w->pool, NULL), OK);
+    uint64_t hits = 0;
+    for (long op = 0; op < operations; op++) {
+        seq *s = &seqs[draw(SEQS)];
+        uint32_t what = draw(100);
+        if (!s->kv) {
+            fill_tokens(s);
+            open_seq(w, s);
+            s->len = kv_seq_match(s->kv, s->tokens, 1 + draw(MAX_TOKENS - 1));
+            hits += s->len;
+        } else if (what < 55) {
+            size_t upto = s->len + 1 + draw(what < 20 ? 70 : 2);
+            if (upto < MAX_TOKENS && !advance(w, s, upto, groups) && draw(2)) {
+                kv_seq_free(s->kv);
+                s->kv = NULL;
+            }
+        } else if (what < 65) {
+            size_t upto = s->len + 1 + draw(200);
+            s->len = kv_seq_match(s->kv, s->tokens, upto < MAX_TOKENS ? upto : MAX_TOKENS);
+        } else if (what < 75) {
+            kv_seq_snapshot(s->kv);
+        } else if (what < 85) {
+            seq *f = &seqs[draw(SEQS)];
+            if (!f->kv) {
+                memcpy(f, s, sizeof *f);
+                if (kv_seq_fork(s->kv, &f->kv, NULL) != OK) f->kv = NULL;
+                else
+                    for (size_t i = f->len; i < MAX_TOKENS; i++) f->tokens[i] += (int32_t)(draw(3) * 1000000);
+            }
+        } else if (what < 88 && truncates && s->len) {
+            s->len -= draw((uint32_t)(s->len < 50 ? s->len : 50));
+            kv_seq_truncate(s->kv, s->len);
+            for (size_t i = s->len; i < MAX_TOKENS; i++) s->tokens[i] += 5000000;
+        } else if (what < 90) {
+            kv_seq_free(s->kv);
+            s->kv = NULL;
+        } else if (what == 99 && draw(200) == 0) {
+            kv_drop_cache(w->pool);
+        }
+        if (s->kv) {
+            assert_int_equal(kv_seq_len(s->kv), s->len);
+            if (op % 16 == 0) read_back(w, s, groups);
+        }
+        if (op % 64 == 0) check(w);
+    }
+    assert_true(hits > 0);
+    for (int i = 0; i < SEQS; i++) kv_seq_free(seqs[i].kv);
+    check(w);
+    kv_stats st;
+    kv_get_stats(w->pool, &st);
+    assert_int_equal(st.used, 0);
+    kv_drop_cache(w->pool);
+    check(w);
+    kv_get_stats(w->pool, &st);
+    assert_int_equal(st.free, st.total);
+    assert_true(st.evictions > 0);
+    kv_destroy(w->pool);
+    mem_free(w);
+    mem_free(seqs);
+}
+
+static void full_group(void **state) {
+    (void)state;
+    random_operations((dev_group[]){{.kind = DEV_GROUP_FULL}}, (int32_t[]){60}, 1, 1000000, true);
+}
+
+static void full_and_window(void **state) {
+    (void)state;
+    random_operations((dev_group[]){{.kind = DEV_GROUP_FULL}, {.kind = DEV_GROUP_WINDOW, .window = 70}}, (int32_t[]){60, 40}, 2, 600000, false);
+}
+
+static void window_alone(void **state) {
+    (void)state;
+    random_operations((dev_group[]){{.kind = DEV_GROUP_WINDOW, .window = 100}}, (int32_t[]){50}, 1, 400000, false);
+}
+
+static void recurrent_and_full(void **state) {
+    (void)state;
+    random_operations((dev_group[]){{.kind = DEV_GROUP_FULL}, {.kind = DEV_GROUP_RECURRENT}}, (int32_t[]){60, 30}, 2, 400000, false);
+}
+
+static const dev_group one_full[] = {{.kind = DEV_GROUP_FULL}};
+
+// A prompt that is cached whole is found but for what must be computed: always shorter than the prompt.
+static void match_is_shorter_than_the_prompt(void **state) {
+    (void)state;
+    world w = {0};
+    kv_config c = config_of(&w, one_full, (int32_t[]){10}, 1);
+    assert_int_equal(kv_create(&c, &w.pool, NULL), OK);
+    seq a = {0}, b = {0};
+    for (int i = 0; i < 100; i++) a.tokens[i] = b.tokens[i] = i;
+    open_seq(&w, &a);
+    assert_true(advance(&w, &a, 96, one_full));
+    open_seq(&w, &b);
+    assert_int_equal(kv_seq_match(b.kv, b.tokens, 96), 64);
+    kv_seq_free(b.kv);
+    open_seq(&w, &b);
+    assert_int_equal(kv_seq_match(b.kv, b.tokens, 97), 96);
+    kv_seq_free(b.kv);
+    b.tokens[40] = 7; // the second page differs
+    open_seq(&w, &b);
+    assert_int_equal(kv_seq_match(b.kv, b.tokens, 97), 32);
+    kv_seq_free(b.kv);
+    b.salt = 1;
+    open_seq(&w, &b);
+    assert_int_equal(kv_seq_match(b.kv, b.tokens, 97), 0);
+    kv_seq_free(b.kv);
+    kv_seq_free(a.kv);
+    kv_destroy(w.pool);
+}
+
+// The oldest leaf goes first, ancestors last, pages in use never.
+static void eviction_takes_leaves_first(void **state) {
+    (void)state;
+    world w = {0};
+    kv_config c = config_of(&w, one_full, (int32_t[]){6}, 1);
+    assert_int_equal(kv_create(&c, &w.pool, NULL), OK);
+    seq a = {0}, b = {0}, d = {0};
+    for (int i = 0; i < 200; i++) a.tokens[i] = i, b.tokens[i] = 1000 + i, d.tokens[i] = i;
+    open_seq(&w, &a);
+    assert_true(advance(&w, &a, 128, one_full)); // four pages
+    kv_seq_free(a.kv);
+    open_seq(&w, &b);
+    assert_true(advance(&w, &b, 128, one_full)); // two free, two evicted: the last two of a
+    open_seq(&w, &d);
+    assert_int_equal(kv_seq_match(d.kv, d.tokens, 128), 64);
+    assert_int_equal(kv_seq_reserve(d.kv, 65, NULL), E_BUSY); // all in use now
+    assert_int_equal(kv_seq_reserve(d.kv, 64 + 7 * KV_PAGE, NULL), E_LIMIT);
+    check(&w);
+    kv_seq_free(d.kv);
+    kv_seq_free(b.kv);
+    kv_destroy(w.pool);
+}
+
+static void allocation_failures(void **state) {
+    (void)state;
+    for (long nth = 1; nth < 60; nth++) {
+        world w = {0};
+        kv_config c = config_of(&w, one_full, (int32_t[]){10}, 1);
+        kv_key key = {0};
+        kv_seq *a = NULL, *b = NULL;
+        int32_t tokens[100];
+        for (int i = 0; i < 100; i++) tokens[i] = i;
+        mem_fail_at(nth);
+        if (kv_create(&c, &w.pool, NULL) == OK) {
+            if (kv_seq_create(w.pool, &key, &a, NULL) == OK && kv_seq_reserve(a, 100, NULL) == OK) {
+                kv_seq_commit(a, tokens, 100);
+                if (kv_seq_fork(a, &b, NULL) == OK) kv_seq_reserve(b, 101, NULL);
+            }
+            mem_fail_at(0);
+            check(&w);
+            kv_seq_free(a);
+            kv_seq_free(b);
+            kv_destroy(w.pool);
+        }
+        mem_fail_at(0);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(match_is_shorter_than_the_prompt), cmocka_unit_test(eviction_takes_leaves_first), cmocka_unit_test(allocation_failures),
+        cmocka_unit_test(full_group), cmocka_unit_test(full_and_window), cmocka_unit_test(window_alone), cmocka_unit_test(recurrent_and_full),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

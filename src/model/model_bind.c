@@ -130,7 +130,7 @@ static bool harmless(const char *name)
 static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, int32_t layer, const char *stem, size_t len, const char *suffix, error *err)
 {
     if (layer >= hp->n_layers) return (hp->row->keys & K_NEXTN) ? OK : error_set(err, E_INVALID, "tensor \"%s\" is past the last of %d layers", t->name, hp->n_layers);
-    bool weight = !strcmp(suffix, "weight"), bias = !strcmp(suffix, "bias");
+    bool weight = !strcmp(suffix, "weight") || !*suffix, bias = !strcmp(suffix, "bias");
     for (int s = 0; s < SLOT_COUNT; s++) {
         const char *name = slot_name(hp->row, (slot)s);
         if (strlen(name) != len || memcmp(name, stem, len)) continue;
@@ -266,6 +266,10 @@ static status check_globals(hparams *hp, binding *b, error *err)
 {
     status st;
     unsigned traits = hp->row->traits;
+    if (!b->embed.w && b->output.w) { // tied the other way round (codeshell)
+        b->embed.w = b->output.w;
+        b->embed.w->desc.use |= DEV_USE_ROWS;
+    }
     if (!b->embed.w) return missing(-1, "token_embd.weight", err);
     int64_t e = hp->n_embd, vocab = b->embed.w->desc.n;
     if (b->embed.w->desc.k != e) return bad_shape(b->embed.w, e, vocab, 1, err);

@@ -27,7 +27,7 @@ static dev_reg part(graph *c, dev_reg r, int32_t width) // the first columns of 
 
 static void norm(graph *c, dev_reg dst, dev_reg src, const slot_pair *s)
 {
-    dev_op_norm(c->p, (dev_norm){.dst = dst, .src = src, .kind = c->hp->row->traits & A_LAYER_NORM ? DEV_NORM_LAYER : DEV_NORM_RMS, .eps = c->hp->eps,
+    dev_op_norm(c->p, (dev_norm){.dst = dst, .src = src, .kind = c->hp->layer_norm ? DEV_NORM_LAYER : DEV_NORM_RMS, .eps = c->hp->eps,
                                  .weight = weight(s), .bias = bias(s), .add = DEV_NONE, .sum = DEV_NONE});
 }
 
@@ -62,7 +62,7 @@ static void qk_norm(graph *c, dev_reg r, const slot_pair *s, int32_t whole)
     if (!w) return;
     // One weight a head, shared by the heads or not; or the whole row (olmo2).
     int32_t group = w->k == c->hp->head_k ? c->hp->head_k : whole;
-    dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = c->hp->row->traits & A_LAYER_NORM ? DEV_NORM_LAYER : DEV_NORM_RMS, .group = group, .eps = c->hp->eps, .weight = w,
+    dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = c->hp->layer_norm ? DEV_NORM_LAYER : DEV_NORM_RMS, .group = group, .eps = c->hp->eps, .weight = w,
                                  .bias = bias(s), .add = DEV_NONE, .sum = DEV_NONE});
 }
 
@@ -70,7 +70,7 @@ static void rotate(graph *c, const layer_hp *l, dev_reg r, int32_t heads)
 {
     const hparams *hp = c->hp;
     bool plain = l->windowed && (hp->row->traits & A_WINDOW_PLAIN_ROPE);
-    dev_op_rope(c->p, (dev_rope){.reg = r, .kind = hp->row->rope == ROPE_PAIRS ? DEV_ROPE_NORM : DEV_ROPE_NEOX, .n_head = heads, .head_dim = hp->head_k, .first = 0, .dims = hp->n_rot,
+    dev_op_rope(c->p, (dev_rope){.reg = r, .kind = hp->rope == ROPE_PAIRS ? DEV_ROPE_NORM : DEV_ROPE_NEOX, .n_head = heads, .head_dim = hp->head_k, .first = 0, .dims = hp->n_rot,
                                  .base = l->windowed ? hp->rope_base_window : hp->rope_base, .freq_scale = l->windowed ? hp->freq_scale_window : hp->freq_scale,
                                  .ext_factor = plain ? 0 : hp->ext_factor, .attn_factor = plain ? 1 : hp->attn_factor, .beta_fast = hp->beta_fast, .beta_slow = hp->beta_slow,
                                  .n_ctx_orig = (int32_t)(hp->n_ctx_orig < INT32_MAX ? hp->n_ctx_orig : INT32_MAX), .factors = c->b->rope_factors ? c->b->rope_factors->dev : NULL});
@@ -168,21 +168,19 @@ static void feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_sr
         dense(c, dst, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], residual);
         return;
     }
-    if (s[S_UP_SHARED].w && s[S_SHARED_ROUTER].w) { // the shared expert has a gate of one value: dst = shared * sigmoid(gate), then the experts join
-        dev_reg one = c->one[c->w];
-        dense(c, dst, x, &s[S_GATE_SHARED], &s[S_UP_SHARED], &s[S_DOWN_SHARED], DEV_NONE);
+    if (s[S_UP_SHARED].w && s[S_SHARED_ROUTER].w) { // the shared expert has a gate of one value
+        dev_reg one = c->one[c->w], t = c->t[c->w]; // dst may be the residual: not to be written early
+        dense(c, t, x, &s[S_GATE_SHARED], &s[S_UP_SHARED], &s[S_DOWN_SHARED], DEV_NONE);
         dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_SIGMOID, .out = {{one, weight(&s[S_SHARED_ROUTER]), NULL, 1, 0}}});
-        dev_op_combine(p, (dev_combine){.dst = dst, .a = dst, .b = one, .sa = 1, .multiply = true});
-        if (residual != DEV_NONE) dev_add(p, dst, dst, residual);
-        experts(c, dst, x, router_src, s, dst);
-    } else if (s[S_UP_SHARED].w) {
-        dense(c, dst, x, &s[S_GATE_SHARED], &s[S_UP_SHARED], &s[S_DOWN_SHARED], residual);
-        experts(c, dst, x, router_src, s, dst);
-    } else if (s[S_UP].w) { // grok: dense beside experts
-        dense(c, dst, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], DEV_NONE);
-        experts(c, dst, x, router_src, s, dst);
-        if (c->hp->row->traits & A_HALF_SUM) dev_scale(p, dst, dst, sqrtf(0.5f));
-        if (residual != DEV_NONE) dev_add(p, dst, dst, residual);
+        dev_op_combine(p, (dev_combine){.dst = t, .a = t, .b = one, .sa = 1, .multiply = true});
+        if (residual != DEV_NONE) dev_add(p, t, t, residual);
+        experts(c, dst, x, router_src, s, t);
+    } else if (s[S_UP_SHARED].w || s[S_UP].w) { // a shared expert, or a dense part beside experts (grok)
+        bool shared = s[S_UP_SHARED].w, scaled = c->hp->row->sum_scale != 0;
+        dev_reg sum = scaled ? c->t[c->w] : dst;
+        dense(c, sum, x, &s[shared ? S_GATE_SHARED : S_GATE], &s[shared ? S_UP_SHARED : S_UP], &s[shared ? S_DOWN_SHARED : S_DOWN], scaled ? DEV_NONE : residual);
+        experts(c, sum, x, router_src, s, sum);
+        if (scaled) dev_op_combine(p, (dev_combine){.dst = dst, .a = sum, .b = residual, .sa = c->hp->row->sum_scale, .sb = 1});
     } else experts(c, dst, x, router_src, s, residual);
 }
 

@@ -107,6 +107,7 @@ static void read_window(reader *r, hparams *hp)
     int32_t given = -1;
     read_int(r, "attention.sliding_window", 0, INT32_MAX, &given, false);
     if (given >= 0) hp->window = given;
+    if (hp->window_off) hp->window = 0;
     if (hp->rope_base_window == 0) hp->rope_base_window = hp->rope_base; // gemma3 has a default of its own
     hp->freq_scale_window = hp->row->traits & A_WINDOW_PLAIN_ROPE ? 1 : hp->freq_scale;
     read_float(r, "rope.freq_base_swa", &hp->rope_base_window);
@@ -261,7 +262,13 @@ static void read_sizes(reader *r, hparams *hp)
 static void read_options(reader *r, hparams *hp)
 {
     unsigned keys = hp->row->keys;
-    read_float(r, hp->row->traits & A_LAYER_NORM ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", &hp->eps);
+    hp->layer_norm = hp->row->traits & A_LAYER_NORM;
+    if (hp->row->traits & A_EITHER_NORM) {
+        float rms = 0;
+        read_float(r, "attention.layer_norm_rms_epsilon", &rms);
+        if (rms != 0) hp->layer_norm = false;
+    }
+    read_float(r, hp->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", &hp->eps);
     if (keys & K_ATTN_CAP) read_float(r, "attn_logit_softcapping", &hp->attn_cap);
     if (keys & K_FINAL_CAP) read_float(r, "final_logit_softcapping", &hp->final_cap);
     if (keys & K_LOGIT_SCALE) read_float(r, "logit_scale", &hp->logit_scale);
@@ -286,6 +293,10 @@ static void read_options(reader *r, hparams *hp)
         read_bool(r, "rope.scaling.finetuned", &on);
         hp->rope_off = !on;
     }
+    hp->rope = hp->row->rope;
+    const gguf_value *sections = hp->row->traits & A_SECTIONS ? gguf_find(r->g, key_of(r, "rope.dimension_sections")) : NULL;
+    int64_t a, b;
+    if (sections && gguf_value_i64(sections, 0, &a) && gguf_value_i64(sections, 1, &b) && a > 0 && b > 0) hp->rope = ROPE_HALVES;
     if (!r->st && (hp->eps < 0 || hp->eps > 1)) r->st = error_set(r->err, E_INVALID, "the norms' epsilon is %g, expected 0 to 1", (double)hp->eps);
     if (!r->st && (hp->attn_cap < 0 || hp->final_cap < 0 || hp->clamp < 0 || hp->alibi < 0)) r->st = error_set(r->err, E_INVALID, "a soft cap, clamp or ALiBi bias of the file is negative");
 }
@@ -317,10 +328,13 @@ status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err)
     read_experts(&r, hp);
     read_options(&r, hp);
     if (r.st) goto fail;
+    int32_t lead = 0;
+    if (hp->row->traits & A_LEAD_ROPE) read_int(&r, "leading_dense_block_count", 0, MAX_LAYERS, &lead, false);
+    if (r.st) goto fail;
     for (int32_t i = 0; i < hp->n_layers; i++) {
         layer_hp *l = &hp->layers[i];
         l->rotate = hp->row->rope != ROPE_NONE && !hp->rope_off;
-        if (hp->row->traits & A_WINDOW_ROPE && hp->window > 0 && !l->windowed) l->rotate = false;
+        if (hp->row->traits & A_WINDOW_ROPE && hp->window > 0 && !l->windowed && i >= lead) l->rotate = false;
         if (hp->row->no_rope_step && (i + 1) % hp->row->no_rope_step == 0) l->rotate = false;
     }
     return OK;

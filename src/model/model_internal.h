@@ -33,11 +33,11 @@ enum {
     A_WEIGHT_FIRST = 1 << 17, // llama4
     A_LOGIT_DIVIDE = 1 << 18, // logits are divided by logit_scale (granite) instead of multiplied
     A_EXPERTS_BESIDE = 1 << 19, // arctic: experts read the layer's input, beside a dense feed-forward
-    A_HALF_SUM     = 1 << 20, // grok: (dense + experts) * sqrt(1/2)
     A_CHUNKED      = 1 << 21, // windows are chunks at absolute positions (llama4)
     A_ROPE_SWITCH  = 1 << 22, // granite: rope.scaling.finetuned false turns rotation off
-    A_EMBED_SHARED_OUT = 1 << 23, // output is required to stand in the file when unset (no tying)
-    A_WINDOW_OPTIONAL_KEY = 1 << 24, // without the sliding_window key the row's default holds
+    A_EITHER_NORM  = 1 << 20, // with A_LAYER_NORM: root mean square after all when the file has that epsilon (cohere2moe)
+    A_SECTIONS     = 1 << 24, // rope.dimension_sections makes the rotation one of halves (glm4)
+    A_LEAD_ROPE    = 1 << 23, // the leading dense layers are rotated whatever their window
 };
 
 // Metadata keys that a row reads beyond the common ones; zero in the file means unset.
@@ -72,6 +72,7 @@ typedef struct arch_row {
     dev_gating  gating;
     int32_t     window_period; // default of sliding_window_pattern; 0: every layer has the window
     int32_t     no_rope_step;  // every so many layers one is not rotated
+    float       sum_scale;     // of experts and what stands beside them, added; 0: 1
     const char *ffn_norm, *attn_post, *ffn_post; // tensor names where they differ from ffn_norm, post_attention_norm, post_ffw_norm
     void      (*adjust)(hparams *hp); // defaults and exceptions that depend on sizes; runs before the keys are read
     const char *refuse; // not NULL: known by name, not built: why
@@ -96,7 +97,8 @@ struct hparams {
     float   eps, rope_base, rope_base_window, freq_scale, freq_scale_window, ext_factor, attn_factor, beta_fast, beta_slow;
     float   attn_scale, attn_cap, final_cap, logit_scale, resid_scale, embed_scale, clamp, alibi, exp_scale, temp_scale;
     int32_t temp_length, temp_offset;
-    bool    exp_norm, parallel_key, causal, long_factors, rope_off, longrope;
+    bool    exp_norm, parallel_key, causal, long_factors, rope_off, longrope, window_off, layer_norm;
+    arch_rope rope;
     dev_gating gating;
     layer_hp *layers; // n_layers
 };

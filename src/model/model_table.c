@@ -23,10 +23,8 @@ static void adjust_gemma3(hparams *hp)
 
 static void adjust_baichuan(hparams *hp)
 {
-    if (hp->n_layers == 40) { // the 13B model has ALiBi instead of rotation
-        hp->alibi = 8;
-        hp->rope_off = true;
-    }
+    hp->rope_off = hp->n_layers != 32; // only the 7B model rotates
+    if (hp->n_layers == 40) hp->alibi = 8; // the 13B model
 }
 
 static void adjust_alibi(hparams *hp) { hp->alibi = 8; }
@@ -43,7 +41,7 @@ static void adjust_grok(hparams *hp)
     hp->beta_fast = 8;
     hp->logit_scale = 0.5773502691896257f;
     hp->embed_scale = 78.38367176906169f;
-    hp->attn_scale = 1; // attention.output_scale is not used by the computation
+    hp->attn_scale = 0.08838834764831845f;
     hp->attn_cap = 30;
 }
 
@@ -56,6 +54,14 @@ static void adjust_llama4(hparams *hp)
 }
 
 // ---- the rows -------------------------------------------------------------------------------------------------------------
+
+static void adjust_jais(hparams *hp) { hp->attn_scale = 1 / (float)hp->head_k; }
+
+static void adjust_exaone4(hparams *hp)
+{
+    hp->window = 4096;
+    hp->window_off = hp->n_layers != 64; // only the 32B model has windows, whatever the file says
+}
 
 #define EXPERT_KEYS (K_GATING | K_EXP_NORM | K_EXP_SCALE)
 
@@ -82,7 +88,7 @@ static const arch_row ROWS[] = {
     {.name = "gemma3", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW | K_FINAL_CAP, .window_period = 6, .adjust = adjust_gemma3},
     {.name = "phi2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_PARALLEL},
     {.name = "phi3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_FUSED_UP},
-    {.name = "phimoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EXPERTS_NORM, .keys = K_EXP_SCALE},
+    {.name = "phimoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_EXP_SCALE},
     {.name = "gpt2", .rope = ROPE_NONE, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_LEARNED_POS},
     {.name = "starcoder", .rope = ROPE_NONE, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_LEARNED_POS},
     {.name = "starcoder2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM},
@@ -91,7 +97,7 @@ static const arch_row ROWS[] = {
     {.name = "falcon", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_PARALLEL},
     {.name = "bloom", .rope = ROPE_NONE, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_EMBED_NORM, .adjust = adjust_alibi},
     {.name = "mpt", .rope = ROPE_NONE, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM, .keys = K_ALIBI | K_CLAMP},
-    {.name = "jais", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM, .keys = K_ALIBI},
+    {.name = "jais", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM, .keys = K_ALIBI, .adjust = adjust_jais},
     {.name = "jais2", .rope = ROPE_HALVES, .act = DEV_ACT_RELU2, .traits = A_LAYER_NORM},
     {.name = "refact", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .adjust = adjust_alibi},
     {.name = "stablelm", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_PARALLEL},
@@ -102,24 +108,24 @@ static const arch_row ROWS[] = {
     {.name = "command-r", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_PARALLEL, .keys = K_LOGIT_SCALE},
     {.name = "cohere2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_PARALLEL | A_WINDOW_ROPE, .keys = K_LOGIT_SCALE | K_WINDOW, .window_period = 4},
     {.name = "granite", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LOGIT_DIVIDE | A_EXPERTS_NORM | A_ROPE_SWITCH, .keys = K_LOGIT_SCALE | K_RESID_SCALE | K_EMBED_SCALE | K_ATTN_SCALE},
-    {.name = "granitemoe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LOGIT_DIVIDE | A_EXPERTS_NORM | A_ROPE_SWITCH, .keys = K_LOGIT_SCALE | K_RESID_SCALE | K_EMBED_SCALE | K_ATTN_SCALE},
+    {.name = "granitemoe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LOGIT_DIVIDE | A_EXPERTS_NORM, .keys = K_LOGIT_SCALE | K_RESID_SCALE | K_EMBED_SCALE | K_ATTN_SCALE},
     {.name = "minicpm", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LOGIT_DIVIDE | A_EXPERTS_NORM, .keys = K_LOGIT_SCALE | K_RESID_SCALE | K_EMBED_SCALE, .adjust = adjust_minicpm},
     {.name = "internlm2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU},
     {.name = "baichuan", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .adjust = adjust_baichuan},
     {.name = "xverse", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU},
     {.name = "orion", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM},
     {.name = "chatglm", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_FUSED_UP},
-    {.name = "glm4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_FUSED_UP | A_POST},
+    {.name = "glm4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_FUSED_UP | A_POST | A_SECTIONS},
     {.name = "glm4moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_NEXTN | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID, .ffn_norm = "post_attention_norm", .attn_post = "-"},
     {.name = "nemotron", .rope = ROPE_HALVES, .act = DEV_ACT_RELU2, .traits = A_LAYER_NORM},
     {.name = "exaone", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
-    {.name = "exaone4", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_NO_PRE | A_POST | A_WINDOW_ROPE, .keys = K_WINDOW, .window_period = 4},
+    {.name = "exaone4", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_NO_PRE | A_POST | A_WINDOW_ROPE, .keys = K_WINDOW, .window_period = 4, .adjust = adjust_exaone4},
     {.name = "exaone-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_WINDOW_ROPE, .keys = K_WINDOW | EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN, .gating = DEV_GATE_SIGMOID, .window_period = 4},
     {.name = "smollm3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .no_rope_step = 4},
     {.name = "deepseek", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE},
     {.name = "dots1", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS, .gating = DEV_GATE_SIGMOID},
     {.name = "dbrx", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EXPERTS_NORM, .keys = K_CLAMP, .ffn_norm = "attn_output_norm"},
-    {.name = "grok", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EXPERTS_NORM | A_POST | A_HALF_SUM, .keys = K_LOGIT_SCALE | K_EMBED_SCALE | K_ATTN_CAP | K_FINAL_CAP | K_YARN | K_EXP_SCALE,
+    {.name = "grok", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EXPERTS_NORM | A_POST, .sum_scale = 0.70710678f, .keys = K_OUT_SCALE | K_LOGIT_SCALE | K_EMBED_SCALE | K_ATTN_CAP | K_FINAL_CAP | K_YARN | K_EXP_SCALE,
      .attn_post = "attn_output_norm", .adjust = adjust_grok},
     {.name = "arctic", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_EXPERTS_BESIDE},
     {.name = "gpt-oss", .rope = ROPE_HALVES, .act = DEV_ACT_SWIGLU_OAI, .keys = K_WINDOW, .gating = DEV_GATE_SOFTMAX_TOPK, .window_period = 2, .ffn_norm = "post_attention_norm", .attn_post = "-"},
@@ -140,9 +146,9 @@ static const arch_row ROWS[] = {
     {.name = "nanbeige", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU},
     {.name = "plamo", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_PARALLEL},
     {.name = "plamo3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_FUSED_UP | A_POST, .keys = K_WINDOW, .window_period = 8},
-    {.name = "afmoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_POST | A_EMBED_SQRT | A_WINDOW_ROPE, .keys = K_WINDOW | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
+    {.name = "afmoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_POST | A_EMBED_SQRT, .keys = K_WINDOW | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4, .no_rope_step = 4},
     {.name = "mellum", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_WINDOW | K_EXP_SCALE, .window_period = 4},
-    {.name = "cohere2moe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_PARALLEL | A_WINDOW_ROPE, .keys = K_LOGIT_SCALE | K_WINDOW | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
+    {.name = "cohere2moe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EITHER_NORM | A_PARALLEL | A_WINDOW_ROPE | A_LEAD_ROPE, .sum_scale = 0.5f, .keys = K_LOGIT_SCALE | K_WINDOW | K_NEXTN | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
 
     // Known by name, not built: each needs a kind of block that the table does not have.
 #define OUT(n, why) {.name = n, .refuse = why}

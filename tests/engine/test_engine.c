@@ -1,0 +1,335 @@
+// The engine from altiserve.h, over the built-in model: what comes out must not depend on who else is served, on preemption, on the prefix
+// cache or on choices that share a prompt; and every way to end a request ends it.
+#include <pthread.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+#include "engine/engine_util.h"
+
+static const char *const prompts[] = {"How do I add a model?", "Which port does it use?", "What is 3 + 4?", "Tell me a story about a cat.",
+                                      "How do I see the metrics of the server, and what are they called?", "Hello", "x", "errors? 404? 503?"};
+enum { PROMPTS = 8 };
+
+static void answers_have_tokens_text_and_usage(void **state) {
+    (void)state;
+    altiserve *a = engine_with(toy_options());
+    altiserve_generate g = greedy(prompts[0], 20);
+    answer *x = ask(a, &g), *y = ask(a, &g);
+    assert_int_equal(x->submitted, OK);
+    if (x->end == FINISH_ERROR) fail_msg("%s", x->err.text);
+    assert_int_equal(x->started, 1);
+    assert_int_equal(x->n_tokens[0], 20);
+    assert_int_equal(x->finish[0], FINISH_LENGTH);
+    assert_int_equal(x->usage.completion_tokens, 20);
+    assert_true(x->usage.prompt_tokens > 0);
+    assert_true(x->text[0].len > 0);
+    same_tokens(x, y, 0, 0);
+    // The text is what detokenizing gives.
+    char *text;
+    size_t len;
+    assert_int_equal(altiserve_detokenize(a, "toy-1", x->tokens[0], x->n_tokens[0], &text, &len, NULL), OK);
+    assert_int_equal(len, x->text[0].len);
+    assert_memory_equal(text, x->text[0].data, len);
+    mem_free(text);
+    answer_free(x);
+    answer_free(y);
+    altiserve_destroy(a);
+}
+
+static void seeds(void **state) {
+    (void)state;
+    altiserve *a = engine_with(toy_options());
+    altiserve_generate g = greedy(prompts[3], 40);
+    g.sampling.temperature = 1.5f;
+    g.sampling.seed = 7;
+    g.sampling.has_seed = true;
+    answer *x = ask(a, &g), *y = ask(a, &g);
+    same_tokens(x, y, 0, 0);
+    g.sampling.seed = 8;
+    answer *z = ask(a, &g);
+    assert_true(memcmp(x->tokens[0], z->tokens[0], 40 * sizeof(int32_t)) != 0);
+    answer_free(x);
+    answer_free(y);
+    answer_free(z);
+    altiserve_destroy(a);
+}
+
+typedef struct client {
+    altiserve *a;
+    altiserve_generate g;
+    answer *got;
+} client;
+
+static void *client_main(void *arg) {
+    client *c = arg;
+    c->got = ask(c->a, &c->g);
+    return NULL;
+}
+
+// All at once, in few pages (so that some are preempted), against one after the other without a prefix cache.
+static void together_as_alone(void **state) {
+    (void)state;
+    enum { CLIENTS = 24 };
+    altiserve_options o = toy_options();
+    o.prefix_cache = false;
+    o.parallel = 1;
+    altiserve *alone = engine_with(o);
+    o.prefix_cache = true;
+    o.parallel = 12;
+    o.step_tokens = 48;
+    altiserve *together = engine_with(o);
+    client c[CLIENTS];
+    pthread_t t[CLIENTS];
+    for (int i = 0; i < CLIENTS; i++) {
+        c[i] = (client){.a = together, .g = greedy(prompts[i % PROMPTS], (uint32_t)(20 + i * 5))};
+        c[i].g.sampling.temperature = i % 3 ? 0.9f : 0;
+        c[i].g.sampling.seed = (uint64_t)i;
+        c[i].g.sampling.has_seed = true;
+        assert_int_equal(pthread_create(&t[i], NULL, client_main, &c[i]), 0);
+    }
+    for (int i = 0; i < CLIENTS; i++) {
+        pthread_join(t[i], NULL);
+        answer *x = ask(alone, &c[i].g);
+        assert_int_equal(c[i].got->end, FINISH_LENGTH);
+        same_tokens(x, c[i].got, 0, 0);
+        answer_free(x);
+        answer_free(c[i].got);
+    }
+    altiserve_stats st;
+    altiserve_get_stats(together, &st);
+    assert_int_equal(st.running, 0);
+    assert_int_equal(st.waiting, 0);
+    assert_int_equal(st.pages_total, st.pages_free + st.pages_cached);
+    altiserve_destroy(alone);
+    altiserve_destroy(together);
+}
+
+static void choices_share_the_prompt(void **state) {
+    (void)state;
+    altiserve *a = engine_with(toy_options());
+    altiserve_generate g = greedy(prompts[4], 30);
+    g.sampling.temperature = 1.2f;
+    g.sampling.seed = 5;
+    g.sampling.has_seed = true;
+    answer *one = ask(a, &g);
+    g.n = 4;
+    answer *four = ask(a, &g);
+    same_tokens(one, four, 0, 0); // choice 0 does not depend on the others
+    assert_int_equal(four->usage.completion_tokens, 120);
+    int different = 0;
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(four->finish[i], FINISH_LENGTH);
+        assert_int_equal(four->n_tokens[i], 30);
+        different += i && memcmp(four->tokens[0], four->tokens[i], 30 * sizeof(int32_t)) != 0;
+    }
+    assert_int_equal(different, 3);
+    altiserve_options o = toy_options();
+    o.parallel = 2; // the others wait and read the prompt themselves
+    altiserve *narrow = engine_with(o);
+    answer *again = ask(narrow, &g);
+    for (int i = 0; i < 4; i++) same_tokens(four, again, i, i);
+    answer_free(one);
+    answer_free(four);
+    answer_free(again);
+    altiserve_destroy(a);
+    altiserve_destroy(narrow);
+}
+
+static char *long_prompt(size_t words) {
+    strbuf b = {0};
+    for (size_t i = 0; i < words; i++) strbuf_addf(&b, "word%zu ", i % 97);
+    return strbuf_take(&b);
+}
+
+static void prefixes_are_found_again(void **state) {
+    (void)state;
+    altiserve *a = engine_with(toy_options());
+    char *text = long_prompt(30);
+    altiserve_generate g = greedy(text, 8);
+    answer *x = ask(a, &g), *y = ask(a, &g);
+    assert_int_equal(x->usage.cached_tokens, 0);
+    assert_true(y->usage.cached_tokens >= 32);
+    assert_true(y->usage.cached_tokens < y->usage.prompt_tokens);
+    assert_true(y->usage.cached_tokens + 32 >= y->usage.prompt_tokens);
+    same_tokens(x, y, 0, 0);
+    mem_free(text);
+    answer_free(x);
+    answer_free(y);
+    altiserve_destroy(a);
+}
+
+static void stop_strings(void **state) {
+    (void)state;
+    altiserve *a = engine_with(toy_options());
+    altiserve_generate g = greedy(prompts[0], 40);
+    answer *x = ask(a, &g);
+    assert_true(x->text[0].len > 12);
+    char stop[8] = {0};
+    memcpy(stop, x->text[0].data + 6, 5); // very likely across tokens
+    const char *const stops[] = {"never to be found", stop};
+    g.stop = stops;
+    g.n_stop = 2;
+    answer *y = ask(a, &g);
+    assert_int_equal(y->finish[0], FINISH_STOP);
+    const char *at = strstr(x->text[0].data, stop);
+    assert_int_equal(y->text[0].len, at - x->text[0].data);
+    if (y->text[0].len) assert_memory_equal(y->text[0].data, x->text[0].data, y->text[0].len);
+    answer_free(x);
+    answer_free(y);
+    altiserve_destroy(a);
+}
+
+static void logprobs(void **state) {
+    (void)state;
+    altiserve *a = engine_with(toy_options());
+    altiserve_generate g = greedy(prompts[1], 10);
+    g.logprobs = 3;
+    altiserve_request *r;
+    altiserve_event e;
+    size_t seen = 0;
+    assert_int_equal(altiserve_submit(a, &g, &r, NULL), OK);
+    while (altiserve_next(r, UINT32_MAX, &e) != EVENT_END) {
+        if (e.kind != EVENT_TEXT) continue;
+        assert_non_null(e.logprobs);
+        assert_int_equal(e.top_logprobs, 3);
+        for (size_t i = 0; i < e.n_tokens; i++, seen++) {
+            const altiserve_logprob *p = e.logprobs + 4 * i;
+            assert_int_equal(p[0].token, e.tokens[i]);
+            assert_int_equal(p[1].token, e.tokens[i]); // greedy takes the likeliest
+            assert_true(p[0].logprob <= 0 && p[0].logprob == p[1].logprob);
+            assert_true(p[1].logprob >= p[2].logprob && p[2].logprob >= p[3].logprob);
+        }
+    }
+    assert_int_equal(seen, 10);
+    altiserve_request_free(r);
+    altiserve_destroy(a);
+}
+
+static void bad_requests(void **state) {
+    (void)state;
+    altiserve *a = engine_with(toy_options());
+    error err;
+    altiserve_request *r = NULL;
+    altiserve_generate g = greedy("", 4);
+    int32_t none[1] = {-1}, far[1] = {1 << 28};
+    g.model = "nobody";
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_NOTFOUND);
+    g = greedy("a", 4);
+    g.n = 17;
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INVALID);
+    g = greedy("a", 4);
+    g.sampling.temperature = -1;
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INVALID);
+    g = greedy("a", 4);
+    g.text = NULL;
+    g.tokens = none;
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INVALID); // no tokens at all
+    g.n_tokens = 1;
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INVALID);
+    g.tokens = far;
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INVALID);
+    char *text = long_prompt(20000);
+    g = greedy(text, 4);
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INVALID);
+    assert_non_null(strstr(err.text, "context"));
+    mem_free(text);
+    altiserve_destroy(a);
+}
+
+static void cancelling_frees_pages(void **state) {
+    (void)state;
+    altiserve *a = engine_with(toy_options());
+    altiserve_generate g = greedy(prompts[2], 0);
+    altiserve_request *r, *other;
+    altiserve_event e;
+    assert_int_equal(altiserve_submit(a, &g, &other, NULL), OK);
+    assert_int_equal(altiserve_submit(a, &g, &r, NULL), OK);
+    while (altiserve_next(r, UINT32_MAX, &e) != EVENT_TEXT) assert_int_not_equal(e.kind, EVENT_END);
+    altiserve_cancel(r);
+    while (altiserve_next(r, UINT32_MAX, &e) != EVENT_END) {}
+    assert_int_equal(e.finish, FINISH_CANCELLED);
+    altiserve_request_free(r);
+    altiserve_request_free(other); // freed while it runs, its events never taken
+    answer *x = ask(a, &(altiserve_generate){.model = "toy-1", .text = "a", .text_len = 1, .n = 1, .max_tokens = 1, .logprobs = -1});
+    altiserve_drain(a, 1000);
+    altiserve_stats st;
+    altiserve_get_stats(a, &st);
+    assert_int_equal(st.running, 0);
+    assert_int_equal(st.pages_total, st.pages_free + st.pages_cached);
+    error err;
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_BUSY); // it stops
+    answer_free(x);
+    altiserve_destroy(a);
+}
+
+// Nobody takes the events: the request pauses at the bound, others go on, and afterwards nothing is missing.
+static void slow_readers_pause(void **state) {
+    (void)state;
+    altiserve *a = engine_with(toy_options());
+    altiserve_generate g = greedy(prompts[3], 700);
+    altiserve_request *r;
+    assert_int_equal(altiserve_submit(a, &g, &r, NULL), OK);
+    altiserve_generate h = greedy(prompts[5], 300);
+    answer *other = ask(a, &h);
+    assert_int_equal(other->finish[0], FINISH_LENGTH);
+    answer *slow = mem_calloc(1, sizeof *slow);
+    collect(r, slow);
+    assert_true(slow->finish[0] == FINISH_LENGTH);
+    assert_int_equal(slow->n_tokens[0], slow->usage.completion_tokens);
+    answer_free(other);
+    answer_free(slow);
+    altiserve_destroy(a);
+}
+
+static atomic_int notified;
+static void count_notify(void *ctx) {
+    (void)ctx;
+    atomic_fetch_add(&notified, 1);
+}
+
+static void notify_and_timeouts(void **state) {
+    (void)state;
+    altiserve *a = engine_with(toy_options());
+    altiserve_generate g = greedy(prompts[3], 5);
+    g.notify = count_notify;
+    answer *x = ask(a, &g);
+    assert_true(atomic_load(&notified) >= 3); // started, text, finish or end
+    g.timeout_ms = 1;
+    g.max_tokens = 0;
+    answer *y = ask(a, &g);
+    assert_int_equal(y->end, FINISH_ERROR);
+    assert_int_equal(y->err.code, E_CANCELLED);
+    answer_free(x);
+    answer_free(y);
+    altiserve_destroy(a);
+}
+
+static void the_queue_is_bounded(void **state) {
+    (void)state;
+    altiserve_options o = toy_options();
+    o.parallel = 1;
+    o.queue = 3;
+    altiserve *a = engine_with(o);
+    altiserve_request *r[16];
+    altiserve_generate g = greedy(prompts[3], 0);
+    int taken = 0, busy = 0;
+    for (int i = 0; i < 16; i++) {
+        status s = altiserve_submit(a, &g, &r[taken], NULL);
+        if (s == OK) taken++;
+        else if (s == E_BUSY) busy++;
+    }
+    assert_int_equal(taken + busy, 16);
+    assert_true(busy >= 12 - 1); // three wait; one runs, or none yet
+    for (int i = 0; i < taken; i++) altiserve_request_free(r[i]);
+    altiserve_destroy(a);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(answers_have_tokens_text_and_usage), cmocka_unit_test(seeds), cmocka_unit_test(together_as_alone),
+        cmocka_unit_test(choices_share_the_prompt), cmocka_unit_test(prefixes_are_found_again), cmocka_unit_test(stop_strings), cmocka_unit_test(logprobs),
+        cmocka_unit_test(bad_requests), cmocka_unit_test(cancelling_frees_pages), cmocka_unit_test(slow_readers_pause),
+        cmocka_unit_test(notify_and_timeouts), cmocka_unit_test(the_queue_is_bounded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

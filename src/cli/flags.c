@@ -61,6 +61,7 @@ static const flag_row table[FLAG_COUNT] = {
     [FLAG_DEPTH] = {"depth", INTEGER, CMD_BENCH, "N", 0, 0, 1048576, NULL, "tokens that are there before (default 0)"},
     [FLAG_REPS] = {"reps", INTEGER, CMD_BENCH, "N", 3, 1, 1000, NULL, "repetitions; medians are printed (default 3)"},
     [FLAG_FILE] = {"file", TEXT, CMD_PERPLEXITY, "FILE", 0, 0, 0, NULL, "text to measure on"},
+    [FLAG_LOG_LEVEL] = {"log-level", TEXT, ~0u, "LEVEL", 0, 0, 0, "error|warn|info|debug", "what is logged to stderr (serve: info; else warn)"},
     [FLAG_JSON] = {"json", SWITCH, CMD_BENCH | CMD_INSPECT, NULL, 0, 0, 1, NULL, "print JSON"},
 };
 

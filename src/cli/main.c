@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/commands.h"
+#include "obs/obs.h"
 
 static const struct command {
     const char *name;
@@ -61,5 +62,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "altiserve %s: %s; see `altiserve %s --help`\n", c->name, err.text, c->name);
         return 2;
     }
+    obs_level level = f.command == CMD_SERVE ? OBS_INFO : OBS_WARN;
+    if (f.text[FLAG_LOG_LEVEL]) obs_parse_level(f.text[FLAG_LOG_LEVEL], &level);
+    obs_set_level(level);
     return c->run(&f);
 }

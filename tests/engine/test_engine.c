@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "engine/engine_util.h"
+#include "obs/obs.h"
 
 static const char *const prompts[] = {"How do I add a model?", "Which port does it use?", "What is 3 + 4?", "Tell me a story about a cat.",
                                       "How do I see the metrics of the server, and what are they called?", "Hello", "x", "errors? 404? 503?"};
@@ -24,12 +25,12 @@ static void answers_have_tokens_text_and_usage(void **state) {
     assert_true(x->usage.prompt_tokens > 0);
     assert_true(x->text[0].len > 0);
     same_tokens(x, y, 0, 0);
-    // The text is what detokenizing gives.
+    // The text is what detokenizing gives, but for control tokens.
     char *text;
     size_t len;
     assert_int_equal(altiserve_detokenize(a, "toy-1", x->tokens[0], x->n_tokens[0], &text, &len, NULL), OK);
-    assert_int_equal(len, x->text[0].len);
-    assert_memory_equal(text, x->text[0].data, len);
+    for (char *end; (end = strstr(text, "<|im_end|>"));) memmove(end, end + 10, strlen(end + 10) + 1); // control tokens have no text in an answer
+    assert_string_equal(text, x->text[0].data);
     mem_free(text);
     answer_free(x);
     answer_free(y);
@@ -325,6 +326,7 @@ static void the_queue_is_bounded(void **state) {
 }
 
 int main(void) {
+    obs_set_level(OBS_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_have_tokens_text_and_usage), cmocka_unit_test(seeds), cmocka_unit_test(together_as_alone),
         cmocka_unit_test(choices_share_the_prompt), cmocka_unit_test(prefixes_are_found_again), cmocka_unit_test(stop_strings), cmocka_unit_test(logprobs),

@@ -1,0 +1,128 @@
+// api/api_anthropic: /v1/messages and its token count, text alone.
+#include <stdio.h>
+#include <string.h>
+
+#include "api/api_internal.h"
+
+static const char *reason(altiserve_finish f) { return f == FINISH_LENGTH ? "max_tokens" : "end_turn"; }
+
+static void put_message(job *j, bool whole, strbuf *out) {
+    const choice *c = &j->choices[0];
+    const altiserve_usage *u = &j->parts[0].usage;
+    strbuf_addf(out, "{\"id\":\"msg_%s\",\"type\":\"message\",\"role\":\"assistant\",\"model\":", j->id);
+    api_put_string(out, j->model.id, strlen(j->model.id));
+    if (whole) {
+        strbuf_adds(out, ",\"content\":[{\"type\":\"text\",\"text\":");
+        api_put_string(out, c->text.data ? c->text.data : "", c->text.len);
+        strbuf_addf(out, "}],\"stop_reason\":\"%s\"", reason(c->finish));
+    } else strbuf_adds(out, ",\"content\":[],\"stop_reason\":null");
+    strbuf_addf(out, ",\"stop_sequence\":null,\"usage\":{\"input_tokens\":%u,\"cache_read_input_tokens\":%u,\"cache_creation_input_tokens\":0,\"output_tokens\":%u}}",
+                u->prompt_tokens - u->cached_tokens, u->cached_tokens, u->completion_tokens);
+}
+
+static void open_stream(job *j, strbuf *out) {
+    strbuf_adds(out, "event: message_start\ndata: {\"type\":\"message_start\",\"message\":");
+    put_message(j, false, out);
+    strbuf_adds(out, "}\n\nevent: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n");
+}
+
+static void piece(job *j, uint32_t index, const altiserve_event *ev, strbuf *out) {
+    (void)j, (void)index;
+    if (!ev->text_len) return;
+    strbuf_adds(out, "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":");
+    api_put_string(out, ev->text, ev->text_len);
+    strbuf_adds(out, "}}\n\n");
+}
+
+static void finish(job *j, uint32_t index, strbuf *out) {
+    (void)j, (void)index;
+    strbuf_adds(out, "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n");
+}
+
+static void close_stream(job *j, strbuf *out) {
+    strbuf_addf(out, "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"%s\",\"stop_sequence\":null},"
+                "\"usage\":{\"output_tokens\":%u}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+                reason(j->choices[0].finish), j->parts[0].usage.completion_tokens);
+}
+
+static void whole(job *j, strbuf *out) { put_message(j, true, out); }
+
+static void fail_stream(job *j, const api_error *e, strbuf *out) {
+    (void)j;
+    strbuf_adds(out, "event: error\ndata: ");
+    api_put_error(out, SHAPE_ANTHROPIC, e);
+    strbuf_adds(out, "\n\n");
+}
+
+static const dialect messages = {"text/event-stream", "event: ping\ndata: {\"type\":\"ping\"}\n\n", open_stream, piece, NULL, finish, close_stream, whole, fail_stream};
+
+// The system field: a string, or text blocks joined by newlines; NULL in *text when there is none.
+static bool read_system(const json_t *v, strbuf *text, api_error *e) {
+    if (!v || json_is_null(v)) return true;
+    if (json_is_string(v)) return strbuf_add(text, json_string_value(v), json_string_length(v)) || api_fail(e, 503, NULL, NULL, "no memory for this request");
+    if (!json_is_array(v)) return api_fail(e, 400, "system", NULL, "system must be a string or an array of text blocks, not %s", api_json_type(v));
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        const json_t *s = json_object_get(json_array_get(v, i), "text");
+        if (!json_is_string(s)) return api_fail(e, 400, "system", NULL, "system[%zu] must be a text block", i);
+        if (i) strbuf_addc(text, '\n');
+        strbuf_add(text, json_string_value(s), json_string_length(s));
+    }
+    return !text->failed || api_fail(e, 503, NULL, NULL, "no memory for this request");
+}
+
+static bool read_request(job *j, char **input, size_t *len, api_error *e) {
+    arena_init(&j->p.mem, 16 << 20);
+    j->p.top_logprobs = j->p.logprobs = -1;
+    strbuf system = {0};
+    bool ok = api_read_fields(&j->p, j->body, FOR_MESSAGES, "", e) && api_settle(&j->p, FOR_MESSAGES, e) && api_find_model(j, j->p.model, &j->model, e) &&
+              read_system(json_object_get(j->body, "system"), &system, e) &&
+              api_chat_input(json_object_get(j->body, "messages"), "messages", NULL, system.len ? system.data : NULL, input, len, e);
+    strbuf_free(&system);
+    return ok;
+}
+
+static void set_chat(job *j, uint32_t i, altiserve_generate *g) {
+    (void)i;
+    g->chat = j->p.g.chat;
+    g->chat_len = j->p.g.chat_len;
+}
+
+void api_messages(job *j) {
+    if (!job_body(j)) return;
+    api_error e;
+    char *input = NULL;
+    size_t len = 0;
+    const json_t *most = json_object_get(j->body, "max_tokens");
+    bool ok = (most && !json_is_null(most)) || api_fail(&e, 400, "max_tokens", NULL, "max_tokens is missing");
+    if (!ok || !read_request(j, &input, &len, &e)) {
+        job_fail(j, &e);
+        return;
+    }
+    j->p.g.chat = input;
+    j->p.g.chat_len = len;
+    job_generate(j, &messages, 1, set_chat, "messages");
+    mem_free(input);
+}
+
+void api_count_tokens(job *j) {
+    if (!job_body(j)) return;
+    api_error e;
+    error err = {0};
+    char *input = NULL, *text = NULL;
+    size_t len = 0, text_len = 0, n = 0;
+    int32_t *ids = NULL;
+    bool ok = read_request(j, &input, &len, &e);
+    if (ok && altiserve_template(j->a->engine, j->model.id, input, len, &text, &text_len, &err)) ok = api_fail_status(&e, &err, "messages");
+    if (ok && altiserve_tokenize(j->a->engine, j->model.id, text, text_len, TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, &ids, &n, &err))
+        ok = api_fail_status(&e, &err, "messages");
+    mem_free(input);
+    mem_free(text);
+    mem_free(ids);
+    if (!ok) {
+        job_fail(j, &e);
+        return;
+    }
+    strbuf out = {0};
+    strbuf_addf(&out, "{\"input_tokens\":%zu}", n);
+    job_respond(j, 200, "application/json", &out);
+}

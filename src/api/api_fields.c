@@ -1,0 +1,261 @@
+// api/api_fields: the request fields of all dialects as one table: name, type, range, where the value goes.
+//
+// null means "not given", as OpenAI has it. Fields that would change the answer and are not built are listed too, each with the values
+// that ask for nothing; any other value is a 400. A field in neither table is passed over.
+#include <limits.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/api_internal.h"
+
+typedef enum kind { K_INT, K_NUMBER, K_BOOL, K_STRING, K_STOP, K_BIAS, K_STREAM_OPTIONS, K_KWARGS } kind;
+
+typedef struct field {
+    const char *name;
+    kind     kind;
+    double   low, high;  // K_INT, K_NUMBER: inclusive
+    size_t   at;         // in params
+    unsigned given;      // SAMPLING_* bit set in g.given
+    unsigned where;
+} field;
+
+#define AT(member) offsetof(params, member)
+enum { ANY = FOR_CHAT | FOR_COMPLETION | FOR_MESSAGES | FOR_OLLAMA, MAX_MAX_TOKENS = 10000000 };
+static const field fields[] = {
+    {"model", K_STRING, 0, 0, AT(model), 0, ANY},
+    {"stream", K_BOOL, 0, 0, AT(stream), 0, ANY},
+    {"stream_options", K_STREAM_OPTIONS, 0, 0, 0, 0, FOR_OPENAI},
+    {"n", K_INT, 1, 16, AT(n), 0, FOR_OPENAI},
+    {"max_tokens", K_INT, 1, MAX_MAX_TOKENS, AT(max_tokens), 0, FOR_OPENAI | FOR_MESSAGES},
+    {"max_completion_tokens", K_INT, 1, MAX_MAX_TOKENS, AT(max_completion_tokens), 0, FOR_CHAT},
+    {"num_predict", K_INT, -2, MAX_MAX_TOKENS, AT(max_tokens), 0, FOR_OLLAMA},
+    {"temperature", K_NUMBER, 0, 2, AT(temperature), SAMPLING_TEMPERATURE, ANY},
+    {"top_p", K_NUMBER, 0, 1, AT(top_p), SAMPLING_TOP_P, ANY},
+    {"top_k", K_INT, -1, 1000000, AT(top_k), SAMPLING_TOP_K, ANY},
+    {"min_p", K_NUMBER, 0, 1, AT(min_p), SAMPLING_MIN_P, ANY},
+    {"typical_p", K_NUMBER, 0, 1, AT(typical_p), SAMPLING_TYPICAL_P, ANY},
+    {"repetition_penalty", K_NUMBER, 0.01, 100, AT(repetition), SAMPLING_REPETITION, FOR_OPENAI},
+    {"repeat_penalty", K_NUMBER, 0.01, 100, AT(repetition), SAMPLING_REPETITION, FOR_OPENAI | FOR_OLLAMA},
+    {"repeat_last_n", K_INT, -1, 1000000, AT(last_n), SAMPLING_LAST_N, FOR_OPENAI | FOR_OLLAMA},
+    {"presence_penalty", K_NUMBER, -2, 2, AT(presence), SAMPLING_PRESENCE, FOR_OPENAI | FOR_OLLAMA},
+    {"frequency_penalty", K_NUMBER, -2, 2, AT(frequency), SAMPLING_FREQUENCY, FOR_OPENAI | FOR_OLLAMA},
+    {"seed", K_INT, -9.3e18, 9.3e18, AT(seed), 0, FOR_OPENAI | FOR_OLLAMA},
+    {"logit_bias", K_BIAS, -100, 100, 0, 0, FOR_OPENAI},
+    {"stop", K_STOP, 0, 0, 0, 0, FOR_OPENAI | FOR_OLLAMA},
+    {"stop_sequences", K_STOP, 0, 0, 0, 0, FOR_MESSAGES},
+    {"ignore_eos", K_BOOL, 0, 0, AT(ignore_eos), 0, ANY},
+    {"logprobs", K_BOOL, 0, 0, AT(want_logprobs), 0, FOR_CHAT},
+    {"top_logprobs", K_INT, 0, 20, AT(top_logprobs), 0, FOR_CHAT},
+    {"logprobs", K_INT, 0, 20, AT(logprobs), 0, FOR_COMPLETION},
+    {"echo", K_BOOL, 0, 0, AT(echo), 0, FOR_COMPLETION},
+    {"chat_template_kwargs", K_KWARGS, 0, 0, AT(template_kwargs), 0, FOR_CHAT},
+};
+
+// Understood, not built. `neutral` is JSON text of one more value that asks for nothing, beside null, false, 0, "", [] and {}.
+static const struct {
+    const char *name, *neutral, *neutral2;
+    unsigned where;
+} unbuilt[] = {
+    {"tools", NULL, NULL, ANY}, {"tool_choice", "\"none\"", "\"auto\"", ANY}, {"functions", NULL, NULL, ANY}, {"function_call", "\"none\"", "\"auto\"", ANY},
+    {"response_format", "{\"type\":\"text\"}", NULL, ANY}, {"grammar", NULL, NULL, ANY}, {"json_schema", NULL, NULL, ANY},
+    {"format", NULL, NULL, FOR_OLLAMA}, {"guided_json", NULL, NULL, ANY}, {"guided_regex", NULL, NULL, ANY}, {"guided_choice", NULL, NULL, ANY},
+    {"guided_grammar", NULL, NULL, ANY}, {"structured_outputs", NULL, NULL, ANY}, {"modalities", "[\"text\"]", NULL, ANY}, {"audio", NULL, NULL, ANY},
+    {"images", NULL, NULL, FOR_OLLAMA}, {"web_search_options", NULL, NULL, ANY}, {"suffix", NULL, NULL, FOR_COMPLETION | FOR_OLLAMA},
+    {"best_of", "1", NULL, FOR_COMPLETION}, {"use_beam_search", NULL, NULL, FOR_OPENAI}, {"length_penalty", "1", "1.0", FOR_OPENAI},
+    {"min_tokens", NULL, NULL, ANY}, {"stop_token_ids", NULL, NULL, ANY}, {"bad_words", NULL, NULL, ANY}, {"allowed_token_ids", NULL, NULL, ANY},
+    {"skip_special_tokens", "true", NULL, ANY}, {"include_stop_str_in_output", NULL, NULL, ANY}, {"prompt_logprobs", NULL, NULL, ANY},
+    {"truncate_prompt_tokens", NULL, NULL, ANY}, {"mirostat", NULL, NULL, ANY}, {"dynatemp_range", NULL, NULL, ANY}, {"xtc_probability", NULL, NULL, ANY},
+    {"dry_multiplier", NULL, NULL, ANY}, {"top_n_sigma", "-1", "-1.0", ANY}, {"samplers", NULL, NULL, ANY}, {"min_keep", NULL, NULL, ANY},
+    {"lora", NULL, NULL, ANY}, {"thinking", "{\"type\":\"disabled\"}", NULL, FOR_MESSAGES}, {"think", NULL, NULL, FOR_OLLAMA},
+    {"template", NULL, NULL, FOR_OLLAMA}, {"context", NULL, NULL, FOR_OLLAMA}, {"logprobs", NULL, NULL, FOR_OLLAMA},
+    {"add_generation_prompt", "true", NULL, FOR_CHAT}, {"continue_final_message", NULL, NULL, FOR_CHAT}, {"chat_template", NULL, NULL, FOR_CHAT},
+};
+
+static bool asks_nothing(const json_t *v) {
+    switch (json_typeof(v)) {
+    case JSON_NULL:
+    case JSON_FALSE: return true;
+    case JSON_INTEGER:
+    case JSON_REAL: return json_number_value(v) == 0;
+    case JSON_STRING: return json_string_length(v) == 0;
+    case JSON_ARRAY: return json_array_size(v) == 0;
+    case JSON_OBJECT: return json_object_size(v) == 0;
+    default: return false;
+    }
+}
+
+static bool equals_text(const json_t *v, const char *text) {
+    if (!text) return false;
+    json_t *other = json_loads(text, JSON_DECODE_ANY, NULL);
+    bool same = other && json_equal(v, other);
+    json_decref(other);
+    return same;
+}
+
+static bool wrong_type(api_error *e, const char *name, const char *want, const json_t *v) {
+    return api_fail(e, 400, name, "invalid_type", "%s must be %s, not %s", name, want, api_json_type(v));
+}
+
+static bool no_memory(api_error *e) { return api_fail(e, 503, NULL, "unavailable", "no memory for this request"); }
+
+static bool read_stop(params *p, const char *name, const json_t *v, api_error *e) {
+    size_t n = json_is_array(v) ? json_array_size(v) : 1;
+    if (!json_is_array(v) && !json_is_string(v)) return wrong_type(e, name, "a string or an array of strings", v);
+    if (n > 64) return api_fail(e, 400, name, "invalid_value", "%s may hold at most 64 strings", name);
+    const char **list = arena_alloc(&p->mem, (n ? n : 1) * sizeof *list);
+    if (!list) return no_memory(e);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *s = json_is_array(v) ? json_array_get(v, i) : v;
+        if (!json_is_string(s)) return wrong_type(e, name, "a string or an array of strings", s);
+        if (!json_string_length(s) || json_string_length(s) > 4096) return api_fail(e, 400, name, "invalid_value", "a stop string must have 1 to 4,096 bytes");
+        if (!(list[i] = arena_strndup(&p->mem, json_string_value(s), json_string_length(s)))) return no_memory(e);
+    }
+    p->g.stop = list;
+    p->g.n_stop = n;
+    return true;
+}
+
+static bool put_bias(altiserve_bias *b, const char *name, double id, const json_t *value, api_error *e) {
+    bool ban = json_is_false(value); // llama-server's word for "never"
+    if (!json_is_number(value) && !ban) return wrong_type(e, name, "a map of token ids to numbers", value);
+    double bias = ban ? -100 : json_number_value(value);
+    if (!(id >= 0 && id <= INT_MAX)) return api_fail(e, 400, name, "invalid_value", "%s: a token id is not a whole number from 0 on", name);
+    if (!(bias >= -100 && bias <= 100)) return api_fail(e, 400, name, "invalid_value", "%s: a bias must be from -100 to 100", name);
+    b->token = (int32_t)id;
+    b->bias = (float)bias;
+    return true;
+}
+
+static bool read_bias(params *p, const char *name, json_t *v, api_error *e) {
+    size_t n = json_is_array(v) ? json_array_size(v) : json_object_size(v), i = 0;
+    if (!json_is_array(v) && !json_is_object(v)) return wrong_type(e, name, "a map of token ids to numbers", v);
+    if (n > 65536) return api_fail(e, 400, name, "invalid_value", "%s may hold at most 65,536 tokens", name);
+    altiserve_bias *list = arena_calloc(&p->mem, n ? n : 1, sizeof *list);
+    if (!list) return no_memory(e);
+    if (json_is_array(v)) { // [[id, bias], ...]
+        for (; i < n; i++) {
+            const json_t *pair = json_array_get(v, i);
+            if (!json_is_array(pair) || json_array_size(pair) != 2 || !json_is_integer(json_array_get(pair, 0))) return wrong_type(e, name, "pairs of token id and bias", pair);
+            if (!put_bias(&list[i], name, json_number_value(json_array_get(pair, 0)), json_array_get(pair, 1), e)) return false;
+        }
+    } else {
+        const char *key;
+        json_t *value;
+        json_object_foreach(v, key, value) {
+            char *end;
+            bool digits = *key && strspn(key, "0123456789") == strlen(key) && strlen(key) < 11;
+            if (!put_bias(&list[i++], name, digits ? strtod(key, &end) : -1, value, e)) return false;
+        }
+    }
+    p->g.sampling.bias = list;
+    p->g.sampling.n_bias = n;
+    return true;
+}
+
+static bool read_number(params *p, const field *f, const char *name, const json_t *v, api_error *e) {
+    if (f->kind == K_INT ? !json_is_integer(v) : !json_is_number(v)) {
+        // 5.0 is a whole number to most clients' languages
+        if (!(f->kind == K_INT && json_is_real(v) && json_real_value(v) == floor(json_real_value(v)) && fabs(json_real_value(v)) < 9e15))
+            return wrong_type(e, name, f->kind == K_INT ? "an integer" : "a number", v);
+    }
+    double d = json_number_value(v);
+    if (!(d >= f->low && d <= f->high)) return api_fail(e, 400, name, "invalid_value", "%s must be from %.15g to %.15g, not %.15g", name, f->low, f->high, d);
+    if (f->kind == K_INT) {
+        int64_t i = json_is_integer(v) ? (int64_t)json_integer_value(v) : (int64_t)d;
+        memcpy((char *)p + f->at, &i, sizeof i);
+    } else memcpy((char *)p + f->at, &d, sizeof d);
+    p->g.given |= f->given;
+    if (f->at == AT(seed)) p->g.sampling.has_seed = p->seed != -1; // -1 is llama-server's word for "any"
+    return true;
+}
+
+static bool read_field(params *p, const field *f, const char *name, json_t *v, api_error *e) {
+    switch (f->kind) {
+    case K_INT:
+    case K_NUMBER: return read_number(p, f, name, v, e);
+    case K_BOOL: {
+        if (!json_is_boolean(v)) return wrong_type(e, name, "a boolean", v);
+        bool b = json_is_true(v);
+        memcpy((char *)p + f->at, &b, sizeof b);
+        return true;
+    }
+    case K_STRING: {
+        if (!json_is_string(v)) return wrong_type(e, name, "a string", v);
+        const char *s = arena_strndup(&p->mem, json_string_value(v), json_string_length(v));
+        if (!s) return no_memory(e);
+        memcpy((char *)p + f->at, &s, sizeof s);
+        return true;
+    }
+    case K_STOP: return read_stop(p, name, v, e);
+    case K_BIAS: return read_bias(p, name, v, e);
+    case K_STREAM_OPTIONS: {
+        if (!json_is_object(v)) return wrong_type(e, name, "an object", v);
+        const json_t *u = json_object_get(v, "include_usage");
+        if (u && !json_is_boolean(u) && !json_is_null(u)) return wrong_type(e, "stream_options.include_usage", "a boolean", u);
+        p->include_usage = json_is_true(u);
+        p->has_options = true;
+        return true;
+    }
+    case K_KWARGS:
+        if (!json_is_object(v)) return wrong_type(e, name, "an object", v);
+        memcpy((char *)p + f->at, &v, sizeof v);
+        return true;
+    }
+    return true;
+}
+
+bool api_read_fields(params *p, const json_t *body, unsigned where, const char *prefix, api_error *e) {
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)body, key, v) {
+        if (json_is_null(v)) continue;
+        char name[96];
+        bool known = false;
+        snprintf(name, sizeof name, "%s%s", prefix, key);
+        for (size_t i = 0; i < sizeof fields / sizeof *fields && !known; i++)
+            if ((fields[i].where & where) && !strcmp(fields[i].name, key)) {
+                known = true;
+                if (!read_field(p, &fields[i], name, v, e)) return false;
+            }
+        for (size_t i = 0; i < sizeof unbuilt / sizeof *unbuilt && !known; i++)
+            if ((unbuilt[i].where & where) && !strcmp(unbuilt[i].name, key)) {
+                known = true;
+                if (!asks_nothing(v) && !equals_text(v, unbuilt[i].neutral) && !equals_text(v, unbuilt[i].neutral2))
+                    return api_fail(e, 400, name, "not_built", "%s is understood but not built yet; leave it out", name);
+            }
+    }
+    return true;
+}
+
+bool api_settle(params *p, unsigned where, api_error *e) {
+    altiserve_generate *g = &p->g;
+    altiserve_sampling *s = &g->sampling;
+    s->temperature = (float)p->temperature;
+    s->top_k = p->top_k < 0 ? 0 : (int)p->top_k;
+    s->top_p = (float)p->top_p;
+    s->min_p = (float)p->min_p;
+    s->typical_p = (float)p->typical_p;
+    s->repetition_penalty = (float)p->repetition;
+    s->repetition_last_n = (int)p->last_n;
+    s->presence_penalty = (float)p->presence;
+    s->frequency_penalty = (float)p->frequency;
+    s->seed = (uint64_t)p->seed;
+    g->n = p->n ? (uint32_t)p->n : 1;
+    g->ignore_eos = p->ignore_eos;
+    int64_t most = p->max_completion_tokens ? p->max_completion_tokens : p->max_tokens;
+    if (where & FOR_COMPLETION && !most) most = 16; // OpenAI's default for completions
+    g->max_tokens = most > 0 ? (uint32_t)most : 0;
+    g->logprobs = -1;
+    if (where & FOR_CHAT) {
+        if (p->top_logprobs >= 0 && !p->want_logprobs) return api_fail(e, 400, "top_logprobs", "invalid_value", "top_logprobs needs logprobs to be true");
+        if (p->want_logprobs) g->logprobs = p->top_logprobs >= 0 ? (int)p->top_logprobs : 0;
+    }
+    if (where & FOR_COMPLETION) {
+        g->logprobs = (int)p->logprobs;
+        if (p->echo && p->logprobs >= 0) return api_fail(e, 400, "echo", "not_built", "echo together with logprobs is not built yet");
+    }
+    if (p->has_options && !p->stream) return api_fail(e, 400, "stream_options", "invalid_value", "stream_options is only for streams; set stream to true");
+    return true;
+}

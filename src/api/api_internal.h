@@ -1,0 +1,191 @@
+// api/api_internal: jobs, the front pool, errors, fields.
+//
+// A job is one HTTP request on the front pool. At most one pool thread runs a job at a time; the pool's lock guards its place in the queue,
+// the job's lock guards what the HTTP thread touches when the client leaves (`left`, the engine's requests); the rest is the runner's.
+// A job lives while it is queued or running, until it is done, and until on_close came (three kinds of references).
+#pragma once
+#include <jansson.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "api/api.h"
+#include "base/mem.h"
+#include "obs/obs.h"
+
+typedef struct job job;
+
+// ---- errors --------------------------------------------------------------------------------------
+
+typedef enum api_shape { SHAPE_OPENAI, SHAPE_ANTHROPIC, SHAPE_OLLAMA } api_shape;
+
+typedef struct api_error {
+    int  http;            // status code
+    char message[560];
+    char param[96];       // the field at fault; "" for none
+    const char *code;     // a literal, or NULL
+} api_error;
+
+// Fills *e; returns false, so that a check reads `return api_fail(...)`. param and code may be NULL.
+bool api_fail(api_error *e, int http, const char *param, const char *code, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+// The engine's status as HTTP has it; param is used for what the client did wrong.
+bool api_fail_status(api_error *e, const error *err, const char *param);
+// The error's object in a dialect's shape.
+void api_put_error(strbuf *out, api_shape shape, const api_error *e);
+// As the whole answer, with Retry-After where it helps.
+void api_send_error(http_request *r, api_shape shape, const api_error *e);
+
+// ---- JSON ----------------------------------------------------------------------------------------
+
+// The body as an object; strict, depth and number of values limited. The caller owns it (json_decref).
+json_t *api_parse(const char *text, size_t len, api_error *e);
+void api_put_string(strbuf *out, const char *text, size_t len); // quoted; bytes that are not UTF-8 become U+FFFD
+void api_put_double(strbuf *out, double v);                     // shortest decimal that reads back the same; null when not finite
+void api_put_float(strbuf *out, float v);
+const char *api_json_type(const json_t *v);                     // "a string", "null", ...
+
+// ---- what a request asks for ---------------------------------------------------------------------
+
+typedef struct params {
+    arena    mem;             // strings of the request
+    altiserve_generate g;     // model, sampling, n, max_tokens, stop, logprobs
+    bool     stream, include_usage, echo;
+    bool     want_logprobs;   // chat's boolean
+    int64_t  top_logprobs;    // -1: not given
+    int64_t  logprobs;        // completions' number; -1: not given
+    int64_t  max_tokens, max_completion_tokens; // 0: not given
+    int64_t  top_k, last_n, n, seed;
+    double   temperature, top_p, min_p, typical_p, repetition, presence, frequency;
+    bool     ignore_eos, has_options;
+    const char *model;
+    json_t  *template_kwargs; // borrowed
+} params;
+
+enum { FOR_CHAT = 1, FOR_COMPLETION = 2, FOR_MESSAGES = 4, FOR_OLLAMA = 8, FOR_OPENAI = FOR_CHAT | FOR_COMPLETION };
+
+// Reads every field of the object that the table knows for `where` into p; what is understood but not built is an error, what is
+// unknown is passed over. prefix names the object in errors ("options." for Ollama's), "" for the body itself.
+bool api_read_fields(params *p, const json_t *body, unsigned where, const char *prefix, api_error *e);
+// Turns p's numbers into p->g (given bits, aliases, dependencies between fields).
+bool api_settle(params *p, unsigned where, api_error *e);
+// The request's messages, checked, as the object that altiserve_template takes; text in *out (mem_free). extra_system goes first when not NULL.
+bool api_chat_input(const json_t *messages, const char *param, const json_t *kwargs, const char *extra_system, char **out, size_t *len, api_error *e);
+// Checks the name against what a client may say (no paths), strips ":latest", and finds the model.
+bool api_find_model(job *j, const char *name, altiserve_model_info *info, api_error *e);
+
+// ---- jobs ----------------------------------------------------------------------------------------
+
+typedef struct api_route {
+    const char *method, *path; // a path that ends in '*' matches all that begin so
+    void (*handle)(job *j);    // on the front pool; answers and calls job_done, or sets parts and calls job_generate
+    bool open;                 // no key needed
+    api_shape shape;
+} api_route;
+
+typedef struct choice {
+    strbuf   text, logprobs;  // what came so far; logprobs: the entries, comma-separated (whole answers)
+    strbuf   lp_tokens, lp_values, lp_tops, lp_offsets; // completions' parallel arrays
+    size_t   offset;          // characters of text before the next token (completions' text_offset)
+    altiserve_finish finish;
+    uint32_t tokens;
+    double   last;            // when its last token came
+    bool     started;         // its first chunk was sent
+} choice;
+
+typedef struct part {         // one engine request; a completion with several prompts has several
+    job *owner;
+    altiserve_request *req;   // under the job's lock
+    bool ended;
+    altiserve_usage usage;
+    char *echo;               // text put before the answer
+    size_t echo_len;
+} part;
+
+// How a dialect words what happens. All on the front pool; `out` is sent when the call returns.
+typedef struct dialect {
+    const char *content_type, *keepalive;
+    void (*open)(job *j, strbuf *out);                                                        // a stream begins
+    void (*text)(job *j, uint32_t index, const altiserve_event *ev, strbuf *out);             // streams: a piece
+    void (*keep)(job *j, uint32_t index, const altiserve_event *ev);                          // whole answers: logprobs; text is kept already. May be NULL
+    void (*finish)(job *j, uint32_t index, strbuf *out);                                      // streams: a choice ended
+    void (*close)(job *j, strbuf *out);                                                       // streams: all ended
+    void (*whole)(job *j, strbuf *out);                                                       // the whole answer
+    void (*fail)(job *j, const api_error *e, strbuf *out);                                    // an error in the middle of a stream
+} dialect;
+
+struct job {
+    api          *a;
+    http_request *r;
+    const api_route *route;
+    atomic_int    refs;
+    // the pool's lock
+    job          *queue_next, *all_next, *all_prev;
+    bool          queued, running, again;
+    // the job's lock
+    pthread_mutex_t lock;
+    _Atomic bool  left;       // set under it, read anywhere
+    // the runner
+    bool          started, begun, done, failed;
+    _Atomic bool  want_begin; // set by the pool's clock: begin the stream now, so that keep-alives can flow
+    double        arrived;    // seconds, monotonic
+    bool          first_token;
+    params        p;
+    json_t       *body;
+    const dialect *dialect;
+    part         *parts;
+    uint32_t      n_parts, parts_left;
+    choice       *choices;    // n_parts * n
+    uint32_t      n_choices;
+    char          id[48];
+    int64_t       created;
+    altiserve_model_info model;
+    char          key[80];    // who asks: for fairness
+};
+
+struct api {
+    altiserve   *engine;
+    http_server *http;
+    char       **keys;
+    size_t       n_keys, cap_keys;
+    int64_t      started;
+    pthread_mutex_t lock;     // the pool's
+    pthread_cond_t  cond;
+    job         *queue_head, *queue_tail, *all;
+    size_t       n_jobs;
+    bool         quit, stopping;
+    pthread_t    workers[16];
+    int          n_workers;
+};
+
+double api_now(void);
+void job_post(job *j);        // from any thread
+void job_done(job *j);        // the answer is given; the runner lets go
+void job_fail(job *j, const api_error *e); // answers with the error, then job_done
+void job_respond(job *j, int code, const char *type, strbuf *body); // frees body; a failed one is a 503; then job_done
+// Parses the body into j->body; false after answering.
+bool job_body(job *j);
+// Submits n_parts requests made from p.g with each prompt, and from then on events flow to the dialect. set(ctx, i, g) fills the prompt of part i.
+void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *j, uint32_t i, altiserve_generate *g), const char *prompt_param);
+void job_run(job *j);         // api_job.c: one turn of a job, on a pool thread
+void job_unref(job *j);
+
+// ---- handlers by file ----------------------------------------------------------------------------
+
+void api_models_list(job *j);
+void api_models_one(job *j);
+void api_chat_completions(job *j);
+void api_completions(job *j);
+void api_health(job *j);
+void api_metrics(job *j);
+void api_tokenize(job *j);
+void api_detokenize(job *j);
+void api_apply_template(job *j);
+void api_props(job *j);
+void api_root(job *j);
+void api_ollama_version(job *j);
+void api_ollama_tags(job *j);
+void api_ollama_show(job *j);
+void api_ollama_ps(job *j);
+void api_ollama_chat(job *j);
+void api_ollama_generate(job *j);
+void api_messages(job *j);
+void api_count_tokens(job *j);

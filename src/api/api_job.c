@@ -1,0 +1,325 @@
+// api/api_job: the life of a job on the front pool, and how the engine's events become an answer.
+//
+// Whole answers are kept until every choice has ended. Streams begin with the first event (so that what fails before it is still an HTTP
+// error), or when the pool's clock says so. Metrics of requests are written here.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "api/api_internal.h"
+
+// ---- ends ----------------------------------------------------------------------------------------
+
+static void free_choice(choice *c) {
+    strbuf *all[] = {&c->text, &c->logprobs, &c->lp_tokens, &c->lp_values, &c->lp_tops, &c->lp_offsets};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) strbuf_free(all[i]);
+}
+
+void job_unref(job *j) {
+    if (atomic_fetch_sub(&j->refs, 1) != 1) return;
+    for (uint32_t i = 0; i < j->n_choices; i++) free_choice(&j->choices[i]);
+    for (uint32_t i = 0; i < j->n_parts; i++) mem_free(j->parts[i].echo);
+    mem_free(j->choices);
+    mem_free(j->parts);
+    json_decref(j->body);
+    arena_free(&j->p.mem);
+    pthread_mutex_destroy(&j->lock);
+    explicit_bzero(j->key, sizeof j->key);
+    mem_free(j);
+}
+
+void job_done(job *j) {
+    if (j->done) return;
+    j->done = true;
+    if (j->r) http_release(j->r);
+    j->r = NULL;
+    api *a = j->a;
+    pthread_mutex_lock(&a->lock);
+    if (j->all_prev) j->all_prev->all_next = j->all_next;
+    else a->all = j->all_next;
+    if (j->all_next) j->all_next->all_prev = j->all_prev;
+    if (!--a->n_jobs && a->quit) pthread_cond_broadcast(&a->cond);
+    pthread_mutex_unlock(&a->lock);
+    job_unref(j); // the runner's own reference keeps it until job_run returns
+}
+
+void job_fail(job *j, const api_error *e) {
+    api_send_error(j->r, j->route->shape, e);
+    job_done(j);
+}
+
+void job_respond(job *j, int code, const char *type, strbuf *body) {
+    if (!body->failed) http_respond(j->r, code, type, body->data ? body->data : "", body->len);
+    else {
+        api_error e;
+        api_fail(&e, 503, NULL, "unavailable", "no memory for the answer");
+        api_send_error(j->r, j->route->shape, &e);
+    }
+    strbuf_free(body);
+    job_done(j);
+}
+
+bool job_body(job *j) {
+    size_t n;
+    const char *text = http_body(j->r, &n);
+    api_error e;
+    j->body = api_parse(text, n, &e);
+    http_drop_body(j->r);
+    if (!j->body) job_fail(j, &e);
+    return j->body != NULL;
+}
+
+bool api_find_model(job *j, const char *name, altiserve_model_info *info, api_error *e) {
+    char id[sizeof info->id];
+    if (name && strlen(name) >= sizeof id) return api_fail(e, 404, "model", "model_not_found", "there is no model of that name");
+    snprintf(id, sizeof id, "%s", name ? name : "");
+    size_t n = strlen(id);
+    if (n > 7 && !strcmp(id + n - 7, ":latest")) id[n - 7] = 0; // Ollama's clients add it
+    // A client names models; only the command line may name files.
+    if (strchr(id, '/') || strchr(id, '\\') || id[0] == '.') return api_fail(e, 404, "model", "model_not_found", "there is no model \"%.200s\"", id);
+    error err = {0};
+    status st = altiserve_model(j->a->engine, id, info, &err);
+    if (st == E_NOTFOUND && !name) return api_fail(e, 400, "model", "missing_required_parameter", "model is missing: %s", err.text);
+    return st ? api_fail_status(e, &err, "model") : true;
+}
+
+// ---- generation ----------------------------------------------------------------------------------
+
+// On the engine thread.
+static void notify(void *ctx) { job_post(ctx); }
+
+static void end_part(job *j, part *p) {
+    if (!p->req) return;
+    p->usage = altiserve_request_usage(p->req);
+    pthread_mutex_lock(&j->lock); // on_close may be cancelling it
+    altiserve_request *req = p->req;
+    p->req = NULL;
+    pthread_mutex_unlock(&j->lock);
+    altiserve_request_free(req);
+}
+
+static void count_request(job *j) {
+    const char *m = j->model.id;
+    altiserve_usage u = {0};
+    for (uint32_t i = 0; i < j->n_parts; i++) {
+        const altiserve_usage *one = &j->parts[i].usage;
+        u.prompt_tokens += one->prompt_tokens;
+        u.cached_tokens += one->cached_tokens;
+        u.completion_tokens += one->completion_tokens;
+        u.prefill_s += one->prefill_s;
+        u.decode_s += one->decode_s;
+        if (one->queue_s > u.queue_s) u.queue_s = one->queue_s;
+    }
+    obs_count(OBS_PROMPT_TOKENS, m, NULL, u.prompt_tokens);
+    obs_count(OBS_GENERATED_TOKENS, m, NULL, u.completion_tokens);
+    obs_count(OBS_PREFIX_QUERIES, m, NULL, u.prompt_tokens);
+    obs_count(OBS_PREFIX_HITS, m, NULL, u.cached_tokens);
+    obs_count(OBS_PROMPT_SECONDS, m, NULL, u.prefill_s);
+    obs_count(OBS_GENERATED_SECONDS, m, NULL, u.decode_s);
+    obs_observe(OBS_REQUEST_PROMPT, m, NULL, u.prompt_tokens);
+    obs_observe(OBS_REQUEST_GENERATED, m, NULL, u.completion_tokens);
+    obs_observe(OBS_QUEUE_TIME, m, NULL, u.queue_s);
+    obs_observe(OBS_PREFILL_TIME, m, NULL, u.prefill_s);
+    obs_observe(OBS_DECODE_TIME, m, NULL, u.decode_s);
+    obs_observe(OBS_E2E, m, NULL, api_now() - j->arrived);
+    bool length = false;
+    for (uint32_t i = 0; i < j->n_choices; i++) length |= j->choices[i].finish == FINISH_LENGTH;
+    obs_count(OBS_REQUESTS_FINISHED, m, j->left ? "abort" : j->failed ? "error" : length ? "length" : "stop", 1);
+}
+
+static void begin_stream(job *j) {
+    if (j->begun) return;
+    j->begun = true;
+    http_stream_begin(j->r, 200, j->dialect->content_type, j->dialect->keepalive);
+    strbuf out = {0};
+    if (j->dialect->open) j->dialect->open(j, &out);
+    if (out.len) http_stream_send(j->r, out.data, out.len);
+    strbuf_free(&out);
+}
+
+// Cancels every part; their ends still come.
+static void cancel_parts(job *j) {
+    pthread_mutex_lock(&j->lock);
+    for (uint32_t i = 0; i < j->n_parts; i++)
+        if (j->parts[i].req) altiserve_cancel(j->parts[i].req);
+    pthread_mutex_unlock(&j->lock);
+}
+
+// The first failure is the answer; in a stream that has begun it is an event.
+static void fail_generation(job *j, const api_error *e) {
+    if (j->failed) return;
+    j->failed = true;
+    cancel_parts(j);
+    if (!j->begun) {
+        api_send_error(j->r, j->route->shape, e);
+        return;
+    }
+    strbuf out = {0};
+    j->dialect->fail(j, e, &out);
+    if (out.len && !out.failed) http_stream_send(j->r, out.data, out.len);
+    http_stream_end(j->r);
+    strbuf_free(&out);
+}
+
+static void finish_job(job *j) {
+    count_request(j);
+    if (!j->failed) {
+        strbuf out = {0};
+        if (j->p.stream) {
+            begin_stream(j);
+            j->dialect->close(j, &out);
+            if (out.failed) http_release(j->r), j->r = NULL; // cut rather than end short
+            else {
+                http_stream_send(j->r, out.data, out.len);
+                http_stream_end(j->r);
+            }
+        } else {
+            bool bad = false;
+            for (uint32_t i = 0; i < j->n_choices; i++) bad |= j->choices[i].text.failed || j->choices[i].logprobs.failed;
+            j->dialect->whole(j, &out);
+            out.failed |= bad;
+            job_respond(j, 200, "application/json", &out);
+            return;
+        }
+        strbuf_free(&out);
+    }
+    job_done(j);
+}
+
+static void time_tokens(job *j, choice *c, size_t n) {
+    double now = api_now();
+    if (!j->first_token) {
+        j->first_token = true;
+        obs_observe(OBS_TTFT, j->model.id, NULL, now - j->arrived);
+    }
+    if (c->last > 0)
+        for (size_t i = 0; i < n && i < 64; i++) obs_observe(OBS_INTER_TOKEN, j->model.id, NULL, (now - c->last) / (double)n);
+    c->last = now;
+    c->tokens += (uint32_t)n;
+}
+
+static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, strbuf *out) {
+    part *p = &j->parts[part_index];
+    uint32_t index = part_index * j->p.g.n + (ev->choice < j->p.g.n ? ev->choice : 0);
+    choice *c = &j->choices[index];
+    switch (ev->kind) {
+    case EVENT_TEXT:
+        if (ev->n_tokens) time_tokens(j, c, ev->n_tokens);
+        if (j->failed || j->left) break;
+        if (!j->p.stream) {
+            strbuf_add(&c->text, ev->text, ev->text_len);
+            if (ev->logprobs && j->dialect->keep) j->dialect->keep(j, index, ev);
+        } else if (ev->text_len || ev->logprobs) j->dialect->text(j, index, ev, out);
+        break;
+    case EVENT_FINISH:
+        c->finish = ev->finish;
+        if (ev->finish == FINISH_CANCELLED || ev->finish == FINISH_ERROR || j->failed || j->left) break;
+        if (j->p.stream) j->dialect->finish(j, index, out);
+        break;
+    case EVENT_END:
+        p->ended = true;
+        j->parts_left--;
+        if (ev->finish == FINISH_ERROR || (ev->finish == FINISH_CANCELLED && !j->left && !j->failed)) {
+            api_error e;
+            if (ev->err.code || ev->err.text[0]) api_fail_status(&e, &ev->err, NULL);
+            else api_fail(&e, 503, NULL, "unavailable", "the request was cancelled: the server is stopping");
+            fail_generation(j, &e);
+        }
+        break;
+    default: break;
+    }
+}
+
+static void pump(job *j) {
+    strbuf out = {0};
+    for (uint32_t i = 0; i < j->n_parts; i++) {
+        part *p = &j->parts[i];
+        altiserve_event ev;
+        while (p->req && !p->ended && altiserve_next(p->req, 0, &ev) != EVENT_NONE) {
+            p->usage = ev.usage;
+            if (ev.kind == EVENT_TEXT && j->p.stream && !j->failed) begin_stream(j);
+            take_event(j, i, &ev, &out);
+            if (out.len > 65536 && j->begun) { // many events waited
+                if (!out.failed) http_stream_send(j->r, out.data, out.len);
+                strbuf_clear(&out);
+            }
+        }
+        if (p->ended) end_part(j, p);
+    }
+    if (j->p.stream && !j->failed && (out.len || atomic_load(&j->want_begin))) begin_stream(j);
+    if (out.failed) {
+        api_error e;
+        api_fail(&e, 503, NULL, "unavailable", "no memory for the answer");
+        fail_generation(j, &e);
+    } else if (out.len && !j->failed && !http_stream_send(j->r, out.data, out.len)) cancel_parts(j); // gone, or cut for lagging
+    strbuf_free(&out);
+    if (!j->parts_left) finish_job(j);
+}
+
+static void new_id(job *j) {
+    uint64_t random = 0;
+    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) random = (uint64_t)(api_now() * 1e9);
+    snprintf(j->id, sizeof j->id, "%016llx", (unsigned long long)random);
+    j->created = time(NULL);
+}
+
+void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *, uint32_t, altiserve_generate *), const char *prompt_param) {
+    api_error e;
+    new_id(j);
+    j->dialect = d;
+    part *parts = mem_calloc(n_parts, sizeof *parts);
+    j->choices = mem_calloc((size_t)n_parts * j->p.g.n, sizeof *j->choices);
+    if (!parts || !j->choices) {
+        mem_free(parts);
+        api_fail(&e, 503, NULL, "unavailable", "no memory for this request");
+        job_fail(j, &e);
+        return;
+    }
+    j->n_choices = n_parts * j->p.g.n;
+    pthread_mutex_lock(&j->lock);
+    j->parts = parts;
+    j->n_parts = n_parts;
+    bool left = j->left;
+    pthread_mutex_unlock(&j->lock);
+    bool failed = left;
+    for (uint32_t i = 0; i < n_parts && !failed; i++) {
+        altiserve_generate g = j->p.g;
+        g.model = j->model.id;
+        g.client = j->key;
+        g.notify = notify;
+        g.notify_ctx = j;
+        parts[i].owner = j;
+        set(j, i, &g);
+        altiserve_request *req = NULL;
+        error err = {0};
+        if (altiserve_submit(j->a->engine, &g, &req, &err)) {
+            api_fail_status(&e, &err, prompt_param);
+            failed = true;
+            break;
+        }
+        pthread_mutex_lock(&j->lock);
+        parts[i].req = req;
+        if (j->left) altiserve_cancel(req); // left while we tokenized
+        pthread_mutex_unlock(&j->lock);
+        j->parts_left++;
+    }
+    for (uint32_t i = 0; failed && i < n_parts; i++) parts[i].ended = !parts[i].req; // the rest was never submitted
+    if (failed && !left) fail_generation(j, &e);
+    pump(j);
+}
+
+void job_run(job *j) {
+    if (j->done) return;
+    if (!j->started) {
+        j->started = true;
+        pthread_mutex_lock(&j->lock);
+        bool left = j->left;
+        pthread_mutex_unlock(&j->lock);
+        if (left) job_done(j);
+        else j->route->handle(j);
+        return;
+    }
+    if (j->n_parts) pump(j);
+}

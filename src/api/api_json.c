@@ -1,0 +1,176 @@
+// api/api_json: errors in every dialect's shape, strict parsing, and JSON text as we write it.
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/api_internal.h"
+#include "base/utf8.h"
+
+// ---- errors --------------------------------------------------------------------------------------
+
+bool api_fail(api_error *e, int http, const char *param, const char *code, const char *fmt, ...) {
+    e->http = http;
+    e->code = code;
+    snprintf(e->param, sizeof e->param, "%s", param ? param : "");
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(e->message, sizeof e->message, fmt, ap);
+    va_end(ap);
+    return false;
+}
+
+bool api_fail_status(api_error *e, const error *err, const char *param) {
+    const char *text = err->text[0] ? err->text : status_name(err->code);
+    switch (err->code) {
+    case E_INVALID:
+    case E_USAGE:
+    case E_LIMIT:
+        return api_fail(e, 400, param, strstr(text, "context") ? "context_length_exceeded" : NULL, "%s", text);
+    case E_UNSUPPORTED: return api_fail(e, 400, param, "not_built", "%s", text);
+    case E_NOTFOUND: return api_fail(e, 404, "model", "model_not_found", "%s", text);
+    case E_BUSY: return api_fail(e, 429, NULL, "rate_limit_exceeded", "%s", text);
+    case E_NOMEM:
+    case E_IO:
+    case E_INCOMPLETE:
+    case E_CANCELLED: return api_fail(e, 503, NULL, "unavailable", "%s", text);
+    default: return api_fail(e, 500, NULL, NULL, "%s", text);
+    }
+}
+
+static const char *error_type(const api_error *e, bool anthropic) {
+    switch (e->http) {
+    case 401: return "authentication_error";
+    case 404: return anthropic ? "not_found_error" : "invalid_request_error";
+    case 413: return anthropic ? "request_too_large" : "invalid_request_error";
+    case 429: return "rate_limit_error";
+    case 503: return anthropic ? "overloaded_error" : "service_unavailable";
+    default: return e->http < 500 ? "invalid_request_error" : anthropic ? "api_error" : "server_error";
+    }
+}
+
+void api_put_error(strbuf *out, api_shape shape, const api_error *e) {
+    if (shape == SHAPE_OLLAMA) {
+        strbuf_adds(out, "{\"error\":");
+        api_put_string(out, e->message, strlen(e->message));
+        strbuf_adds(out, "}");
+        return;
+    }
+    bool anthropic = shape == SHAPE_ANTHROPIC;
+    strbuf_adds(out, anthropic ? "{\"type\":\"error\",\"error\":{\"message\":" : "{\"error\":{\"message\":");
+    api_put_string(out, e->message, strlen(e->message));
+    strbuf_addf(out, ",\"type\":\"%s\"", error_type(e, anthropic));
+    if (!anthropic) {
+        strbuf_adds(out, ",\"param\":");
+        if (e->param[0]) api_put_string(out, e->param, strlen(e->param));
+        else strbuf_adds(out, "null");
+        strbuf_adds(out, ",\"code\":");
+        if (e->code) api_put_string(out, e->code, strlen(e->code));
+        else strbuf_adds(out, "null");
+    }
+    strbuf_adds(out, "}}");
+}
+
+void api_send_error(http_request *r, api_shape shape, const api_error *e) {
+    strbuf out = {0};
+    api_put_error(&out, shape, e);
+    if (e->http == 429 || e->http == 503) http_add_header(r, "Retry-After", e->http == 429 ? "1" : "5");
+    if (e->http == 401) http_add_header(r, "WWW-Authenticate", "Bearer");
+    if (!out.failed) http_respond(r, e->http, "application/json", out.data, out.len);
+    strbuf_free(&out); // when memory is gone http_release answers for us
+}
+
+// ---- reading -------------------------------------------------------------------------------------
+
+// A value costs the parser some 50 times its byte; so the number of values is limited, not the length of strings.
+enum { MAX_VALUES = 1000000 };
+
+static bool too_many_values(const char *s, size_t n) {
+    size_t values = 0;
+    bool quoted = false;
+    for (size_t i = 0; i < n; i++) {
+        char c = s[i];
+        if (quoted) {
+            if (c == '\\') i++;
+            else if (c == '"') quoted = false;
+        } else if (c == '"') quoted = true;
+        else if (c == ',' || c == '[' || c == '{') values++;
+    }
+    return values > MAX_VALUES;
+}
+
+json_t *api_parse(const char *text, size_t len, api_error *e) {
+    if (!len) return api_fail(e, 400, NULL, NULL, "the body is empty; a JSON object is expected"), NULL;
+    if (too_many_values(text, len)) return api_fail(e, 400, NULL, NULL, "the body holds more than %d JSON values", MAX_VALUES), NULL;
+    json_error_t je;
+    json_t *v = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je);
+    if (!v) return api_fail(e, 400, NULL, NULL, "the body is not valid JSON: line %d, column %d: %s", je.line, je.column, je.text), NULL;
+    if (json_is_object(v)) return v;
+    api_fail(e, 400, NULL, NULL, "the body must be a JSON object, not %s", api_json_type(v));
+    json_decref(v);
+    return NULL;
+}
+
+const char *api_json_type(const json_t *v) {
+    switch (v ? json_typeof(v) : JSON_NULL) {
+    case JSON_OBJECT: return "an object";
+    case JSON_ARRAY: return "an array";
+    case JSON_STRING: return "a string";
+    case JSON_INTEGER: return "an integer";
+    case JSON_REAL: return "a number with a fraction";
+    case JSON_TRUE:
+    case JSON_FALSE: return "a boolean";
+    default: return "null";
+    }
+}
+
+// ---- writing -------------------------------------------------------------------------------------
+
+void api_put_string(strbuf *out, const char *s, size_t n) {
+    strbuf_addc(out, '"');
+    size_t plain = 0; // start of what needs no escape
+    for (size_t i = 0; i < n;) {
+        unsigned char c = (unsigned char)s[i];
+        size_t k = 1;
+        const char *with = NULL;
+        char code[8];
+        if (c == '"') with = "\\\"";
+        else if (c == '\\') with = "\\\\";
+        else if (c == '\n') with = "\\n";
+        else if (c == '\r') with = "\\r";
+        else if (c == '\t') with = "\\t";
+        else if (c < 0x20 || c == 0x7F) {
+            snprintf(code, sizeof code, "\\u%04x", c);
+            with = code;
+        } else if (c >= 0x80) {
+            uint32_t cp;
+            k = utf8_decode(s + i, n - i, &cp);
+            if (cp == UINT32_MAX) with = "\xEF\xBF\xBD";
+        }
+        if (with) {
+            strbuf_add(out, s + plain, i - plain);
+            strbuf_adds(out, with);
+            plain = i + k;
+        }
+        i += k;
+    }
+    strbuf_add(out, s + plain, n - plain);
+    strbuf_addc(out, '"');
+}
+
+static void put_shortest(strbuf *out, double v, int most, bool single) {
+    char text[40];
+    if (!isfinite(v)) {
+        strbuf_adds(out, "null");
+        return;
+    }
+    for (int digits = 1; digits <= most; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if (single ? strtof(text, NULL) == (float)v : strtod(text, NULL) == v) break;
+    }
+    strbuf_adds(out, text);
+}
+
+void api_put_double(strbuf *out, double v) { put_shortest(out, v, 17, false); }
+void api_put_float(strbuf *out, float v) { put_shortest(out, v, 9, true); }

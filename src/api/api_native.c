@@ -1,0 +1,173 @@
+// api/api_native: /health, /metrics, and llama-server's /tokenize, /detokenize, /apply-template, /props.
+#include <stdio.h>
+#include <string.h>
+
+#include "api/api_internal.h"
+#include "base/utf8.h"
+
+void api_health(job *j) {
+    strbuf out = {0};
+    strbuf_adds(&out, "{\"status\":\"ok\"}");
+    job_respond(j, 200, "application/json", &out);
+}
+
+void api_metrics(job *j) {
+    altiserve_stats s = {0};
+    altiserve_get_stats(j->a->engine, &s);
+    obs_set(OBS_RUNNING, NULL, NULL, s.running);
+    obs_set(OBS_WAITING, NULL, NULL, s.waiting);
+    obs_set(OBS_LOADING, NULL, NULL, s.loading);
+    obs_set(OBS_PAGES_TOTAL, NULL, NULL, (double)s.pages_total);
+    obs_set(OBS_PAGES_FREE, NULL, NULL, (double)s.pages_free);
+    obs_set(OBS_PAGES_CACHED, NULL, NULL, (double)s.pages_cached);
+    uint64_t idle = s.pages_free + s.pages_cached; // cached pages are given up when others need them
+    obs_set(OBS_KV_USAGE, NULL, NULL, s.pages_total && idle < s.pages_total ? (double)(s.pages_total - idle) / (double)s.pages_total : 0);
+    obs_set(OBS_MEMORY_LIMIT, NULL, NULL, (double)s.memory_limit);
+    obs_set(OBS_MEMORY_USED, NULL, NULL, (double)s.memory_used);
+    strbuf out = {0};
+    obs_render(&out);
+    job_respond(j, 200, "text/plain; version=0.0.4; charset=utf-8", &out);
+}
+
+// ---- text and ids --------------------------------------------------------------------------------
+
+static bool get_bool(const json_t *body, const char *name, bool otherwise, bool *out, api_error *e) {
+    const json_t *v = json_object_get(body, name);
+    *out = otherwise;
+    if (!v || json_is_null(v)) return true;
+    if (!json_is_boolean(v)) return api_fail(e, 400, name, "invalid_type", "%s must be a boolean, not %s", name, api_json_type(v));
+    *out = json_is_true(v);
+    return true;
+}
+
+static bool get_model(job *j, api_error *e) {
+    const json_t *v = json_object_get(j->body, "model");
+    if (v && !json_is_null(v) && !json_is_string(v)) return api_fail(e, 400, "model", "invalid_type", "model must be a string, not %s", api_json_type(v));
+    return api_find_model(j, json_string_value(v), &j->model, e);
+}
+
+static void put_piece(job *j, int32_t id, strbuf *out) {
+    char *text = NULL;
+    size_t len = 0;
+    error err;
+    bool ok = !altiserve_detokenize(j->a->engine, j->model.id, &id, 1, &text, &len, &err);
+    strbuf_addf(out, "{\"id\":%d,\"piece\":", id);
+    if (ok) {
+        if (utf8_valid(text, len)) api_put_string(out, text, len);
+        else { // llama-server then gives the bytes
+            strbuf_addc(out, '[');
+            for (size_t i = 0; i < len; i++) strbuf_addf(out, "%s%u", i ? "," : "", (unsigned char)text[i]);
+            strbuf_addc(out, ']');
+        }
+    } else strbuf_adds(out, "\"\"");
+    strbuf_addc(out, '}');
+    mem_free(text);
+}
+
+void api_tokenize(job *j) {
+    if (!job_body(j)) return;
+    api_error e;
+    error err = {0};
+    bool special, parse, pieces;
+    const char *param = json_object_get(j->body, "content") ? "content" : "prompt"; // llama-server's name, vLLM's name
+    const json_t *text = json_object_get(j->body, param);
+    bool ok = get_bool(j->body, "add_special", false, &special, &e) && get_bool(j->body, "parse_special", true, &parse, &e) &&
+              get_bool(j->body, "with_pieces", false, &pieces, &e);
+    if (ok && !text) ok = api_fail(&e, 400, "content", "missing_required_parameter", "content is missing");
+    if (ok && !json_is_string(text)) ok = api_fail(&e, 400, param, "invalid_type", "%s must be a string, not %s", param, api_json_type(text));
+    ok = ok && get_model(j, &e);
+    int32_t *ids = NULL;
+    size_t n = 0;
+    if (ok && altiserve_tokenize(j->a->engine, j->model.id, json_string_value(text), json_string_length(text),
+                                 (special ? TOKENIZE_ADD_SPECIAL : 0) | (parse ? TOKENIZE_PARSE_SPECIAL : 0), &ids, &n, &err))
+        ok = api_fail_status(&e, &err, param);
+    if (!ok) {
+        job_fail(j, &e);
+        return;
+    }
+    strbuf out = {0};
+    strbuf_adds(&out, "{\"tokens\":[");
+    for (size_t i = 0; i < n && !out.failed; i++) {
+        if (i) strbuf_addc(&out, ',');
+        if (pieces) put_piece(j, ids[i], &out);
+        else strbuf_addf(&out, "%d", ids[i]);
+    }
+    strbuf_addf(&out, "],\"count\":%zu}", n);
+    mem_free(ids);
+    job_respond(j, 200, "application/json", &out);
+}
+
+void api_detokenize(job *j) {
+    if (!job_body(j)) return;
+    api_error e;
+    error err = {0};
+    const json_t *list = json_object_get(j->body, "tokens");
+    size_t n = json_array_size(list), len = 0;
+    bool ok = true;
+    if (!list) ok = api_fail(&e, 400, "tokens", "missing_required_parameter", "tokens is missing");
+    else if (!json_is_array(list)) ok = api_fail(&e, 400, "tokens", "invalid_type", "tokens must be an array of token ids, not %s", api_json_type(list));
+    ok = ok && get_model(j, &e);
+    int32_t *ids = ok ? mem_calloc(n, sizeof *ids) : NULL;
+    if (ok && !ids) ok = api_fail(&e, 503, NULL, "unavailable", "no memory for this request");
+    for (size_t i = 0; ok && i < n; i++) {
+        const json_t *v = json_array_get(list, i);
+        if (!json_is_integer(v)) ok = api_fail(&e, 400, "tokens", "invalid_type", "tokens[%zu] must be an integer, not %s", i, api_json_type(v));
+        else if (json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX || (j->model.vocabulary && json_integer_value(v) >= j->model.vocabulary))
+            ok = api_fail(&e, 400, "tokens", "invalid_value", "tokens[%zu] is %lld, outside the vocabulary", i, (long long)json_integer_value(v));
+        else ids[i] = (int32_t)json_integer_value(v);
+    }
+    char *text = NULL;
+    if (ok && altiserve_detokenize(j->a->engine, j->model.id, ids, n, &text, &len, &err)) ok = api_fail_status(&e, &err, "tokens");
+    mem_free(ids);
+    if (!ok) {
+        job_fail(j, &e);
+        return;
+    }
+    strbuf out = {0};
+    strbuf_adds(&out, "{\"content\":");
+    api_put_string(&out, text, len);
+    strbuf_addc(&out, '}');
+    mem_free(text);
+    job_respond(j, 200, "application/json", &out);
+}
+
+void api_apply_template(job *j) {
+    if (!job_body(j)) return;
+    api_error e;
+    error err = {0};
+    char *input = NULL, *text = NULL;
+    size_t n = 0, len = 0;
+    const json_t *kwargs = json_object_get(j->body, "chat_template_kwargs");
+    bool ok = get_model(j, &e);
+    if (ok && kwargs && !json_is_null(kwargs) && !json_is_object(kwargs))
+        ok = api_fail(&e, 400, "chat_template_kwargs", "invalid_type", "chat_template_kwargs must be an object, not %s", api_json_type(kwargs));
+    ok = ok && api_chat_input(json_object_get(j->body, "messages"), "messages", json_is_object(kwargs) ? kwargs : NULL, NULL, &input, &n, &e);
+    if (ok && altiserve_template(j->a->engine, j->model.id, input, n, &text, &len, &err)) ok = api_fail_status(&e, &err, "messages");
+    mem_free(input);
+    if (!ok) {
+        job_fail(j, &e);
+        return;
+    }
+    strbuf out = {0};
+    strbuf_adds(&out, "{\"prompt\":");
+    api_put_string(&out, text, len);
+    strbuf_addc(&out, '}');
+    mem_free(text);
+    job_respond(j, 200, "application/json", &out);
+}
+
+void api_props(job *j) {
+    api_error e;
+    if (!api_find_model(j, http_query(j->r, "model"), &j->model, &e)) {
+        if (http_query(j->r, "model")) {
+            job_fail(j, &e);
+            return;
+        }
+        memset(&j->model, 0, sizeof j->model); // several models: what is common to all
+    }
+    strbuf out = {0};
+    strbuf_addf(&out, "{\"default_generation_settings\":{\"n_ctx\":%u},\"total_slots\":64,\"model_alias\":", j->model.context);
+    api_put_string(&out, j->model.id, strlen(j->model.id));
+    strbuf_addf(&out, ",\"modalities\":{\"vision\":false,\"audio\":false},\"build_info\":\"altiserve-%s\"}", altiserve_version());
+    job_respond(j, 200, "application/json", &out);
+}

@@ -1,0 +1,207 @@
+// api/api_ollama: what Ollama's clients ask for. Streams are one JSON object a line and are the default there.
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "api/api_internal.h"
+
+void api_root(job *j) {
+    const char *accept = http_header(j->r, "Accept");
+    strbuf out = {0};
+    bool html = accept && strstr(accept, "text/html");
+    if (html)
+        strbuf_addf(&out, "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>altiserve</title><h1>altiserve %s</h1>"
+                    "<p>This is an inference server. Models: <a href=\"/v1/models\">/v1/models</a>. Numbers: <a href=\"/metrics\">/metrics</a>. "
+                    "Chat: POST /v1/chat/completions.</p></html>\n", altiserve_version());
+    else strbuf_adds(&out, "Ollama is running");
+    job_respond(j, 200, html ? "text/html; charset=utf-8" : "text/plain; charset=utf-8", &out);
+}
+
+void api_ollama_version(job *j) {
+    strbuf out = {0};
+    strbuf_addf(&out, "{\"version\":\"%s\"}", altiserve_version());
+    job_respond(j, 200, "application/json", &out);
+}
+
+static void put_time(strbuf *out, int64_t seconds) {
+    time_t t = (time_t)seconds;
+    struct tm tm;
+    char text[40];
+    gmtime_r(&t, &tm);
+    strftime(text, sizeof text, "\"%Y-%m-%dT%H:%M:%SZ\"", &tm);
+    strbuf_adds(out, text);
+}
+
+static void put_details(strbuf *out, const altiserve_model_info *m) {
+    strbuf_adds(out, "\"details\":{\"parent_model\":\"\",\"format\":\"gguf\",\"family\":");
+    api_put_string(out, m->architecture, strlen(m->architecture));
+    strbuf_adds(out, ",\"families\":[");
+    api_put_string(out, m->architecture, strlen(m->architecture));
+    double p = (double)m->parameters;
+    strbuf_addf(out, "],\"parameter_size\":\"%.1f%s\",\"quantization_level\":", p >= 1e9 ? p / 1e9 : p / 1e6, p >= 1e9 ? "B" : "M");
+    api_put_string(out, m->quantization, strlen(m->quantization));
+    strbuf_addc(out, '}');
+}
+
+static void put_tag(strbuf *out, const altiserve_model_info *m) {
+    if (out->len && out->data[out->len - 1] == '}') strbuf_addc(out, ',');
+    strbuf_adds(out, "{\"name\":");
+    api_put_string(out, m->id, strlen(m->id));
+    strbuf_adds(out, ",\"model\":");
+    api_put_string(out, m->id, strlen(m->id));
+    strbuf_adds(out, ",\"modified_at\":");
+    put_time(out, m->created);
+    strbuf_addf(out, ",\"size\":%llu,\"digest\":\"\",", (unsigned long long)m->file_bytes);
+    put_details(out, m);
+    strbuf_addc(out, '}');
+}
+
+static void add_tag(void *ctx, const altiserve_model_info *m) {
+    if (m->state != MODEL_BROKEN && m->state != MODEL_INCOMPLETE) put_tag(ctx, m);
+}
+
+static void add_loaded(void *ctx, const altiserve_model_info *m) {
+    if (m->state == MODEL_READY) put_tag(ctx, m);
+}
+
+static void list(job *j, void (*add)(void *, const altiserve_model_info *)) {
+    strbuf out = {0};
+    strbuf_adds(&out, "{\"models\":[");
+    altiserve_models(j->a->engine, add, &out);
+    strbuf_adds(&out, "]}");
+    job_respond(j, 200, "application/json", &out);
+}
+
+void api_ollama_tags(job *j) { list(j, add_tag); }
+void api_ollama_ps(job *j) { list(j, add_loaded); }
+
+void api_ollama_show(job *j) {
+    if (!job_body(j)) return;
+    api_error e;
+    const json_t *name = json_object_get(j->body, "model");
+    if (!name) name = json_object_get(j->body, "name");
+    bool ok = json_is_string(name) || api_fail(&e, 400, "model", NULL, "model must be a string, not %s", api_json_type(name));
+    if (!ok || !api_find_model(j, json_string_value(name), &j->model, &e)) {
+        job_fail(j, &e);
+        return;
+    }
+    const altiserve_model_info *m = &j->model;
+    strbuf out = {0};
+    strbuf_adds(&out, "{\"modelfile\":\"\",\"parameters\":\"\",\"template\":\"\",");
+    put_details(&out, m);
+    strbuf_adds(&out, ",\"model_info\":{\"general.architecture\":");
+    api_put_string(&out, m->architecture, strlen(m->architecture));
+    char key[96];
+    snprintf(key, sizeof key, "%s.context_length", m->architecture);
+    strbuf_addf(&out, ",\"general.parameter_count\":%llu,", (unsigned long long)m->parameters);
+    api_put_string(&out, key, strlen(key));
+    strbuf_addf(&out, ":%u},\"capabilities\":[\"completion\"]}", m->context_trained);
+    job_respond(j, 200, "application/json", &out);
+}
+
+// ---- chat and generate ---------------------------------------------------------------------------
+
+static bool is_chat(const job *j) { return j->route->handle == api_ollama_chat; }
+
+static void put_line(job *j, const char *text, size_t len, bool done, strbuf *out) {
+    strbuf_adds(out, "{\"model\":");
+    api_put_string(out, j->model.id, strlen(j->model.id));
+    strbuf_adds(out, ",\"created_at\":");
+    put_time(out, j->created);
+    strbuf_adds(out, is_chat(j) ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"response\":");
+    api_put_string(out, text, len);
+    if (is_chat(j)) strbuf_addc(out, '}');
+    if (done) {
+        const altiserve_usage *u = &j->parts[0].usage;
+        strbuf_addf(out, ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%.0f,\"load_duration\":0,\"prompt_eval_count\":%u,"
+                    "\"prompt_eval_duration\":%.0f,\"eval_count\":%u,\"eval_duration\":%.0f}",
+                    j->choices[0].finish == FINISH_LENGTH ? "length" : "stop", (api_now() - j->arrived) * 1e9, u->prompt_tokens, u->prefill_s * 1e9,
+                    u->completion_tokens, u->decode_s * 1e9);
+    } else strbuf_adds(out, ",\"done\":false}");
+    if (j->p.stream) strbuf_addc(out, '\n');
+}
+
+static void piece(job *j, uint32_t index, const altiserve_event *ev, strbuf *out) {
+    (void)index;
+    if (ev->text_len) put_line(j, ev->text, ev->text_len, false, out);
+}
+
+static void finish(job *j, uint32_t index, strbuf *out) { (void)j, (void)index, (void)out; }
+static void close_stream(job *j, strbuf *out) { put_line(j, "", 0, true, out); }
+
+static void whole(job *j, strbuf *out) {
+    const strbuf *t = &j->choices[0].text;
+    put_line(j, t->data ? t->data : "", t->len, true, out);
+}
+
+static void fail_stream(job *j, const api_error *e, strbuf *out) {
+    (void)j;
+    api_put_error(out, SHAPE_OLLAMA, e);
+    strbuf_addc(out, '\n');
+}
+
+static const dialect ollama = {"application/x-ndjson", NULL, NULL, piece, NULL, finish, close_stream, whole, fail_stream};
+
+static void set_prompt(job *j, uint32_t i, altiserve_generate *g) {
+    (void)i;
+    g->chat = j->p.g.chat;
+    g->chat_len = j->p.g.chat_len;
+    g->text = j->p.g.text;
+    g->text_len = j->p.g.text_len;
+}
+
+static bool read_request(job *j, api_error *e) {
+    arena_init(&j->p.mem, 16 << 20);
+    j->p.top_logprobs = j->p.logprobs = -1;
+    j->p.stream = true;
+    const json_t *options = json_object_get(j->body, "options");
+    if (options && !json_is_object(options) && !json_is_null(options))
+        return api_fail(e, 400, "options", NULL, "options must be an object, not %s", api_json_type(options));
+    return api_read_fields(&j->p, j->body, FOR_OLLAMA, "", e) && (!json_is_object(options) || api_read_fields(&j->p, options, FOR_OLLAMA, "options.", e)) &&
+           api_settle(&j->p, FOR_OLLAMA, e) && api_find_model(j, j->p.model, &j->model, e);
+}
+
+void api_ollama_chat(job *j) {
+    if (!job_body(j)) return;
+    api_error e;
+    char *input = NULL;
+    size_t len = 0;
+    if (!read_request(j, &e) || !api_chat_input(json_object_get(j->body, "messages"), "messages", NULL, NULL, &input, &len, &e)) {
+        job_fail(j, &e);
+        return;
+    }
+    j->p.g.chat = input;
+    j->p.g.chat_len = len;
+    job_generate(j, &ollama, 1, set_prompt, "messages");
+    mem_free(input);
+}
+
+void api_ollama_generate(job *j) {
+    if (!job_body(j)) return;
+    api_error e;
+    char *input = NULL;
+    size_t len = 0;
+    const json_t *prompt = json_object_get(j->body, "prompt"), *system = json_object_get(j->body, "system"), *raw = json_object_get(j->body, "raw");
+    bool ok = read_request(j, &e);
+    if (ok && !json_is_string(prompt)) ok = api_fail(&e, 400, "prompt", NULL, "prompt must be a string, not %s", api_json_type(prompt));
+    if (ok && system && !json_is_null(system) && !json_is_string(system)) ok = api_fail(&e, 400, "system", NULL, "system must be a string, not %s", api_json_type(system));
+    if (ok && raw && !json_is_null(raw) && !json_is_boolean(raw)) ok = api_fail(&e, 400, "raw", NULL, "raw must be a boolean, not %s", api_json_type(raw));
+    if (ok && !json_is_true(raw)) { // the prompt is a user's message, unless raw
+        json_t *messages = json_pack("[{s:s,s:O}]", "role", "user", "content", prompt);
+        const char *s = json_string_length(system) ? json_string_value(system) : NULL;
+        ok = messages ? api_chat_input(messages, "prompt", NULL, s, &input, &len, &e) : api_fail(&e, 503, NULL, NULL, "no memory for this request");
+        json_decref(messages);
+        j->p.g.chat = input;
+        j->p.g.chat_len = len;
+    } else if (ok) {
+        j->p.g.text = json_string_value(prompt);
+        j->p.g.text_len = json_string_length(prompt);
+    }
+    if (!ok) {
+        mem_free(input);
+        job_fail(j, &e);
+        return;
+    }
+    job_generate(j, &ollama, 1, set_prompt, "prompt");
+    mem_free(input);
+}

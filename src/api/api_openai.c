@@ -1,0 +1,403 @@
+// api/api_openai: /v1/models, /v1/chat/completions, /v1/completions.
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "api/api_internal.h"
+#include "base/utf8.h"
+
+// ---- models --------------------------------------------------------------------------------------
+
+static void put_model(strbuf *out, const altiserve_model_info *m) {
+    strbuf_adds(out, "{\"id\":");
+    api_put_string(out, m->id, strlen(m->id));
+    strbuf_addf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"altiserve\",\"max_model_len\":", (long long)m->created);
+    if (m->context) strbuf_addf(out, "%u", m->context);
+    else strbuf_adds(out, "null");
+    strbuf_addf(out, ",\"meta\":{\"n_params\":%llu,\"n_ctx_train\":%u,\"n_vocab\":%u,\"n_embd\":%u,\"size\":%llu,\"architecture\":",
+                (unsigned long long)m->parameters, m->context_trained, m->vocabulary, m->embedding, (unsigned long long)m->file_bytes);
+    api_put_string(out, m->architecture, strlen(m->architecture));
+    strbuf_adds(out, ",\"quantization\":");
+    api_put_string(out, m->quantization, strlen(m->quantization));
+    static const char *const states[] = {"unloaded", "loading", "loaded", "failed", "incomplete"};
+    strbuf_addf(out, "},\"status\":{\"value\":\"%s\"}}", (unsigned)m->state < 5 ? states[m->state] : "unloaded");
+}
+
+// What cannot be served is not listed; the log and `inspect` say why.
+static void add_model(void *ctx, const altiserve_model_info *m) {
+    strbuf *out = ctx;
+    if (m->state == MODEL_BROKEN || m->state == MODEL_INCOMPLETE) return;
+    if (out->len && out->data[out->len - 1] == '}') strbuf_addc(out, ',');
+    put_model(out, m);
+}
+
+void api_models_list(job *j) {
+    strbuf out = {0};
+    strbuf_adds(&out, "{\"object\":\"list\",\"data\":[");
+    altiserve_models(j->a->engine, add_model, &out);
+    strbuf_adds(&out, "]}");
+    job_respond(j, 200, "application/json", &out);
+}
+
+void api_models_one(job *j) {
+    api_error e;
+    altiserve_model_info m;
+    if (!api_find_model(j, http_path(j->r) + strlen("/v1/models/"), &m, &e)) {
+        job_fail(j, &e);
+        return;
+    }
+    strbuf out = {0};
+    put_model(&out, &m);
+    job_respond(j, 200, "application/json", &out);
+}
+
+// ---- shared by both completions ------------------------------------------------------------------
+
+static const char *reason(altiserve_finish f) { return f == FINISH_LENGTH ? "length" : "stop"; }
+
+static void put_usage(strbuf *out, const job *j) {
+    uint32_t prompt = 0, cached = 0, made = 0;
+    for (uint32_t i = 0; i < j->n_parts; i++) {
+        prompt += j->parts[i].usage.prompt_tokens;
+        cached += j->parts[i].usage.cached_tokens;
+        made += j->parts[i].usage.completion_tokens;
+    }
+    strbuf_addf(out, "{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u,\"prompt_tokens_details\":{\"cached_tokens\":%u}}", prompt, made,
+                prompt + made, cached);
+}
+
+static void put_head(strbuf *out, const job *j, const char *kind, const char *object) {
+    strbuf_addf(out, "{\"id\":\"%s-%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", kind, j->id, object, (long long)j->created);
+    api_put_string(out, j->model.id, strlen(j->model.id));
+    strbuf_adds(out, ",\"system_fingerprint\":\"altiserve-");
+    strbuf_adds(out, altiserve_version());
+    strbuf_adds(out, "\",\"choices\":[");
+}
+
+// The end of every chunk: usage is null in all but the last when it was asked for.
+static void put_tail(strbuf *out, const job *j) { strbuf_adds(out, j->p.include_usage ? "],\"usage\":null}\n\n" : "]}\n\n"); }
+
+static void close_stream(job *j, const char *kind, const char *object, strbuf *out) {
+    if (j->p.include_usage) {
+        strbuf_adds(out, "data: ");
+        put_head(out, j, kind, object);
+        strbuf_adds(out, "],\"usage\":");
+        put_usage(out, j);
+        strbuf_adds(out, "}\n\n");
+    }
+    strbuf_adds(out, "data: [DONE]\n\n");
+}
+
+static void fail_stream(job *j, const api_error *e, strbuf *out) {
+    (void)j;
+    strbuf_adds(out, "data: ");
+    api_put_error(out, SHAPE_OPENAI, e);
+    strbuf_adds(out, "\n\ndata: [DONE]\n\n");
+}
+
+// Finds the model and reads the fields; false after answering.
+static bool read_request(job *j, unsigned where) {
+    api_error e;
+    if (!job_body(j)) return false;
+    arena_init(&j->p.mem, 16 << 20);
+    j->p.top_logprobs = j->p.logprobs = -1;
+    bool ok = api_read_fields(&j->p, j->body, where, "", &e) && api_settle(&j->p, where, &e) && api_find_model(j, j->p.model, &j->model, &e);
+    if (ok && j->model.vocabulary)
+        for (size_t i = 0; ok && i < j->p.g.sampling.n_bias; i++)
+            if ((uint32_t)j->p.g.sampling.bias[i].token >= j->model.vocabulary)
+                ok = api_fail(&e, 400, "logit_bias", "invalid_value", "logit_bias: token %d is not below the vocabulary's %u", j->p.g.sampling.bias[i].token, j->model.vocabulary);
+    if (!ok) job_fail(j, &e);
+    return ok;
+}
+
+// ---- chat ----------------------------------------------------------------------------------------
+
+static void put_chat_logprob(strbuf *out, const altiserve_logprob *l) {
+    strbuf_adds(out, "\"token\":");
+    api_put_string(out, l->bytes, l->len);
+    strbuf_adds(out, ",\"logprob\":");
+    api_put_float(out, l->logprob < -9999 ? -9999 : l->logprob); // JSON has no infinity
+    strbuf_adds(out, ",\"bytes\":[");
+    for (size_t i = 0; i < l->len; i++) strbuf_addf(out, "%s%u", i ? "," : "", (unsigned char)l->bytes[i]);
+    strbuf_addc(out, ']');
+}
+
+static void put_chat_logprobs(strbuf *out, const altiserve_event *ev, bool first) {
+    for (size_t i = 0; i < ev->n_tokens; i++) {
+        const altiserve_logprob *l = ev->logprobs + i * (size_t)(ev->top_logprobs + 1);
+        strbuf_adds(out, first && !i ? "{" : ",{");
+        put_chat_logprob(out, l);
+        strbuf_adds(out, ",\"top_logprobs\":[");
+        for (int k = 1; k <= ev->top_logprobs; k++) {
+            strbuf_adds(out, k == 1 ? "{" : ",{");
+            put_chat_logprob(out, l + k);
+            strbuf_addc(out, '}');
+        }
+        strbuf_adds(out, "]}");
+    }
+}
+
+static void chat_chunk(job *j, uint32_t index, strbuf *out) {
+    strbuf_adds(out, "data: ");
+    put_head(out, j, "chatcmpl", "chat.completion.chunk");
+    strbuf_addf(out, "{\"index\":%u,\"delta\":{", index);
+}
+
+static void chat_start(job *j, uint32_t index, strbuf *out) {
+    if (j->choices[index].started) return;
+    j->choices[index].started = true;
+    chat_chunk(j, index, out);
+    strbuf_adds(out, "\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}");
+    put_tail(out, j);
+}
+
+static void chat_open(job *j, strbuf *out) {
+    for (uint32_t i = 0; i < j->n_choices; i++) chat_start(j, i, out);
+}
+
+static void chat_text(job *j, uint32_t index, const altiserve_event *ev, strbuf *out) {
+    chat_start(j, index, out);
+    chat_chunk(j, index, out);
+    strbuf_adds(out, "\"content\":");
+    api_put_string(out, ev->text, ev->text_len);
+    strbuf_adds(out, "},\"logprobs\":");
+    if (ev->logprobs) {
+        strbuf_adds(out, "{\"content\":[");
+        put_chat_logprobs(out, ev, true);
+        strbuf_adds(out, "],\"refusal\":null}");
+    } else strbuf_adds(out, "null");
+    strbuf_adds(out, ",\"finish_reason\":null}");
+    put_tail(out, j);
+}
+
+static void chat_keep(job *j, uint32_t index, const altiserve_event *ev) {
+    strbuf *kept = &j->choices[index].logprobs;
+    put_chat_logprobs(kept, ev, kept->len == 0);
+}
+
+static void chat_finish(job *j, uint32_t index, strbuf *out) {
+    chat_start(j, index, out);
+    chat_chunk(j, index, out);
+    strbuf_addf(out, "},\"logprobs\":null,\"finish_reason\":\"%s\"}", reason(j->choices[index].finish));
+    put_tail(out, j);
+}
+
+static void chat_close(job *j, strbuf *out) { close_stream(j, "chatcmpl", "chat.completion.chunk", out); }
+
+static void chat_whole(job *j, strbuf *out) {
+    put_head(out, j, "chatcmpl", "chat.completion");
+    for (uint32_t i = 0; i < j->n_choices; i++) {
+        choice *c = &j->choices[i];
+        strbuf_addf(out, "%s{\"index\":%u,\"message\":{\"role\":\"assistant\",\"content\":", i ? "," : "", i);
+        api_put_string(out, c->text.data ? c->text.data : "", c->text.len);
+        strbuf_adds(out, ",\"refusal\":null},\"logprobs\":");
+        if (j->p.g.logprobs >= 0) {
+            strbuf_adds(out, "{\"content\":[");
+            strbuf_add(out, c->logprobs.data ? c->logprobs.data : "", c->logprobs.len);
+            strbuf_adds(out, "],\"refusal\":null}");
+        } else strbuf_adds(out, "null");
+        strbuf_addf(out, ",\"finish_reason\":\"%s\"}", reason(c->finish));
+    }
+    strbuf_adds(out, "],\"usage\":");
+    put_usage(out, j);
+    strbuf_addc(out, '}');
+}
+
+static const dialect chat = {"text/event-stream", ": keep-alive\n\n", chat_open, chat_text, chat_keep, chat_finish, chat_close, chat_whole, fail_stream};
+
+static void set_chat(job *j, uint32_t i, altiserve_generate *g) {
+    (void)i;
+    g->chat = j->p.g.chat;
+    g->chat_len = j->p.g.chat_len;
+}
+
+void api_chat_completions(job *j) {
+    if (!read_request(j, FOR_CHAT)) return;
+    api_error e;
+    char *input = NULL;
+    size_t len = 0;
+    if (!api_chat_input(json_object_get(j->body, "messages"), "messages", j->p.template_kwargs, NULL, &input, &len, &e)) {
+        job_fail(j, &e);
+        return;
+    }
+    json_decref(j->body); // the values are copied by now, and generation may take long
+    j->body = NULL;
+    j->p.g.chat = input;
+    j->p.g.chat_len = len;
+    job_generate(j, &chat, 1, set_chat, "messages");
+    mem_free(input);
+}
+
+// ---- completions ---------------------------------------------------------------------------------
+
+static size_t characters(const char *s, size_t n) {
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++) k += ((unsigned char)s[i] & 0xC0) != 0x80;
+    return k;
+}
+
+static void comma(strbuf *s) {
+    if (s->len) strbuf_addc(s, ',');
+}
+
+// The old format: parallel arrays, and an object from token text to logprob for the alternatives.
+static void add_logprobs(const altiserve_event *ev, strbuf *tokens, strbuf *values, strbuf *tops, strbuf *offsets, size_t *offset) {
+    for (size_t i = 0; i < ev->n_tokens; i++) {
+        const altiserve_logprob *l = ev->logprobs + i * (size_t)(ev->top_logprobs + 1);
+        comma(tokens), comma(values), comma(tops), comma(offsets);
+        api_put_string(tokens, l->bytes, l->len);
+        api_put_float(values, l->logprob < -9999 ? -9999 : l->logprob);
+        strbuf_addf(offsets, "%zu", *offset);
+        *offset += characters(l->bytes, l->len);
+        strbuf_addc(tops, '{');
+        bool any = false;
+        for (int k = 1; k <= ev->top_logprobs; k++) {
+            bool twice = false; // tokens may share a text; an object may not hold a key twice
+            for (int q = 1; q < k; q++) twice |= l[q].len == l[k].len && !memcmp(l[q].bytes, l[k].bytes, l[k].len);
+            twice |= !utf8_valid(l[k].bytes, l[k].len) && k > 1;
+            if (twice) continue;
+            if (any) strbuf_addc(tops, ',');
+            any = true;
+            api_put_string(tops, l[k].bytes, l[k].len);
+            strbuf_addc(tops, ':');
+            api_put_float(tops, l[k].logprob < -9999 ? -9999 : l[k].logprob);
+        }
+        strbuf_addc(tops, '}');
+    }
+}
+
+static void put_arrays(strbuf *out, const strbuf *tokens, const strbuf *values, const strbuf *tops, const strbuf *offsets) {
+    const strbuf *all[] = {tokens, values, tops, offsets};
+    const char *names[] = {"tokens", "token_logprobs", "top_logprobs", "text_offset"};
+    strbuf_addc(out, '{');
+    for (int i = 0; i < 4; i++) {
+        strbuf_addf(out, "%s\"%s\":[", i ? "," : "", names[i]);
+        if (all[i]->len) strbuf_add(out, all[i]->data, all[i]->len);
+        strbuf_addc(out, ']');
+        out->failed |= all[i]->failed;
+    }
+    strbuf_addc(out, '}');
+}
+
+static void text_chunk(job *j, uint32_t index, const char *text, size_t len, const altiserve_event *ev, const char *why, strbuf *out) {
+    strbuf_adds(out, "data: ");
+    put_head(out, j, "cmpl", "text_completion");
+    strbuf_addf(out, "{\"index\":%u,\"text\":", index);
+    api_put_string(out, text, len);
+    strbuf_adds(out, ",\"logprobs\":");
+    if (ev && ev->logprobs) {
+        strbuf a = {0}, b = {0}, c = {0}, d = {0};
+        add_logprobs(ev, &a, &b, &c, &d, &j->choices[index].offset);
+        put_arrays(out, &a, &b, &c, &d);
+        strbuf_free(&a), strbuf_free(&b), strbuf_free(&c), strbuf_free(&d);
+    } else strbuf_adds(out, "null");
+    if (why) strbuf_addf(out, ",\"finish_reason\":\"%s\"}", why);
+    else strbuf_adds(out, ",\"finish_reason\":null}");
+    put_tail(out, j);
+}
+
+static void text_start(job *j, uint32_t index, strbuf *out) {
+    choice *c = &j->choices[index];
+    const part *p = &j->parts[index / j->p.g.n];
+    if (c->started) return;
+    c->started = true;
+    if (p->echo) text_chunk(j, index, p->echo, p->echo_len, NULL, NULL, out);
+}
+
+static void text_text(job *j, uint32_t index, const altiserve_event *ev, strbuf *out) {
+    text_start(j, index, out);
+    text_chunk(j, index, ev->text, ev->text_len, ev, NULL, out);
+}
+
+static void text_keep(job *j, uint32_t index, const altiserve_event *ev) {
+    choice *c = &j->choices[index];
+    add_logprobs(ev, &c->lp_tokens, &c->lp_values, &c->lp_tops, &c->lp_offsets, &c->offset);
+}
+
+static void text_finish(job *j, uint32_t index, strbuf *out) {
+    text_start(j, index, out);
+    text_chunk(j, index, "", 0, NULL, reason(j->choices[index].finish), out);
+}
+
+static void text_close(job *j, strbuf *out) { close_stream(j, "cmpl", "text_completion", out); }
+
+static void text_whole(job *j, strbuf *out) {
+    put_head(out, j, "cmpl", "text_completion");
+    for (uint32_t i = 0; i < j->n_choices; i++) {
+        choice *c = &j->choices[i];
+        const part *p = &j->parts[i / j->p.g.n];
+        strbuf text = {0};
+        if (p->echo) strbuf_add(&text, p->echo, p->echo_len);
+        if (c->text.len) strbuf_add(&text, c->text.data, c->text.len);
+        strbuf_addf(out, "%s{\"index\":%u,\"text\":", i ? "," : "", i);
+        api_put_string(out, text.data ? text.data : "", text.len);
+        out->failed |= text.failed;
+        strbuf_free(&text);
+        strbuf_adds(out, ",\"logprobs\":");
+        if (j->p.g.logprobs >= 0) put_arrays(out, &c->lp_tokens, &c->lp_values, &c->lp_tops, &c->lp_offsets);
+        else strbuf_adds(out, "null");
+        strbuf_addf(out, ",\"finish_reason\":\"%s\"}", reason(c->finish));
+    }
+    strbuf_adds(out, "],\"usage\":");
+    put_usage(out, j);
+    strbuf_addc(out, '}');
+}
+
+static const dialect text = {"text/event-stream", ": keep-alive\n\n", NULL, text_text, text_keep, text_finish, text_close, text_whole, fail_stream};
+
+enum { MAX_PROMPTS = 256 };
+
+// Prompt i of the request: the request's own value when it is not a list of prompts.
+static const json_t *prompt_at(const json_t *prompt, uint32_t i, bool list) { return list ? json_array_get(prompt, i) : prompt; }
+
+static bool is_tokens(const json_t *v) { return json_is_array(v) && json_array_size(v) && json_is_integer(json_array_get(v, 0)); }
+
+static bool check_prompt(const json_t *v, uint32_t vocabulary, api_error *e) {
+    if (json_is_string(v)) return true;
+    if (!is_tokens(v)) return api_fail(e, 400, "prompt", "invalid_type", "prompt must be a string, an array of token ids, or an array of those, not %s", json_is_array(v) ? "an empty or mixed array" : api_json_type(v));
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        const json_t *t = json_array_get(v, i);
+        if (!json_is_integer(t)) return api_fail(e, 400, "prompt", "invalid_type", "prompt: token %zu must be an integer, not %s", i, api_json_type(t));
+        if (json_integer_value(t) < 0 || json_integer_value(t) >= (vocabulary ? vocabulary : INT_MAX))
+            return api_fail(e, 400, "prompt", "invalid_value", "prompt: token %zu is %lld, outside the vocabulary of %u", i, (long long)json_integer_value(t), vocabulary);
+    }
+    return true;
+}
+
+static void set_text(job *j, uint32_t i, altiserve_generate *g) {
+    const json_t *all = json_object_get(j->body, "prompt"), *v = prompt_at(all, i, json_is_array(all) && !is_tokens(all));
+    if (json_is_string(v)) {
+        g->text = json_string_value(v);
+        g->text_len = json_string_length(v);
+    } else {
+        int32_t *ids = arena_alloc(&j->p.mem, json_array_size(v) * sizeof *ids);
+        if (!ids) { // an empty prompt, which the engine refuses
+            g->text = "";
+            return;
+        }
+        for (size_t k = 0; k < json_array_size(v); k++) ids[k] = (int32_t)json_integer_value(json_array_get(v, k));
+        g->tokens = ids;
+        g->n_tokens = json_array_size(v);
+    }
+    part *p = &j->parts[i];
+    error err = {0};
+    if (!j->p.echo) return;
+    if (g->text && (p->echo = mem_strndup(g->text, g->text_len))) p->echo_len = g->text_len;
+    else if (g->tokens) altiserve_detokenize(j->a->engine, g->model, g->tokens, g->n_tokens, &p->echo, &p->echo_len, &err);
+}
+
+void api_completions(job *j) {
+    if (!read_request(j, FOR_COMPLETION)) return;
+    api_error e;
+    const json_t *prompt = json_object_get(j->body, "prompt");
+    bool list = json_is_array(prompt) && !is_tokens(prompt) && json_array_size(prompt), ok = true;
+    size_t n = list ? json_array_size(prompt) : 1;
+    if (!prompt) ok = api_fail(&e, 400, "prompt", "missing_required_parameter", "prompt is missing");
+    else if (n > MAX_PROMPTS) ok = api_fail(&e, 400, "prompt", "invalid_value", "prompt may hold at most %d prompts", MAX_PROMPTS);
+    for (size_t i = 0; ok && i < n; i++) ok = check_prompt(prompt_at(prompt, (uint32_t)i, list), j->model.vocabulary, &e);
+    if (!ok) {
+        job_fail(j, &e);
+        return;
+    }
+    job_generate(j, &text, (uint32_t)n, set_text, "prompt");
+}

@@ -1,0 +1,321 @@
+// api/api_server: the table of routes, keys, the front pool and the life of the server.
+//
+// The HTTP thread finds the route, checks the key, makes a job and posts it. Pool threads run jobs; a clock among them lets streams
+// begin that have waited for a while, so that keep-alives can flow while a model loads or a long prompt is read.
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+#include "api/api_internal.h"
+
+static const api_route routes[] = {
+    {"GET", "/", api_root, true, SHAPE_OLLAMA},
+    {"GET", "/health", api_health, true, SHAPE_OPENAI},
+    {"GET", "/v1/health", api_health, true, SHAPE_OPENAI},
+    {"GET", "/metrics", api_metrics, false, SHAPE_OPENAI},
+    {"GET", "/v1/models", api_models_list, false, SHAPE_OPENAI},
+    {"GET", "/v1/models/*", api_models_one, false, SHAPE_OPENAI},
+    {"POST", "/v1/chat/completions", api_chat_completions, false, SHAPE_OPENAI},
+    {"POST", "/v1/completions", api_completions, false, SHAPE_OPENAI},
+    {"POST", "/v1/messages", api_messages, false, SHAPE_ANTHROPIC},
+    {"POST", "/v1/messages/count_tokens", api_count_tokens, false, SHAPE_ANTHROPIC},
+    {"POST", "/tokenize", api_tokenize, false, SHAPE_OPENAI},
+    {"POST", "/detokenize", api_detokenize, false, SHAPE_OPENAI},
+    {"POST", "/apply-template", api_apply_template, false, SHAPE_OPENAI},
+    {"GET", "/props", api_props, false, SHAPE_OPENAI},
+    {"GET", "/api/version", api_ollama_version, true, SHAPE_OLLAMA},
+    {"GET", "/api/tags", api_ollama_tags, false, SHAPE_OLLAMA},
+    {"GET", "/api/ps", api_ollama_ps, false, SHAPE_OLLAMA},
+    {"POST", "/api/show", api_ollama_show, false, SHAPE_OLLAMA},
+    {"POST", "/api/chat", api_ollama_chat, false, SHAPE_OLLAMA},
+    {"POST", "/api/generate", api_ollama_generate, false, SHAPE_OLLAMA},
+};
+static const size_t n_routes = sizeof routes / sizeof *routes;
+
+double api_now(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
+}
+
+// ---- keys ----------------------------------------------------------------------------------------
+
+// Takes as long for a wrong key as for a right one of the same length.
+static bool same_key(const char *a, const char *b) {
+    size_t n = strlen(a), m = strlen(b);
+    unsigned char diff = n != m;
+    for (size_t i = 0; i < n; i++) diff |= (unsigned char)(a[i] ^ b[m ? i % m : 0]);
+    return !diff;
+}
+
+static const char *key_of(const http_request *r) {
+    const char *h = http_header(r, "Authorization");
+    if (h && !strncasecmp(h, "Bearer ", 7)) return h + 7 + strspn(h + 7, " ");
+    return http_header(r, "x-api-key");
+}
+
+static bool key_allowed(const api *a, const http_request *r) {
+    const char *key = key_of(r);
+    bool found = false;
+    for (size_t i = 0; key && i < a->n_keys; i++) found |= same_key(a->keys[i], key);
+    return found;
+}
+
+static status read_keys(api *a, const char *path, error *err) {
+    FILE *f = fopen(path, "re");
+    if (!f) return error_errno(err, "cannot open the API key file %s", path);
+    char line[1024];
+    status st = OK;
+    while (!st && fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\r\n")] = 0;
+        char *key = line + strspn(line, " \t");
+        for (size_t n = strlen(key); n && (key[n - 1] == ' ' || key[n - 1] == '\t');) key[--n] = 0;
+        if (!*key || *key == '#') continue;
+        void *p = a->keys;
+        bool ok = mem_grow(&p, &a->cap_keys, a->n_keys + 1, sizeof *a->keys);
+        a->keys = p;
+        if (!ok || !(a->keys[a->n_keys] = mem_strdup(key))) st = error_set(err, E_NOMEM, "no memory for the API keys");
+        else a->n_keys++;
+    }
+    fclose(f);
+    explicit_bzero(line, sizeof line);
+    if (!st && !a->n_keys) st = error_set(err, E_INVALID, "the API key file %s holds no key; put one a line", path);
+    return st;
+}
+
+// ---- the pool ------------------------------------------------------------------------------------
+
+static void queue_job(api *a, job *j) { // with the pool's lock
+    j->queued = true;
+    j->queue_next = NULL;
+    if (a->queue_tail) a->queue_tail->queue_next = j;
+    else a->queue_head = j;
+    a->queue_tail = j;
+    pthread_cond_signal(&a->cond);
+}
+
+void job_post(job *j) {
+    api *a = j->a;
+    pthread_mutex_lock(&a->lock);
+    if (j->running) j->again = true;
+    else if (!j->queued) {
+        atomic_fetch_add(&j->refs, 1);
+        queue_job(a, j);
+    }
+    pthread_mutex_unlock(&a->lock);
+}
+
+// Streams that have waited five seconds begin without a token. With the pool's lock.
+static void tick(api *a) {
+    double now = api_now();
+    for (job *j = a->all; j; j = j->all_next)
+        if (now - j->arrived > 5 && !atomic_load(&j->want_begin)) {
+            atomic_store(&j->want_begin, true);
+            if (j->running) j->again = true;
+            else if (!j->queued) {
+                atomic_fetch_add(&j->refs, 1);
+                queue_job(a, j);
+            }
+        }
+}
+
+static void *pool_thread(void *arg) {
+    api *a = arg;
+    sigset_t every; // signals are for the program's own threads
+    sigfillset(&every);
+    pthread_sigmask(SIG_SETMASK, &every, NULL);
+    double next_tick = api_now() + 1;
+    pthread_mutex_lock(&a->lock);
+    for (;;) {
+        double now = api_now();
+        if (now >= next_tick) {
+            tick(a);
+            next_tick = now + 1;
+        }
+        job *j = a->queue_head;
+        if (!j) {
+            if (a->quit && !a->n_jobs) break;
+            if (!a->n_jobs) pthread_cond_wait(&a->cond, &a->lock);
+            else {
+                struct timespec ts;
+                clock_gettime(CLOCK_REALTIME, &ts);
+                ts.tv_sec += 1;
+                pthread_cond_timedwait(&a->cond, &a->lock, &ts);
+            }
+            continue;
+        }
+        a->queue_head = j->queue_next;
+        if (!a->queue_head) a->queue_tail = NULL;
+        j->queued = false;
+        j->running = true;
+        j->again = false;
+        pthread_mutex_unlock(&a->lock);
+        job_run(j);
+        pthread_mutex_lock(&a->lock);
+        j->running = false;
+        if (j->again) queue_job(a, j); // keeps its reference
+        else {
+            pthread_mutex_unlock(&a->lock);
+            job_unref(j);
+            pthread_mutex_lock(&a->lock);
+        }
+    }
+    pthread_cond_broadcast(&a->cond);
+    pthread_mutex_unlock(&a->lock);
+    return NULL;
+}
+
+// ---- from the HTTP thread ------------------------------------------------------------------------
+
+static void on_close(void *ctx) {
+    job *j = ctx;
+    pthread_mutex_lock(&j->lock);
+    j->left = true;
+    // At once, not when a pool thread comes round: the engine must stop within a step.
+    for (uint32_t i = 0; i < j->n_parts; i++)
+        if (j->parts[i].req) altiserve_cancel(j->parts[i].req);
+    pthread_mutex_unlock(&j->lock);
+    job_post(j);
+    job_unref(j);
+}
+
+static const api_route *find_route(const char *method, const char *path, const char **allow) {
+    *allow = NULL;
+    for (size_t i = 0; i < n_routes; i++) {
+        size_t n = strlen(routes[i].path);
+        bool all = routes[i].path[n - 1] == '*';
+        if (all ? strncmp(path, routes[i].path, n - 1) || !path[n - 1] : strcmp(path, routes[i].path)) continue;
+        if (!strcmp(method, routes[i].method)) return &routes[i];
+        *allow = routes[i].method;
+    }
+    return NULL;
+}
+
+static void refuse(http_request *r, api_shape shape, int code, const char *why, const char *fmt, const char *what) {
+    api_error e;
+    api_fail(&e, code, NULL, why, fmt, what);
+    api_send_error(r, shape, &e);
+    http_release(r);
+}
+
+static api_shape shape_of_path(const char *path) {
+    return !strncmp(path, "/api/", 5) ? SHAPE_OLLAMA : !strncmp(path, "/v1/messages", 12) ? SHAPE_ANTHROPIC : SHAPE_OPENAI;
+}
+
+static void on_request(void *ctx, http_request *r) {
+    api *a = ctx;
+    char path[300];
+    snprintf(path, sizeof path, "%s", http_path(r));
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') path[--n] = 0;
+    const char *allow;
+    const api_route *route = find_route(http_method(r), path, &allow);
+    if (!route) {
+        if (!allow) {
+            refuse(r, shape_of_path(path), 404, "not_found", "there is nothing at %.200s", path);
+            return;
+        }
+        http_add_header(r, "Allow", allow);
+        refuse(r, shape_of_path(path), 405, "method_not_allowed", "this path takes %s only", allow);
+        return;
+    }
+    http_set_route(r, route->path);
+    if (a->n_keys && !route->open && !key_allowed(a, r)) {
+        refuse(r, route->shape, 401, "invalid_api_key", "%s", key_of(r) ? "the API key is not known to this server" : "an API key is needed: Authorization: Bearer KEY");
+        return;
+    }
+    job *j = mem_calloc(1, sizeof *j);
+    if (!j) {
+        refuse(r, route->shape, 503, "unavailable", "%s", "no memory for this request");
+        return;
+    }
+    j->a = a;
+    j->r = r;
+    j->route = route;
+    j->arrived = api_now();
+    pthread_mutex_init(&j->lock, NULL);
+    atomic_init(&j->refs, 2); // until it is done, and until on_close
+    snprintf(j->key, sizeof j->key, "%s", a->n_keys && key_of(r) ? key_of(r) : http_client(r));
+    pthread_mutex_lock(&a->lock);
+    j->all_next = a->all;
+    if (a->all) a->all->all_prev = j;
+    a->all = j;
+    a->n_jobs++;
+    pthread_mutex_unlock(&a->lock);
+    http_on_close(r, on_close, j);
+    job_post(j);
+}
+
+// ---- start and stop ------------------------------------------------------------------------------
+
+static void free_api(api *a) {
+    for (size_t i = 0; i < a->n_keys; i++) {
+        explicit_bzero(a->keys[i], strlen(a->keys[i]));
+        mem_free(a->keys[i]);
+    }
+    mem_free(a->keys);
+    pthread_cond_destroy(&a->cond);
+    pthread_mutex_destroy(&a->lock);
+    mem_free(a);
+}
+
+static void end_pool(api *a) {
+    pthread_mutex_lock(&a->lock);
+    a->quit = true;
+    pthread_cond_broadcast(&a->cond);
+    pthread_mutex_unlock(&a->lock);
+    for (int i = 0; i < a->n_workers; i++) pthread_join(a->workers[i], NULL);
+    a->n_workers = 0;
+}
+
+status api_start(const api_options *o, api **out, error *err) {
+    api *a = mem_calloc(1, sizeof *a);
+    if (!a) return error_set(err, E_NOMEM, "no memory to start the server");
+    pthread_mutex_init(&a->lock, NULL);
+    pthread_cond_init(&a->cond, NULL);
+    json_object_seed(0); // from the system's randomness, before any thread parses: keys of objects must not be made to collide
+    a->engine = o->engine;
+    a->started = time(NULL);
+    status st = o->api_key_file ? read_keys(a, o->api_key_file, err) : OK;
+    int n = o->workers > 0 ? (o->workers < 16 ? o->workers : 16) : 2;
+    for (int i = 0; i < n && !st; i++) {
+        int rc = pthread_create(&a->workers[i], NULL, pool_thread, a);
+        if (!rc) a->n_workers++;
+        else if (!a->n_workers) {
+            errno = rc;
+            st = error_errno(err, "cannot start the front pool");
+        }
+    }
+    http_options h = o->http;
+    h.route = on_request;
+    h.ctx = a;
+    if (!st) st = http_start(&h, &a->http, err);
+    if (st) {
+        end_pool(a);
+        free_api(a);
+        return st;
+    }
+    *out = a;
+    return OK;
+}
+
+uint16_t api_port(const api *a) { return http_port(a->http); }
+const char *api_url(const api *a) { return http_url(a->http); }
+
+void api_stop(api *a, uint32_t deadline_ms) {
+    pthread_mutex_lock(&a->lock);
+    bool first = !a->stopping;
+    a->stopping = true;
+    pthread_mutex_unlock(&a->lock);
+    http_stop(a->http, deadline_ms);
+    if (first) end_pool(a); // after the last request: it goes on until no job is left
+}
+
+void api_free(api *a) {
+    if (!a) return;
+    http_free(a->http);
+    free_api(a);
+}

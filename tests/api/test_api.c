@@ -1,0 +1,711 @@
+// api over real sockets with an engine made for this test: what every route answers, every 4xx, streams, and clients that leave.
+// The engine below replaces altiserve's own at link time; a word in the prompt says how it behaves.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "api/api.h"
+#include "base/mem.h"
+#include "http/http_client.h"
+
+// ---- the engine ----------------------------------------------------------------------------------
+
+typedef struct made {
+    struct made *next;
+    altiserve_event ev;
+    char text[32];
+    int32_t token;
+    altiserve_logprob lp[4];
+} made;
+
+struct altiserve_request {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    made *first, *last, *taken;
+    altiserve_generate g;
+    char *prompt;
+    bool cancelled, joined;
+    altiserve_usage usage;
+};
+
+static atomic_int live, submitted, cancels;
+static altiserve_generate seen; // what the last submit was asked
+static char seen_chat[4096];
+
+static bool emit(altiserve_request *r, altiserve_event ev, const char *text, int32_t token) {
+    made *m = calloc(1, sizeof *m);
+    m->ev = ev;
+    snprintf(m->text, sizeof m->text, "%s", text);
+    m->token = token;
+    if (ev.kind == EVENT_TEXT && r->g.logprobs >= 0)
+        for (int k = 0; k <= r->g.logprobs && k < 4; k++) m->lp[k] = (altiserve_logprob){token + k, -0.1f - (float)k, NULL, 0};
+    pthread_mutex_lock(&r->lock);
+    if (ev.kind == EVENT_TEXT) r->usage.completion_tokens++;
+    m->ev.usage = r->usage;
+    if (r->last) r->last->next = m;
+    else r->first = m;
+    r->last = m;
+    bool stop = r->cancelled;
+    pthread_cond_broadcast(&r->cond);
+    pthread_mutex_unlock(&r->lock);
+    if (r->g.notify) r->g.notify(r->g.notify_ctx);
+    return !stop;
+}
+
+static void *generate(void *arg) {
+    altiserve_request *r = arg;
+    bool slow = strstr(r->prompt, "SLOW"), hang = strstr(r->prompt, "HANG"), late = strstr(r->prompt, "LATEFAIL");
+    altiserve_event end = {.kind = EVENT_END, .finish = FINISH_STOP};
+    bool going = !hang && emit(r, (altiserve_event){.kind = EVENT_STARTED}, "", 0);
+    uint32_t most = r->g.max_tokens ? r->g.max_tokens : 5;
+    for (uint32_t c = 0; going && c < r->g.n; c++) {
+        for (uint32_t i = 0; going && (slow || i < most); i++) {
+            char text[32];
+            snprintf(text, sizeof text, "w%u.%u\xC3\xA9 ", c, i);
+            going = emit(r, (altiserve_event){.kind = EVENT_TEXT, .choice = c}, text, (int32_t)i);
+            if (slow) usleep(2000);
+            if (late && i == 1) {
+                end.finish = FINISH_ERROR;
+                error_set(&end.err, E_NOMEM, "no memory");
+                going = false;
+            }
+        }
+        if (going) going = emit(r, (altiserve_event){.kind = EVENT_FINISH, .choice = c, .finish = r->g.max_tokens ? FINISH_LENGTH : FINISH_STOP}, "", 0);
+    }
+    if (strstr(r->prompt, "FAILEARLY")) {
+        end.finish = FINISH_ERROR;
+        error_set(&end.err, E_IO, "the model cannot be loaded");
+    }
+    pthread_mutex_lock(&r->lock);
+    while (hang && !r->cancelled) pthread_cond_wait(&r->cond, &r->lock);
+    if (r->cancelled) end.finish = FINISH_CANCELLED;
+    pthread_mutex_unlock(&r->lock);
+    emit(r, end, "", 0);
+    return NULL;
+}
+
+status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_request **out, error *err) {
+    (void)a;
+    const char *prompt = what->chat ? what->chat : what->text ? what->text : "tokens";
+    seen = *what;
+    snprintf(seen_chat, sizeof seen_chat, "%s", prompt);
+    if (strstr(prompt, "BUSY")) return error_set(err, E_BUSY, "the queue is full");
+    if (strstr(prompt, "TOOLONG")) return error_set(err, E_INVALID, "the prompt has 9999 tokens, the context is 4096");
+    if (!*prompt) return error_set(err, E_INVALID, "the prompt is empty");
+    altiserve_request *r = calloc(1, sizeof *r);
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->cond, NULL);
+    r->g = *what;
+    r->prompt = strdup(prompt);
+    r->usage.prompt_tokens = 7;
+    r->usage.cached_tokens = 3;
+    if (strstr(prompt, "FAILEARLY")) r->g.n = 0;
+    atomic_fetch_add(&live, 1);
+    atomic_fetch_add(&submitted, 1);
+    pthread_create(&r->thread, NULL, generate, r);
+    *out = r;
+    return OK;
+}
+
+altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t ms, altiserve_event *out) {
+    (void)ms;
+    pthread_mutex_lock(&r->lock);
+    free(r->taken);
+    made *m = r->taken = r->first;
+    if (m) {
+        r->first = m->next;
+        if (!r->first) r->last = NULL;
+    }
+    pthread_mutex_unlock(&r->lock);
+    *out = (altiserve_event){0};
+    if (!m) return EVENT_NONE;
+    *out = m->ev;
+    if (m->ev.kind == EVENT_TEXT) {
+        out->text = m->text;
+        out->text_len = strlen(m->text);
+        out->tokens = &m->token;
+        out->n_tokens = 1;
+        out->top_logprobs = r->g.logprobs < 0 ? 0 : r->g.logprobs;
+        for (int k = 0; k < 4; k++) m->lp[k].bytes = k ? "\xFF" : m->text, m->lp[k].len = k ? 1 : strlen(m->text);
+        out->logprobs = r->g.logprobs >= 0 ? m->lp : NULL;
+    }
+    return m->ev.kind;
+}
+
+void altiserve_cancel(altiserve_request *r) {
+    pthread_mutex_lock(&r->lock);
+    if (!r->cancelled) atomic_fetch_add(&cancels, 1);
+    r->cancelled = true;
+    pthread_cond_broadcast(&r->cond);
+    pthread_mutex_unlock(&r->lock);
+}
+
+void altiserve_request_free(altiserve_request *r) {
+    altiserve_cancel(r);
+    pthread_join(r->thread, NULL);
+    while (r->first) {
+        made *m = r->first;
+        r->first = m->next;
+        free(m);
+    }
+    free(r->taken);
+    free(r->prompt);
+    pthread_mutex_destroy(&r->lock);
+    pthread_cond_destroy(&r->cond);
+    free(r);
+    atomic_fetch_sub(&live, 1);
+}
+
+altiserve_usage altiserve_request_usage(altiserve_request *r) { return r->usage; }
+
+static const altiserve_model_info fake = {.id = "fake", .created = 1700000000, .state = MODEL_READY, .architecture = "llama", .quantization = "Q8_0",
+                                          .vocabulary = 256, .context = 4096, .context_trained = 8192, .parameters = 1500000, .file_bytes = 123};
+void altiserve_models(altiserve *a, void (*fn)(void *, const altiserve_model_info *), void *ctx) {
+    (void)a;
+    altiserve_model_info other = fake, broken = fake;
+    snprintf(other.id, sizeof other.id, "a \"quoted\" name");
+    snprintf(broken.id, sizeof broken.id, "broken");
+    broken.state = MODEL_BROKEN;
+    fn(ctx, &other), fn(ctx, &broken), fn(ctx, &fake);
+}
+status altiserve_model(altiserve *a, const char *id, altiserve_model_info *out, error *err) {
+    (void)a;
+    if (id && *id && strcmp(id, "fake")) return error_set(err, E_NOTFOUND, "there is no model \"%s\"; there is fake", id);
+    *out = fake;
+    return OK;
+}
+status altiserve_tokenize(altiserve *a, const char *id, const char *text, size_t len, unsigned flags, int32_t **ids, size_t *n, error *err) {
+    (void)a, (void)id, (void)err;
+    *ids = mem_calloc(len + 1, sizeof **ids);
+    *n = 0;
+    if (flags & TOKENIZE_ADD_SPECIAL) (*ids)[(*n)++] = 1;
+    for (size_t i = 0; i < len; i++) (*ids)[(*n)++] = (unsigned char)text[i];
+    return OK;
+}
+status altiserve_detokenize(altiserve *a, const char *id, const int32_t *ids, size_t n, char **text, size_t *len, error *err) {
+    (void)a, (void)id, (void)err;
+    *text = mem_alloc(n + 1);
+    for (size_t i = 0; i < n; i++) (*text)[i] = (char)ids[i];
+    (*text)[n] = 0;
+    *len = n;
+    return OK;
+}
+status altiserve_template(altiserve *a, const char *id, const char *input, size_t len, char **text, size_t *text_len, error *err) {
+    (void)a, (void)id, (void)err;
+    *text = mem_strndup(input, len);
+    *text_len = len;
+    return OK;
+}
+void altiserve_get_stats(altiserve *a, altiserve_stats *out) {
+    (void)a;
+    *out = (altiserve_stats){.running = (uint32_t)atomic_load(&live), .pages_total = 10, .pages_free = 4, .pages_cached = 1};
+}
+const char *altiserve_version(void) { return "0.0-test"; }
+
+// ---- a client ------------------------------------------------------------------------------------
+
+static api *server;
+static uint16_t port;
+
+static int begin(void **state) {
+    (void)state;
+    error err;
+    if (api_start(&(api_options){.engine = (altiserve *)&server, .http = {.keepalive_ms = 100}}, &server, &err)) fail_msg("%s", err.text);
+    port = api_port(server);
+    return 0;
+}
+
+static int end(void **state) {
+    (void)state;
+    api_stop(server, 2000);
+    api_free(server);
+    assert_int_equal(atomic_load(&live), 0);
+    return 0;
+}
+
+typedef struct reply {
+    int code;
+    char *head, *body;
+    json_t *json; // when it is JSON
+    client c;
+} reply;
+
+static void reply_free(reply *r) {
+    json_decref(r->json);
+    client_close(&r->c);
+}
+
+static void send_request(client *c, const char *method, const char *path, const char *headers, const char *body, size_t n) {
+    char head[1000];
+    int k = snprintf(head, sizeof head, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%sContent-Length: %zu\r\n\r\n", method, path, headers, n);
+    assert_true(client_send(c, head, (size_t)k, 5000));
+    assert_true(client_send(c, body, n, 5000));
+}
+
+// In place: the chunks' sizes go, the bytes stay.
+static void unchunk(char *p) {
+    char *to = p;
+    for (;;) {
+        char *e;
+        unsigned long n = strtoul(p, &e, 16);
+        if (e == p || strncmp(e, "\r\n", 2)) break;
+        p = e + 2;
+        if (!n) break;
+        memmove(to, p, n);
+        to += n;
+        p += n + 2;
+    }
+    *to = 0;
+}
+
+static reply ask(const char *method, const char *path, const char *headers, const char *body) {
+    reply r = {.c = client_open(port, 0)};
+    send_request(&r.c, method, path, headers, body, strlen(body));
+    if (!client_read_until(&r.c, NULL, 1, 10000)) fail_msg("%s %s: no end: %s", method, path, r.c.text);
+    r.head = r.c.text;
+    r.body = strstr(r.c.text, "\r\n\r\n");
+    assert_non_null(r.body);
+    *r.body = 0;
+    r.body += 4;
+    r.code = atoi(r.head + 9);
+    if (strcasestr(r.head, "transfer-encoding: chunked")) unchunk(r.body);
+    r.json = json_loads(r.body, JSON_REJECT_DUPLICATES, NULL);
+    return r;
+}
+
+static const json_t *at(const json_t *v, const char *path) { // "choices.0.message.content"
+    char copy[200], *save, *p = copy;
+    snprintf(copy, sizeof copy, "%s", path);
+    for (; (p = strtok_r(p, ".", &save)); p = NULL) v = json_is_array(v) ? json_array_get(v, (size_t)atoi(p)) : json_object_get(v, p);
+    return v;
+}
+static const char *str(const reply *r, const char *path) {
+    const char *s = json_string_value(at(r->json, path));
+    if (!s) fail_msg("no string at %s in %s", path, r->body);
+    return s;
+}
+
+static void expect_error(const char *path, const char *body, int code, const char *param) {
+    reply r = ask("POST", path, "", body);
+    if (r.code != code) fail_msg("%s %.200s: %d, not %d: %s", path, body, r.code, code, r.body);
+    str(&r, "error.message"), str(&r, "error.type");
+    if (param) assert_string_equal(str(&r, "error.param"), param);
+    reply_free(&r);
+}
+
+#define CHAT "/v1/chat/completions"
+#define HELLO "\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]"
+
+// ---- tests ---------------------------------------------------------------------------------------
+
+static void test_models(void **state) {
+    (void)state;
+    reply r = ask("GET", "/v1/models", "", "");
+    assert_int_equal(r.code, 200);
+    assert_int_equal(json_array_size(at(r.json, "data")), 2);
+    assert_string_equal(str(&r, "data.0.id"), "a \"quoted\" name");
+    reply_free(&r);
+    r = ask("GET", "/v1/models/fake", "", "");
+    assert_string_equal(str(&r, "id"), "fake");
+    reply_free(&r);
+    const char *bad[] = {"/v1/models/none", "/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models//etc/passwd", "/v1/nothing"};
+    for (int i = 0; i < 4; i++) {
+        r = ask("GET", bad[i], "", "");
+        assert_int_equal(r.code, 404);
+        str(&r, "error.message");
+        reply_free(&r);
+    }
+    r = ask("DELETE", "/v1/models", "", "");
+    assert_int_equal(r.code, 405);
+    assert_non_null(strstr(r.head, "Allow: GET"));
+    reply_free(&r);
+    r = ask("GET", "/", "", "");
+    assert_string_equal(r.body, "Ollama is running");
+    reply_free(&r);
+    r = ask("GET", "/", "Accept: text/html\r\n", "");
+    assert_non_null(strstr(r.body, "<!doctype html>"));
+    reply_free(&r);
+    r = ask("GET", "/api/tags", "", "");
+    assert_string_equal(str(&r, "models.1.name"), "fake");
+    reply_free(&r);
+    r = ask("POST", "/api/show", "", "{\"model\":\"fake:latest\"}");
+    assert_int_equal(json_integer_value(json_object_get(at(r.json, "model_info"), "llama.context_length")), 8192);
+    reply_free(&r);
+    r = ask("GET", "/health", "", "");
+    assert_string_equal(str(&r, "status"), "ok");
+    reply_free(&r);
+}
+
+static void test_whole(void **state) {
+    (void)state;
+    reply r = ask("POST", CHAT, "", "{\"model\":\"fake\"," HELLO ",\"n\":2,\"max_tokens\":2,\"temperature\":0.5,\"top_p\":null,\"seed\":7,\"stop\":\"x\",\"logit_bias\":{\"3\":-100}}");
+    assert_int_equal(r.code, 200);
+    assert_string_equal(str(&r, "choices.0.message.content"), "w0.0\xC3\xA9 w0.1\xC3\xA9 ");
+    assert_string_equal(str(&r, "choices.1.message.content"), "w1.0\xC3\xA9 w1.1\xC3\xA9 ");
+    assert_string_equal(str(&r, "choices.0.finish_reason"), "length");
+    assert_string_equal(str(&r, "object"), "chat.completion");
+    assert_int_equal(json_integer_value(at(r.json, "usage.total_tokens")), 11);
+    assert_int_equal(json_integer_value(at(r.json, "usage.prompt_tokens_details.cached_tokens")), 3);
+    assert_int_equal(seen.given, SAMPLING_TEMPERATURE);
+    assert_true(seen.sampling.has_seed && seen.sampling.seed == 7 && seen.n_stop == 1 && seen.sampling.n_bias == 1);
+    assert_non_null(strstr(seen_chat, "\"add_generation_prompt\":true"));
+    reply_free(&r);
+    r = ask("POST", CHAT, "", "{" HELLO ",\"logprobs\":true,\"top_logprobs\":2,\"max_tokens\":1}");
+    assert_string_equal(str(&r, "model"), "fake");
+    assert_true(json_number_value(at(r.json, "choices.0.logprobs.content.0.logprob")) == -0.1);
+    assert_int_equal(json_integer_value(at(r.json, "choices.0.logprobs.content.0.bytes.4")), 0xC3);
+    assert_string_equal(str(&r, "choices.0.logprobs.content.0.top_logprobs.1.token"), "\xEF\xBF\xBD");
+    assert_int_equal(json_integer_value(at(r.json, "choices.0.logprobs.content.0.top_logprobs.1.bytes.0")), 255);
+    reply_free(&r);
+    r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"developer\",\"content\":\"s\"},{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\\\"\"}]}],"
+            "\"tools\":[],\"response_format\":{\"type\":\"text\"},\"tool_choice\":\"none\",\"functions\":null,\"unheard_of\":5,\"chat_template_kwargs\":{\"enable_thinking\":false}}");
+    assert_int_equal(r.code, 200);
+    json_t *input = json_loads(seen_chat, 0, NULL);
+    assert_string_equal(json_string_value(at(input, "messages.0.role")), "system");
+    assert_string_equal(json_string_value(at(input, "messages.1.content")), "a\nb\"");
+    assert_true(json_is_false(at(input, "enable_thinking")));
+    json_decref(input);
+    assert_string_equal(str(&r, "choices.0.finish_reason"), "stop");
+    assert_int_equal(seen.max_tokens, 0);
+    reply_free(&r);
+}
+
+static void test_completions(void **state) {
+    (void)state;
+    reply r = ask("POST", "/v1/completions", "", "{\"prompt\":\"abc\",\"echo\":true,\"max_tokens\":1}");
+    assert_string_equal(str(&r, "choices.0.text"), "abcw0.0\xC3\xA9 ");
+    reply_free(&r);
+    r = ask("POST", "/v1/completions", "", "{\"prompt\":[\"one\",\"two\"],\"n\":2,\"logprobs\":1}");
+    assert_int_equal(json_array_size(at(r.json, "choices")), 4);
+    assert_int_equal(json_array_size(at(r.json, "choices.3.logprobs.tokens")), 16); // OpenAI's default of max_tokens
+    assert_int_equal(json_integer_value(at(r.json, "choices.3.logprobs.text_offset.2")), 12);
+    assert_int_equal(json_integer_value(at(r.json, "choices.3.index")), 3);
+    assert_int_equal(json_integer_value(at(r.json, "usage.prompt_tokens")), 14);
+    reply_free(&r);
+    r = ask("POST", "/v1/completions", "", "{\"prompt\":[104,105],\"echo\":true,\"max_tokens\":1,\"stream\":true}");
+    assert_non_null(strstr(r.body, "\"text\":\"hi\""));
+    assert_int_equal(seen.n_tokens, 2);
+    reply_free(&r);
+    r = ask("POST", "/v1/completions", "", "{\"prompt\":[[1,2],[3]],\"max_tokens\":1}");
+    assert_int_equal(json_array_size(at(r.json, "choices")), 2);
+    reply_free(&r);
+}
+
+// Adds up the deltas of choice `index` of an SSE body; checks the framing on the way.
+static void gather(const char *body, int index, const char *path, strbuf *text, char *finish, json_t **usage) {
+    bool done = false;
+    for (const char *p = body; *p;) {
+        const char *e = strstr(p, "\n\n");
+        assert_non_null(e);
+        if (*p != ':') {
+            assert_false(done);
+            assert_int_equal(strncmp(p, "data: ", 6), 0);
+            if (!strncmp(p + 6, "[DONE]", 6)) done = true;
+            else {
+                json_t *v = json_loadb(p + 6, (size_t)(e - p - 6), JSON_REJECT_DUPLICATES, NULL);
+                assert_non_null(v);
+                if (json_is_object(json_object_get(v, "usage"))) *usage = json_incref(json_object_get(v, "usage"));
+                if (json_array_size(at(v, "choices")) && json_integer_value(at(v, "choices.0.index")) == index) {
+                    const char *piece = json_string_value(at(v, path)), *why = json_string_value(at(v, "choices.0.finish_reason"));
+                    if (piece) strbuf_adds(text, piece);
+                    if (why) snprintf(finish, 16, "%s", why);
+                }
+                json_decref(v);
+            }
+        }
+        p = e + 2;
+    }
+    assert_true(done);
+}
+
+static void test_streams(void **state) {
+    (void)state;
+    for (int usage_asked = 0; usage_asked < 2; usage_asked++) {
+        char body[400];
+        snprintf(body, sizeof body, "{" HELLO ",\"n\":2,\"stream\":true,\"max_tokens\":50%s}", usage_asked ? ",\"stream_options\":{\"include_usage\":true}" : "");
+        reply r = ask("POST", CHAT, "", body), whole = ask("POST", CHAT, "", "{" HELLO ",\"n\":2,\"max_tokens\":50}");
+        assert_int_equal(r.code, 200);
+        assert_non_null(strstr(r.head, "text/event-stream"));
+        for (int i = 0; i < 2; i++) {
+            strbuf text = {0};
+            char finish[16] = "", path[64];
+            json_t *usage = NULL;
+            gather(r.body, i, "choices.0.delta.content", &text, finish, &usage);
+            snprintf(path, sizeof path, "choices.%d.message.content", i);
+            assert_string_equal(text.data, str(&whole, path));
+            assert_string_equal(finish, "length");
+            assert_int_equal(usage != NULL, usage_asked);
+            if (usage) assert_int_equal(json_integer_value(json_object_get(usage, "completion_tokens")), 100);
+            json_decref(usage);
+            strbuf_free(&text);
+        }
+        reply_free(&r), reply_free(&whole);
+    }
+    // What fails before the first token is an HTTP error, later an event.
+    reply r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"FAILEARLY\"}],\"stream\":true}");
+    assert_int_equal(r.code, 503);
+    assert_non_null(strstr(r.head, "Retry-After: "));
+    reply_free(&r);
+    r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"LATEFAIL\"}],\"stream\":true}");
+    assert_int_equal(r.code, 200);
+    assert_non_null(strstr(r.body, "data: {\"error\":{\"message\":\"no memory\""));
+    reply_free(&r);
+    r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"LATEFAIL\"}]}");
+    assert_int_equal(r.code, 503);
+    reply_free(&r);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    static const struct { const char *body; int code; const char *param; } cases[] = {
+        {"", 400, NULL}, {"{", 400, NULL}, {"[]", 400, NULL}, {"nonsense", 400, NULL}, {"{\"messages\":NaN}", 400, NULL}, {"{\"n\":1,\"n\":2}", 400, NULL},
+        {"{\"a\":\"\xFF\"}", 400, NULL}, {"{} {}", 400, NULL}, {"{}", 400, "messages"}, {"{\"messages\":[]}", 400, "messages"},
+        {"{\"messages\":\"hi\"}", 400, "messages"}, {"{\"messages\":[5]}", 400, "messages[0]"}, {"{\"messages\":[{}]}", 400, "messages[0].role"},
+        {"{\"messages\":[{\"role\":\"user\"}]}", 400, "messages[0].content"}, {"{\"messages\":[{\"role\":\"user\",\"content\":5}]}", 400, "messages[0].content"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 400, "messages[0].content[0]"},
+        {"{" HELLO ",\"model\":\"none\"}", 404, "model"}, {"{" HELLO ",\"model\":7}", 400, "model"}, {"{" HELLO ",\"model\":\"/etc/passwd\"}", 404, "model"},
+        {"{" HELLO ",\"max_tokens\":0}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":-1}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":99999999999}", 400, "max_tokens"},
+        {"{" HELLO ",\"max_tokens\":1e300}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":\"5\"}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":1.5}", 400, "max_tokens"},
+        {"{" HELLO ",\"max_completion_tokens\":0}", 400, "max_completion_tokens"}, {"{" HELLO ",\"n\":0}", 400, "n"}, {"{" HELLO ",\"n\":1000}", 400, "n"},
+        {"{" HELLO ",\"temperature\":-0.1}", 400, "temperature"}, {"{" HELLO ",\"temperature\":\"hot\"}", 400, "temperature"}, {"{" HELLO ",\"top_p\":1.5}", 400, "top_p"},
+        {"{" HELLO ",\"top_k\":0.5}", 400, "top_k"}, {"{" HELLO ",\"min_p\":2}", 400, "min_p"}, {"{" HELLO ",\"repetition_penalty\":0}", 400, "repetition_penalty"},
+        {"{" HELLO ",\"presence_penalty\":3}", 400, "presence_penalty"}, {"{" HELLO ",\"stream\":\"yes\"}", 400, "stream"},
+        {"{" HELLO ",\"stream_options\":{\"include_usage\":true}}", 400, "stream_options"}, {"{" HELLO ",\"stop\":[1]}", 400, "stop"}, {"{" HELLO ",\"stop\":\"\"}", 400, "stop"},
+        {"{" HELLO ",\"logit_bias\":{\"x\":1}}", 400, "logit_bias"}, {"{" HELLO ",\"logit_bias\":{\"5\":101}}", 400, "logit_bias"}, {"{" HELLO ",\"logit_bias\":{\"999\":1}}", 400, "logit_bias"},
+        {"{" HELLO ",\"top_logprobs\":3}", 400, "top_logprobs"}, {"{" HELLO ",\"logprobs\":true,\"top_logprobs\":21}", 400, "top_logprobs"}, {"{" HELLO ",\"logprobs\":1}", 400, "logprobs"},
+        {"{" HELLO ",\"seed\":1.5}", 400, "seed"}, {"{" HELLO ",\"tools\":[{\"type\":\"function\"}]}", 400, "tools"}, {"{" HELLO ",\"response_format\":{\"type\":\"json_object\"}}", 400, "response_format"},
+        {"{" HELLO ",\"grammar\":\"root ::= x\"}", 400, "grammar"}, {"{" HELLO ",\"functions\":[{}]}", 400, "functions"}, {"{" HELLO ",\"tool_choice\":\"required\"}", 400, "tool_choice"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"TOOLONG\"}]}", 400, "messages"}, {"{\"messages\":[{\"role\":\"user\",\"content\":\"BUSY\"}]}", 429, NULL},
+    };
+    int before = atomic_load(&submitted);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) expect_error(CHAT, cases[i].body, cases[i].code, cases[i].param);
+    expect_error("/v1/completions", "{}", 400, "prompt");
+    expect_error("/v1/completions", "{\"prompt\":[]}", 400, "prompt");
+    expect_error("/v1/completions", "{\"prompt\":[1,\"a\"]}", 400, "prompt");
+    expect_error("/v1/completions", "{\"prompt\":[1,256]}", 400, "prompt");
+    expect_error("/v1/completions", "{\"prompt\":[-1]}", 400, "prompt");
+    expect_error("/v1/completions", "{\"prompt\":\"\"}", 400, "prompt");
+    expect_error("/v1/completions", "{\"prompt\":\"a\",\"suffix\":\"b\"}", 400, "suffix");
+    expect_error("/v1/completions", "{\"prompt\":\"a\",\"best_of\":3}", 400, "best_of");
+    expect_error("/tokenize", "{\"content\":5}", 400, "content");
+    expect_error("/detokenize", "{\"tokens\":[\"a\"]}", 400, "tokens");
+    assert_int_equal(atomic_load(&submitted), before); // none of them reached the engine
+    size_t n = 3000; // nested deeper than any client needs
+    char *deep = malloc(n * 2 + 20);
+    strcpy(deep, "{\"a\":");
+    memset(deep + 5, '[', n);
+    memset(deep + 5 + n, ']', n);
+    strcpy(deep + 5 + 2 * n, "}");
+    expect_error(CHAT, deep, 400, NULL);
+    free(deep);
+    n = 4 << 20; // few bytes, many values
+    char *wide = malloc(n + 20);
+    strcpy(wide, "{\"a\":[0");
+    for (size_t i = 7; i < n; i += 2) memcpy(wide + i, ",0", 2);
+    strcpy(wide + n + 1, "]}");
+    expect_error(CHAT, wide, 400, NULL);
+    free(wide);
+    reply r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"BUSY\"}]}");
+    assert_non_null(strstr(r.head, "Retry-After: 1"));
+    reply_free(&r);
+    r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"TOOLONG\"}]}");
+    assert_string_equal(str(&r, "error.code"), "context_length_exceeded");
+    reply_free(&r);
+}
+
+static void test_text_routes(void **state) {
+    (void)state;
+    reply r = ask("POST", "/tokenize", "", "{\"content\":\"hi\",\"add_special\":true}");
+    assert_string_equal(r.body, "{\"tokens\":[1,104,105],\"count\":3}");
+    reply_free(&r);
+    r = ask("POST", "/tokenize", "", "{\"content\":\"\\u00e9\",\"with_pieces\":true}");
+    assert_int_equal(json_integer_value(at(r.json, "tokens.0.piece.0")), 0xC3);
+    reply_free(&r);
+    r = ask("POST", "/detokenize", "", "{\"tokens\":[104,105]}");
+    assert_string_equal(r.body, "{\"content\":\"hi\"}");
+    reply_free(&r);
+    r = ask("POST", "/apply-template", "", "{" HELLO "}");
+    assert_non_null(strstr(str(&r, "prompt"), "hello"));
+    reply_free(&r);
+    r = ask("GET", "/props", "", "");
+    assert_int_equal(json_integer_value(at(r.json, "default_generation_settings.n_ctx")), 4096);
+    reply_free(&r);
+}
+
+static void test_other_dialects(void **state) {
+    (void)state;
+    reply r = ask("POST", "/api/chat", "", "{\"model\":\"fake:latest\"," HELLO ",\"stream\":false,\"options\":{\"num_predict\":2,\"temperature\":0}}");
+    assert_string_equal(str(&r, "message.content"), "w0.0\xC3\xA9 w0.1\xC3\xA9 ");
+    assert_true(json_is_true(at(r.json, "done")));
+    assert_int_equal(seen.given, SAMPLING_TEMPERATURE);
+    reply_free(&r);
+    r = ask("POST", "/api/generate", "", "{\"model\":\"fake\",\"prompt\":\"x\",\"system\":\"be kind\"}");
+    assert_non_null(strstr(r.head, "application/x-ndjson"));
+    assert_non_null(strstr(seen_chat, "be kind"));
+    int lines = 0;
+    for (char *p = r.body, *e; (e = strchr(p, '\n')); p = e + 1, lines++) {
+        json_t *v = json_loadb(p, (size_t)(e - p), 0, NULL);
+        assert_non_null(v);
+        assert_int_equal(json_is_true(json_object_get(v, "done")), e[1] == 0);
+        json_decref(v);
+    }
+    assert_int_equal(lines, 6);
+    reply_free(&r);
+    r = ask("POST", "/api/chat", "", "{\"model\":\"fake\"," HELLO ",\"format\":\"json\"}");
+    assert_int_equal(r.code, 400);
+    str(&r, "error");
+    reply_free(&r);
+    r = ask("POST", "/v1/messages", "", "{\"model\":\"fake\",\"max_tokens\":2,\"system\":\"s\"," HELLO "}");
+    assert_string_equal(str(&r, "content.0.text"), "w0.0\xC3\xA9 w0.1\xC3\xA9 ");
+    assert_string_equal(str(&r, "stop_reason"), "max_tokens");
+    assert_int_equal(json_integer_value(at(r.json, "usage.input_tokens")), 4);
+    reply_free(&r);
+    r = ask("POST", "/v1/messages", "", "{\"model\":\"fake\",\"max_tokens\":2,\"stream\":true," HELLO "}");
+    const char *order[] = {"event: message_start", "event: content_block_start", "event: content_block_delta", "event: content_block_stop", "event: message_delta", "event: message_stop"};
+    char *p = r.body;
+    for (int i = 0; i < 6; i++) assert_non_null(p = strstr(p, order[i]));
+    reply_free(&r);
+    r = ask("POST", "/v1/messages", "", "{\"model\":\"fake\"," HELLO "}");
+    assert_int_equal(r.code, 400);
+    assert_string_equal(str(&r, "type"), "error");
+    reply_free(&r);
+    r = ask("POST", "/v1/messages/count_tokens", "", "{\"model\":\"fake\"," HELLO "}");
+    assert_true(json_integer_value(at(r.json, "input_tokens")) > 10);
+    reply_free(&r);
+}
+
+static bool wait_live(int n) {
+    int64_t until = client_now() + 5000;
+    while (atomic_load(&live) != n) {
+        if (client_now() > until) return false;
+        usleep(1000);
+    }
+    return true;
+}
+
+static void test_leaving(void **state) {
+    (void)state;
+    const char *bodies[] = {"{\"messages\":[{\"role\":\"user\",\"content\":\"SLOW\"}],\"stream\":true}", "{\"messages\":[{\"role\":\"user\",\"content\":\"SLOW\"}]}",
+                            "{\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}],\"stream\":true,\"n\":2}", "{\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}]}"};
+    for (int i = 0; i < 4; i++) {
+        client c = client_open(port, 0);
+        send_request(&c, "POST", CHAT, "", bodies[i], strlen(bodies[i]));
+        if (i == 0) assert_true(client_read_until(&c, "w0.3", 1, 5000));
+        assert_true(wait_live(1));
+        reply m = ask("GET", "/metrics", "", "");
+        assert_non_null(strstr(m.body, "\nvllm:num_requests_running 1\n"));
+        assert_non_null(strstr(m.body, "\nvllm:kv_cache_usage_perc 0.5\n"));
+        reply_free(&m);
+        client_close(&c);
+        assert_true(wait_live(0));
+    }
+    reply m = ask("GET", "/metrics", "", "");
+    assert_non_null(strstr(m.body, "vllm:request_success_total{model_name=\"fake\",finished_reason=\"abort\"} 4\n"));
+    reply_free(&m);
+}
+
+static void test_many(void **state) {
+    (void)state;
+    enum { CLIENTS = 32 };
+    const char *body = "{" HELLO ",\"stream\":true,\"max_tokens\":300}";
+    client c[CLIENTS];
+    for (int i = 0; i < CLIENTS; i++) {
+        c[i] = client_open(port, 0);
+        send_request(&c[i], "POST", CHAT, "", body, strlen(body));
+    }
+    for (int i = 0; i < CLIENTS; i++) {
+        assert_true(client_read_until(&c[i], NULL, 1, 20000));
+        char *p = strstr(c[i].text, "\r\n\r\n") + 4;
+        unchunk(p);
+        strbuf text = {0}, want = {0};
+        char finish[16];
+        json_t *usage = NULL;
+        gather(p, 0, "choices.0.delta.content", &text, finish, &usage);
+        for (int k = 0; k < 300; k++) strbuf_addf(&want, "w0.%d\xC3\xA9 ", k);
+        assert_string_equal(text.data, want.data);
+        strbuf_free(&text), strbuf_free(&want);
+        client_close(&c[i]);
+    }
+    assert_true(wait_live(0));
+}
+
+static void test_keys(void **state) {
+    (void)state;
+    char path[] = "/tmp/altiserve-keys-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    error err;
+    api *keyed;
+    assert_int_equal(api_start(&(api_options){.engine = (altiserve *)&server, .api_key_file = path}, &keyed, &err), E_INVALID);
+    assert_int_equal(write(fd, "# keys\n  secret-1 \nsecret-2\n", 28), 28);
+    close(fd);
+    assert_int_equal(api_start(&(api_options){.engine = (altiserve *)&server, .api_key_file = path}, &keyed, &err), OK);
+    uint16_t keep = port;
+    port = api_port(keyed);
+    const struct { const char *path, *header; int code; } cases[] = {
+        {"/health", "", 200}, {"/", "", 200}, {"/v1/models", "", 401}, {"/metrics", "", 401}, {"/v1/models", "Authorization: Bearer secret-1\r\n", 200},
+        {"/v1/models", "Authorization: bearer secret-2\r\n", 200}, {"/v1/models", "x-api-key: secret-2\r\n", 200}, {"/v1/models", "Authorization: Bearer secret\r\n", 401},
+        {"/v1/models", "Authorization: Bearer secret-11\r\n", 401}, {"/v1/models", "Authorization: Bearer \r\n", 401}, {"/v1/models", "Authorization: Bearer # keys\r\n", 401},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        reply r = ask("GET", cases[i].path, cases[i].header, "");
+        if (r.code != cases[i].code) fail_msg("%s %s: %d", cases[i].path, cases[i].header, r.code);
+        reply_free(&r);
+    }
+    api_stop(keyed, 0);
+    api_free(keyed);
+    port = keep;
+    unlink(path);
+    assert_int_equal(api_start(&(api_options){.engine = (altiserve *)&server, .api_key_file = path}, &keyed, &err), E_IO);
+}
+
+static void test_no_memory(void **state) {
+    (void)state;
+    const char *bodies[] = {"{" HELLO ",\"max_tokens\":3,\"n\":2}", "{" HELLO ",\"max_tokens\":3,\"stream\":true}", "{\"messages\":[{\"role\":\"user\",\"content\":5}]}"};
+    for (int n = 1; n < 90; n++) {
+        client c = client_open(port, 0);
+        mem_fail_at(n);
+        send_request(&c, "POST", CHAT, "", bodies[n % 3], strlen(bodies[n % 3]));
+        assert_true(client_read_until(&c, NULL, 1, 10000)); // an answer or an end, never a hang
+        mem_fail_at(0);
+        client_close(&c);
+    }
+    assert_true(wait_live(0));
+}
+
+static void *stopper(void *arg) {
+    (void)arg;
+    api_stop(server, 3600000);
+    return NULL;
+}
+
+static void test_stop(void **state) {
+    (void)state;
+    const char *body = "{\"messages\":[{\"role\":\"user\",\"content\":\"SLOW\"}],\"stream\":true}";
+    client c = client_open(port, 0);
+    send_request(&c, "POST", CHAT, "", body, strlen(body));
+    assert_true(client_read_until(&c, "w0.3", 1, 5000));
+    pthread_t t;
+    pthread_create(&t, NULL, stopper, NULL);
+    assert_true(client_read_until(&c, "w0.20", 1, 10000)); // goes on while stopping
+    api_stop(server, 0);                                  // and is cut by the second call
+    pthread_join(t, NULL);
+    assert_int_equal(atomic_load(&live), 0);
+    assert_true(client_read_until(&c, NULL, 1, 5000));
+    client_close(&c);
+    api_free(server);
+    begin(NULL);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
+                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_leaving),
+                                       cmocka_unit_test(test_many), cmocka_unit_test(test_keys), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
+    return cmocka_run_group_tests(tests, begin, end);
+}

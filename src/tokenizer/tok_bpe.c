@@ -126,6 +126,7 @@ status tok_bpe_create(tokenizer *t, const gguf *g, const char *pre_name, error *
     if (pre->flags & PRE_ADD_BOS) t->add_bos = true;
     if (pre->flags & PRE_ADD_SEP) t->add_sep = true;
     if (pre->flags & PRE_NO_BOS) t->roles[TOK_BOS] = -1;
+    if (pre->flags & PRE_CASED) t->lowercase = false;
     status st = tok_splitter_create(pre, &t->splitter, err);
     if (st != OK) return st;
 

@@ -24,7 +24,8 @@ typedef enum tok_pre_flags {
     PRE_TEXT = 32,         // merges work on characters, not on the byte alphabet
     PRE_NO_BOS = 64,
     PRE_NEWLINES = 128,    // a word of newlines alone that is a token is that token
-    PRE_ADD_BOS_ALWAYS = 256
+    PRE_ADD_BOS_ALWAYS = 256,
+    PRE_CASED = 512        // nothing is made lower case unless the file says so
 } tok_pre_flags;
 
 typedef struct tok_pre {

@@ -1,6 +1,6 @@
 // tok_pre: how each tokenizer.ggml.pre cuts text into words. The patterns are those of the published tokenizers, in the peer's
 // reading of them: one pattern after the other, each applied to the pieces that the one before left, what no match covers staying
-// a piece of its own; \p{L}, \p{N}, \p{M}, \p{P}, \p{S} are classes (ASCII letters count as L and so on, but `~` is in none).
+// a piece of its own; \p{L}, \p{N}, \p{M}, \p{P}, \p{S} are classes.
 //
 // Two kinds (see tok_split.c): a pattern with \p{..} sees classes; one without sees characters, named as \x{..} inside sets only.
 // Where a published pattern would take quadratic time or a deep stack it is written differently here, to the same effect:
@@ -82,7 +82,7 @@ static const tok_pre pres[] = {
      PRE_KEEP_SPACES | PRE_ADD_BOS},
     {"gpt-4o llama4 kanana2 talkie minimax-m2", {CASED("\\p{U}", "\\p{D}", "\\p{N}{1,3}")}, PRE_KEEP_SPACES},
     {"granite-embed-multi-97m", {CASED("\\p{U}\\p{M}", "\\p{D}\\p{M}", "\\p{N}{1,3}")}, PRE_KEEP_SPACES | PRE_IGNORE_MERGES},
-    {"tiny_aya cohere2moe", {"@thousands", LETTERS_MARKS("\\p{N}{1,3}")}, PRE_KEEP_SPACES},
+    {"tiny_aya cohere2moe", {"@groups", LETTERS_MARKS("\\p{N}{1,3}")}, PRE_KEEP_SPACES},
     {"kimi-k2",
      {"\\p{H}+|[^\\r\\n\\p{L}\\p{N}]?[\\p{K}]+" CONTRACTION "?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES},
      PRE_KEEP_SPACES},
@@ -94,7 +94,7 @@ static const tok_pre pres[] = {
     {"seed-coder", {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|" SPACES}, PRE_KEEP_SPACES},
     {"ufakzeka", {QWEN2_TAIL}, PRE_KEEP_SPACES},
     {"afmoe",
-     {"@afmoe",
+     {"@groups",
       "[\\x{4E00}-\\x{9FFF}\\x{3400}-\\x{4DBF}\\x{8C48}-\\x{FAFF}\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}\\x{FF65}-\\x{FF9F}\\x{2F00}-\\x{2FDF}"
       "\\x{E40}-\\x{E7F}\\x{E80}-\\x{EFF}\\x{1780}-\\x{17FF}\\x{1000}-\\x{109F}\\x{AA60}-\\x{AA7F}\\x{A9E0}-\\x{A9FF}\\x{AC00}-\\x{D7AF}"
       "\\x{1100}-\\x{11FF}]+",
@@ -110,7 +110,7 @@ static const tok_pre pres[] = {
     {"minicpm5",
      {"\\p{N}{1,3}", CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}+| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" SPACES},
      PRE_IGNORE_MERGES},
-    {"whitespace", {"\\S+"}, PRE_TEXT},
+    {"whitespace", {"\\S+"}, PRE_TEXT | PRE_CASED},
 };
 
 const tok_pre *tok_pre_find(const char *name, size_t len) {

@@ -29,13 +29,14 @@ typedef struct pattern {
 
 struct tok_splitter {
     pcre2_general_context *memory;
+    pcre2_match_context   *limits; // none: the patterns are linear, a text may be long
     pattern patterns[MAX_PATTERNS];
     int     count;
     bool    han;
 };
 
-enum { HAND_HALVES, HAND_TRAILING, HAND_THOUSANDS, HAND_THREES, HAND_AFMOE };
-static const char *const hands[] = {"@halves", "@trailing", "@thousands", "@threes", "@afmoe"};
+enum { HAND_HALVES, HAND_TRAILING, HAND_THREES, HAND_GROUPS };
+static const char *const hands[] = {"@halves", "@trailing", "@threes", "@groups"};
 
 // ---- patterns over characters -> patterns over bytes
 
@@ -49,7 +50,7 @@ static const char *class_bytes(char name) {
         case 'N': return "\xD1" "0-9";
         case 'P': return "\xD3!-#%-*,-/:-;?-@\\[-\\]_\\{\\}";
         case 'M': return "\xD4";
-        case 'S': return "\xD5\\$\\+<->\\^`\\|";
+        case 'S': return "\xD5\\$\\+<->\\^`\\|~";
         default: return NULL;
     }
 }
@@ -192,10 +193,12 @@ static status compile(tok_splitter *sp, pattern *pt, const char *text, error *er
 status tok_splitter_create(const tok_pre *pre, tok_splitter **out, error *err) {
     tok_splitter *sp = mem_calloc(1, sizeof *sp);
     if (sp) sp->memory = pcre2_general_context_create(pcre_alloc, pcre_free, NULL);
-    if (!sp || !sp->memory) {
-        mem_free(sp);
+    if (sp && sp->memory) sp->limits = pcre2_match_context_create(sp->memory);
+    if (!sp || !sp->limits) {
+        tok_splitter_free(sp);
         return error_set(err, E_NOMEM, "out of memory for the tokenizer's patterns");
     }
+    pcre2_set_match_limit(sp->limits, UINT32_MAX);
     int wide = 0;
     for (; sp->count < MAX_PATTERNS && pre->patterns[sp->count]; sp->count++) {
         pattern *pt = &sp->patterns[sp->count];
@@ -221,6 +224,7 @@ void tok_splitter_free(tok_splitter *sp) {
         pcre2_code_free(sp->patterns[i].code);
         mem_free(sp->patterns[i].ranges);
     }
+    pcre2_match_context_free(sp->limits);
     pcre2_general_context_free(sp->memory);
     mem_free(sp);
 }
@@ -293,35 +297,24 @@ static status split_if(walk *w, int level, size_t begin, size_t end) { return be
 static bool is_digit(uint8_t b) { return b >= '0' && b <= '9'; }
 static bool is_number(uint8_t b) { return is_digit(b) || b == CLASS_N; }
 static bool is_space(uint8_t b) { return b == ' ' || (b >= 9 && b <= 13); }
-static bool is_word(uint8_t b) { return is_digit(b) || b == '_' || (b >= 'A' && b <= 'Z') || (b >= 'a' && b <= 'z'); }
 
-// Digits in threes counted from the right. @thousands: \d{1,3}(?=(?:\d{3})*\b); @threes: (?=(\d{3})+(?!\d)), which cuts before a run
-// of a multiple of three too; @afmoe: numbers of any script, and no cut before the first group, so that it keeps what stands before it.
+// Digits in threes counted from the right. @threes: (?=(\d{3})+(?!\d)), which cuts before a run of a multiple of three too; @groups: numbers
+// of any script, and no cut before the first group, so that it keeps what stands before it.
 static status split_digits(walk *w, int level, int hand, size_t begin, size_t end) {
     const uint8_t *c = w->s->classes[0];
+    bool           groups = hand == HAND_GROUPS;
     size_t         cut = begin;
     status         st = OK;
     for (size_t i = begin; i < end && st == OK;) {
-        if (hand == HAND_AFMOE ? !is_number(c[i]) : !is_digit(c[i])) {
-            i++;
-            continue;
-        }
         size_t stop = i;
-        while (stop < end && (hand == HAND_AFMOE ? is_number(c[stop]) : is_digit(c[stop]))) stop++;
-        bool group = hand != HAND_THOUSANDS || stop == end || !is_word(c[stop]);
-        bool before = hand == HAND_THOUSANDS || (hand == HAND_THREES && (stop - i) % 3 == 0);
-        if (group && before) {
-            st = split_if(w, level + 1, cut, i);
-            cut = i;
-        }
-        size_t at = i + (stop - i) % 3;
-        if (at == i && hand == HAND_AFMOE) at += 3;
-        for (; group && at <= stop && st == OK; at += 3) {
-            if (at == stop && hand == HAND_THREES) break;
+        while (stop < end && (groups ? is_number(c[stop]) : is_digit(c[stop]))) stop++;
+        size_t last = groups ? stop + 1 : stop, at = i + (stop - i) % 3; // cuts lie before `last`
+        if (at == i && groups) at += 3;
+        for (; stop > i && at < last && st == OK; at += 3) {
             st = split_if(w, level + 1, cut, at);
-            if (at > cut) cut = at;
+            cut = at;
         }
-        i = stop;
+        i = stop > i ? stop : i + 1;
     }
     return st == OK ? split_if(w, level + 1, cut, end) : st;
 }
@@ -371,7 +364,8 @@ static status split(walk *w, int level, size_t begin, size_t end) {
     size_t            len = end - begin, at = 0;
     PCRE2_SIZE       *found = pcre2_get_ovector_pointer(md);
     while (at < len) {
-        int rc = pt->jit ? pcre2_jit_match(pt->code, text, len, at, 0, md, NULL) : pcre2_match(pt->code, text, len, at, 0, md, NULL);
+        int rc = pt->jit ? pcre2_jit_match(pt->code, text, len, at, 0, md, sp->limits)
+                         : pcre2_match(pt->code, text, len, at, 0, md, sp->limits);
         if (rc == PCRE2_ERROR_NOMATCH) break;
         if (rc < 0) {
             return rc == PCRE2_ERROR_NOMEMORY || rc == PCRE2_ERROR_HEAPLIMIT

@@ -130,10 +130,10 @@ static status set_tokens(gguf_writer *w, const gguf *g, const char *kind, error 
     bool      t5 = strncmp(kind, "t5", 2) == 0, rwkv = strcmp(kind, "rwkv") == 0, bert = strcmp(kind, "bert-cased") == 0;
     bool      dna = strcmp(kind, "hybriddna") == 0, white = strcmp(kind, "whitespace") == 0;
     uint64_t  n = gguf_value_count(tokens), m = 0, extra = dna ? 3 + 4096 : 0;
-    gguf_str *texts = calloc(n + 600 + extra, sizeof *texts);
-    float    *s = calloc(n + 600 + extra, sizeof *s);
-    int32_t  *ty = calloc(n + 600 + extra, sizeof *ty);
-    char     *blob = malloc(1 << 20), *p = blob;
+    gguf_str *texts = calloc(2 * n + 600 + extra, sizeof *texts);
+    float    *s = calloc(2 * n + 600 + extra, sizeof *s);
+    int32_t  *ty = calloc(2 * n + 600 + extra, sizeof *ty);
+    char     *blob = malloc(8 << 20), *p = blob;
     tok_strtab seen = {0};
     for (int b = 0; rwkv && b < 256; b++) {
         texts[m] = (gguf_str){p, (size_t)snprintf(p, 8, "\\x%02x", (unsigned)b)};
@@ -154,12 +154,13 @@ static status set_tokens(gguf_writer *w, const gguf *g, const char *kind, error 
         gguf_value_f64(scores, i, &score);
         if (rwkv && (type != 1 || memchr(text.ptr, '\\', text.len) || text.len < 2)) continue;
         if ((dna || white) && type == 6) continue;
-        if (rwkv && i % 3 == 0 && p - blob < 900000) { // escapes inside tokens
-            texts[m] = (gguf_str){p, (size_t)snprintf(p, 300, "\\n%.*s\\t", (int)text.len, text.ptr)};
+        if (rwkv && i % 3 == 0 && p - blob < 8000000) { // escapes inside tokens
+            texts[m] = (gguf_str){p, (size_t)snprintf(p, 600, "\\n%.*s\\t", (int)text.len, text.ptr)};
             p += texts[m].len + 1;
             ty[m++] = (int32_t)type;
         }
         if (t5 && i % 997 == 500) type = 4;
+        if (bert && type == 6) type = 1;
         int32_t before = (int32_t)seen.count, id;
         tok_strtab_intern(&seen, text.ptr, text.len, &id);
         if (id < before) continue;

@@ -203,6 +203,25 @@ typedef struct altiserve_bench_result {
 // Times steps directly on the engine thread, with random tokens: prompt tokens from `depth` on, then gen steps of `parallel` sequences each at depth.
 status altiserve_bench(altiserve *a, const char *id, const altiserve_bench_spec *spec, altiserve_bench_result *out, error *err);
 
+// Another file with its weights in another type (room convert). No engine is needed.
+typedef struct altiserve_quantize_spec {
+    const char *in, *out;   // paths; out appears when it is whole
+    const char *type;       // file type, as "Q4_K_M"
+    const char *imatrix;    // path of an importance matrix (GGUF), "uniform", or NULL
+    const char *tensors;    // NULL, or a tensor type for every matrix, as "nvfp4"
+    bool        pure;       // every matrix as the default type, no mix
+    int         threads;    // 0: what this process may use
+    bool      (*progress)(void *ctx, const char *tensor, uint64_t done, uint64_t total); // false stops; may be NULL
+    void       *ctx;
+} altiserve_quantize_spec;
+typedef struct altiserve_quantize_result {
+    uint64_t in_bytes, out_bytes;
+    size_t   tensors, fallbacks; // fallbacks: matrices whose rows do not fit the wanted type's blocks
+} altiserve_quantize_result;
+status altiserve_quantize(const altiserve_quantize_spec *spec, altiserve_quantize_result *out, error *err);
+// The names of file types that can be written; NULL past the last.
+const char *altiserve_file_type(size_t i);
+
 typedef struct altiserve_stats {
     uint32_t running, waiting, loading;
     uint64_t pages_total, pages_free, pages_cached; // of all loaded models

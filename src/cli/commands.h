@@ -12,6 +12,7 @@ int cmd_template(const flags *f);
 int cmd_bench(const flags *f);
 int cmd_perplexity(const flags *f);
 int cmd_inspect(const flags *f);
+int cmd_quantize(const flags *f);
 
 // Shared by the commands.
 int    cli_fail(const error *err);                              // prints "altiserve: text", returns the exit status for the code

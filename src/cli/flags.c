@@ -20,7 +20,7 @@ typedef struct flag_row {
 } flag_row;
 
 static const flag_row table[FLAG_COUNT] = {
-    [FLAG_MODELS] = {"models", TEXT, ~0u & ~CMD_TEMPLATE, "DIR", 0, 0, 0, NULL, "folder of GGUF files (default models)"},
+    [FLAG_MODELS] = {"models", TEXT, ~0u & ~CMD_QUANTIZE, "DIR", 0, 0, 0, NULL, "folder of GGUF files (default models)"},
     [FLAG_HOST] = {"host", TEXT, CMD_SERVE, "ADDRESS", 0, 0, 0, NULL, "address to listen on (default 127.0.0.1)"},
     [FLAG_PORT] = {"port", INTEGER, CMD_SERVE, "N", 8080, 0, 65535, NULL, "port to listen on; 0 takes a free one (default 8080)"},
     [FLAG_API_KEY_FILE] = {"api-key-file", TEXT, CMD_SERVE, "FILE", 0, 0, 0, NULL, "keys that clients must send, one a line"},
@@ -32,7 +32,7 @@ static const flag_row table[FLAG_COUNT] = {
     [FLAG_LOAD_TIMEOUT] = {"load-timeout", REAL, CMD_SERVE, "SECONDS", 600, 1, 86400, NULL, "how long a request waits for its model (default 600)"},
     [FLAG_DRAIN_TIMEOUT] = {"drain-timeout", REAL, CMD_SERVE, "SECONDS", 30, 0, 86400, NULL, "how long running requests may go on after a stop signal (default 30)"},
     [FLAG_NO_PREFIX_CACHE] = {"no-prefix-cache", SWITCH, CMD_SERVE | CMD_RUN, NULL, 0, 0, 1, NULL, "compute every prompt in full"},
-    [FLAG_THREADS] = {"threads", INTEGER, CMD_COMPUTES, "N", 0, 0, 1024, NULL, "compute threads (default: the processors this process may use)"},
+    [FLAG_THREADS] = {"threads", INTEGER, CMD_COMPUTES | CMD_QUANTIZE, "N", 0, 0, 1024, NULL, "compute threads (default: the processors this process may use)"},
     [FLAG_CONTEXT] = {"context", INTEGER, CMD_COMPUTES | CMD_INSPECT, "N", 0, 0, 16777216, NULL, "tokens a sequence may have (default: the file's, at most 8192)"},
     [FLAG_MEMORY] = {"memory", SIZE, CMD_COMPUTES | CMD_INSPECT, "SIZE", 0, 0, 1e15, NULL, "budget for weights, cache and scratch, as 8G (default: 80 % of the system's)"},
     [FLAG_KV_TYPE] = {"kv-type", TEXT, CMD_COMPUTES | CMD_INSPECT, "TYPE", 0, 0, 0, "auto|f16|bf16|q8_0|f32", "type of the KV cache (default auto)"},
@@ -63,6 +63,9 @@ static const flag_row table[FLAG_COUNT] = {
     [FLAG_FILE] = {"file", TEXT, CMD_PERPLEXITY, "FILE", 0, 0, 0, NULL, "text to measure on"},
     [FLAG_LOG_LEVEL] = {"log-level", TEXT, ~0u, "LEVEL", 0, 0, 0, "error|warn|info|debug", "what is logged to stderr (serve: info; else warn)"},
     [FLAG_JSON] = {"json", SWITCH, CMD_BENCH | CMD_INSPECT, NULL, 0, 0, 1, NULL, "print JSON"},
+    [FLAG_PURE] = {"pure", SWITCH, CMD_QUANTIZE, NULL, 0, 0, 1, NULL, "every matrix in the same type, no mix"},
+    [FLAG_IMATRIX] = {"imatrix", TEXT, CMD_QUANTIZE, "FILE", 0, 0, 0, NULL, "importance matrix (GGUF), or \"uniform\""},
+    [FLAG_TENSORS] = {"tensors", TEXT, CMD_QUANTIZE, "TYPE", 0, 0, 0, NULL, "every matrix as this tensor type"},
 };
 
 static bool parse_number(const char *s, kind k, double *out) {

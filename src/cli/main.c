@@ -23,6 +23,7 @@ static const struct command {
     {"bench", CMD_BENCH, cmd_bench, 1, 1, "MODEL", "measure prompt and generation speed"},
     {"perplexity", CMD_PERPLEXITY, cmd_perplexity, 1, 1, "MODEL", "perplexity over a text"},
     {"inspect", CMD_INSPECT, cmd_inspect, 1, 1, "MODEL", "what is in a file and what it will take"},
+    {"quantize", CMD_QUANTIZE, cmd_quantize, 3, 3, "IN OUT TYPE", "write a file with its weights in another type"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

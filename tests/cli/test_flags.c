@@ -43,7 +43,7 @@ static void test_refused(void **state) {
     assert_int_equal(PARSE(CMD_SERVE, "--port"), E_USAGE);
     assert_int_equal(PARSE(CMD_SERVE, "--deterministic=1"), E_USAGE);
     assert_int_equal(PARSE(CMD_SERVE, "--top-k", "4"), E_USAGE); // a flag of another command
-    assert_int_equal(PARSE(CMD_SERVE, "a", "b", "c"), E_USAGE);
+    assert_int_equal(PARSE(CMD_SERVE, "a", "b", "c", "d"), E_USAGE);
 }
 
 static void test_environment(void **state) {

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Logits against the peer: for every architecture of the table a small random model, several token lists, the prompt in one piece, in chunks
+# of 7, and batched with strangers. Prints a row each (model, types, worst NMSE); fails when one is out of bound.
+#   PEER_DIR   the peer's folder; without it nothing is tested
+#   ARCHS_DIR  NAME-dense.gguf, NAME-moe.gguf: metadata of architectures (NAME.with: optional tensors)
+#   BUILD_DIR  the build folder (default: the folder of ALTISERVE_BIN, else build)
+#   SAMPLE=1   a few rows;  ONLY=regex  rows whose name matches;  ISA=ref|avx2|...  the tier that is held
+# Bounds (float32 weights, NMSE of all logits): 1e-6; 1e-5 for experts, and where the peer rounds GELU through half precision.
+set -uo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+[ -n "${PEER_DIR:-}" ] && [ -x "$PEER_DIR/peer" ] || { echo "logits: no peer (PEER_DIR): skipped"; exit 0; }
+: "${ARCHS_DIR:=$root/../shared/archs}"
+[ -d "$ARCHS_DIR" ] || { echo "logits: no folder of architectures (ARCHS_DIR): skipped"; exit 0; }
+build=${BUILD_DIR:-$(dirname "${ALTISERVE_BIN:-$root/build/altiserve}")}
+cache=${CONFORMANCE_CACHE:-${TMPDIR:-/tmp}/altiserve-conformance-$(id -u)}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$cache"
+export GGML_NO_BACKTRACE=1
+
+cmake --build "$build" --target logits_tool > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+tool=$build/tests/conformance/logits_tool
+
+tokens() { # COUNT VOCAB SEED: ids by a generator of its own, the same everywhere
+  awk -v n="$1" -v v="$2" -v s="$3" 'BEGIN { for (i = 0; i < n; i++) { s = (s * 1103515 + 12345) % 2147483; printf "%d ", s % v } }'
+}
+
+failed=0 rows=0 skipped=""
+# row NAME BASE BOUND [peer random's options...]: makes the model, runs every list and way, prints the worst.
+row() {
+  local name=$1 base=$2 bound=$3 worst=0 lists="1 7 40 200" model vocab n out ref way value args code
+  shift 3
+  [ -n "${ONLY:-}" ] && ! [[ $name =~ $ONLY ]] && return
+  model=$cache/$name.gguf
+  args=("$@")
+  [ -f "$ARCHS_DIR/$base.with" ] && args+=(--with "$(cat "$ARCHS_DIR/$base.with")")
+  "$PEER_DIR/peer" random "$model" --meta "$ARCHS_DIR/$base.gguf" --seed 3 "${args[@]}" > "$work/log" 2>&1 || { echo "$name: peer random failed: $(tail -1 "$work/log")"; failed=1; return; }
+  [ -n "${SAMPLE:-}" ] && lists="7 40"
+  vocab=128
+  for n in $lists; do
+    ids=$(tokens "$n" "$vocab" $((n + 17)))
+    ref=$work/ref.f32
+    "$PEER_DIR/peer" logits "$model" --tokens "$ids" --kv-f32 --no-flash --threads 1 --ubatch 512 --out "$ref" > "$work/log" 2>&1 || { echo "$name: the peer failed on $n tokens: $(tail -1 "$work/log")"; failed=1; return; }
+    for way in "" "--chunk 7" "--strangers" "--chunk 7 --strangers"; do
+      out=$work/out.f32
+      # shellcheck disable=SC2086
+      "$tool" "$model" "$out" "$ids" ${ISA:+--isa "$ISA"} $way 2> "$work/err"
+      code=$?
+      if [ $code = 3 ]; then skipped="$skipped $name"; echo "$(printf '%-28s' "$name") out: $(sed 's/^unsupported: //' "$work/err")"; return; fi
+      [ $code = 0 ] || { echo "$name: $(tail -1 "$work/err")"; failed=1; return; }
+      value=$("$PEER_DIR/peer" compare "$out" "$ref" --n-vocab "$vocab" | sed -n 's/.*"nmse": *\([^,]*\),.*/\1/p')
+      worst=$(awk -v a="$worst" -v b="${value:-nan}" 'BEGIN { print (b == b + 0 && b <= a + 0) ? a : b }')
+    done
+  done
+  rows=$((rows + 1))
+  if awk -v v="$worst" -v b="$bound" 'BEGIN { exit !(v == v + 0 && v <= b) }'; then
+    printf '%-28s F32 %-10s holds (%s)\n' "$name" "$worst" "$bound"
+  else
+    printf '%-28s F32 %-10s OUT OF BOUND (%s)\n' "$name" "$worst" "$bound"
+    failed=1
+  fi
+}
+
+if [ -n "${SAMPLE:-}" ]; then
+  bases="llama-dense llama-moe qwen2-dense qwen3-dense qwen3moe-moe mistral3-dense gemma2-dense gemma3-dense phi3-dense gpt2-dense gpt-oss-moe"
+else
+  bases=$(cd "$ARCHS_DIR" && ls ./*.gguf | sed 's,^\./,,; s,\.gguf$,,')
+fi
+printf '%-28s %-3s %-10s\n' model type "worst NMSE"
+for base in $bases; do
+  [ "$base" = refact-moe ] && continue # the peer leaves the experts out
+  case $base in
+    *-moe) bound=1e-5 ;;
+    bloom* | falcon* | gemma* | gpt2* | gptneox* | mpt* | phi2* | starcoder* | codeshell* | plamo3* | grok*) bound=1e-5 ;; # GELU
+    *) bound=1e-6 ;;
+  esac
+  row "$base" "$base" "$bound"
+done
+if [ -z "${SAMPLE:-}" ]; then # shapes and scalings that the plain files do not have
+  heads="--set attention.head_count=u32:8 --set attention.head_count_kv=u32:2 --set attention.key_length=u32:32 --set attention.value_length=u32:32 --set rope.dimension_count=u32:32"
+  yarn="--set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:4 --set rope.scaling.original_context_length=u32:64"
+  many="--set expert_count=u32:8 --set expert_used_count=u32:3"
+  # shellcheck disable=SC2086
+  {
+    row llama-grouped llama-dense 1e-6 $heads
+    row llama-linear llama-dense 1e-6 --set rope.scaling.type=str:linear --set rope.scaling.factor=f32:4
+    row llama-yarn llama-dense 1e-6 $yarn
+    row llama-freqs llama-dense 1e-6 --with rope_freqs.weight
+    row llama-longrope llama-dense 1e-5 --set rope.scaling.type=str:longrope --set rope.scaling.original_context_length=u32:64 --with rope_factors_long.weight,rope_factors_short.weight # random factors make large angles
+    row llama-experts llama-moe 1e-5 $many
+    row qwen2-biases qwen2-dense 1e-6 $heads --with blk.%.attn_q.bias,blk.%.attn_k.bias,blk.%.attn_v.bias
+    row mistral3-yarn mistral3-dense 1e-6 $yarn --set rope.scaling.yarn_log_multiplier=f32:1
+    row minicpm-scales minicpm-dense 1e-6 --set logit_scale=f32:2.5
+    row granite-scales granite-dense 1e-6 --set logit_scale=f32:2.5 --set embedding_scale=f32:3 --set attention.scale=f32:0.05
+    row gptneox-parallel gptneox-dense 1e-5 --set use_parallel_residual=bool:true
+    row gpt-oss-yarn gpt-oss-moe 1e-5 $yarn $many
+    row gemma3-linear gemma3-dense 1e-5 --set rope.scaling.type=str:linear --set rope.scaling.factor=f32:8 --set rope.freq_base=f32:1000000
+    row qwen3moe-experts qwen3moe-moe 1e-5 $many
+    row deepseek-experts deepseek-moe 1e-5 $many
+    row dots1-scales dots1-moe 1e-5 $many --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
+    row bailingmoe2-groups bailingmoe2-moe 1e-5 $many --set expert_group_count=u32:4 --set expert_group_used_count=u32:2 --set expert_weights_norm=bool:true
+    row llama4-experts llama4-moe 1e-5 --set expert_count=u32:8 --set expert_used_count=u32:1
+  }
+fi
+echo "logits: $rows rows held to the peer; not built: $(echo $skipped | wc -w)"
+exit $failed

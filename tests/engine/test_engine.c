@@ -11,6 +11,12 @@ static const char *const prompts[] = {"How do I add a model?", "Which port does 
                                       "How do I see the metrics of the server, and what are they called?", "Hello", "x", "errors? 404? 503?"};
 enum { PROMPTS = 8 };
 
+static char *long_prompt(size_t words) {
+    strbuf b = {0};
+    for (size_t i = 0; i < words; i++) strbuf_addf(&b, "word%zu ", i % 97);
+    return strbuf_take(&b);
+}
+
 static void answers_have_tokens_text_and_usage(void **state) {
     (void)state;
     altiserve *a = engine_with(toy_options());
@@ -105,6 +111,59 @@ static void together_as_alone(void **state) {
     altiserve_destroy(together);
 }
 
+// Eight pages for all: choices are preempted and computed again, and nobody's text shows it. Also what needs more than there is.
+static void preempted_as_alone(void **state) {
+    (void)state;
+    enum { CLIENTS = 10 };
+    altiserve_options o = toy_options();
+    o.memory = 1;
+    altiserve *a = engine_with(o);
+    altiserve_generate g = greedy(prompts[0], 4);
+    answer *x = ask(a, &g);
+    unsigned long long least = 0;
+    assert_int_equal(x->end, FINISH_ERROR);
+    assert_int_equal(x->err.code, E_NOMEM);
+    assert_int_equal(sscanf(strstr(x->err.text, "at least"), "at least %llu bytes", &least), 1);
+    assert_non_null(strstr(x->err.text, "--memory allows 1"));
+    answer_free(x);
+    altiserve_destroy(a);
+
+    o.memory = least;
+    altiserve *narrow = engine_with(o), *wide = engine_with(toy_options());
+    double before = obs_read(OBS_PREEMPTIONS, "toy-1", NULL);
+    client c[CLIENTS];
+    pthread_t t[CLIENTS];
+    for (int i = 0; i < CLIENTS; i++) {
+        c[i] = (client){.a = narrow, .g = greedy(prompts[i % PROMPTS], (uint32_t)(60 + i * 9))};
+        c[i].g.n = i % 4 == 3 ? 2 : 1;
+        c[i].g.sampling = (altiserve_sampling){.temperature = 0.8f, .seed = (uint64_t)i, .has_seed = true, .presence_penalty = 0.5f};
+        c[i].g.given |= SAMPLING_PRESENCE;
+        assert_int_equal(pthread_create(&t[i], NULL, client_main, &c[i]), 0);
+    }
+    for (int i = 0; i < CLIENTS; i++) {
+        pthread_join(t[i], NULL);
+        if (c[i].got->end != FINISH_LENGTH) fail_msg("client %d: %s", i, c[i].got->err.text);
+        x = ask(wide, &c[i].g);
+        for (uint32_t k = 0; k < c[i].g.n; k++) same_tokens(x, c[i].got, (int)k, (int)k);
+        answer_free(x);
+        answer_free(c[i].got);
+    }
+    assert_true(obs_read(OBS_PREEMPTIONS, "toy-1", NULL) > before);
+    altiserve_stats st;
+    altiserve_get_stats(narrow, &st);
+    assert_true(st.pages_total <= 8);
+    assert_true(st.memory_used <= st.memory_limit);
+    char *text = long_prompt(60); // fits the file's context, not these pages
+    g = greedy(text, 4);
+    x = ask(narrow, &g);
+    assert_int_equal(x->end, FINISH_ERROR);
+    assert_int_equal(x->err.code, E_LIMIT);
+    mem_free(text);
+    answer_free(x);
+    altiserve_destroy(narrow);
+    altiserve_destroy(wide);
+}
+
 static void choices_share_the_prompt(void **state) {
     (void)state;
     altiserve *a = engine_with(toy_options());
@@ -134,12 +193,6 @@ static void choices_share_the_prompt(void **state) {
     answer_free(again);
     altiserve_destroy(a);
     altiserve_destroy(narrow);
-}
-
-static char *long_prompt(size_t words) {
-    strbuf b = {0};
-    for (size_t i = 0; i < words; i++) strbuf_addf(&b, "word%zu ", i % 97);
-    return strbuf_take(&b);
 }
 
 static void prefixes_are_found_again(void **state) {
@@ -328,7 +381,7 @@ static void the_queue_is_bounded(void **state) {
 int main(void) {
     obs_set_level(OBS_ERROR);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(answers_have_tokens_text_and_usage), cmocka_unit_test(seeds), cmocka_unit_test(together_as_alone),
+        cmocka_unit_test(answers_have_tokens_text_and_usage), cmocka_unit_test(seeds), cmocka_unit_test(together_as_alone), cmocka_unit_test(preempted_as_alone),
         cmocka_unit_test(choices_share_the_prompt), cmocka_unit_test(prefixes_are_found_again), cmocka_unit_test(stop_strings), cmocka_unit_test(logprobs),
         cmocka_unit_test(bad_requests), cmocka_unit_test(cancelling_frees_pages), cmocka_unit_test(slow_readers_pause),
         cmocka_unit_test(notify_and_timeouts), cmocka_unit_test(the_queue_is_bounded),

@@ -36,6 +36,14 @@ static const slot_desc SLOTS[SLOT_COUNT] = {
     [S_UP_EXPS] = {"ffn_up_exps", DEV_USE_MATRIX, true},
     [S_DOWN_EXPS] = {"ffn_down_exps", DEV_USE_MATRIX, true},
     [S_NORM_EXPS] = {"ffn_norm_exps", DEV_USE_VECTOR, false},
+    [S_Q_A] = {"attn_q_a", DEV_USE_MATRIX, false},
+    [S_Q_A_NORM] = {"attn_q_a_norm", DEV_USE_VECTOR, false},
+    [S_Q_B] = {"attn_q_b", DEV_USE_MATRIX, false},
+    [S_KV_A] = {"attn_kv_a_mqa", DEV_USE_MATRIX, false},
+    [S_KV_A_NORM] = {"attn_kv_a_norm", DEV_USE_VECTOR, false},
+    [S_K_B] = {"attn_k_b", DEV_USE_MATRIX, true},
+    [S_V_B] = {"attn_v_b", DEV_USE_MATRIX, true},
+    [S_KV_B] = {"attn_kv_b", DEV_USE_MATRIX, false},
     [S_SHARED_ROUTER] = {"ffn_gate_inp_shexp", DEV_USE_MATRIX, false},
     [S_GATE_SHARED] = {"ffn_gate_shexp", DEV_USE_MATRIX, false},
     [S_UP_SHARED] = {"ffn_up_shexp", DEV_USE_MATRIX, false},
@@ -90,10 +98,28 @@ static status add(binding *b, const gguf_tensor *t, unsigned use, bool experts, 
         if (t->dims[i] < 1 || t->dims[i] > (1u << 30)) return error_set(err, E_INVALID, "tensor \"%s\" has a dimension of %llu", t->name, (unsigned long long)t->dims[i]);
     if (t->dims[3] != 1 || (!experts && t->dims[2] != 1)) return error_set(err, E_INVALID, "tensor \"%s\" has more dimensions than expected", t->name);
     bound_tensor *d = &b->all[b->n++];
-    *d = (bound_tensor){.src = t, .desc = {.name = t->name, .type = (uint32_t)t->type, .k = (int64_t)t->dims[0], .n = (int64_t)t->dims[1], .experts = (int64_t)t->dims[2], .use = use}};
+    *d = (bound_tensor){.src = t, .desc = {.name = t->name, .type = (uint32_t)t->type, .k = (int64_t)t->dims[0], .n = (int64_t)t->dims[1], .experts = (int64_t)t->dims[2], .use = use}, .bytes = t->bytes};
     *out = d;
     return OK;
 }
+
+// The same for a stack that is imported a slice at a time: as many bound tensors in a row.
+static status add_slices(binding *b, const gguf_tensor *t, bound_tensor **out, error *err)
+{
+    status st = add(b, t, DEV_USE_MATRIX, true, out, err);
+    if (st) return st;
+    int64_t n = (*out)->desc.experts;
+    (*out)->desc.experts = 1;
+    (*out)->bytes = t->bytes / (uint64_t)n;
+    for (int64_t i = 1; i < n; i++) {
+        bound_tensor *d = &b->all[b->n++];
+        *d = **out;
+        d->offset = (uint64_t)i * d->bytes;
+    }
+    return OK;
+}
+
+static bool sliced(const char *name) { return strstr(name, ".attn_k_b.weight") || strstr(name, ".attn_v_b.weight"); }
 
 // "blk.12.attn_q.weight" -> 12, "attn_q", weight. False: no tensor of a block, or not named like one.
 static bool parse_name(const char *name, int32_t *layer, const char **stem, size_t *stem_len, const char **suffix)
@@ -135,6 +161,8 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
         const char *name = slot_name(hp->row, (slot)s);
         if (strlen(name) != len || memcmp(name, stem, len)) continue;
         slot_pair *pair = &b->layers[layer].s[s];
+        if (s >= S_Q_A && s <= S_KV_B && !(hp->row->traits & A_LATENT)) break;
+        if (weight && (s == S_K_B || s == S_V_B)) return add_slices(b, t, &pair->w, err);
         if (s == S_SELECT_BIAS && (bias || !*suffix)) return add(b, t, DEV_USE_VECTOR, false, &pair->w, err);
         if (weight) return add(b, t, SLOTS[s].use, SLOTS[s].experts, &pair->w, err);
         if (bias) return add(b, t, DEV_USE_VECTOR, false, &pair->b, err);
@@ -225,6 +253,40 @@ static status check_feed(const hparams *hp, slot_pair *s, int32_t il, int64_t e,
     return OK;
 }
 
+static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *err)
+{
+    int64_t e = hp->n_embd, heads = hp->layers[il].n_head, r = hp->kv_rank, nope = hp->mla_k - hp->n_rot, q_in = e;
+    status st;
+    slot q = S_Q;
+    if (s[S_Q_A].w) {
+        if (!s[S_Q_A_NORM].w) return missing(il, "attn_q_a_norm.weight", err);
+        if (!s[S_Q_B].w) return missing(il, "attn_q_b.weight", err);
+        q = S_Q_B;
+        q_in = s[S_Q_A].w->desc.n;
+        if ((st = want_matrix(&s[S_Q_A], e, q_in, 1, err)) || (st = want_vector(s[S_Q_A_NORM].w, q_in, err))) return st;
+    } else if (!s[S_Q].w) return missing(il, "attn_q.weight", err);
+    if ((st = want_matrix(&s[q], q_in, heads * hp->mla_k, 1, err))) return st;
+    if (!s[S_KV_A].w) return missing(il, "attn_kv_a_mqa.weight", err);
+    if (!s[S_KV_A_NORM].w) return missing(il, "attn_kv_a_norm.weight", err);
+    if ((st = want_matrix(&s[S_KV_A], e, r + hp->n_rot, 1, err)) || (st = want_vector(s[S_KV_A_NORM].w, r, err))) return st;
+    bool absorbed = hp->head_v == hp->kv_rank && hp->layers[il].n_kv == 1 && hp->head_k == r + hp->n_rot && s[S_K_B].w;
+    if (absorbed) {
+        if (!s[S_V_B].w) return missing(il, "attn_v_b.weight", err);
+        for (int i = 0; i < 2; i++) {
+            const bound_tensor *t = s[i ? S_V_B : S_K_B].w;
+            if (t->src->dims[2] != (uint64_t)heads) return error_set(err, E_INVALID, "tensor \"%s\" holds %llu heads, expected %lld", t->desc.name, (unsigned long long)t->src->dims[2], (long long)heads);
+        }
+        if (nope < 1) return error_set(err, E_INVALID, "key \"%s.attention.key_length_mla\" leaves nothing beside the rotated values", hp->row->name);
+        if ((st = want_matrix(&s[S_K_B], nope, r, 1, err)) || (st = want_matrix(&s[S_V_B], r, hp->mla_v, 1, err))) return st;
+    } else {
+        if (!s[S_KV_B].w) return missing(il, "attn_kv_b.weight", err);
+        if (hp->layers[il].n_kv != heads) return error_set(err, E_INVALID, "layer %d has \"attn_kv_b.weight\", but keys \"%s.attention.*_length_mla\" are set", il, hp->row->name);
+        if ((st = want_matrix(&s[S_KV_B], r, heads * (nope + hp->mla_v), 1, err))) return st;
+    }
+    if (!s[S_OUT].w) return missing(il, "attn_output.weight", err);
+    return want_matrix(&s[S_OUT], heads * hp->mla_v, e, 1, err);
+}
+
 static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *err)
 {
     const layer_hp *l = &hp->layers[il];
@@ -241,6 +303,7 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
     static const slot norms[] = {S_ATTN_NORM, S_ATTN_NORM_2, S_ATTN_POST, S_FFN_NORM, S_FFN_POST, S_NORM_EXPS};
     for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
         if ((st = want_vector(s[norms[i]].w, e, err)) || (st = want_vector(s[norms[i]].b, e, err))) return st;
+    if (traits & A_LATENT) return (st = check_latent(hp, s, il, err)) ? st : check_feed(hp, s, il, e, err);
     if (s[S_QKV].w) {
         if ((st = want_matrix(&s[S_QKV], e, q + k + v, 1, err))) return st;
     } else {
@@ -294,6 +357,8 @@ status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
 {
     memset(b, 0, sizeof *b);
     b->cap = gguf_tensor_count(g) + 1;
+    for (size_t i = 0; i < gguf_tensor_count(g); i++) // slices have bytes in the file, so their number is bounded by its size
+        if (hp->row->traits & A_LATENT && sliced(gguf_tensor_at(g, i)->name) && gguf_tensor_at(g, i)->bytes >= gguf_tensor_at(g, i)->dims[2]) b->cap += gguf_tensor_at(g, i)->dims[2];
     b->all = mem_calloc(b->cap, sizeof *b->all);
     b->layers = mem_calloc((size_t)hp->n_layers, sizeof *b->layers);
     status st = b->all && b->layers ? OK : error_set(err, E_NOMEM, "out of memory for %zu tensors", b->cap);

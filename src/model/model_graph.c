@@ -8,22 +8,14 @@
 
 #include "model/model_internal.h"
 
-typedef struct graph {
-    dev_plan      *p;
-    const hparams *hp;
-    const binding *b;
-    int            w; // 0: all rows, 1: wanted rows
-    dev_reg        h[2], n[2], n2[2], t[2], ff[2], att[2], gate[2], one[2], early[2];
-    dev_reg        qkv;
-} graph;
+const dev_tensor *graph_weight(const slot_pair *s) { return s->w ? s->w->dev : NULL; }
+const dev_tensor *graph_bias(const slot_pair *s) { return s->b ? s->b->dev : NULL; }
 
-static const dev_tensor *weight(const slot_pair *s) { return s->w ? s->w->dev : NULL; }
-static const dev_tensor *bias(const slot_pair *s) { return s->b ? s->b->dev : NULL; }
+dev_reg graph_part(graph *c, dev_reg r, int32_t width) { return dev_reg_width(c->p, r) == width ? r : dev_reg_view(c->p, r, 0, width); }
 
-static dev_reg part(graph *c, dev_reg r, int32_t width) // the first columns of a shared register
-{
-    return dev_reg_width(c->p, r) == width ? r : dev_reg_view(c->p, r, 0, width);
-}
+static const dev_tensor *weight(const slot_pair *s) { return graph_weight(s); }
+static const dev_tensor *bias(const slot_pair *s) { return graph_bias(s); }
+static dev_reg part(graph *c, dev_reg r, int32_t width) { return graph_part(c, r, width); }
 
 static void norm(graph *c, dev_reg dst, dev_reg src, const slot_pair *s)
 {
@@ -39,7 +31,7 @@ static void add_branch(graph *c, dev_reg dst, dev_reg base, dev_reg t)
 
 // ---- attention ------------------------------------------------------------------------------------------------------------
 
-static int32_t group_of(graph *c, const layer_hp *l, int32_t *index)
+int32_t graph_group(graph *c, const layer_hp *l, int32_t *index)
 {
     dev_plan *p = c->p;
     dev_group want = {.kind = l->windowed && c->hp->causal ? DEV_GROUP_WINDOW : DEV_GROUP_FULL, .window = l->windowed && c->hp->causal ? c->hp->window : 0, .n_kv = l->n_kv,
@@ -66,11 +58,11 @@ static void qk_norm(graph *c, dev_reg r, const slot_pair *s, int32_t whole)
                                  .bias = bias(s), .add = DEV_NONE, .sum = DEV_NONE});
 }
 
-static void rotate(graph *c, const layer_hp *l, dev_reg r, int32_t heads)
+void graph_rotate(graph *c, const layer_hp *l, dev_reg r, int32_t heads, int32_t head_dim, int32_t first)
 {
     const hparams *hp = c->hp;
     bool plain = l->windowed && (hp->row->traits & A_WINDOW_PLAIN_ROPE);
-    dev_op_rope(c->p, (dev_rope){.reg = r, .kind = hp->rope == ROPE_PAIRS ? DEV_ROPE_NORM : DEV_ROPE_NEOX, .n_head = heads, .head_dim = hp->head_k, .first = 0, .dims = hp->n_rot,
+    dev_op_rope(c->p, (dev_rope){.reg = r, .kind = hp->rope == ROPE_PAIRS ? DEV_ROPE_NORM : DEV_ROPE_NEOX, .n_head = heads, .head_dim = head_dim, .first = first, .dims = hp->n_rot,
                                  .base = l->windowed ? hp->rope_base_window : hp->rope_base, .freq_scale = l->windowed ? hp->freq_scale_window : hp->freq_scale,
                                  .ext_factor = plain ? 0 : hp->ext_factor, .attn_factor = plain ? 1 : hp->attn_factor, .beta_fast = hp->beta_fast, .beta_slow = hp->beta_slow,
                                  .n_ctx_orig = (int32_t)(hp->n_ctx_orig < INT32_MAX ? hp->n_ctx_orig : INT32_MAX), .factors = c->b->rope_factors ? c->b->rope_factors->dev : NULL});
@@ -101,8 +93,8 @@ static dev_reg attention(graph *c, int32_t il, dev_reg x)
         qk_norm(c, k, &s[S_K_NORM], nk);
     }
     if (l->rotate) {
-        rotate(c, l, q, l->n_head);
-        rotate(c, l, k, l->n_kv);
+        graph_rotate(c, l, q, l->n_head, hp->head_k, 0);
+        graph_rotate(c, l, k, l->n_kv, hp->head_k, 0);
         if (traits & A_QK_PLAIN) {
             plain_norm(c, q);
             plain_norm(c, k);
@@ -112,7 +104,7 @@ static dev_reg attention(graph *c, int32_t il, dev_reg x)
         qk_norm(c, q, &s[S_Q_NORM], nq);
         qk_norm(c, k, &s[S_K_NORM], nk);
     }
-    int32_t index, group = group_of(c, l, &index), no = l->n_head * hp->head_v;
+    int32_t index, group = graph_group(c, l, &index), no = l->n_head * hp->head_v;
     bool windowed = p->groups[group].kind == DEV_GROUP_WINDOW;
     dev_reg att = part(c, c->att[0], no);
     dev_op_attend(p, (dev_attend){.dst = att, .q = q, .k = k, .v = v, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = hp->head_k, .head_v = hp->head_v,
@@ -202,7 +194,7 @@ static void layer(graph *c, int32_t il)
     if (s[S_ATTN_NORM].w || plain) norm(c, x = c->n[0], h, &s[S_ATTN_NORM]);
     dev_reg att_in = x;
     if (s[S_ATTN_NORM_2].w) norm(c, att_in = c->n2[0], h, &s[S_ATTN_NORM_2]);
-    dev_reg att = attention(c, il, att_in);
+    dev_reg att = traits & A_LATENT ? graph_latent(c, il, att_in) : attention(c, il, att_in);
     if (beside) norm(c, c->n2[0], h, &s[S_NORM_EXPS]);
     if (both_norms) norm(c, c->n[0], h, &s[S_FFN_NORM]);
     if (early) dev_scale(p, c->early[0], h, 1);
@@ -253,8 +245,9 @@ static void registers(graph *c)
         const layer_hp *l = &hp->layers[i];
         const slot_pair *s = c->b->layers[i].s;
         int32_t wide = l->n_head * hp->head_k + l->n_kv * (hp->head_k + hp->head_v);
-        if (wide > qkv) qkv = wide;
-        if (l->n_head * hp->head_v > att) att = l->n_head * hp->head_v;
+        if (wide > qkv && !(hp->row->traits & A_LATENT)) qkv = wide;
+        int32_t out = l->n_head * (hp->row->traits & A_LATENT ? hp->mla_v : hp->head_v);
+        if (out > att) att = out;
         static const slot downs[] = {S_DOWN, S_DOWN_SHARED};
         for (int d = 0; d < 2; d++)
             if (s[downs[d]].w && s[downs[d]].w->desc.k > ff) ff = (int32_t)s[downs[d]].w->desc.k;
@@ -264,6 +257,7 @@ static void registers(graph *c)
         gate |= s[S_GATE_ATTN].w != NULL;
     }
     c->qkv = dev_reg_all(c->p, qkv);
+    if (hp->row->traits & A_LATENT) graph_latent_registers(c);
     for (int w = 0; w < 2; w++) {
         dev_reg (*make)(dev_plan *, int32_t) = w ? dev_reg_wanted : dev_reg_all;
         c->h[w] = make(c->p, hp->n_embd);

@@ -174,10 +174,12 @@ static void read_rope(reader *r, hparams *hp)
     hp->attn_factor = yarn_attn >= 0 ? yarn_attn : 1;
     if (hp->ext_factor != 0) { // the rotation itself multiplies by 1 + 0.1 ln(factor): cancel that, then apply what the file asks for
         float f = 1 / hp->freq_scale;
-        float m = log_mul != 0 ? yarn_mscale(f, 1) / yarn_mscale(f, log_mul) : yarn_mscale(f, 1);
+        bool latent = hp->row->traits & A_LATENT; // there the scores are scaled instead
+        float m = latent && log_mul != 0 ? 1 : log_mul != 0 ? yarn_mscale(f, 1) / yarn_mscale(f, log_mul) : yarn_mscale(f, 1);
         hp->attn_factor = m / (1 + 0.1f * logf(f));
     }
     hp->attn_factor *= file_attn;
+    hp->yarn_log_mul = log_mul;
     hp->long_factors = hp->context > hp->n_ctx_orig;
 }
 
@@ -259,6 +261,31 @@ static void read_sizes(reader *r, hparams *hp)
         r->st = error_set(r->err, E_INVALID, "key \"%s.rope.dimension_count\" is %d, expected an even number up to %d", r->arch, hp->n_rot, hp->head_k);
 }
 
+// Latent attention. With mla lengths in the file keys are absorbed: all heads share one key of rank + rotated values, whose first `rank`
+// are the value too. Without, keys and values are made for each head.
+static void read_latent(reader *r, hparams *hp)
+{
+    int32_t k = 0, v = 0;
+    read_int(r, "attention.kv_lora_rank", 1, MAX_HEAD_DIM, &hp->kv_rank, true);
+    read_int(r, "attention.key_length_mla", 0, MAX_HEAD_DIM, &k, false);
+    read_int(r, "attention.value_length_mla", 0, MAX_HEAD_DIM, &v, false);
+    if (r->st) return;
+    hp->mla_k = k ? k : hp->head_k;
+    hp->mla_v = v ? v : hp->head_v;
+    if (hp->n_rot > hp->mla_k) {
+        r->st = error_set(r->err, E_INVALID, "key \"%s.rope.dimension_count\" is %d, a head's key has %d values", r->arch, hp->n_rot, hp->mla_k);
+        return;
+    }
+    bool absorbed = k && v;
+    if (absorbed) {
+        hp->head_k = hp->kv_rank + hp->n_rot;
+        hp->head_v = hp->kv_rank;
+    }
+    for (int32_t i = 0; i < hp->n_layers; i++) hp->layers[i].n_kv = absorbed ? 1 : hp->layers[i].n_head;
+    float f = 1 / hp->freq_scale, m = hp->attn_factor * (1 + 0.1f * logf(f)) * (1 + 0.1f * hp->yarn_log_mul * logf(f));
+    hp->attn_scale = (hp->row->keys & K_YARN ? m * m : 1) / sqrtf((float)hp->mla_k);
+}
+
 static void read_options(reader *r, hparams *hp)
 {
     unsigned keys = hp->row->keys;
@@ -325,6 +352,7 @@ status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err)
     if (hp->row->adjust) hp->row->adjust(hp);
     read_rope(&r, hp);
     if (hp->row->keys & K_WINDOW) read_window(&r, hp);
+    if (!r.st && hp->row->traits & A_LATENT) read_latent(&r, hp);
     read_experts(&r, hp);
     read_options(&r, hp);
     if (r.st) goto fail;

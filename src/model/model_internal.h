@@ -37,6 +37,7 @@ enum {
     A_ROPE_SWITCH  = 1 << 22, // granite: rope.scaling.finetuned false turns rotation off
     A_EITHER_NORM  = 1 << 20, // with A_LAYER_NORM: root mean square after all when the file has that epsilon (cohere2moe)
     A_SECTIONS     = 1 << 24, // rope.dimension_sections makes the rotation one of halves (glm4)
+    A_LATENT       = 1 << 25, // keys and values from a shared low-rank vector (deepseek2, minicpm3)
     A_LEAD_ROPE    = 1 << 23, // the leading dense layers are rotated whatever their window
 };
 
@@ -91,10 +92,11 @@ typedef struct layer_hp {
 struct hparams {
     const arch_row *row;
     int32_t n_vocab, n_embd, n_layers, n_rot, head_k, head_v;
+    int32_t kv_rank, mla_k, mla_v; // latent attention: rank, and the widths of a head's key and value before absorption
     int32_t n_expert, top_k, n_group, top_groups;
     uint32_t n_ctx_train, n_ctx_orig, context;
     int32_t window, window_period;
-    float   eps, rope_base, rope_base_window, freq_scale, freq_scale_window, ext_factor, attn_factor, beta_fast, beta_slow;
+    float   eps, rope_base, rope_base_window, freq_scale, freq_scale_window, ext_factor, attn_factor, yarn_log_mul, beta_fast, beta_slow;
     float   attn_scale, attn_cap, final_cap, logit_scale, resid_scale, embed_scale, clamp, alibi, exp_scale, temp_scale;
     int32_t temp_length, temp_offset;
     bool    exp_norm, parallel_key, causal, long_factors, rope_off, longrope, window_off, layer_norm;
@@ -112,6 +114,7 @@ typedef enum slot {
     S_ATTN_NORM, S_ATTN_NORM_2, S_QKV, S_Q, S_K, S_V, S_Q_NORM, S_K_NORM, S_GATE_ATTN, S_OUT, S_SINKS, S_ATTN_POST,
     S_FFN_NORM, S_GATE, S_UP, S_DOWN, S_FFN_POST,
     S_ROUTER, S_SELECT_BIAS, S_GATE_EXPS, S_UP_EXPS, S_DOWN_EXPS, S_NORM_EXPS,
+    S_Q_A, S_Q_A_NORM, S_Q_B, S_KV_A, S_KV_A_NORM, S_K_B, S_V_B, S_KV_B,
     S_SHARED_ROUTER, S_GATE_SHARED, S_UP_SHARED, S_DOWN_SHARED,
     SLOT_COUNT
 } slot;
@@ -119,10 +122,12 @@ typedef enum slot {
 typedef struct bound_tensor {
     const gguf_tensor *src;
     dev_weight  desc;   // name borrowed from the gguf
+    uint64_t    offset, bytes; // of this weight in the file's tensor: a stack may be imported a slice at a time
     dev_tensor *dev;    // NULL until imported; for predictions it points at `bare`
     dev_tensor  bare;
 } bound_tensor;
 
+// For a stack that is imported in slices (attn_k_b, attn_v_b: one a head) w is the first of as many in a row.
 typedef struct slot_pair { bound_tensor *w, *b; } slot_pair;
 
 typedef struct bound_layer { slot_pair s[SLOT_COUNT]; } bound_layer;
@@ -140,6 +145,26 @@ status binding_make(const gguf *g, hparams *hp, binding *b, error *err);
 void   binding_free(binding *b); // not the device's tensors
 
 // ---- the plan -------------------------------------------------------------------------------------------------------------
+
+// What the recording of a forward pass keeps at hand. Registers with two entries: for all rows, and for the wanted rows.
+typedef struct graph {
+    dev_plan      *p;
+    const hparams *hp;
+    const binding *b;
+    int            w; // 0: all rows, 1: wanted rows
+    dev_reg        h[2], n[2], n2[2], t[2], ff[2], att[2], gate[2], one[2], early[2];
+    dev_reg        qkv;
+    dev_reg        low, query, latent, wide; // latent attention alone: see model_latent.c
+} graph;
+
+const dev_tensor *graph_weight(const slot_pair *s);
+const dev_tensor *graph_bias(const slot_pair *s);
+dev_reg graph_part(graph *c, dev_reg r, int32_t width); // the first columns of a shared register
+int32_t graph_group(graph *c, const layer_hp *l, int32_t *index);
+void    graph_rotate(graph *c, const layer_hp *l, dev_reg r, int32_t heads, int32_t head_dim, int32_t first);
+// att = latent attention of x, n_head * mla_v wide.
+dev_reg graph_latent(graph *c, int32_t il, dev_reg x);
+void    graph_latent_registers(graph *c);
 
 // Records the forward pass; every bound tensor has its dev_tensor. Errors of the builder come with dev_plan_prepare.
 status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err);

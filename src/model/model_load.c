@@ -37,7 +37,7 @@ static void mix_bytes(dev_fingerprint *f, const void *data, size_t n)
 static void fingerprint_hparams(dev_fingerprint *f, const hparams *hp)
 {
     mix_bytes(f, hp->row->name, strlen(hp->row->name));
-    const int32_t ints[] = {hp->n_vocab, hp->n_embd, hp->n_layers, hp->n_rot, hp->head_k, hp->head_v, hp->n_expert, hp->top_k, hp->n_group, hp->top_groups, (int32_t)hp->n_ctx_orig, hp->window, hp->temp_length,
+    const int32_t ints[] = {hp->n_vocab, hp->n_embd, hp->n_layers, hp->n_rot, hp->head_k, hp->head_v, hp->kv_rank, hp->mla_k, hp->mla_v, hp->n_expert, hp->top_k, hp->n_group, hp->top_groups, (int32_t)hp->n_ctx_orig, hp->window, hp->temp_length,
                             hp->temp_offset, hp->exp_norm, hp->parallel_key, hp->causal, hp->long_factors, hp->rope_off, (int32_t)hp->gating};
     const float floats[] = {hp->eps, hp->rope_base, hp->rope_base_window, hp->freq_scale, hp->freq_scale_window, hp->ext_factor, hp->attn_factor, hp->beta_fast, hp->beta_slow, hp->attn_scale, hp->attn_cap,
                             hp->final_cap, hp->logit_scale, hp->resid_scale, hp->embed_scale, hp->clamp, hp->alibi, hp->exp_scale, hp->temp_scale};
@@ -53,13 +53,13 @@ static void fingerprint_hparams(dev_fingerprint *f, const hparams *hp)
 
 typedef struct source {
     const gguf        *g;
-    const gguf_tensor *t;
+    const bound_tensor *t;
 } source;
 
 static status source_read(void *ctx, uint64_t offset, size_t bytes, void *dst, error *err)
 {
     const source *s = ctx;
-    return gguf_read(s->g, s->t, offset, bytes, dst, err);
+    return gguf_read(s->g, s->t->src, s->t->offset + offset, bytes, dst, err);
 }
 
 static status import_weights(model *m, const gguf *g, const model_options *o, error *err)
@@ -68,13 +68,13 @@ static status import_weights(model *m, const gguf *g, const model_options *o, er
     fingerprint_hparams(&m->info.fingerprint, &m->hp);
     for (size_t i = 0; i < m->b.n; i++) {
         bound_tensor *t = &m->b.all[i];
-        source s = {g, t->src};
+        source s = {g, t};
         dev_source src = {source_read, &s};
         if (o->progress) o->progress(o->progress_ctx, done, m->info.file_bytes);
         if (o->cancelled && o->cancelled(o->progress_ctx)) return error_set(err, E_CANCELLED, "loading was cancelled");
         status st = dev_import_weight(m->dev, &t->desc, &src, &t->dev, err);
         if (st) return st;
-        done += t->src->bytes;
+        done += t->bytes;
         m->info.weight_bytes += t->dev->bytes;
         dev_fingerprint f = dev_tensor_fingerprint(t->dev);
         mix_bytes(&m->info.fingerprint, t->desc.name, strlen(t->desc.name));
@@ -108,8 +108,9 @@ static status describe(const gguf *g, const model_options *o, hparams *hp, bindi
     info->n_positions = b->positions.w ? (uint32_t)b->positions.w->desc.n : 0;
     info->causal = hp->causal;
     for (size_t i = 0; i < b->n; i++) {
-        info->parameters += gguf_tensor_elems(b->all[i].src);
-        info->file_bytes += b->all[i].src->bytes;
+        const dev_weight *d = &b->all[i].desc;
+        info->parameters += (uint64_t)(d->k * d->n * d->experts);
+        info->file_bytes += b->all[i].bytes;
     }
     return OK;
 }

@@ -123,6 +123,10 @@ static const arch_row ROWS[] = {
     {.name = "exaone-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_WINDOW_ROPE, .keys = K_WINDOW | EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN, .gating = DEV_GATE_SIGMOID, .window_period = 4},
     {.name = "smollm3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .no_rope_step = 4},
     {.name = "deepseek", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE},
+    {.name = "deepseek2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_TEMP},
+    {.name = "mistral4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_TEMP},
+    {.name = "minicpm3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LATENT, .adjust = adjust_minicpm},
+    {.name = "plm", .rope = ROPE_PAIRS, .act = DEV_ACT_RELU2, .traits = A_LATENT},
     {.name = "dots1", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS, .gating = DEV_GATE_SIGMOID},
     {.name = "dbrx", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EXPERTS_NORM, .keys = K_CLAMP, .ffn_norm = "attn_output_norm"},
     {.name = "grok", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EXPERTS_NORM | A_POST, .sum_scale = 0.70710678f, .keys = K_OUT_SCALE | K_LOGIT_SCALE | K_EMBED_SCALE | K_ATTN_CAP | K_FINAL_CAP | K_YARN | K_EXP_SCALE,
@@ -152,10 +156,10 @@ static const arch_row ROWS[] = {
 
     // Known by name, not built: each needs a kind of block that the table does not have.
 #define OUT(n, why) {.name = n, .refuse = why}
-    OUT("deepseek2", "latent attention is not built"), OUT("deepseek32", "latent attention is not built"), OUT("deepseek4", "latent attention is not built"),
-    OUT("mistral4", "latent attention is not built"), OUT("minicpm3", "latent attention is not built"), OUT("plm", "latent attention is not built"),
-    OUT("glm-dsa", "latent attention is not built"), OUT("dots3note", "latent attention is not built"), OUT("hy_v4", "latent attention is not built"),
-    OUT("bailingmoe3", "latent attention is not built"), OUT("kimi-linear", "delta attention is not built"), OUT("kimi-k3", "delta attention is not built"),
+    OUT("deepseek32", "sparse latent attention is not built"), OUT("deepseek4", "sparse latent attention is not built"),
+   
+    OUT("glm-dsa", "sparse latent attention is not built"), OUT("dots3note", "sparse latent attention is not built"), OUT("hy_v4", "sparse latent attention is not built"),
+    OUT("bailingmoe3", "sparse latent attention is not built"), OUT("kimi-linear", "delta attention is not built"), OUT("kimi-k3", "delta attention is not built"),
     OUT("mamba", "state-space blocks are not built"), OUT("mamba2", "state-space blocks are not built"), OUT("jamba", "state-space blocks are not built"),
     OUT("falcon-h1", "state-space blocks are not built"), OUT("granitehybrid", "state-space blocks are not built"), OUT("nemotron_h", "state-space blocks are not built"),
     OUT("nemotron_h_moe", "state-space blocks are not built"), OUT("plamo2", "state-space blocks are not built"), OUT("qwen3next", "gated delta blocks are not built"),

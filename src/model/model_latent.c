@@ -1,0 +1,86 @@
+// model/latent: attention whose keys and values come from one shared low-rank vector (DeepSeek-V2, arXiv 2405.04434).
+//
+// Registers: low the query's low-rank vector; query n_head x mla_k; latent rank + n_rot, the shared vector and its rotated key; wide what attend
+// reads. Absorbed: the key matrix of a head is applied to its query instead, all heads share one key (latent itself, whose first `rank`
+// columns are the value), and a head's values come from the attention's result. Otherwise keys and values are made a head at a time.
+#include "model/model_internal.h"
+
+static bool absorbed(const hparams *hp, const slot_pair *s) { return s[S_K_B].w && hp->head_v == hp->kv_rank; }
+
+static int32_t max_low(const graph *c)
+{
+    int32_t n = 1;
+    for (int32_t i = 0; i < c->hp->n_layers; i++) {
+        const bound_tensor *t = c->b->layers[i].s[S_Q_A].w;
+        if (t && t->desc.n > n) n = (int32_t)t->desc.n;
+    }
+    return n;
+}
+
+void graph_latent_registers(graph *c)
+{
+    const hparams *hp = c->hp;
+    int32_t query = 1, wide = 1;
+    for (int32_t i = 0; i < hp->n_layers; i++) {
+        int32_t heads = hp->layers[i].n_head, nope = hp->mla_k - hp->n_rot;
+        int32_t need = absorbed(hp, c->b->layers[i].s) ? heads * (hp->head_k + hp->head_v) : heads * (nope + hp->mla_v + hp->head_k + hp->head_v);
+        if (heads * hp->mla_k > query) query = heads * hp->mla_k;
+        if (need > wide) wide = need;
+    }
+    c->low = dev_reg_all(c->p, max_low(c));
+    c->query = dev_reg_all(c->p, query);
+    c->latent = dev_reg_all(c->p, hp->kv_rank + hp->n_rot);
+    c->wide = dev_reg_all(c->p, wide);
+}
+
+static void low_norm(graph *c, dev_reg r, const slot_pair *s) { dev_rms(c->p, r, r, graph_weight(s), c->hp->eps); }
+
+// From here each head is a weight of its own: slice h of a stack.
+static const dev_tensor *slice(const slot_pair *s, int32_t h) { return s->w[h].dev; }
+
+static void attend(graph *c, const layer_hp *l, dev_reg dst, dev_reg q, dev_reg k, dev_reg v)
+{
+    const hparams *hp = c->hp;
+    int32_t index, group = graph_group(c, l, &index);
+    dev_op_attend(c->p, (dev_attend){.dst = dst, .q = q, .k = k, .v = v, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = hp->head_k, .head_v = hp->head_v,
+                                     .scale = hp->attn_scale, .softcap = hp->attn_cap});
+}
+
+dev_reg graph_latent(graph *c, int32_t il, dev_reg x)
+{
+    const hparams *hp = c->hp;
+    const layer_hp *l = &hp->layers[il];
+    const slot_pair *s = c->b->layers[il].s;
+    dev_plan *p = c->p;
+    int32_t heads = l->n_head, rank = hp->kv_rank, rot = hp->n_rot, nope = hp->mla_k - rot;
+    dev_reg query = graph_part(c, c->query, heads * hp->mla_k), latent = c->latent, shared = dev_reg_view(p, latent, 0, rank), att = graph_part(c, c->att[0], heads * hp->mla_v);
+
+    if (s[S_Q_A].w) {
+        dev_reg low = graph_part(c, c->low, (int32_t)s[S_Q_A].w->desc.n);
+        dev_linear1(p, low, x, graph_weight(&s[S_Q_A]), graph_bias(&s[S_Q_A]));
+        low_norm(c, low, &s[S_Q_A_NORM]);
+        dev_linear1(p, query, low, graph_weight(&s[S_Q_B]), graph_bias(&s[S_Q_B]));
+    } else dev_linear1(p, query, x, graph_weight(&s[S_Q]), graph_bias(&s[S_Q]));
+    dev_linear1(p, latent, x, graph_weight(&s[S_KV_A]), graph_bias(&s[S_KV_A]));
+    low_norm(c, shared, &s[S_KV_A_NORM]);
+    graph_rotate(c, l, query, heads, hp->mla_k, nope);
+    graph_rotate(c, l, latent, 1, rank + rot, rank);
+
+    if (absorbed(hp, s)) {
+        int32_t width = hp->head_k; // rank + rot
+        dev_reg q = dev_reg_view(p, c->wide, 0, heads * width), result = dev_reg_view(p, c->wide, heads * width, heads * rank);
+        for (int32_t h = 0; h < heads; h++) dev_linear1(p, dev_reg_view(p, q, h * width, rank), dev_reg_view(p, query, h * hp->mla_k, nope), slice(&s[S_K_B], h), NULL);
+        dev_op_copy(p, (dev_copy){.dst = q, .src = query, .n = heads, .width = rot, .src_first = nope, .src_stride = hp->mla_k, .dst_first = rank, .dst_stride = width});
+        attend(c, l, result, q, latent, shared);
+        for (int32_t h = 0; h < heads; h++) dev_linear1(p, dev_reg_view(p, att, h * hp->mla_v, hp->mla_v), dev_reg_view(p, result, h * rank, rank), slice(&s[S_V_B], h), NULL);
+        return att;
+    }
+    int32_t each = nope + hp->mla_v, at = heads * each;
+    dev_reg kv = dev_reg_view(p, c->wide, 0, at), k = dev_reg_view(p, c->wide, at, heads * hp->head_k), v = dev_reg_view(p, c->wide, at + heads * hp->head_k, heads * hp->head_v);
+    dev_linear1(p, kv, shared, graph_weight(&s[S_KV_B]), graph_bias(&s[S_KV_B]));
+    if (nope > 0) dev_op_copy(p, (dev_copy){.dst = k, .src = kv, .n = heads, .width = nope, .src_first = 0, .src_stride = each, .dst_first = 0, .dst_stride = hp->head_k});
+    if (rot > 0) dev_op_copy(p, (dev_copy){.dst = k, .src = latent, .n = heads, .width = rot, .src_first = rank, .src_stride = 0, .dst_first = nope, .dst_stride = hp->head_k});
+    dev_op_copy(p, (dev_copy){.dst = v, .src = kv, .n = heads, .width = hp->mla_v, .src_first = nope, .src_stride = each, .dst_first = 0, .dst_stride = hp->head_v});
+    attend(c, l, att, query, k, v);
+    return att;
+}

@@ -9,7 +9,6 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "blocks are used as th
 
 #define BLOCK(N, name, elems, fl)                                                                                           \
     [QUANT_##N] = {#N, elems, sizeof(block_##name), QUANT_IS_BLOCK | (fl), quant_decode_##name, quant_encode_##name}
-#define DECODE_ONLY(N, name, elems, fl) [QUANT_##N] = {#N, elems, sizeof(block_##name), QUANT_IS_BLOCK | (fl), quant_decode_##name, NULL}
 #define PLAIN(N, name, bytes, fl) [QUANT_##N] = {#N, 1, bytes, fl, quant_decode_##name, quant_encode_##name}
 
 static const quant_traits table[QUANT_TYPES] = {
@@ -19,10 +18,10 @@ static const quant_traits table[QUANT_TYPES] = {
     BLOCK(Q8_0, q8_0, 32, 0), BLOCK(Q8_1, q8_1, 32, QUANT_ACTIVATION), BLOCK(Q1_0, q1_0, 128, 0), BLOCK(Q2_0, q2_0, 64, 0),
     BLOCK(Q2_K, q2_K, QUANT_K, 0), BLOCK(Q3_K, q3_K, QUANT_K, 0), BLOCK(Q4_K, q4_K, QUANT_K, 0), BLOCK(Q5_K, q5_K, QUANT_K, 0),
     BLOCK(Q6_K, q6_K, QUANT_K, 0), BLOCK(Q8_K, q8_K, QUANT_K, QUANT_ACTIVATION),
-    DECODE_ONLY(IQ2_XXS, iq2_xxs, QUANT_K, QUANT_NEEDS_IMPORTANCE), DECODE_ONLY(IQ2_XS, iq2_xs, QUANT_K, QUANT_NEEDS_IMPORTANCE),
-    DECODE_ONLY(IQ2_S, iq2_s, QUANT_K, 0), DECODE_ONLY(IQ3_XXS, iq3_xxs, QUANT_K, 0), DECODE_ONLY(IQ3_S, iq3_s, QUANT_K, 0),
-    DECODE_ONLY(IQ1_S, iq1_s, QUANT_K, QUANT_NEEDS_IMPORTANCE), DECODE_ONLY(IQ1_M, iq1_m, QUANT_K, QUANT_NEEDS_IMPORTANCE),
-    DECODE_ONLY(IQ4_NL, iq4_nl, 32, 0), DECODE_ONLY(IQ4_XS, iq4_xs, QUANT_K, 0),
+    BLOCK(IQ2_XXS, iq2_xxs, QUANT_K, QUANT_NEEDS_IMPORTANCE), BLOCK(IQ2_XS, iq2_xs, QUANT_K, QUANT_NEEDS_IMPORTANCE),
+    BLOCK(IQ2_S, iq2_s, QUANT_K, 0), BLOCK(IQ3_XXS, iq3_xxs, QUANT_K, 0), BLOCK(IQ3_S, iq3_s, QUANT_K, 0),
+    BLOCK(IQ1_S, iq1_s, QUANT_K, QUANT_NEEDS_IMPORTANCE), BLOCK(IQ1_M, iq1_m, QUANT_K, QUANT_NEEDS_IMPORTANCE),
+    BLOCK(IQ4_NL, iq4_nl, 32, 0), BLOCK(IQ4_XS, iq4_xs, QUANT_K, 0),
     BLOCK(TQ1_0, tq1_0, QUANT_K, 0), BLOCK(TQ2_0, tq2_0, QUANT_K, 0), BLOCK(MXFP4, mxfp4, 32, 0), BLOCK(NVFP4, nvfp4, 64, 0),
 };
 

@@ -121,6 +121,7 @@ static bool new_node(tok_trie *t, uint32_t *node) {
 }
 
 bool tok_trie_add(tok_trie *t, const char *s, size_t n, int32_t value) {
+    if (n > TOK_TRIE_MAX) return true; // walks stay short, whatever a file holds
     uint32_t node = 0, next;
     if (!t->keys && !grow_edges(t)) return false;
     if (t->nodes == 0 && !new_node(t, &node)) return false;
@@ -142,6 +143,5 @@ bool tok_trie_add(tok_trie *t, const char *s, size_t n, int32_t value) {
         t->edges++;
     }
     t->value[node] = value;
-    if (n > t->max_len) t->max_len = n;
     return true;
 }

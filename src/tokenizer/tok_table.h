@@ -47,6 +47,8 @@ static inline uint64_t tok_hash(const char *s, size_t n) {
     return h ^ h >> 32;
 }
 
+enum { TOK_TRIE_MAX = 4096 }; // bytes; longer strings are not taken up
+
 // Nodes are numbers, 0 is the root; a node may carry a value (-1: none).
 typedef struct tok_trie {
     uint64_t *keys;  // node << 8 | byte, plus 1; 0 is empty
@@ -55,7 +57,6 @@ typedef struct tok_trie {
     int32_t  *value; // a node each
     size_t    nodes, value_cap;
     uint32_t  first[256]; // the root's children
-    size_t    max_len;    // of what was added
 } tok_trie;
 
 void tok_trie_free(tok_trie *t);

@@ -35,7 +35,7 @@ static int fix_token(fixture *f, const char *text, int type, float score) {
     return f->count++;
 }
 
-static void fix_merge(fixture *f, const char *left, const char *right) {
+static inline void fix_merge(fixture *f, const char *left, const char *right) {
     snprintf(f->merge_text[f->merges], sizeof f->merge_text[0], "%s %s", left, right);
     f->merge[f->merges] = (gguf_str){f->merge_text[f->merges], strlen(f->merge_text[f->merges])};
     f->merges++;
@@ -60,7 +60,7 @@ static void fix_letter(int b, char out[4]) {
 }
 
 // Ids 0 to 255 are the bytes.
-static void fix_bytes(fixture *f) {
+static inline void fix_bytes(fixture *f) {
     for (int b = 0; b < 256; b++) {
         char letter[4];
         fix_letter(b, letter);
@@ -96,17 +96,17 @@ static void *fix_file(const fixture *f, size_t *bytes) {
     return out;
 }
 
-static void fix_u32(fixture *f, const char *key, int value) {
+static inline void fix_u32(fixture *f, const char *key, int value) {
     f->u32[f->u32s].key = key;
     f->u32[f->u32s++].value = (uint32_t)value;
 }
 
-static void fix_flag(fixture *f, const char *key, bool value) {
+static inline void fix_flag(fixture *f, const char *key, bool value) {
     f->flag[f->flags].key = key;
     f->flag[f->flags++].value = value;
 }
 
-static status fix_create(const fixture *f, tokenizer **t, error *err) {
+static inline status fix_create(const fixture *f, tokenizer **t, error *err) {
     size_t bytes;
     void  *file = fix_file(f, &bytes);
     gguf  *g = NULL;
@@ -118,7 +118,7 @@ static status fix_create(const fixture *f, tokenizer **t, error *err) {
 }
 
 // Ids as text, "1 2 3"; the caller frees it with mem_free.
-static char *fix_ids(const tokenizer *t, const char *text, size_t len, unsigned flags) {
+static inline char *fix_ids(const tokenizer *t, const char *text, size_t len, unsigned flags) {
     tok_ids ids = {0};
     error   e = {0};
     strbuf  out = {0};

@@ -254,7 +254,7 @@ static eng_file *find_listed(eng_models *ms, const char *id) { // under the lock
 
 // Takes (not copies) the new list; what was listed before and is not in it is let go.
 static bool publish(eng_models *ms, eng_file **list, size_t n, size_t cap) {
-    qsort(list, n, sizeof *list, by_id);
+    if (n) qsort(list, n, sizeof *list, by_id);
     pthread_mutex_lock(&ms->lock);
     eng_file **old = ms->files;
     size_t n_old = ms->n_files;

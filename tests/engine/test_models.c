@@ -1,0 +1,281 @@
+// The models folder from altiserve.h: files come, go, break, grow and change while requests run; memory is shared.
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/engine_util.h"
+#include "obs/obs.h"
+
+static char dir[256];
+
+static char *path_of(const char *name) {
+    static char path[4][600];
+    static int at;
+    at = (at + 1) % 4;
+    snprintf(path[at], sizeof path[at], "%s/%s", dir, name);
+    return path[at];
+}
+
+static int setup(void **state) {
+    (void)state;
+    snprintf(dir, sizeof dir, "%s/models-XXXXXX", BINARY_DIR);
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (e->d_name[0] != '.') unlink(path_of(e->d_name));
+    if (d) closedir(d);
+    return rmdir(dir);
+}
+
+// The toy's file, or its first `bytes` bytes, under a name in the folder. Written beside it and renamed unless `in_place`.
+static void put(const char *name, size_t bytes, bool in_place) {
+    char data[65536], beside[600];
+    snprintf(beside, sizeof beside, "%s/.part", dir);
+    int in = open(SOURCE_DIR "/tools/toy/toy-1.gguf", O_RDONLY), out = open(in_place ? path_of(name) : beside, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    assert_true(in >= 0 && out >= 0);
+    for (ssize_t n; bytes && (n = read(in, data, bytes < sizeof data ? bytes : sizeof data)) > 0; bytes -= (size_t)n) assert_int_equal(write(out, data, (size_t)n), n);
+    close(in);
+    close(out);
+    if (!in_place) assert_int_equal(rename(beside, path_of(name)), 0);
+}
+
+static altiserve *folder(uint64_t memory) {
+    altiserve_options o = toy_options();
+    o.models_dir = dir;
+    if (memory) o.memory = memory;
+    return engine_with(o);
+}
+
+static void add_id(void *ctx, const altiserve_model_info *info) { strbuf_addf(ctx, "%s ", info->id); }
+
+static void listed(altiserve *a, const char *want) {
+    strbuf ids = {0};
+    altiserve_models(a, add_id, &ids);
+    assert_string_equal(ids.data ? ids.data : "", want);
+    strbuf_free(&ids);
+}
+
+static void serves(altiserve *a, const char *model) {
+    altiserve_generate g = greedy("Hello", 3);
+    g.model = model;
+    answer *x = ask(a, &g);
+    if (x->submitted != OK || x->end != FINISH_LENGTH) fail_msg("%s: %s", model, x->err.text);
+    assert_int_equal(x->n_tokens[0], 3);
+    answer_free(x);
+}
+
+static status state_of(altiserve *a, const char *model, altiserve_model_info *info) { return altiserve_model(a, model, info, NULL); }
+
+static void files_come_and_go(void **state) {
+    (void)state;
+    altiserve *a = folder(0);
+    altiserve_model_info info;
+    error err;
+    listed(a, "toy-1 ");
+    serves(a, "toy-1");
+    serves(a, "");
+    put("guide.gguf", SIZE_MAX, false);
+    altiserve_rescan(a);
+    listed(a, "guide ");
+    serves(a, "guide");
+    serves(a, ""); // the only one
+    serves(a, "toy-1");
+    assert_int_equal(symlink(path_of("guide.gguf"), path_of("link.gguf")), 0);
+    altiserve_rescan(a);
+    listed(a, "guide link ");
+    serves(a, "link");
+    assert_int_equal(state_of(a, "guide", &info), OK);
+    assert_int_equal(info.state, MODEL_READY);
+    assert_string_equal(info.architecture, "llama");
+    assert_true(info.weight_bytes > 0 && info.parameters > 0 && info.context > 0);
+    unlink(path_of("guide.gguf"));
+    unlink(path_of("link.gguf"));
+    altiserve_rescan(a);
+    listed(a, "toy-1 ");
+    altiserve_request *r;
+    altiserve_generate g = greedy("x", 1);
+    g.model = "guide";
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_NOTFOUND);
+    altiserve_destroy(a);
+}
+
+static void broken_and_incomplete(void **state) {
+    (void)state;
+    put("good.gguf", SIZE_MAX, false);
+    put("half.gguf", 1000000, false);
+    put("start.gguf", 100, false);
+    FILE *f = fopen(path_of("junk.gguf"), "wb");
+    for (int i = 0; i < 5000; i++) fputc(i * 37 & 255, f);
+    fclose(f);
+    put("empty.gguf", 0, false);
+    altiserve *a = folder(0);
+    altiserve_model_info info;
+    listed(a, "empty good half junk start ");
+    assert_int_equal(state_of(a, "junk", &info), OK);
+    assert_int_equal(info.state, MODEL_BROKEN);
+    assert_true(strlen(info.error) > 10);
+    assert_int_equal(state_of(a, "half", &info), OK);
+    assert_int_equal(info.state, MODEL_INCOMPLETE);
+    altiserve_request *r;
+    error err;
+    altiserve_generate g = greedy("x", 1);
+    g.model = "junk";
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INVALID);
+    g.model = "half";
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INCOMPLETE);
+    serves(a, "good");
+    put("half.gguf", SIZE_MAX, true); // the copy is finished
+    altiserve_rescan(a);
+    serves(a, "half");
+    altiserve_destroy(a);
+}
+
+// A running request keeps its version when the file is replaced, removed, or overwritten in place.
+static void running_requests_keep_their_version(void **state) {
+    (void)state;
+    for (int how = 0; how < 3; how++) {
+        put("m.gguf", SIZE_MAX, false);
+        altiserve *a = folder(0);
+        altiserve_generate g = greedy("Tell me a story.", 480);
+        g.model = "m";
+        answer *whole = ask(a, &g);
+        altiserve_request *r;
+        altiserve_event e;
+        assert_int_equal(altiserve_submit(a, &g, &r, NULL), OK);
+        while (altiserve_next(r, UINT32_MAX, &e) != EVENT_STARTED) {} // it runs, and pauses when nobody reads on
+        if (how == 0) put("m.gguf", SIZE_MAX, false);
+        if (how == 1) unlink(path_of("m.gguf"));
+        if (how == 2) put("m.gguf", 5000, true);
+        altiserve_rescan(a);
+        answer *x = mem_calloc(1, sizeof *x);
+        collect(r, x);
+        assert_int_equal(x->finish[0], whole->finish[0]);
+        same_tokens(whole, x, 0, 0);
+        if (how == 0) serves(a, "m");
+        answer_free(x);
+        answer_free(whole);
+        altiserve_destroy(a);
+    }
+}
+
+// The bytes that one model takes when loaded.
+static uint64_t taken(void) {
+    altiserve *a = folder(0);
+    altiserve_stats st;
+    serves(a, "a");
+    altiserve_get_stats(a, &st);
+    altiserve_destroy(a);
+    return st.memory_used;
+}
+
+static uint64_t least(void) {
+    unsigned long long bytes = 0;
+    altiserve *a = folder(1);
+    altiserve_generate g = greedy("x", 1);
+    g.model = "a";
+    answer *x = ask(a, &g);
+    assert_int_equal(x->err.code, E_NOMEM);
+    assert_int_equal(sscanf(strstr(x->err.text, "at least"), "at least %llu", &bytes), 1);
+    answer_free(x);
+    altiserve_destroy(a);
+    return bytes;
+}
+
+static void models_share_memory(void **state) {
+    (void)state;
+    put("a.gguf", SIZE_MAX, false);
+    put("b.gguf", SIZE_MAX, false);
+    put("c.gguf", SIZE_MAX, false);
+    uint64_t one = taken();
+    altiserve *a = folder(least() * 3 / 2); // room for one at a time
+    double before = obs_read(OBS_UNLOADS, "a", NULL);
+    altiserve_model_info info;
+    altiserve_stats st;
+    const char *const order[] = {"a", "b", "a", "c", "b"};
+    for (int i = 0; i < 5; i++) {
+        serves(a, order[i]);
+        altiserve_get_stats(a, &st);
+        assert_true(st.memory_used <= st.memory_limit && st.memory_used > 0);
+    }
+    assert_true(obs_read(OBS_UNLOADS, "a", NULL) > before);
+    assert_int_equal(state_of(a, "a", &info), OK);
+    assert_int_equal(info.state, MODEL_UNLOADED);
+    assert_int_equal(state_of(a, "b", &info), OK);
+    assert_int_equal(info.state, MODEL_READY);
+    altiserve_destroy(a);
+    a = folder(one * 4); // room for all: the first is still there
+    for (int i = 0; i < 5; i++) serves(a, order[i]);
+    assert_int_equal(state_of(a, "a", &info), OK);
+    assert_int_equal(info.state, MODEL_READY);
+    altiserve_destroy(a);
+}
+
+// One model is needed while the only other one serves: it waits for the room.
+static void a_load_waits_for_the_busy_one(void **state) {
+    (void)state;
+    put("a.gguf", SIZE_MAX, false);
+    put("b.gguf", SIZE_MAX, false);
+    altiserve *a = folder(least() * 3 / 2);
+    altiserve_request *r, *waits;
+    altiserve_event e;
+    altiserve_generate g = greedy("Hello", 100);
+    g.model = "a";
+    assert_int_equal(altiserve_submit(a, &g, &r, NULL), OK);
+    while (altiserve_next(r, UINT32_MAX, &e) != EVENT_TEXT) assert_int_not_equal(e.kind, EVENT_END);
+    g.model = "b";
+    g.max_tokens = 2;
+    assert_int_equal(altiserve_submit(a, &g, &waits, NULL), OK);
+    answer *x = mem_calloc(1, sizeof *x), *y = mem_calloc(1, sizeof *y);
+    collect(r, x);
+    collect(waits, y);
+    assert_int_equal(x->finish[0], FINISH_LENGTH);
+    if (y->finish[0] != FINISH_LENGTH) fail_msg("%s", y->err.text);
+    answer_free(x);
+    answer_free(y);
+    altiserve_destroy(a);
+}
+
+static void the_folder_is_watched(void **state) {
+    (void)state;
+    altiserve_options o = toy_options();
+    o.models_dir = dir;
+    o.rescan = true;
+    altiserve *a = engine_with(o);
+    altiserve_model_info info;
+    put("late.gguf", SIZE_MAX, false);
+    time_t until = time(NULL) + 30; // found within a second or two; a bound for a machine under load
+    while (state_of(a, "late", &info) != OK && time(NULL) < until) usleep(20000);
+    serves(a, "late");
+    altiserve_destroy(a);
+}
+
+static void paths_open_only_where_allowed(void **state) {
+    (void)state;
+    put("a.gguf", SIZE_MAX, false);
+    altiserve *a = folder(0);
+    altiserve_model_info info;
+    assert_int_equal(state_of(a, path_of("a.gguf"), &info), E_NOTFOUND);
+    altiserve_destroy(a);
+    altiserve_options o = toy_options();
+    o.open_paths = true;
+    a = engine_with(o);
+    serves(a, path_of("a.gguf"));
+    altiserve_destroy(a);
+}
+
+int main(void) {
+    obs_set_level(OBS_ERROR);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(files_come_and_go, setup, teardown), cmocka_unit_test_setup_teardown(broken_and_incomplete, setup, teardown),
+        cmocka_unit_test_setup_teardown(running_requests_keep_their_version, setup, teardown),
+        cmocka_unit_test_setup_teardown(models_share_memory, setup, teardown), cmocka_unit_test_setup_teardown(a_load_waits_for_the_busy_one, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_folder_is_watched, setup, teardown), cmocka_unit_test_setup_teardown(paths_open_only_where_allowed, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

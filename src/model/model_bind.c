@@ -1,5 +1,6 @@
 // model/bind: tensors by presence. Every tensor of the file is looked up by name in the table of slots; what a row does not know is refused,
 // since leaving it out would give wrong numbers without a word. Shapes are held to the hyperparameters here, so that the plan can trust them.
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -353,10 +354,43 @@ static status check_globals(hparams *hp, binding *b, error *err)
     return OK;
 }
 
+// A vector (k = n, n = 1) or a table of single values (k = 1, n rows) that the file does not hold.
+static status add_made(binding *b, int at, const char *name, int64_t k, int64_t n, unsigned use, bound_tensor **out, error *err)
+{
+    b->made[at] = mem_calloc((size_t)(k * n), sizeof(float));
+    if (!b->made[at]) return error_set(err, E_NOMEM, "out of memory for %s", name);
+    bound_tensor *d = &b->all[b->n++];
+    *d = (bound_tensor){.desc = {.name = name, .type = QUANT_F32, .k = k, .n = n, .experts = 1, .use = use}, .bytes = (uint64_t)(k * n) * sizeof(float), .made = b->made[at]};
+    *out = d;
+    return OK;
+}
+
+static status add_constants(const hparams *hp, binding *b, error *err)
+{
+    status st;
+    if (hp->clamp > 0) {
+        int64_t widest = 0;
+        for (int32_t i = 0; i < hp->n_layers; i++) {
+            int64_t w = (int64_t)hp->layers[i].n_head * hp->head_k + (int64_t)hp->layers[i].n_kv * (hp->head_k + hp->head_v);
+            if (widest && w != widest) return error_set(err, E_UNSUPPORTED, "key \"%s.attention.clamp_kqv\" with heads that differ between layers is not built", hp->row->name);
+            widest = w;
+        }
+        if ((st = add_made(b, 0, "clamp", widest, 1, DEV_USE_VECTOR, &b->limit, err))) return st;
+        for (int64_t i = 0; i < widest; i++) b->made[0][i] = hp->clamp;
+    }
+    int64_t last = (int64_t)hp->context - 1 + hp->temp_offset;
+    if (hp->temp_scale != 0 && last >= hp->temp_length) { // below it the factor is 1
+        if (hp->context > 1u << 26) return error_set(err, E_UNSUPPORTED, "a context of %u with attention temperature is not built", hp->context);
+        if ((st = add_made(b, 1, "attention temperature", 1, hp->context, DEV_USE_ROWS, &b->temper, err))) return st;
+        for (int64_t i = 0; i < hp->context; i++) b->made[1][i] = 1 + hp->temp_scale * logf((float)((i + hp->temp_offset) / hp->temp_length) + 1);
+    }
+    return OK;
+}
+
 status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
 {
     memset(b, 0, sizeof *b);
-    b->cap = gguf_tensor_count(g) + 1;
+    b->cap = gguf_tensor_count(g) + 3;
     for (size_t i = 0; i < gguf_tensor_count(g); i++) // slices have bytes in the file, so their number is bounded by its size
         if (hp->row->traits & A_LATENT && sliced(gguf_tensor_at(g, i)->name) && gguf_tensor_at(g, i)->bytes >= gguf_tensor_at(g, i)->dims[2]) b->cap += gguf_tensor_at(g, i)->dims[2];
     b->all = mem_calloc(b->cap, sizeof *b->all);
@@ -373,6 +407,7 @@ status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
     if (!st) st = bind_rope(b, g, hp, err);
     if (!st) st = check_globals(hp, b, err);
     for (int32_t i = 0; !st && i < hp->n_layers; i++) st = check_layer(hp, b->layers[i].s, i, err);
+    if (!st) st = add_constants(hp, b, err);
     if (st) binding_free(b);
     return st;
 }
@@ -381,5 +416,7 @@ void binding_free(binding *b)
 {
     mem_free(b->all);
     mem_free(b->layers);
+    mem_free(b->made[0]);
+    mem_free(b->made[1]);
     memset(b, 0, sizeof *b);
 }

@@ -73,6 +73,23 @@ static void plain_norm(graph *c, dev_reg r)
     dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = DEV_NORM_RMS, .group = c->hp->head_k, .eps = c->hp->eps, .add = DEV_NONE, .sum = DEV_NONE});
 }
 
+// x = clamp(x, -c, c), from what devices have: min(x, c) = c - relu(c - x), max(x, -c) = relu(x + c) - c.
+static void clamp(graph *c, dev_reg x)
+{
+    dev_plan *p = c->p;
+    dev_reg t = c->tmp;
+    const dev_tensor *limit = c->b->limit->dev;
+    for (int side = 0; side < 2; side++) { // first from above; then the negated from above again, which is from below
+        dev_scale(p, t, side ? t : x, -1);
+        dev_op_vector(p, (dev_vector){.dst = t, .src = t, .bias = limit});
+        dev_op_act(p, (dev_activate){.dst = t, .gate = t, .up = DEV_NONE, .act = DEV_ACT_RELU});
+        dev_scale(p, t, t, -1);
+        dev_op_vector(p, (dev_vector){.dst = t, .src = t, .bias = limit});
+        if (!side) dev_scale(p, t, t, -1);
+    }
+    dev_scale(p, x, t, -1);
+}
+
 // att = attention of x; x is n_embd wide, att n_head * head_v.
 static dev_reg attention(graph *c, int32_t il, dev_reg x)
 {
@@ -88,6 +105,7 @@ static dev_reg attention(graph *c, int32_t il, dev_reg x)
     if (s[S_QKV].w) dev_linear1(p, qkv, x, weight(&s[S_QKV]), bias(&s[S_QKV]));
     else
         dev_op_linear(p, (dev_linear){.src = x, .n = 3, .residual = DEV_NONE, .out = {{q, weight(&s[S_Q]), bias(&s[S_Q]), 1, 0}, {k, weight(&s[S_K]), bias(&s[S_K]), 1, 0}, {v, weight(&s[S_V]), bias(&s[S_V]), 1, 0}}});
+    if (c->b->limit) clamp(c, qkv);
     if (!(traits & A_QK_AFTER)) {
         qk_norm(c, q, &s[S_Q_NORM], nq);
         qk_norm(c, k, &s[S_K_NORM], nk);
@@ -104,6 +122,7 @@ static dev_reg attention(graph *c, int32_t il, dev_reg x)
         qk_norm(c, q, &s[S_Q_NORM], nq);
         qk_norm(c, k, &s[S_K_NORM], nk);
     }
+    if (c->b->temper && (!(traits & A_CHUNKED) || !l->rotate)) dev_op_combine(p, (dev_combine){.dst = q, .a = q, .b = c->temper, .sa = 1, .multiply = true});
     int32_t index, group = graph_group(c, l, &index), no = l->n_head * hp->head_v;
     bool windowed = p->groups[group].kind == DEV_GROUP_WINDOW;
     dev_reg att = part(c, c->att[0], no);
@@ -257,6 +276,8 @@ static void registers(graph *c)
         gate |= s[S_GATE_ATTN].w != NULL;
     }
     c->qkv = dev_reg_all(c->p, qkv);
+    c->tmp = c->b->limit ? dev_reg_all(c->p, qkv) : DEV_NONE;
+    c->temper = c->b->temper ? dev_reg_all(c->p, 1) : DEV_NONE;
     if (hp->row->traits & A_LATENT) graph_latent_registers(c);
     for (int w = 0; w < 2; w++) {
         dev_reg (*make)(dev_plan *, int32_t) = w ? dev_reg_wanted : dev_reg_all;
@@ -281,6 +302,7 @@ status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err
         dev_op_embed(p, (dev_embed){.dst = c.n[0], .table = weight(&b->positions), .scale = 1, .by_position = true});
         dev_add(p, c.h[0], c.h[0], c.n[0]);
     }
+    if (b->temper) dev_op_embed(p, (dev_embed){.dst = c.temper, .table = b->temper->dev, .scale = 1, .by_position = true});
     if (b->embed_norm.w) norm(&c, c.h[0], c.h[0], &b->embed_norm);
     for (int32_t il = 0; il < hp->n_layers; il++) {
         layer(&c, il);

@@ -170,12 +170,13 @@ static void read_rope(reader *r, hparams *hp)
         return;
     }
     hp->freq_scale = none || factor == 0 ? 1 : 1 / factor;
+    if (hp->row->traits & A_LATENT) log_mul *= 10; // these files hold a tenth of it
     hp->ext_factor = ext >= 0 ? ext : yarn ? 1 : 0;
     hp->attn_factor = yarn_attn >= 0 ? yarn_attn : 1;
     if (hp->ext_factor != 0) { // the rotation itself multiplies by 1 + 0.1 ln(factor): cancel that, then apply what the file asks for
         float f = 1 / hp->freq_scale;
-        bool latent = hp->row->traits & A_LATENT; // there the scores are scaled instead
-        float m = latent && log_mul != 0 ? 1 : log_mul != 0 ? yarn_mscale(f, 1) / yarn_mscale(f, log_mul) : yarn_mscale(f, 1);
+        bool same = hp->row->traits & A_MSCALE_BOTH;
+        float m = same && log_mul != 0 ? 1 : log_mul != 0 ? yarn_mscale(f, 1) / yarn_mscale(f, log_mul) : yarn_mscale(f, 1);
         hp->attn_factor = m / (1 + 0.1f * logf(f));
     }
     hp->attn_factor *= file_attn;

@@ -38,6 +38,7 @@ enum {
     A_EITHER_NORM  = 1 << 20, // with A_LAYER_NORM: root mean square after all when the file has that epsilon (cohere2moe)
     A_SECTIONS     = 1 << 24, // rope.dimension_sections makes the rotation one of halves (glm4)
     A_LATENT       = 1 << 25, // keys and values from a shared low-rank vector (deepseek2, minicpm3)
+    A_MSCALE_BOTH  = 1 << 26, // deepseek2: YaRN's two magnitudes are the same, so the rotation keeps lengths and the scores are scaled
     A_LEAD_ROPE    = 1 << 23, // the leading dense layers are rotated whatever their window
 };
 
@@ -125,6 +126,7 @@ typedef struct bound_tensor {
     uint64_t    offset, bytes; // of this weight in the file's tensor: a stack may be imported a slice at a time
     dev_tensor *dev;    // NULL until imported; for predictions it points at `bare`
     dev_tensor  bare;
+    const float *made;  // not from the file: float32 values of our own (binding.made)
 } bound_tensor;
 
 // For a stack that is imported in slices (attn_k_b, attn_v_b: one a head) w is the first of as many in a row.
@@ -137,6 +139,9 @@ typedef struct binding {
     size_t        n, cap;
     bound_layer  *layers;
     slot_pair     embed, positions, embed_norm, out_norm, output;
+    float        *made[2];      // constants that some architectures need as tensors
+    bound_tensor *limit;        // the clamp of q, k and v in every column (mpt, dbrx, olmo)
+    bound_tensor *temper;       // [context] a factor of the query by position (llama4, mistral3)
     bound_tensor *rope_factors; // rope_freqs or the chosen one of rope_factors_long/short
 } binding;
 
@@ -153,7 +158,7 @@ typedef struct graph {
     const binding *b;
     int            w; // 0: all rows, 1: wanted rows
     dev_reg        h[2], n[2], n2[2], t[2], ff[2], att[2], gate[2], one[2], early[2];
-    dev_reg        qkv;
+    dev_reg        qkv, tmp, temper;
     dev_reg        low, query, latent, wide; // latent attention alone: see model_latent.c
 } graph;
 

@@ -42,6 +42,7 @@ static void attend(graph *c, const layer_hp *l, dev_reg dst, dev_reg q, dev_reg 
 {
     const hparams *hp = c->hp;
     int32_t index, group = graph_group(c, l, &index);
+    if (c->b->temper) dev_op_combine(c->p, (dev_combine){.dst = q, .a = q, .b = c->temper, .sa = 1, .multiply = true});
     dev_op_attend(c->p, (dev_attend){.dst = dst, .q = q, .k = k, .v = v, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = hp->head_k, .head_v = hp->head_v,
                                      .scale = hp->attn_scale, .softcap = hp->attn_cap});
 }

@@ -59,6 +59,10 @@ typedef struct source {
 static status source_read(void *ctx, uint64_t offset, size_t bytes, void *dst, error *err)
 {
     const source *s = ctx;
+    if (s->t->made) {
+        memcpy(dst, (const char *)s->t->made + offset, bytes);
+        return OK;
+    }
     return gguf_read(s->g, s->t->src, s->t->offset + offset, bytes, dst, err);
 }
 
@@ -74,7 +78,7 @@ static status import_weights(model *m, const gguf *g, const model_options *o, er
         if (o->cancelled && o->cancelled(o->progress_ctx)) return error_set(err, E_CANCELLED, "loading was cancelled");
         status st = dev_import_weight(m->dev, &t->desc, &src, &t->dev, err);
         if (st) return st;
-        done += t->bytes;
+        done += t->made ? 0 : t->bytes;
         m->info.weight_bytes += t->dev->bytes;
         dev_fingerprint f = dev_tensor_fingerprint(t->dev);
         mix_bytes(&m->info.fingerprint, t->desc.name, strlen(t->desc.name));
@@ -109,6 +113,7 @@ static status describe(const gguf *g, const model_options *o, hparams *hp, bindi
     info->causal = hp->causal;
     for (size_t i = 0; i < b->n; i++) {
         const dev_weight *d = &b->all[i].desc;
+        if (b->all[i].made) continue;
         info->parameters += (uint64_t)(d->k * d->n * d->experts);
         info->file_bytes += b->all[i].bytes;
     }

@@ -123,7 +123,7 @@ static const arch_row ROWS[] = {
     {.name = "exaone-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_WINDOW_ROPE, .keys = K_WINDOW | EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN, .gating = DEV_GATE_SIGMOID, .window_period = 4},
     {.name = "smollm3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .no_rope_step = 4},
     {.name = "deepseek", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE},
-    {.name = "deepseek2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_TEMP},
+    {.name = "deepseek2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT | A_MSCALE_BOTH, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_TEMP},
     {.name = "mistral4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_TEMP},
     {.name = "minicpm3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LATENT, .adjust = adjust_minicpm},
     {.name = "plm", .rope = ROPE_PAIRS, .act = DEV_ACT_RELU2, .traits = A_LATENT},

@@ -53,7 +53,7 @@ typedef struct chat_limits {
     int      depth;  // 200: nested calls of macros, loops and expressions, and nesting of data that is printed or compared
 } chat_limits;
 
-// `text` (UTF-8, len bytes, at most 4 MiB) is not kept. On failure *out is NULL. The caller frees it with chat_template_free (NULL is fine).
+// `text` (UTF-8, len bytes, at most 1 MiB) is not kept. On failure *out is NULL. The caller frees it with chat_template_free (NULL is fine).
 status chat_template_compile(const char *text, size_t len, chat_template **out, error *err);
 void   chat_template_free(chat_template *t);
 

@@ -100,6 +100,9 @@ static void end_part(job *j, part *p) {
     altiserve_request_free(req);
 }
 
+// The client is gone (the socket tells before on_close does), or was cut.
+static bool away(job *j) { return j->left || (j->r && http_gone(j->r)); }
+
 static void count_request(job *j) {
     const char *m = j->model.id;
     altiserve_usage u = {0};
@@ -126,7 +129,7 @@ static void count_request(job *j) {
     obs_observe(OBS_E2E, m, NULL, api_now() - j->arrived);
     bool length = false;
     for (uint32_t i = 0; i < j->n_choices; i++) length |= j->choices[i].finish == FINISH_LENGTH;
-    obs_count(OBS_REQUESTS_FINISHED, m, j->left ? "abort" : j->failed ? "error" : length ? "length" : "stop", 1);
+    obs_count(OBS_REQUESTS_FINISHED, m, j->failed ? "error" : away(j) ? "abort" : length ? "length" : "stop", 1);
 }
 
 static void begin_stream(job *j) {
@@ -221,7 +224,7 @@ static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, s
     case EVENT_END:
         p->ended = true;
         j->parts_left--;
-        if (ev->finish == FINISH_ERROR || (ev->finish == FINISH_CANCELLED && !j->left && !j->failed)) {
+        if (ev->finish == FINISH_ERROR || (ev->finish == FINISH_CANCELLED && !away(j) && !j->failed)) {
             api_error e;
             if (ev->err.code || ev->err.text[0]) api_fail_status(&e, &ev->err, NULL);
             else api_fail(&e, 503, NULL, "unavailable", "the request was cancelled: the server is stopping");

@@ -90,7 +90,7 @@ struct http_server {
 
     pthread_mutex_t ready_lock;
     http_request *ready_list;    // [R]
-    bool         stopping;       // [R]
+    bool         stopping, ended; // [R]
     int64_t      stop_at;        // [R]
     bool         quiesced;       // [H]
 };

@@ -34,8 +34,8 @@ void http_unref(http_request *r) {
 static void tell(http_request *r) {
     http_server *s = r->server;
     pthread_mutex_lock(&s->ready_lock);
-    bool wake = !r->ready && !s->ready_list;
-    if (!r->ready) {
+    bool add = !r->ready && !s->ended, wake = add && !s->ready_list;
+    if (add) {
         r->ready = true;
         r->ready_next = s->ready_list;
         s->ready_list = r;

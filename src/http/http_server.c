@@ -198,6 +198,9 @@ static void *http_thread(void *arg) {
         if (c->active && c->active->suspended) http_resume(c->active);
     MHD_stop_daemon(s->daemon); // http_on_completed comes for what is left
     s->daemon = NULL;
+    pthread_mutex_lock(&s->ready_lock);
+    s->ended = true; // nobody reads the list any more
+    pthread_mutex_unlock(&s->ready_lock);
     handle_ready(s);
     return NULL;
 }

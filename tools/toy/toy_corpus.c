@@ -76,32 +76,51 @@ static bool same_words(const bag *a, const bag *b) // in any order
     return x == y;
 }
 
-// At most one word inserted, dropped or changed.
-static bool one_apart(const bag *a, const bag *b)
+// Words to insert, drop or change to make a of b; anything over `most` is as good as most + 1.
+static int apart(const bag *a, const bag *b, int most)
 {
-    if (a->n > b->n) {
-        const bag *t = a;
-        a = b, b = t;
+    int row[WORDS_MAX + 1];
+    if (abs(a->n - b->n) > most)
+        return most + 1;
+    for (int j = 0; j <= b->n; j++)
+        row[j] = j;
+    for (int i = 1; i <= a->n; i++) {
+        int corner = row[0], least = row[0] = i;
+        for (int j = 1; j <= b->n; j++) {
+            int change = corner + (a->w[i - 1] != b->w[j - 1]);
+            corner = row[j];
+            row[j] = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
+            if (change < row[j])
+                row[j] = change;
+            if (row[j] < least)
+                least = row[j];
+        }
+        if (least > most)
+            return most + 1;
     }
-    if (b->n - a->n > 1)
-        return false;
-    int i = 0;
-    while (i < a->n && a->w[i] == b->w[i])
-        i++;
-    int x = a->n == b->n ? i + 1 : i, y = i + 1;
-    while (x < a->n && y < b->n && a->w[x] == b->w[y])
-        x++, y++;
-    return x >= a->n && y >= b->n;
+    return row[b->n];
 }
 
+static bool inside(const bag *a, const bag *b) // a's words, in a row, somewhere in b's
+{
+    for (int i = 0; i + a->n <= b->n; i++)
+        if (!memcmp(a->w, b->w + i, (size_t)a->n * sizeof *a->w))
+            return true;
+    return false;
+}
+
+// Too near: the same words in any order, the held-out question inside this one, or one word apart (two where it has seven or more).
 static bool too_near(corpus *c, const char *question)
 {
     bag b = bag_of(question);
-    for (int i = 0; i < c->n_held; i++)
-        if (same_words(&b, &c->held[i]) || one_apart(&b, &c->held[i])) {
+    for (int i = 0; i < c->n_held; i++) {
+        const bag *h = &c->held[i];
+        int most = h->n >= 7 ? 2 : 1;
+        if (same_words(&b, h) || (h->n > 2 && inside(h, &b)) || apart(h, &b, most) <= most) {
             __atomic_fetch_add(&c->refused, 1, __ATOMIC_RELAXED);
             return true;
         }
+    }
     return false;
 }
 
@@ -280,10 +299,25 @@ static void synonyms(const corpus *c, rng *r, char *text, size_t max)
         bool drop = false;
         for (size_t i = 0; i < sizeof small / sizeof *small; i++)
             if (!strcmp(w, small[i]))
-                drop = rng_chance(r, 0.06);
+                drop = rng_chance(r, 0.08);
         if (!drop && n + strlen(use) + 2 < max)
             n += (size_t)sprintf(text + n, "%s%s", n ? " " : "", use);
     }
+}
+
+static void insert_adverb(rng *r, char *text, size_t max)
+{
+    static const char *const adverb[] = {"exactly", "actually", "really", "just", "then", "now", "simply", "also", "normally", "usually", "best", "maybe", "please", "ever", "even"};
+    char copy[TEXT_MAX];
+    size_t spaces = 0, i = 0;
+    for (size_t k = 0; text[k]; k++)
+        spaces += text[k] == ' ';
+    if (spaces < 2 || strlen(text) + 12 > max)
+        return;
+    for (size_t at = 1 + (size_t)rng_below(r, (int)spaces); at; i++)
+        at -= text[i] == ' ';
+    snprintf(copy, sizeof copy, "%s", text + i);
+    snprintf(text + i, max - i, "%s %s", adverb[rng_below(r, 15)], copy);
 }
 
 static void slip(rng *r, char *text) // one slip in one plain word
@@ -306,6 +340,8 @@ static void dress(const corpus *c, rng *r, char *text, size_t max)
 {
     char part[TEXT_MAX], extra[TEXT_MAX];
     synonyms(c, r, text, max);
+    if (rng_chance(r, 0.1))
+        insert_adverb(r, text, max);
     if (rng_chance(r, 0.2)) {
         say(c, r, any(&c->before, r), extra, sizeof extra);
         snprintf(part, sizeof part, "%s %s", extra, text);
@@ -403,23 +439,27 @@ static void draw_fact(const corpus *c, rng *r, char *q, char *a)
 
 static void draw_pair(corpus *c, rng *r, turn *user, turn *answer)
 {
+    bool near;
     user->who = ROLE_USER, answer->who = ROLE_ASSISTANT;
     do {
         double p = rng_unit(r);
         if (p < 0.86) {
             draw_fact(c, r, user->text, answer->text);
+            near = too_near(c, user->text); // before the noise, and after
             dress(c, r, user->text, 200);
         } else if (p < 0.95) {
             draw_sum(r, user->text, answer->text);
+            near = false;
             if (rng_chance(r, 0.7) && isalnum((unsigned char)user->text[strlen(user->text) - 1]))
                 strcat(user->text, "?");
             if (rng_chance(r, 0.5))
                 user->text[0] = (char)toupper((unsigned char)user->text[0]);
         } else {
             draw_story(c, r, user->text, answer->text);
+            near = too_near(c, user->text);
             dress(c, r, user->text, 200);
         }
-    } while (too_near(c, user->text));
+    } while (near || too_near(c, user->text));
 }
 
 void corpus_draw(corpus *c, uint64_t seed, uint64_t number, talk *t)

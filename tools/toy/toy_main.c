@@ -191,7 +191,7 @@ static double update(net *m, shard *b, float *am, float *av, int step, double ra
             float g = b[0].grad[i] * (float)clip;
             am[i] = b1 * am[i] + (1 - b1) * g;
             av[i] = b2 * av[i] + (1 - b2) * g * g;
-            m->w[i] -= (float)rate * (am[i] / c1 / (sqrtf(av[i] / c2) + 1e-8f) + 0.05f * m->w[i]);
+            m->w[i] -= (float)rate * (am[i] / c1 / (sqrtf(av[i] / c2) + 1e-8f) + 0.08f * m->w[i]);
         }
     return length;
 }
@@ -210,7 +210,7 @@ static void train(const char *facts, const char *out, options o)
         shard_init(&b[i], &m, ROWS);
     float *am = toy_alloc(m.n * sizeof *am), *av = toy_alloc(m.n * sizeof *av);
     printf("%d facts, %zu parameters, %d threads\n", corpus_facts(c), m.n, omp_get_max_threads());
-    double begin = seconds(), loss = 0, weight = 0, right = 0, counted = 0;
+    double begin = seconds(), mark, spent[3] = {0}, loss = 0, weight = 0, right = 0, counted = 0;
     named(path, sizeof path, out, "net");
     for (int step = 0; step < o.steps; step++) {
         // The schedule follows steps; with --minutes it follows whichever is further along.
@@ -220,21 +220,26 @@ static void train(const char *facts, const char *out, options o)
             break;
         double rate = o.rate * (step < WARM ? (step + 1.0) / WARM : 0.01 + 0.99 * 0.5 * (1 + cos(3.14159265 * at)));
         double total = 0;
+        mark = seconds();
 #pragma omp parallel for schedule(dynamic)
         for (int i = 0; i < SHARDS; i++)
             fill(&b[i], c, v, o.seed, (uint64_t)step, i);
         for (int i = 0; i < SHARDS; i++)
             for (int t = 0; t < b[i].rows; t++)
                 total += b[i].weight[t];
+        spent[0] += seconds() - mark, mark = seconds();
 #pragma omp parallel for schedule(dynamic)
         for (int i = 0; i < SHARDS; i++)
             shard_run(&b[i], &m, (float)(1 / total));
         for (int i = 0; i < SHARDS; i++)
             loss += b[i].loss, right += b[i].right, counted += b[i].counted;
         weight += total;
+        spent[1] += seconds() - mark, mark = seconds();
         double length = update(&m, b, am, av, step, rate);
+        spent[2] += seconds() - mark;
         if (step % 100 == 99 || step + 1 == o.steps) {
-            printf("step %d  loss %.4f  right %.4f  gradient %.2f  rate %.5f  %.0f s\n", step + 1, loss / weight, right / counted, length, rate, seconds() - begin);
+            printf("step %d  loss %.4f  right %.4f  gradient %.2f  rate %.5f  %.0f s (drawing %.0f, passes %.0f, update %.0f)\n", step + 1, loss / weight, right / counted,
+                   length, rate, seconds() - begin, spent[0], spent[1], spent[2]);
             loss = weight = right = counted = 0;
         }
         if (step % 1000 == 999) {

@@ -9,9 +9,19 @@
 
 #include "toy.h"
 
+enum { HEAD = 32, TURNS = 1024 }; // the width of a head is fixed so that its loops become vector code
+static float spin[TURNS][HEAD / 2][2];
+
 static void place(net *m)
 {
     shape s = m->s;
+    if (s.dim != s.heads * HEAD || s.context > TURNS)
+        toy_die("heads must be %d wide and the context at most %d", HEAD, TURNS);
+    for (int p = 0; p < TURNS; p++)
+        for (int i = 0; i < HEAD / 2; i++) {
+            double angle = p * pow(s.rope_base, -2.0 * i / HEAD);
+            spin[p][i][0] = (float)cos(angle), spin[p][i][1] = (float)sin(angle);
+        }
     size_t at = 0, D = (size_t)s.dim, F = (size_t)s.ffn;
     m->emb = at, at += (size_t)s.vocab * D;
     for (int l = 0; l < s.layers; l++) {
@@ -153,48 +163,45 @@ static void norm_backward(float *dx, float *dg, const float *dy, const float *x,
     }
 }
 
-// Rotates the pairs of one row of q or k (all heads); sign -1 turns back.
-static void rotate(float *x, int pos, int heads, int hd, float base, float sign)
+// Rotates the pairs of one row of q or k (all heads); sign -1 turns back. spin[pos][pair] is (cos, sin), filled by place().
+static void rotate(float *x, int pos, int heads, float sign)
 {
-    for (int i = 0; i < hd; i += 2) {
-        float angle = (float)pos * powf(base, -(float)i / (float)hd);
-        float c = cosf(angle), s = sinf(angle) * sign;
-        for (int h = 0; h < heads; h++) {
-            float *p = x + h * hd + i, a = p[0], b = p[1];
+    for (int h = 0; h < heads; h++)
+        for (int i = 0; i < HEAD / 2; i++) {
+            float *p = x + h * HEAD + 2 * i, a = p[0], b = p[1], c = spin[pos][i][0], s = spin[pos][i][1] * sign;
             p[0] = a * c - b * s;
             p[1] = a * s + b * c;
         }
-    }
 }
 
 // One query against keys 0..n-1: p gets the weights, o the mixed values. Key and value rows are `step` floats apart.
-static void attend(float *o, float *p, const float *q, const float *k, const float *v, int n, int hd, size_t step)
+static void attend(float *o, float *p, const float *q, const float *k, const float *v, int n, size_t step)
 {
-    float scale = 1 / sqrtf((float)hd), top = -1e30f, sum = 0;
+    float scale = 1 / sqrtf((float)HEAD), top = -1e30f, sum = 0;
     for (int j = 0; j < n; j++) {
         float dot = 0;
-        for (int i = 0; i < hd; i++)
+        for (int i = 0; i < HEAD; i++)
             dot += q[i] * k[(size_t)j * step + i];
         p[j] = dot * scale;
         top = fmaxf(top, p[j]);
     }
     for (int j = 0; j < n; j++)
         sum += p[j] = expf(p[j] - top);
-    memset(o, 0, (size_t)hd * sizeof *o);
+    memset(o, 0, HEAD * sizeof *o);
     for (int j = 0; j < n; j++) {
         p[j] /= sum;
-        for (int i = 0; i < hd; i++)
+        for (int i = 0; i < HEAD; i++)
             o[i] += p[j] * v[(size_t)j * step + i];
     }
 }
 
 static void attend_back(float *dq, float *dk, float *dv, const float *dout, const float *p, const float *q, const float *k,
-                        const float *v, int n, int hd, size_t step)
+                        const float *v, int n, size_t step)
 {
-    float scale = 1 / sqrtf((float)hd), mean = 0, dp[1024];
+    float scale = 1 / sqrtf((float)HEAD), mean = 0, dp[1024];
     for (int j = 0; j < n; j++) {
         float dot = 0;
-        for (int i = 0; i < hd; i++) {
+        for (int i = 0; i < HEAD; i++) {
             dot += dout[i] * v[(size_t)j * step + i];
             dv[(size_t)j * step + i] += p[j] * dout[i];
         }
@@ -203,7 +210,7 @@ static void attend_back(float *dq, float *dk, float *dv, const float *dout, cons
     }
     for (int j = 0; j < n; j++) {
         float ds = p[j] * (dp[j] - mean) * scale;
-        for (int i = 0; i < hd; i++) {
+        for (int i = 0; i < HEAD; i++) {
             dq[i] += ds * k[(size_t)j * step + i];
             dk[(size_t)j * step + i] += ds * q[i];
         }
@@ -261,16 +268,16 @@ static void layer_forward(shard *b, const net *m, int l, float *next)
     const shape *s = &m->s;
     const layer_at *y = &m->layer[l];
     kept k = kept_of(b, s, l);
-    int T = b->rows, D = s->dim, F = s->ffn, hd = D / s->heads;
+    int T = b->rows, D = s->dim, F = s->ffn;
     norm_forward(k.h1, k.inv1, k.x, m->w + y->norm1, T, D, s->eps);
     mul(k.qkv, k.h1, m->w + y->qkv, T, 3 * D, D, 0);
     for (int t = 0; t < T; t++) {
         float *row = k.qkv + (size_t)t * 3 * D;
-        rotate(row, t - b->start[t], 2 * s->heads, hd, s->rope_base, 1); // q and k lie side by side
+        rotate(row, t - b->start[t], 2 * s->heads, 1); // q and k lie side by side
         const float *first = k.qkv + (size_t)b->start[t] * 3 * D;
         for (int h = 0; h < s->heads; h++)
-            attend(k.att + (size_t)t * D + h * hd, prob_of(b, s, l, t, h), row + h * hd, first + D + h * hd, first + 2 * D + h * hd,
-                   t - b->start[t] + 1, hd, (size_t)3 * D);
+            attend(k.att + (size_t)t * D + h * HEAD, prob_of(b, s, l, t, h), row + h * HEAD, first + D + h * HEAD, first + 2 * D + h * HEAD,
+                   t - b->start[t] + 1, (size_t)3 * D);
     }
     memcpy(k.x2, k.x, (size_t)T * D * sizeof(float));
     mul(k.x2, k.att, m->w + y->out, T, D, D, 1);
@@ -291,7 +298,7 @@ static void layer_backward(shard *b, const net *m, int l, float *dx, float *scra
     const shape *s = &m->s;
     const layer_at *y = &m->layer[l];
     kept k = kept_of(b, s, l);
-    int T = b->rows, D = s->dim, F = s->ffn, hd = D / s->heads;
+    int T = b->rows, D = s->dim, F = s->ffn;
     float *dh = scratch, *dqkv = dh + (size_t)b->cap * D, *dgu = dqkv + (size_t)b->cap * 3 * D, *ds = dgu + (size_t)b->cap * 2 * F;
     float *G = b->grad;
     mul_grad(G + y->down, dx, k.s, T, D, F);
@@ -316,13 +323,13 @@ static void layer_backward(shard *b, const net *m, int l, float *dx, float *scra
         const float *row = k.qkv + (size_t)t * 3 * D, *first = k.qkv + (size_t)b->start[t] * 3 * D;
         float *drow = dqkv + (size_t)t * 3 * D, *dfirst = dqkv + (size_t)b->start[t] * 3 * D;
         for (int h = 0; h < s->heads; h++) {
-            int o = h * hd;
+            int o = h * HEAD;
             attend_back(drow + o, dfirst + D + o, dfirst + 2 * D + o, dh + (size_t)t * D + o, prob_of(b, s, l, t, h), row + o,
-                        first + D + o, first + 2 * D + o, t - b->start[t] + 1, hd, (size_t)3 * D);
+                        first + D + o, first + 2 * D + o, t - b->start[t] + 1, (size_t)3 * D);
         }
     }
     for (int t = 0; t < T; t++)
-        rotate(dqkv + (size_t)t * 3 * D, t - b->start[t], 2 * s->heads, hd, s->rope_base, -1);
+        rotate(dqkv + (size_t)t * 3 * D, t - b->start[t], 2 * s->heads, -1);
     mul_grad(G + y->qkv, dqkv, k.h1, T, 3 * D, D);
     mul_back(dh, dqkv, m->w + y->qkv, T, 3 * D, D, 0);
     norm_backward(dx, G + y->norm1, dh, k.x, k.inv1, m->w + y->norm1, T, D);
@@ -406,7 +413,7 @@ static void vector(float *y, const float *w, const float *x, int N, int K)
 static int step(const net *m, float *cache, int token, int pos, bool want)
 {
     const shape *s = &m->s;
-    int D = s->dim, F = s->ffn, hd = D / s->heads, best = 0;
+    int D = s->dim, F = s->ffn, best = 0;
     float x[D], h[D], t[D], gu[2 * F], p[s->context], inv;
     memcpy(x, m->w + m->emb + (size_t)token * D, sizeof x);
     for (int l = 0; l < s->layers; l++) {
@@ -414,9 +421,9 @@ static int step(const net *m, float *cache, int token, int pos, bool want)
         float *rows = cache + (size_t)l * s->context * 3 * D, *row = rows + (size_t)pos * 3 * D;
         norm_forward(h, &inv, x, m->w + y->norm1, 1, D, s->eps);
         vector(row, m->w + y->qkv, h, 3 * D, D);
-        rotate(row, pos, 2 * s->heads, hd, s->rope_base, 1);
+        rotate(row, pos, 2 * s->heads, 1);
         for (int i = 0; i < s->heads; i++)
-            attend(h + i * hd, p, row + i * hd, rows + D + i * hd, rows + 2 * D + i * hd, pos + 1, hd, (size_t)3 * D);
+            attend(h + i * HEAD, p, row + i * HEAD, rows + D + i * HEAD, rows + 2 * D + i * HEAD, pos + 1, (size_t)3 * D);
         vector(t, m->w + y->out, h, D, D);
         for (int i = 0; i < D; i++)
             x[i] += t[i];

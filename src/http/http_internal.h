@@ -50,6 +50,7 @@ struct http_request {
     http_conn   *conn;          // [H] NULL once libmicrohttpd is done with the request
     bool         suspended;     // [H]
     bool         closed;        // [H] on_close was called
+    bool         queued;        // [H] a response was given to libmicrohttpd
     int64_t      last_take;     // [L] when libmicrohttpd last took bytes of the stream, or the queue stopped being empty
     void       (*on_close)(void *ctx);
     void        *on_close_ctx;
@@ -64,9 +65,8 @@ struct http_request {
     char       *out;            // [L] a whole answer's bytes, or a stream's queue
     size_t      out_cap, out_head, out_tail; // [L]
     bool        ended, gone, broken; // [L] broken: to be cut
-    bool        queued;         // [H] a response was given to libmicrohttpd
-    bool        ready;          // [R] on the server's ready list
     http_request *ready_next;   // [R]
+    bool        ready;          // [R] on the server's ready list
 };
 
 typedef struct http_poll http_poll;

@@ -1,0 +1,343 @@
+// The whole server over real sockets, with toy-1: formats, determinism, stop strings, refusals, clients that leave, many at once, signals, TLS.
+import assert from 'node:assert/strict';
+import { execFileSync, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
+import https from 'node:https';
+import net from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+const dir = mkdtempSync(join(tmpdir(), 'altiserve-server-'));
+const children = [];
+
+// Starts the program and waits for its address.
+async function serve(...flags) {
+  const child = spawn(process.env.ALTISERVE_BIN, ['serve', '--port', '0', '--models', dir, '--log-level', 'error', ...flags], { stdio: ['ignore', 'pipe', 'inherit'] });
+  children.push(child);
+  child.ended = new Promise((resolve) => child.on('exit', (code, signal) => resolve({ code, signal })));
+  let text = '';
+  const url = await new Promise((resolve, reject) => {
+    child.stdout.on('data', (part) => {
+      const found = (text += part).match(/listening on (\S+)/);
+      if (found) resolve(found[1]);
+    });
+    child.ended.then((how) => reject(new Error(`the server ended: ${JSON.stringify(how)}`)));
+  });
+  return { child, url, port: Number(new URL(url).port), text: () => text };
+}
+
+const server = await serve();
+const { url } = server;
+
+async function post(path, body, headers = {}) {
+  const response = await fetch(url + path, { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body), headers });
+  const text = await response.text();
+  let json;
+  try { json = JSON.parse(text); } catch { /* a stream */ }
+  return { status: response.status, headers: response.headers, text, json };
+}
+const ask = (content, more = {}) => post('/v1/chat/completions', { model: 'toy-1', messages: [{ role: 'user', content }], temperature: 0, max_tokens: 60, ...more });
+
+// The events of an SSE body, checked for framing.
+function events(text) {
+  const parts = text.split('\n\n').filter((p) => p && !p.startsWith(':'));
+  assert.equal(parts.at(-1), 'data: [DONE]');
+  return parts.slice(0, -1).map((p) => (assert.ok(p.startsWith('data: ')), JSON.parse(p.slice(6))));
+}
+function gather(list, index = 0) {
+  let text = '', finish = null;
+  for (const e of list)
+    for (const c of e.choices)
+      if (c.index === index) {
+        assert.equal(finish, null);
+        text += c.delta ? c.delta.content ?? '' : c.text;
+        finish = c.finish_reason;
+      }
+  return { text, finish };
+}
+async function metrics(from = url) {
+  const text = await (await fetch(`${from}/metrics`)).text();
+  return (name) => Number((text.split('\n').find((l) => l.startsWith(`${name} `)) ?? `${name} 0`).slice(name.length + 1));
+}
+const ABORTED = 'vllm:request_success_total{model_name="toy-1",finished_reason="abort"}';
+// Polls until the condition holds; the deadline is far beyond what any machine needs.
+async function until(what, condition) {
+  const end = Date.now() + 60000;
+  while (!(await condition())) {
+    assert.ok(Date.now() < end, `never: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+const tests = {
+  async 'models, health, root'() {
+    const models = await (await fetch(`${url}/v1/models`)).json();
+    assert.deepEqual(models.data.map((m) => m.id), ['toy-1']);
+    assert.equal((await (await fetch(`${url}/v1/models/toy-1`)).json()).id, 'toy-1');
+    assert.equal((await (await fetch(`${url}/health`)).json()).status, 'ok');
+    assert.equal(await (await fetch(url)).text(), 'Ollama is running');
+    assert.match(server.text(), /serving toy-1/);
+  },
+
+  async 'a stream says what the whole answer says'() {
+    for (const more of [{}, { temperature: 1, seed: 11 }, { temperature: 1.5, seed: 12, top_p: 0.9, top_k: 40, n: 2 }]) {
+      const whole = await ask('How do I add a model?', more);
+      const stream = await ask('How do I add a model?', { ...more, stream: true, stream_options: { include_usage: true } });
+      assert.equal(whole.status, 200);
+      assert.match(stream.headers.get('content-type'), /text\/event-stream/);
+      const list = events(stream.text);
+      for (const choice of whole.json.choices) {
+        const got = gather(list, choice.index);
+        assert.equal(got.text, choice.message.content);
+        assert.equal(got.finish, choice.finish_reason);
+      }
+      assert.deepEqual([list.at(-1).usage.prompt_tokens, list.at(-1).usage.completion_tokens], [whole.json.usage.prompt_tokens, whole.json.usage.completion_tokens]);
+      assert.ok(list.slice(0, -1).every((e) => e.usage === null));
+    }
+    const whole = await post('/v1/completions', { prompt: 'altiserve is', max_tokens: 20, temperature: 0, echo: true });
+    const stream = await post('/v1/completions', { prompt: 'altiserve is', max_tokens: 20, temperature: 0, echo: true, stream: true });
+    assert.ok(whole.json.choices[0].text.startsWith('altiserve is'));
+    assert.equal(gather(events(stream.text)).text, whole.json.choices[0].text);
+  },
+
+  async 'seeds'() {
+    const say = async (seed) => (await ask('Tell me a story.', { temperature: 1.5, seed, max_tokens: 40 })).json.choices[0].message.content;
+    const first = await say(5);
+    assert.equal(await say(5), first);
+    assert.notEqual(await say(6), first);
+    const two = (await ask('Tell me a story.', { temperature: 1.5, seed: 5, n: 2, max_tokens: 40 })).json;
+    assert.equal(two.choices.length, 2);
+    assert.notEqual(two.choices[0].message.content, two.choices[1].message.content);
+    assert.equal(two.choices[0].message.content, first); // the first choice is what n=1 would have said
+    const greedy = (await ask('Hello!', { n: 2 })).json.choices;
+    assert.equal(greedy[0].message.content, greedy[1].message.content);
+  },
+
+  async 'max_tokens, stop strings'() {
+    const full = (await ask('Hello!')).json.choices[0];
+    assert.equal(full.finish_reason, 'stop');
+    const short = (await ask('Hello!', { max_tokens: 3 })).json;
+    assert.equal(short.choices[0].finish_reason, 'length');
+    assert.equal(short.usage.completion_tokens, 3);
+    assert.ok(full.message.content.startsWith(short.choices[0].message.content));
+    // Every place a stop string of five characters can be, across borders of tokens too: nothing of it, and nothing behind it, may show.
+    for (let at = 4; at + 5 < Math.min(full.message.content.length, 40); at += 3) {
+      const stop = full.message.content.slice(at, at + 5), want = full.message.content.slice(0, full.message.content.indexOf(stop));
+      const got = (await ask('Hello!', { stop: ['never seen', stop] })).json.choices[0];
+      assert.equal(got.message.content, want);
+      assert.equal(got.finish_reason, 'stop');
+      assert.equal(gather(events((await ask('Hello!', { stop, stream: true })).text)).text, want);
+    }
+  },
+
+  async 'logprobs'() {
+    const plain = (await ask('Hello!')).json.choices[0];
+    const { content } = (await ask('Hello!', { logprobs: true, top_logprobs: 3 })).json.choices[0].logprobs;
+    assert.equal(Buffer.from(content.flatMap((t) => t.bytes)).toString().trimEnd(), plain.message.content.trimEnd());
+    for (const t of content) {
+      assert.equal(t.top_logprobs.length, 3);
+      assert.equal(t.token, t.top_logprobs[0].token); // greedy takes the best
+      assert.ok(t.logprob <= 0 && t.top_logprobs[0].logprob >= t.top_logprobs[1].logprob && t.top_logprobs[1].logprob >= t.top_logprobs[2].logprob);
+    }
+    const streamed = events((await ask('Hello!', { logprobs: true, top_logprobs: 3, stream: true })).text).flatMap((e) => e.choices[0]?.logprobs?.content ?? []);
+    assert.deepEqual(streamed, content);
+    const old = (await post('/v1/completions', { prompt: 'Hello', max_tokens: 5, temperature: 0, logprobs: 2 })).json.choices[0].logprobs;
+    assert.equal(old.tokens.length, 5);
+    assert.equal(old.text_offset[1], old.tokens[0].length);
+    const banned = (await post('/tokenize', { content: old.tokens[0] })).json.tokens[0];
+    const other = (await post('/v1/completions', { prompt: 'Hello', max_tokens: 5, temperature: 0, logprobs: 2, logit_bias: { [banned]: -100 } })).json.choices[0].logprobs;
+    assert.notEqual(other.tokens[0], old.tokens[0]);
+    assert.equal(other.top_logprobs[0][old.tokens[0]], old.token_logprobs[0]); // of the raw distribution, bias or not
+  },
+
+  async 'text and ids'() {
+    for (const text of ['hello world', 'Grüße, 世界 🌍\n\n  tabs\t', '']) {
+      const { json } = await post('/tokenize', { content: text });
+      assert.equal((await post('/detokenize', { tokens: json.tokens })).json.content, text);
+    }
+    const { tokens } = (await post('/tokenize', { content: 'Once upon a time', add_special: true })).json;
+    const text = await post('/v1/completions', { prompt: 'Once upon a time', max_tokens: 10, temperature: 0 });
+    const ids = await post('/v1/completions', { prompt: tokens, max_tokens: 10, temperature: 0 });
+    assert.equal(ids.json.choices[0].text, text.json.choices[0].text);
+    const both = await post('/v1/completions', { prompt: ['Once upon a time', 'Hello'], max_tokens: 10, temperature: 0 });
+    assert.equal(both.json.choices[0].text, text.json.choices[0].text);
+    assert.match((await post('/apply-template', { messages: [{ role: 'user', content: 'hi there' }] })).json.prompt, /hi there/);
+    // A message that spells a control token stays text: it takes more tokens than the token itself would.
+    const spelled = (await ask('<|im_end|>', { max_tokens: 1 })).json.usage.prompt_tokens, word = (await ask('x', { max_tokens: 1 })).json.usage.prompt_tokens;
+    assert.ok(spelled > word + 2, `${spelled} tokens for a spelled control token, ${word} for a letter`);
+  },
+
+  async 'other dialects'() {
+    const want = (await ask('Hello!')).json.choices[0].message.content, messages = [{ role: 'user', content: 'Hello!' }];
+    const ollama = await post('/api/chat', { model: 'toy-1:latest', messages, options: { temperature: 0 } });
+    assert.equal(ollama.text.trim().split('\n').map((l) => JSON.parse(l).message.content).join(''), want);
+    const whole = await post('/api/generate', { model: 'toy-1', prompt: 'Hello!', stream: false, options: { temperature: 0 } });
+    assert.equal(whole.json.response, want);
+    const anthropic = await post('/v1/messages', { model: 'toy-1', messages, max_tokens: 60, temperature: 0 });
+    assert.equal(anthropic.json.content[0].text, want);
+    assert.equal(anthropic.json.stop_reason, 'end_turn');
+    assert.equal((await (await fetch(`${url}/api/tags`)).json()).models[0].name, 'toy-1');
+  },
+
+  async 'refusals'() {
+    const ok = { model: 'toy-1', messages: [{ role: 'user', content: 'hi' }] };
+    const cases = [
+      ['', 400, null], ['{', 400, null], ['[1]', 400, null], ['{"messages":[],"messages":[]}', 400, null], ['{"temperature":NaN}', 400, null],
+      [{ model: 'toy-1' }, 400, 'messages'], [{ ...ok, messages: 'hi' }, 400, 'messages'], [{ ...ok, messages: [{ role: 'user', content: 7 }] }, 400, 'messages[0].content'],
+      [{ ...ok, model: 'nobody' }, 404, 'model'], [{ ...ok, model: '../../etc/passwd' }, 404, 'model'], [{ ...ok, max_tokens: 0 }, 400, 'max_tokens'],
+      [{ ...ok, max_tokens: 1e15 }, 400, 'max_tokens'], [{ ...ok, max_tokens: 'many' }, 400, 'max_tokens'], [{ ...ok, n: 17 }, 400, 'n'], [{ ...ok, temperature: 9 }, 400, 'temperature'],
+      [{ ...ok, top_p: -1 }, 400, 'top_p'], [{ ...ok, stop: [''] }, 400, 'stop'], [{ ...ok, logit_bias: { 99999: 1 } }, 400, 'logit_bias'], [{ ...ok, tools: [{}] }, 400, 'tools'],
+      [{ ...ok, response_format: { type: 'json_object' } }, 400, 'response_format'], [{ ...ok, messages: [{ role: 'user', content: 'long '.repeat(5000) }] }, 400, 'messages'],
+    ];
+    for (const [body, status, param] of cases) {
+      const got = await post('/v1/chat/completions', body);
+      assert.equal(got.status, status, `${JSON.stringify(body).slice(0, 100)}: ${got.text}`);
+      assert.equal(typeof got.json.error.message, 'string');
+      assert.equal(got.json.error.param, param, got.text);
+    }
+    const long = await post('/v1/completions', { model: 'toy-1', prompt: 'long '.repeat(5000) });
+    assert.deepEqual([long.status, long.json.error.param, long.json.error.code], [400, 'prompt', 'context_length_exceeded']);
+    assert.equal((await fetch(`${url}/nowhere`)).status, 404);
+    assert.equal((await fetch(`${url}/v1/chat/completions`)).status, 405);
+    // A foreign Host, and a body of 200 MB that is announced or comes in chunks.
+    const raw = (head) => new Promise((resolve) => {
+      const socket = net.connect(server.port, '127.0.0.1', () => socket.write(head));
+      let text = '';
+      socket.on('data', (part) => (text += part));
+      socket.on('error', () => {});
+      socket.on('close', () => resolve(text));
+    });
+    assert.match(await raw('GET /v1/models HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n'), /^HTTP\/1.1 403 /);
+    assert.match(await raw('POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 209715200\r\n\r\n{'), /^HTTP\/1.1 413 /);
+    assert.match(await raw('POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n'), /^HTTP\/1.1 400 /);
+  },
+
+  async 'a client that leaves stops its generation'() {
+    // So much work that no machine ends it first: 64 prompts, 4 choices each.
+    const work = { prompt: Array.from({ length: 64 }, (_, i) => `Story ${i}.`), n: 4, max_tokens: 400, ignore_eos: true };
+    let aborted = (await metrics())(ABORTED);
+    for (const how of ['streamed', 'whole', 'half-closed']) {
+      const body = JSON.stringify({ ...work, stream: how !== 'whole' });
+      const socket = net.connect({ port: server.port, host: '127.0.0.1', allowHalfOpen: true });
+      socket.on('error', () => {});
+      socket.resume();
+      socket.write(`POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
+      await until('the work begins', async () => (await metrics())('vllm:num_requests_running') > 0);
+      if (how === 'half-closed') socket.end();
+      else socket.destroy();
+      await until(`${how}: the work stops`, async () => { const m = await metrics(); return m('vllm:num_requests_running') + m('vllm:num_requests_waiting') === 0; });
+      aborted++;
+      await until(`${how}: counted`, async () => (await metrics())(ABORTED) === aborted);
+      const m = await metrics();
+      assert.equal(m('altiserve_kv_pages_free') + m('altiserve_kv_pages_cached'), m('altiserve_kv_pages_total'));
+      socket.destroy();
+    }
+    assert.equal((await ask('Hello!')).status, 200);
+  },
+
+  async 'thirty-two at once'() {
+    const questions = ['Hello!', 'How do I add a model?', 'What port does it use?', 'Tell me a story.'];
+    const alone = await Promise.all(questions.map(async (q) => (await ask(q)).json.choices[0].message.content));
+    await Promise.all(Array.from({ length: 32 }, async (_, i) => {
+      const got = await ask(questions[i % 4], { stream: true });
+      assert.equal(gather(events(got.text)).text, alone[i % 4]); // whatever else runs in the batch
+    }));
+    const m = await metrics();
+    assert.equal(m('vllm:num_requests_running'), 0);
+    assert.ok(m('vllm:time_to_first_token_seconds_count{model_name="toy-1"}') > 32);
+  },
+
+  async 'keys'() {
+    const file = join(dir, 'keys');
+    writeFileSync(file, '# who may\nsecret\n');
+    const keyed = await serve('--api-key-file', file);
+    assert.equal((await fetch(`${keyed.url}/v1/models`)).status, 401);
+    assert.equal((await fetch(`${keyed.url}/v1/models`, { headers: { authorization: 'Bearer wrong!' } })).status, 401);
+    assert.equal((await fetch(`${keyed.url}/v1/models`, { headers: { authorization: 'Bearer secret' } })).status, 200);
+    assert.equal((await fetch(`${keyed.url}/health`)).status, 200);
+    keyed.child.kill('SIGTERM');
+    assert.deepEqual(await keyed.child.ended, { code: 0, signal: null });
+  },
+
+  async 'TLS'() {
+    const cert = join(dir, 'cert.pem'), key = join(dir, 'key.pem');
+    execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-subj', '/CN=localhost', '-days', '1', '-keyout', key, '-out', cert], { stdio: 'ignore' });
+    const secure = await serve('--tls-cert', cert, '--tls-key', key);
+    assert.match(secure.url, /^https:/);
+    const call = (method, path, body, onData) => new Promise((resolve, reject) => {
+      const request = https.request(secure.url + path, { method, rejectUnauthorized: false, agent: false }, (response) => {
+        let text = '';
+        response.on('data', (part) => { text += part; onData?.(request); });
+        response.on('end', () => resolve(text));
+        response.on('error', () => resolve(null));
+      });
+      request.on('error', onData ? () => resolve(null) : reject);
+      request.end(body);
+    });
+    const list = events(await call('POST', '/v1/chat/completions', JSON.stringify({ messages: [{ role: 'user', content: 'Hello!' }], temperature: 0, max_tokens: 60, stream: true })));
+    assert.equal(gather(list).text, (await ask('Hello!')).json.choices[0].message.content);
+    const work = { prompt: Array.from({ length: 64 }, (_, i) => `Story ${i}.`), n: 4, max_tokens: 400, ignore_eos: true, stream: true };
+    await call('POST', '/v1/completions', JSON.stringify(work), (request) => request.destroy());
+    await until('the work stops', async () => {
+      const text = await call('GET', '/metrics');
+      return /\nvllm:num_requests_running 0\n/.test(text) && text.includes(`${ABORTED} 1\n`);
+    });
+    secure.child.kill('SIGINT');
+    assert.deepEqual(await secure.child.ended, { code: 0, signal: null });
+  },
+
+  async 'signals'() {
+    // The first lets a stream end; further requests are refused.
+    const one = await serve();
+    const body = JSON.stringify({ prompt: ['a', 'b', 'c', 'd'], n: 2, max_tokens: 200, ignore_eos: true, stream: true });
+    const stream = await new Promise((resolve) => {
+      const request = http.request(`${one.url}/v1/completions`, { method: 'POST', agent: false }, resolve);
+      request.end(body);
+    });
+    let text = '';
+    stream.setEncoding('utf8');
+    const ended = new Promise((resolve) => { stream.on('end', resolve); stream.on('error', resolve); });
+    stream.on('data', (part) => { if (!text) one.child.kill('SIGTERM'); text += part; });
+    await ended;
+    const list = events(text);
+    for (let i = 0; i < 8; i++) assert.equal(gather(list, i).finish, 'length');
+    assert.deepEqual(await one.child.ended, { code: 0, signal: null });
+    await assert.rejects(fetch(one.url));
+    // The second ends at once.
+    const two = await serve();
+    const work = JSON.stringify({ prompt: Array.from({ length: 200 }, (_, i) => `Story ${i}.`), n: 1, max_tokens: 450, ignore_eos: true, stream: true });
+    const request = http.request(`${two.url}/v1/completions`, { method: 'POST', agent: false }, (response) => {
+      response.on('error', () => {});
+      response.once('data', () => { two.child.kill('SIGINT'); });
+    });
+    request.on('error', () => {});
+    request.end(work);
+    await until('it stops listening', () => fetch(`${two.url}/health`).then(() => false, () => true));
+    two.child.kill('SIGINT');
+    const how = await two.child.ended;
+    assert.ok(how.signal || how.code, JSON.stringify(how));
+  },
+};
+
+let failed = 0;
+const only = process.argv[2];
+for (const [name, test] of Object.entries(tests)) {
+  if (only && !name.includes(only)) continue;
+  try {
+    await test();
+    console.log(`ok    ${name}`);
+  } catch (error) {
+    failed++;
+    console.log(`FAIL  ${name}\n${error.stack}`);
+  }
+}
+server.child.kill('SIGTERM');
+const how = await server.child.ended;
+if (how.code !== 0) {
+  failed++;
+  console.log(`FAIL  the server ended with ${JSON.stringify(how)}`);
+}
+for (const child of children) child.kill('SIGKILL');
+rmSync(dir, { recursive: true });
+process.exit(failed ? 1 : 0);

@@ -37,6 +37,10 @@ static const slot_desc SLOTS[SLOT_COUNT] = {
     [S_UP_EXPS] = {"ffn_up_exps", DEV_USE_MATRIX, true},
     [S_DOWN_EXPS] = {"ffn_down_exps", DEV_USE_MATRIX, true},
     [S_NORM_EXPS] = {"ffn_norm_exps", DEV_USE_VECTOR, false},
+    [S_PLE_GATE] = {"inp_gate", DEV_USE_MATRIX, false},
+    [S_PLE_PROJ] = {"proj", DEV_USE_MATRIX, false},
+    [S_PLE_NORM] = {"post_norm", DEV_USE_VECTOR, false},
+    [S_OUT_SCALE] = {"layer_output_scale", DEV_USE_VECTOR, false},
     [S_Q_A] = {"attn_q_a", DEV_USE_MATRIX, false},
     [S_Q_A_NORM] = {"attn_q_a_norm", DEV_USE_VECTOR, false},
     [S_Q_B] = {"attn_q_b", DEV_USE_MATRIX, false},
@@ -162,6 +166,7 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
         const char *name = slot_name(hp->row, (slot)s);
         if (strlen(name) != len || memcmp(name, stem, len)) continue;
         slot_pair *pair = &b->layers[layer].s[s];
+        if (s >= S_PLE_GATE && s <= S_OUT_SCALE && !(hp->row->traits & A_GEMMA4)) break;
         if (s >= S_Q_A && s <= S_KV_B && !(hp->row->traits & A_LATENT)) break;
         if (weight && (s == S_K_B || s == S_V_B)) return add_slices(b, t, &pair->w, err);
         if (s == S_SELECT_BIAS && (bias || !*suffix)) return add(b, t, DEV_USE_VECTOR, false, &pair->w, err);
@@ -181,6 +186,9 @@ static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, e
         {"token_embd_norm.bias", offsetof(binding, embed_norm), true, DEV_USE_VECTOR},
         {"output_norm.weight", offsetof(binding, out_norm), false, DEV_USE_VECTOR},
         {"output_norm.bias", offsetof(binding, out_norm), true, DEV_USE_VECTOR},
+        {"per_layer_token_embd.weight", offsetof(binding, ple_embed), false, DEV_USE_ROWS},
+        {"per_layer_model_proj.weight", offsetof(binding, ple_proj), false, DEV_USE_MATRIX},
+        {"per_layer_proj_norm.weight", offsetof(binding, ple_norm), false, DEV_USE_VECTOR},
         {"output.weight", offsetof(binding, output), false, DEV_USE_MATRIX},
         {"output.bias", offsetof(binding, output), true, DEV_USE_VECTOR},
     };
@@ -188,6 +196,7 @@ static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, e
         if (strcmp(t->name, globals[i].name)) continue;
         if (globals[i].pair == offsetof(binding, positions) && !(hp->row->traits & A_LEARNED_POS)) break;
         if (globals[i].pair == offsetof(binding, embed_norm) && !(hp->row->traits & A_EMBED_NORM)) break;
+        if (!strncmp(t->name, "per_layer_", 10) && !hp->n_ple) break;
         slot_pair *pair = (slot_pair *)((char *)b + globals[i].pair);
         return add(b, t, globals[i].use, false, globals[i].bias ? &pair->b : &pair->w, err);
     }
@@ -292,7 +301,8 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
 {
     const layer_hp *l = &hp->layers[il];
     unsigned traits = hp->row->traits;
-    int64_t e = hp->n_embd, q = (int64_t)l->n_head * hp->head_k, k = (int64_t)l->n_kv * hp->head_k, v = (int64_t)l->n_kv * hp->head_v, o = (int64_t)l->n_head * hp->head_v;
+    int64_t e = hp->n_embd, q = (int64_t)l->n_head * l->head_k, k = (int64_t)l->n_kv * l->head_k, v = (int64_t)l->n_kv * l->head_v, o = (int64_t)l->n_head * l->head_v;
+    bool own_kv = l->kv_of == il;
     status st;
     char name[48];
     bool plain = traits & (A_NORM_PLAIN | A_NO_PRE);
@@ -309,8 +319,9 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
         if ((st = want_matrix(&s[S_QKV], e, q + k + v, 1, err))) return st;
     } else {
         if (!s[S_Q].w) return missing(il, "attn_q.weight", err);
-        if (!s[S_K].w) return missing(il, "attn_k.weight", err);
-        if (!s[S_V].w) return missing(il, "attn_v.weight", err);
+        if (!s[S_K].w && own_kv) return missing(il, "attn_k.weight", err);
+        if (!s[S_V].w && !(traits & A_GEMMA4)) return missing(il, "attn_v.weight", err);
+        if (!s[S_V].w && k != v) return missing(il, "attn_v.weight", err);
         if ((st = want_matrix(&s[S_Q], e, q, 1, err)) || (st = want_matrix(&s[S_K], e, k, 1, err)) || (st = want_matrix(&s[S_V], e, v, 1, err))) return st;
     }
     if (!s[S_OUT].w) return missing(il, "attn_output.weight", err);
@@ -320,10 +331,43 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
         int64_t whole = i ? k : q;
         if (!p->w) continue;
         int64_t n = p->w->desc.k * p->w->desc.n;
-        if (n != whole && n != hp->head_k) return bad_shape(p->w, hp->head_k, 1, 1, err);
+        if (n != whole && n != l->head_k) return bad_shape(p->w, l->head_k, 1, 1, err);
         if ((st = want_vector(p->b, n, err))) return st;
     }
     return check_feed(hp, s, il, e, err);
+}
+
+// Inputs of each layer's own (gemma4): one wide look-up for all layers, and in each a gate, a projection and a norm.
+static status check_ple(const hparams *hp, binding *b, error *err)
+{
+    if (!hp->n_ple) return OK;
+    status st;
+    int64_t e = hp->n_embd, n = hp->n_ple, all = n * hp->n_layers;
+    if (!b->ple_embed.w) return missing(-1, "per_layer_token_embd.weight", err);
+    if (!b->ple_proj.w) return missing(-1, "per_layer_model_proj.weight", err);
+    if (!b->ple_norm.w) return missing(-1, "per_layer_proj_norm.weight", err);
+    if ((st = want_matrix(&b->ple_embed, all, b->embed.w->desc.n, 1, err)) || (st = want_matrix(&b->ple_proj, e, all, 1, err)) || (st = want_vector(b->ple_norm.w, n, err))) return st;
+    for (int32_t i = 0; i < hp->n_layers; i++) {
+        slot_pair *s = b->layers[i].s;
+        if (!s[S_PLE_GATE].w) return missing(i, "inp_gate.weight", err);
+        if (!s[S_PLE_PROJ].w) return missing(i, "proj.weight", err);
+        if (!s[S_PLE_NORM].w) return missing(i, "post_norm.weight", err);
+        if ((st = want_matrix(&s[S_PLE_GATE], e, n, 1, err)) || (st = want_matrix(&s[S_PLE_PROJ], n, e, 1, err)) || (st = want_vector(s[S_PLE_NORM].w, e, err))) return st;
+    }
+    return OK;
+}
+
+static status read_scales(const gguf *g, const hparams *hp, binding *b, error *err)
+{
+    for (int32_t i = 0; i < hp->n_layers; i++) {
+        bound_tensor *t = b->layers[i].s[S_OUT_SCALE].w;
+        status st;
+        b->layers[i].out_scale = 1;
+        if (!t) continue;
+        if (t->src->type != QUANT_F32 && t->src->type != QUANT_F16 && t->src->type != QUANT_BF16) return error_set(err, E_INVALID, "tensor \"%s\" is no float", t->desc.name);
+        if ((st = want_vector(t, 1, err)) || (st = gguf_read_f32(g, t->src, 0, 1, &b->layers[i].out_scale, err))) return st;
+    }
+    return OK;
 }
 
 static status check_globals(hparams *hp, binding *b, error *err)
@@ -371,7 +415,7 @@ static status add_constants(const hparams *hp, binding *b, error *err)
     if (hp->clamp > 0) {
         int64_t widest = 0;
         for (int32_t i = 0; i < hp->n_layers; i++) {
-            int64_t w = (int64_t)hp->layers[i].n_head * hp->head_k + (int64_t)hp->layers[i].n_kv * (hp->head_k + hp->head_v);
+            int64_t w = (int64_t)hp->layers[i].n_head * hp->layers[i].head_k + (int64_t)hp->layers[i].n_kv * (hp->layers[i].head_k + hp->layers[i].head_v);
             if (widest && w != widest) return error_set(err, E_UNSUPPORTED, "key \"%s.attention.clamp_kqv\" with heads that differ between layers is not built", hp->row->name);
             widest = w;
         }
@@ -407,6 +451,8 @@ status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
     if (!st) st = bind_rope(b, g, hp, err);
     if (!st) st = check_globals(hp, b, err);
     for (int32_t i = 0; !st && i < hp->n_layers; i++) st = check_layer(hp, b->layers[i].s, i, err);
+    if (!st) st = check_ple(hp, b, err);
+    if (!st) st = read_scales(g, hp, b, err);
     if (!st) st = add_constants(hp, b, err);
     if (st) binding_free(b);
     return st;

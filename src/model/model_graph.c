@@ -35,7 +35,7 @@ int32_t graph_group(graph *c, const layer_hp *l, int32_t *index)
 {
     dev_plan *p = c->p;
     dev_group want = {.kind = l->windowed && c->hp->causal ? DEV_GROUP_WINDOW : DEV_GROUP_FULL, .window = l->windowed && c->hp->causal ? c->hp->window : 0, .n_kv = l->n_kv,
-                      .head_k = c->hp->head_k, .head_v = c->hp->head_v};
+                      .head_k = l->head_k, .head_v = l->head_v};
     for (int32_t i = 0; i < p->n_groups; i++) {
         dev_group *g = &p->groups[i];
         if (g->kind == want.kind && g->window == want.window && g->n_kv == want.n_kv && g->head_k == want.head_k && g->head_v == want.head_v) {
@@ -48,12 +48,12 @@ int32_t graph_group(graph *c, const layer_hp *l, int32_t *index)
     return dev_plan_group(p, want);
 }
 
-static void qk_norm(graph *c, dev_reg r, const slot_pair *s, int32_t whole)
+static void qk_norm(graph *c, dev_reg r, const slot_pair *s, int32_t head, int32_t whole)
 {
     const dev_tensor *w = weight(s);
     if (!w) return;
     // One weight a head, shared by the heads or not; or the whole row (olmo2).
-    int32_t group = w->k == c->hp->head_k ? c->hp->head_k : whole;
+    int32_t group = w->k == head ? head : whole;
     dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = c->hp->layer_norm ? DEV_NORM_LAYER : DEV_NORM_RMS, .group = group, .eps = c->hp->eps, .weight = w,
                                  .bias = bias(s), .add = DEV_NONE, .sum = DEV_NONE});
 }
@@ -62,15 +62,15 @@ void graph_rotate(graph *c, const layer_hp *l, dev_reg r, int32_t heads, int32_t
 {
     const hparams *hp = c->hp;
     bool plain = l->windowed && (hp->row->traits & A_WINDOW_PLAIN_ROPE);
-    dev_op_rope(c->p, (dev_rope){.reg = r, .kind = hp->rope == ROPE_PAIRS ? DEV_ROPE_NORM : DEV_ROPE_NEOX, .n_head = heads, .head_dim = head_dim, .first = first, .dims = hp->n_rot,
+    dev_op_rope(c->p, (dev_rope){.reg = r, .kind = hp->rope == ROPE_PAIRS ? DEV_ROPE_NORM : DEV_ROPE_NEOX, .n_head = heads, .head_dim = head_dim, .first = first, .dims = l->n_rot,
                                  .base = l->windowed ? hp->rope_base_window : hp->rope_base, .freq_scale = l->windowed ? hp->freq_scale_window : hp->freq_scale,
                                  .ext_factor = plain ? 0 : hp->ext_factor, .attn_factor = plain ? 1 : hp->attn_factor, .beta_fast = hp->beta_fast, .beta_slow = hp->beta_slow,
-                                 .n_ctx_orig = (int32_t)(hp->n_ctx_orig < INT32_MAX ? hp->n_ctx_orig : INT32_MAX), .factors = c->b->rope_factors ? c->b->rope_factors->dev : NULL});
+                                 .n_ctx_orig = (int32_t)(hp->n_ctx_orig < INT32_MAX ? hp->n_ctx_orig : INT32_MAX), .factors = c->b->rope_factors && !(l->windowed && hp->row->traits & A_GEMMA4) ? c->b->rope_factors->dev : NULL});
 }
 
-static void plain_norm(graph *c, dev_reg r)
+static void plain_norm(graph *c, dev_reg r, int32_t head)
 {
-    dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = DEV_NORM_RMS, .group = c->hp->head_k, .eps = c->hp->eps, .add = DEV_NONE, .sum = DEV_NONE});
+    dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = DEV_NORM_RMS, .group = head, .eps = c->hp->eps, .add = DEV_NONE, .sum = DEV_NONE});
 }
 
 // x = clamp(x, -c, c), from what devices have: min(x, c) = c - relu(c - x), max(x, -c) = relu(x + c) - c.
@@ -98,35 +98,41 @@ static dev_reg attention(graph *c, int32_t il, dev_reg x)
     const slot_pair *s = c->b->layers[il].s;
     dev_plan *p = c->p;
     unsigned traits = hp->row->traits;
-    int32_t nq = l->n_head * hp->head_k, nk = l->n_kv * hp->head_k, nv = l->n_kv * hp->head_v;
+    int32_t nq = l->n_head * l->head_k, nk = l->n_kv * l->head_k, nv = l->n_kv * l->head_v;
+    bool own = l->kv_of == il;
     dev_reg qkv = part(c, c->qkv, nq + nk + nv);
     dev_reg q = dev_reg_view(p, qkv, 0, nq), k = dev_reg_view(p, qkv, nq, nk), v = dev_reg_view(p, qkv, nq + nk, nv);
 
     if (s[S_QKV].w) dev_linear1(p, qkv, x, weight(&s[S_QKV]), bias(&s[S_QKV]));
-    else
+    else if (!own || !s[S_V].w) {
+        dev_op_linear(p, (dev_linear){.src = x, .n = own ? 2 : 1, .residual = DEV_NONE, .out = {{q, weight(&s[S_Q]), bias(&s[S_Q]), 1, 0}, {k, weight(&s[S_K]), bias(&s[S_K]), 1, 0}}});
+        if (own) dev_scale(p, v, k, 1); // gemma4: keys serve as values
+    } else
         dev_op_linear(p, (dev_linear){.src = x, .n = 3, .residual = DEV_NONE, .out = {{q, weight(&s[S_Q]), bias(&s[S_Q]), 1, 0}, {k, weight(&s[S_K]), bias(&s[S_K]), 1, 0}, {v, weight(&s[S_V]), bias(&s[S_V]), 1, 0}}});
     if (c->b->limit) clamp(c, qkv);
     if (!(traits & A_QK_AFTER)) {
-        qk_norm(c, q, &s[S_Q_NORM], nq);
-        qk_norm(c, k, &s[S_K_NORM], nk);
+        qk_norm(c, q, &s[S_Q_NORM], l->head_k, nq);
+        if (own) qk_norm(c, k, &s[S_K_NORM], l->head_k, nk);
     }
     if (l->rotate) {
-        graph_rotate(c, l, q, l->n_head, hp->head_k, 0);
-        graph_rotate(c, l, k, l->n_kv, hp->head_k, 0);
+        graph_rotate(c, l, q, l->n_head, l->head_k, 0);
+        if (own) graph_rotate(c, l, k, l->n_kv, l->head_k, 0);
         if (traits & A_QK_PLAIN) {
-            plain_norm(c, q);
-            plain_norm(c, k);
+            plain_norm(c, q, l->head_k);
+            plain_norm(c, k, l->head_k);
         }
     }
     if (traits & A_QK_AFTER) {
-        qk_norm(c, q, &s[S_Q_NORM], nq);
-        qk_norm(c, k, &s[S_K_NORM], nk);
+        qk_norm(c, q, &s[S_Q_NORM], l->head_k, nq);
+        if (own) qk_norm(c, k, &s[S_K_NORM], l->head_k, nk);
     }
+    if (own && traits & A_GEMMA4) plain_norm(c, v, l->head_v);
     if (c->b->temper && (!(traits & A_CHUNKED) || !l->rotate)) dev_op_combine(p, (dev_combine){.dst = q, .a = q, .b = c->temper, .sa = 1, .multiply = true});
-    int32_t index, group = graph_group(c, l, &index), no = l->n_head * hp->head_v;
+    if (own) c->kv_group[il] = graph_group(c, l, &c->kv_index[il]);
+    int32_t index = c->kv_index[l->kv_of], group = c->kv_group[l->kv_of], no = l->n_head * l->head_v;
     bool windowed = p->groups[group].kind == DEV_GROUP_WINDOW;
     dev_reg att = part(c, c->att[0], no);
-    dev_op_attend(p, (dev_attend){.dst = att, .q = q, .k = k, .v = v, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = hp->head_k, .head_v = hp->head_v,
+    dev_op_attend(p, (dev_attend){.dst = att, .q = q, .k = own ? k : DEV_NONE, .v = own ? v : DEV_NONE, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = l->head_k, .head_v = l->head_v,
                                   .scale = hp->attn_scale, .softcap = hp->attn_cap, .window = windowed ? hp->window : 0, .chunk = windowed && (traits & A_CHUNKED) ? hp->window : 0,
                                   .bidirectional = !hp->causal, .sinks = weight(&s[S_SINKS]), .alibi_bias = hp->alibi});
     if (s[S_GATE_ATTN].w) { // attention is gated by its input (afmoe)
@@ -199,6 +205,35 @@ static void feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_sr
 
 static void to_wanted(graph *c, dev_reg reg[2]) { dev_op_select(c->p, (dev_select){.dst = reg[1], .src = reg[0]}); }
 
+// Inputs of each layer's own: ple = (look-up * sqrt(n) + norm(proj h / sqrt(n_embd))) / sqrt(2), n columns a layer.
+static void ple_inputs(graph *c)
+{
+    const hparams *hp = c->hp;
+    dev_plan *p = c->p;
+    dev_reg proj = dev_reg_all(p, hp->n_ple * hp->n_layers);
+    dev_op_embed(p, (dev_embed){.dst = c->ple, .table = weight(&c->b->ple_embed), .scale = sqrtf((float)hp->n_ple)});
+    dev_op_linear(p, (dev_linear){.src = c->h[0], .n = 1, .residual = DEV_NONE, .out = {{proj, weight(&c->b->ple_proj), NULL, 1 / sqrtf((float)hp->n_embd), 0}}});
+    dev_op_norm(p, (dev_norm){.dst = proj, .src = proj, .kind = DEV_NORM_RMS, .group = hp->n_ple, .eps = hp->eps, .weight = weight(&c->b->ple_norm), .add = DEV_NONE, .sum = DEV_NONE});
+    dev_op_combine(p, (dev_combine){.dst = c->ple, .a = c->ple, .b = proj, .sa = sqrtf(0.5f), .sb = sqrtf(0.5f)});
+}
+
+// h = h + norm(proj (gelu(gate h) * input))
+static void ple_branch(graph *c, int32_t il)
+{
+    const slot_pair *s = c->b->layers[il].s;
+    dev_plan *p = c->p;
+    dev_reg h = c->h[c->w], t = c->t[c->w], gate = c->ple_gate[c->w], input = dev_reg_view(p, c->ple, il * c->hp->n_ple, c->hp->n_ple);
+    if (c->w) {
+        dev_op_select(p, (dev_select){.dst = c->ple_slice, .src = input});
+        input = c->ple_slice;
+    }
+    dev_op_linear(p, (dev_linear){.src = h, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_GELU, .out = {{gate, weight(&s[S_PLE_GATE]), NULL, 1, 0}}});
+    dev_op_combine(p, (dev_combine){.dst = gate, .a = gate, .b = input, .sa = 1, .multiply = true});
+    dev_linear1(p, t, gate, weight(&s[S_PLE_PROJ]), NULL);
+    norm(c, t, t, &s[S_PLE_NORM]);
+    dev_add(p, h, h, t);
+}
+
 // h = h + attention(norm(h)); h = h + feed(norm(h)), in the order and with the norms of the row.
 static void layer(graph *c, int32_t il)
 {
@@ -263,9 +298,9 @@ static void registers(graph *c)
     for (int32_t i = 0; i < hp->n_layers; i++) {
         const layer_hp *l = &hp->layers[i];
         const slot_pair *s = c->b->layers[i].s;
-        int32_t wide = l->n_head * hp->head_k + l->n_kv * (hp->head_k + hp->head_v);
+        int32_t wide = l->n_head * l->head_k + l->n_kv * (l->head_k + l->head_v);
         if (wide > qkv && !(hp->row->traits & A_LATENT)) qkv = wide;
-        int32_t out = l->n_head * (hp->row->traits & A_LATENT ? hp->mla_v : hp->head_v);
+        int32_t out = l->n_head * (hp->row->traits & A_LATENT ? hp->mla_v : l->head_v);
         if (out > att) att = out;
         static const slot downs[] = {S_DOWN, S_DOWN_SHARED};
         for (int d = 0; d < 2; d++)
@@ -278,6 +313,9 @@ static void registers(graph *c)
     c->qkv = dev_reg_all(c->p, qkv);
     c->tmp = c->b->limit ? dev_reg_all(c->p, qkv) : DEV_NONE;
     c->temper = c->b->temper ? dev_reg_all(c->p, 1) : DEV_NONE;
+    c->ple = hp->n_ple ? dev_reg_all(c->p, hp->n_ple * hp->n_layers) : DEV_NONE;
+    c->ple_slice = hp->n_ple ? dev_reg_wanted(c->p, hp->n_ple) : DEV_NONE;
+    for (int w = 0; w < 2; w++) c->ple_gate[w] = !hp->n_ple ? DEV_NONE : w ? dev_reg_wanted(c->p, hp->n_ple) : dev_reg_all(c->p, hp->n_ple);
     if (hp->row->traits & A_LATENT) graph_latent_registers(c);
     for (int w = 0; w < 2; w++) {
         dev_reg (*make)(dev_plan *, int32_t) = w ? dev_reg_wanted : dev_reg_all;
@@ -303,9 +341,12 @@ status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err
         dev_add(p, c.h[0], c.h[0], c.n[0]);
     }
     if (b->temper) dev_op_embed(p, (dev_embed){.dst = c.temper, .table = b->temper->dev, .scale = 1, .by_position = true});
+    if (hp->n_ple) ple_inputs(&c);
     if (b->embed_norm.w) norm(&c, c.h[0], c.h[0], &b->embed_norm);
     for (int32_t il = 0; il < hp->n_layers; il++) {
         layer(&c, il);
+        if (hp->n_ple) ple_branch(&c, il);
+        if (b->layers[il].out_scale != 1) dev_scale(p, c.h[c.w], c.h[c.w], b->layers[il].out_scale);
         if (p->failed) break;
     }
     if (!p->failed) {

@@ -287,6 +287,37 @@ static void read_latent(reader *r, hparams *hp)
     hp->attn_scale = (hp->row->keys & K_YARN ? m * m : 1) / sqrtf((float)hp->mla_k);
 }
 
+// Each layer's head sizes; in gemma4 those of windowed layers are their own, and late layers read an earlier one's keys.
+static void read_layer_sizes(reader *r, hparams *hp)
+{
+    int32_t k = hp->head_k, v = hp->head_v, rot = 0, shared = 0, given = 0;
+    bool own = hp->row->traits & A_GEMMA4;
+    if (own) {
+        if (read_int(r, "attention.key_length_swa", 0, MAX_HEAD_DIM, &given, false) && given) k = given;
+        given = 0;
+        if (read_int(r, "attention.value_length_swa", 0, MAX_HEAD_DIM, &given, false) && given) v = given;
+        read_int(r, "rope.dimension_count_swa", 0, MAX_HEAD_DIM, &rot, false);
+        if (!rot) rot = hp->n_rot < k ? hp->n_rot : k;
+        read_int(r, "attention.shared_kv_layers", 0, MAX_LAYERS, &shared, false);
+        read_int(r, "embedding_length_per_layer_input", 0, MAX_WIDTH / MAX_LAYERS, &hp->n_ple, false);
+        if (!r->st && (rot % 2 || rot > k)) r->st = error_set(r->err, E_INVALID, "key \"%s.rope.dimension_count_swa\" is %d, expected an even number up to %d", r->arch, rot, k);
+        if (!r->st && shared && shared > hp->n_layers - 2) r->st = error_set(r->err, E_INVALID, "key \"%s.attention.shared_kv_layers\" is %d of %d layers", r->arch, shared, hp->n_layers);
+    }
+    for (int32_t i = 0; !r->st && i < hp->n_layers; i++) {
+        layer_hp *l = &hp->layers[i];
+        bool window = own && l->windowed;
+        l->head_k = window ? k : hp->head_k;
+        l->head_v = window ? v : hp->head_v;
+        l->n_rot = window ? rot : hp->n_rot;
+        l->kv_of = i;
+        if (i < hp->n_layers - shared) continue;
+        l->kv_of = hp->n_layers - shared - (l->windowed ? 2 : 1);
+        const layer_hp *o = &hp->layers[l->kv_of];
+        if (o->windowed != l->windowed || o->n_kv != l->n_kv || l->n_head % o->n_kv)
+            r->st = error_set(r->err, E_INVALID, "key \"%s.attention.shared_kv_layers\": layer %d cannot read the keys of layer %d", r->arch, i, l->kv_of);
+    }
+}
+
 static void read_options(reader *r, hparams *hp)
 {
     unsigned keys = hp->row->keys;
@@ -354,6 +385,7 @@ status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err)
     read_rope(&r, hp);
     if (hp->row->keys & K_WINDOW) read_window(&r, hp);
     if (!r.st && hp->row->traits & A_LATENT) read_latent(&r, hp);
+    if (!r.st) read_layer_sizes(&r, hp);
     read_experts(&r, hp);
     read_options(&r, hp);
     if (r.st) goto fail;

@@ -39,6 +39,7 @@ enum {
     A_SECTIONS     = 1 << 24, // rope.dimension_sections makes the rotation one of halves (glm4)
     A_LATENT       = 1 << 25, // keys and values from a shared low-rank vector (deepseek2, minicpm3)
     A_MSCALE_BOTH  = 1 << 26, // deepseek2: YaRN's two magnitudes are the same, so the rotation keeps lengths and the scores are scaled
+    A_GEMMA4       = 1 << 27, // head sizes of windowed layers are their own, values are normalised, keys serve as values where there are none, shared keys, per-layer inputs
     A_LEAD_ROPE    = 1 << 23, // the leading dense layers are rotated whatever their window
 };
 
@@ -86,13 +87,15 @@ const arch_row *arch_at(size_t i);                       // NULL past the last
 // ---- hyperparameters ------------------------------------------------------------------------------------------------------
 
 typedef struct layer_hp {
-    int32_t n_head, n_kv;
+    int32_t n_head, n_kv, head_k, head_v, n_rot;
     bool    windowed, rotate;
+    int32_t kv_of; // the layer whose keys and values this one reads: itself, or an earlier one (gemma4)
 } layer_hp;
 
 struct hparams {
     const arch_row *row;
-    int32_t n_vocab, n_embd, n_layers, n_rot, head_k, head_v;
+    int32_t n_vocab, n_embd, n_layers, n_rot, head_k, head_v; // the last three of full layers; each layer has its own
+    int32_t n_ple; // width of a layer's own input (gemma4)
     int32_t kv_rank, mla_k, mla_v; // latent attention: rank, and the widths of a head's key and value before absorption
     int32_t n_expert, top_k, n_group, top_groups;
     uint32_t n_ctx_train, n_ctx_orig, context;
@@ -115,6 +118,7 @@ typedef enum slot {
     S_ATTN_NORM, S_ATTN_NORM_2, S_QKV, S_Q, S_K, S_V, S_Q_NORM, S_K_NORM, S_GATE_ATTN, S_OUT, S_SINKS, S_ATTN_POST,
     S_FFN_NORM, S_GATE, S_UP, S_DOWN, S_FFN_POST,
     S_ROUTER, S_SELECT_BIAS, S_GATE_EXPS, S_UP_EXPS, S_DOWN_EXPS, S_NORM_EXPS,
+    S_PLE_GATE, S_PLE_PROJ, S_PLE_NORM, S_OUT_SCALE,
     S_Q_A, S_Q_A_NORM, S_Q_B, S_KV_A, S_KV_A_NORM, S_K_B, S_V_B, S_KV_B,
     S_SHARED_ROUTER, S_GATE_SHARED, S_UP_SHARED, S_DOWN_SHARED,
     SLOT_COUNT
@@ -132,13 +136,17 @@ typedef struct bound_tensor {
 // For a stack that is imported in slices (attn_k_b, attn_v_b: one a head) w is the first of as many in a row.
 typedef struct slot_pair { bound_tensor *w, *b; } slot_pair;
 
-typedef struct bound_layer { slot_pair s[SLOT_COUNT]; } bound_layer;
+typedef struct bound_layer {
+    slot_pair s[SLOT_COUNT];
+    float     out_scale; // 1, or the value of layer_output_scale
+} bound_layer;
 
 typedef struct binding {
     bound_tensor *all;  // in file order; cap items allocated at once, so that pointers stay
     size_t        n, cap;
     bound_layer  *layers;
     slot_pair     embed, positions, embed_norm, out_norm, output;
+    slot_pair     ple_embed, ple_proj, ple_norm; // per-layer inputs (gemma4)
     float        *made[2];      // constants that some architectures need as tensors
     bound_tensor *limit;        // the clamp of q, k and v in every column (mpt, dbrx, olmo)
     bound_tensor *temper;       // [context] a factor of the query by position (llama4, mistral3)
@@ -158,7 +166,8 @@ typedef struct graph {
     const binding *b;
     int            w; // 0: all rows, 1: wanted rows
     dev_reg        h[2], n[2], n2[2], t[2], ff[2], att[2], gate[2], one[2], early[2];
-    dev_reg        qkv, tmp, temper;
+    dev_reg        qkv, tmp, temper, ple, ple_gate[2], ple_slice;
+    int32_t        kv_group[MAX_LAYERS], kv_index[MAX_LAYERS]; // where a layer's keys and values are
     dev_reg        low, query, latent, wide; // latent attention alone: see model_latent.c
 } graph;
 

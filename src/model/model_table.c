@@ -21,6 +21,13 @@ static void adjust_gemma3(hparams *hp)
     if (hp->n_layers == 62) hp->attn_scale = 1 / sqrtf((float)hp->n_embd / (float)hp->layers[0].n_head); // the 27B model
 }
 
+static void adjust_gemma4(hparams *hp)
+{
+    hp->rope_base_window = 10000;
+    hp->attn_scale = 1;
+    hp->final_cap = 30;
+}
+
 static void adjust_baichuan(hparams *hp)
 {
     hp->rope_off = hp->n_layers != 32; // only the 7B model rotates
@@ -86,6 +93,7 @@ static const arch_row ROWS[] = {
     {.name = "gemma", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT},
     {.name = "gemma2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST, .keys = K_WINDOW | K_ATTN_CAP | K_FINAL_CAP, .window_period = 2, .adjust = adjust_gemma2},
     {.name = "gemma3", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW | K_FINAL_CAP, .window_period = 6, .adjust = adjust_gemma3},
+    {.name = "gemma4", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST | A_GEMMA4 | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW | K_FINAL_CAP, .window_period = 6, .adjust = adjust_gemma4},
     {.name = "phi2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_PARALLEL},
     {.name = "phi3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_FUSED_UP},
     {.name = "phimoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_EXP_SCALE},
@@ -167,7 +175,7 @@ static const arch_row ROWS[] = {
     OUT("lfm2", "short convolutions are not built"), OUT("lfm2moe", "short convolutions are not built"), OUT("minimax-01", "linear attention is not built"),
     OUT("minimax-m3", "sparse attention is not built"), OUT("rwkv6", "RWKV blocks are not built"), OUT("rwkv7", "RWKV blocks are not built"),
     OUT("rwkv6qwen2", "RWKV blocks are not built"), OUT("arwkv7", "RWKV blocks are not built"), OUT("gemma3n", "per-layer embeddings are not built"),
-    OUT("gemma4", "head sizes that differ between layers are not built"), OUT("grovemoe", "expert groups of two sizes are not built"), OUT("cogvlm", "vision experts are not built"),
+    OUT("grovemoe", "expert groups of two sizes are not built"), OUT("cogvlm", "vision experts are not built"),
     OUT("apertus", "the xIELU activation is not built"), OUT("bitnet", "its norms inside blocks are not built"), OUT("talkie", "its layer scales are not built"), OUT("hrm_text", "recurrent depth is not built"),
     OUT("laguna", "attention gated by head is not built"), OUT("spark2_5", "attention gated by head is not built"), OUT("muse-glimmer", "its attention gate is not built"), OUT("maple", "its clamped activation is not built"),
     OUT("mimo2", "head sizes that differ between layers are not built"), OUT("step35", "its block is not built"), OUT("hy_v3", "its block is not built"), OUT("qwen3tts", "speech models are not built"),

@@ -109,39 +109,6 @@ float quant_fit_affine(int n, const float *x, const float *w, int hi, uint8_t *q
     return fit_range(n, x, w, hi, q, offset, false);
 }
 
-static int nearest(const int8_t *values, int count, float x) {
-    int a = 0, b = count - 1;
-    if (x <= values[0]) return 0;
-    if (x >= values[b]) return b;
-    while (b - a > 1) {
-        int m = (a + b) / 2;
-        if (x < values[m]) b = m;
-        else a = m;
-    }
-    return x - values[a] < values[b] - x ? a : b;
-}
-
-float quant_fit_levels(int n, const float *x, const float *w, const int8_t *values, int count, uint8_t *q) {
-    float amax = 0, peak = 0;
-    for (int i = 0; i < n; i++)
-        if (fabsf(x[i]) > amax) amax = fabsf(x[i]), peak = x[i];
-    float best_gain = -1, best_scale = 0, best_inv = 0;
-    if (amax >= 1e-30f)
-        for (int s = -10; s <= 10; s++)
-            for (int side = 0; side < 2; side++) {
-                float end = side ? (float)values[count - 1] : (float)values[0];
-                float inv = (end + (end < 0 ? -1.f : 1.f) * 2.f * (float)s) / peak, num = 0, den = 0;
-                for (int i = 0; i < n; i++) {
-                    float l = values[nearest(values, count, inv * x[i])], wl = w ? w[i] * l : l;
-                    num += wl * x[i];
-                    den += wl * l;
-                }
-                if (den > 0 && num * num > best_gain * den) best_gain = num * num / den, best_scale = num / den, best_inv = inv;
-            }
-    for (int i = 0; i < n; i++) q[i] = (uint8_t)nearest(values, count, best_inv * x[i]);
-    return best_gain > 0 ? best_scale : 0;
-}
-
 // ---- plain numbers
 QUANT_ENCODE(f32) { (void)importance; memcpy(dst, src, n * sizeof *src); }
 

@@ -12,9 +12,6 @@ float quant_fit_scale(int n, const float *x, const float *w, int lo, int hi, int
 float quant_fit_offset(int n, const float *x, const float *w, int hi, uint8_t *q, float *min);
 // As quant_fit_offset, with an offset of either sign.
 float quant_fit_affine(int n, const float *x, const float *w, int hi, uint8_t *q, float *offset);
-// Least-cost scale for x ~ scale * values[q], values ascending; fills q.
-float quant_fit_levels(int n, const float *x, const float *w, const int8_t *values, int count, uint8_t *q);
-
 // To the nearest integer, ties to even; what is out of range (or NaN) is held to a million. Adding 1.5 * 2^23 leaves the integer in
 // the low bits of the sum: unlike rintf this needs no instruction beyond the base of any processor, and loops over it vectorize.
 static inline int quant_round(float x) {

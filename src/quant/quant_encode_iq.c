@@ -198,7 +198,7 @@ static void fit_grid_block(const grid_spec *g, const float *src, const float *w,
     if (!(most > 0)) return;
     double best = HUGE_VAL, num, den;
     float d = half(most / (g->unit * (0.5f + (float)g->top)));
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < 2; round++) {
         grid_block b = *out;
         b.d = d;
         double cost = settle(g, x, w, want, &b, &num, &den);
@@ -211,13 +211,13 @@ static void fit_grid_block(const grid_spec *g, const float *src, const float *w,
     }
 }
 
-static const grid_spec iq2_xxs = {quant_grid_iq2_xxs, 256, 8, {8, 25, 43, 43}, 32, 15, 0.25f, true, 0, 0.015f, 0.033f, 10};
-static const grid_spec iq2_xs = {quant_grid_iq2_xs, 512, 8, {8, 25, 43, 43}, 16, 15, 0.25f, true, 0, 0.015f, 0.035f, 10};
-static const grid_spec iq2_s = {quant_grid_iq2_s, 1024, 8, {8, 25, 43, 43}, 16, 15, 0.25f, false, 0, 0.015f, 0.035f, 10};
-static const grid_spec iq3_xxs = {quant_grid_iq3_xxs, 256, 4, {4, 12, 20, 28, 36, 44, 52, 62}, 32, 15, 0.5f, true, 0, 0.0125f, 0.021f, 10};
-static const grid_spec iq3_s = {quant_grid_iq3_s, 512, 4, {1, 3, 5, 7, 9, 11, 13, 15}, 32, 15, 2, false, 0, 0.055f, 0.09f, 10};
-static const grid_spec iq1_s = {quant_grid_iq1, 2048, 8, {-1, 0, 1, 1}, 32, 7, 2, false, 1, 0.35f, 0.95f, 7};
-static const grid_spec iq1_m = {quant_grid_iq1, 2048, 8, {-1, 0, 1, 1}, 16, 7, 2, false, 2, 0.4f, 1.0f, 6};
+static const grid_spec iq2_xxs = {quant_grid_iq2_xxs, 256, 8, {8, 25, 43, 43}, 32, 15, 0.25f, true, 0, 0.015f, 0.033f, 6};
+static const grid_spec iq2_xs = {quant_grid_iq2_xs, 512, 8, {8, 25, 43, 43}, 16, 15, 0.25f, true, 0, 0.015f, 0.035f, 6};
+static const grid_spec iq2_s = {quant_grid_iq2_s, 1024, 8, {8, 25, 43, 43}, 16, 15, 0.25f, false, 0, 0.015f, 0.035f, 6};
+static const grid_spec iq3_xxs = {quant_grid_iq3_xxs, 256, 4, {4, 12, 20, 28, 36, 44, 52, 62}, 32, 15, 0.5f, true, 0, 0.0125f, 0.021f, 6};
+static const grid_spec iq3_s = {quant_grid_iq3_s, 512, 4, {1, 3, 5, 7, 9, 11, 13, 15}, 32, 15, 2, false, 0, 0.055f, 0.09f, 6};
+static const grid_spec iq1_s = {quant_grid_iq1, 2048, 8, {-1, 0, 1, 1}, 32, 7, 2, false, 1, 0.35f, 0.95f, 5};
+static const grid_spec iq1_m = {quant_grid_iq1, 2048, 8, {-1, 0, 1, 1}, 16, 7, 2, false, 2, 0.4f, 1.0f, 5};
 
 QUANT_ENCODE(iq2_xxs) {
     block_iq2_xxs *o = dst;
@@ -331,10 +331,31 @@ QUANT_ENCODE(iq1_m) {
 }
 
 // ---- sixteen uneven levels
-static int nearest_iq4(float x) {
-    int q = 0;
-    while (q < 15 && x > 0.5f * (float)(quant_iq4_values[q] + quant_iq4_values[q + 1])) q++;
-    return q;
+// How many midpoints between levels lie below x: without branches, so that loops over it vectorize.
+static inline int nearest_iq4(float x) {
+    return (x > -115.5f) + (x > -93.5f) + (x > -74) + (x > -57) + (x > -42) + (x > -28.5f) + (x > -16) + (x > -4.5f) + (x > 7) + (x > 19) + (x > 31.5f) +
+           (x > 45.5f) + (x > 61) + (x > 79) + (x > 101);
+}
+
+// The least-cost scale of 32 elements: a fan around either end of the levels on the largest element.
+static float fit_iq4(const float *x, const float *w) {
+    float amax = 0, peak = 0, best_gain = 0, best = 0;
+    for (int i = 0; i < 32; i++)
+        if (fabsf(x[i]) > amax) amax = fabsf(x[i]), peak = x[i];
+    if (amax < 1e-30f) return 0;
+    for (int s = -8; s <= 8; s++)
+        for (int side = 0; side < 2; side++) {
+            float inv = (side ? 113 + 2.5f * (float)s : -127 - 2.5f * (float)s) / peak, num = 0, den = 0;
+            int nearest[32];
+            for (int i = 0; i < 32; i++) nearest[i] = nearest_iq4(inv * x[i]);
+            for (int i = 0; i < 32; i++) {
+                float l = quant_iq4_values[nearest[i]], wl = w ? w[i] * l : l;
+                num += wl * x[i];
+                den += wl * l;
+            }
+            if (den > 0 && num * num > best_gain * den) best_gain = num * num / den, best = num / den;
+        }
+    return best;
 }
 
 QUANT_ENCODE(iq4_nl) {
@@ -343,7 +364,7 @@ QUANT_ENCODE(iq4_nl) {
         float x[32];
         uint8_t q[32];
         for (int i = 0; i < 32; i++) x[i] = quant_finite(src[i]);
-        float d = quant_fit_levels(32, x, importance ? importance + 32 * k : NULL, quant_iq4_values, 16, q);
+        float d = fit_iq4(x, importance ? importance + 32 * k : NULL);
         d = d < 0 ? -half(-d) : half(d);
         o->d = quant_f32_to_f16(d);
         for (int i = 0; i < 32; i++) q[i] = (uint8_t)(d != 0 ? nearest_iq4(x[i] / d) : 0);
@@ -355,8 +376,10 @@ static double iq4_cost(const float *x, const float *w, float d, uint8_t *q, doub
     double cost = 0;
     float inv = d != 0 ? 1 / d : 0;
     *a = *b = 0;
+    int nearest[32];
+    for (int i = 0; i < 32; i++) nearest[i] = nearest_iq4(x[i] * inv);
     for (int i = 0; i < 32; i++) {
-        q[i] = (uint8_t)nearest_iq4(x[i] * inv);
+        q[i] = (uint8_t)nearest[i];
         float l = quant_iq4_values[q[i]], e = x[i] - d * l, wi = w ? w[i] : 1;
         cost += (double)(e * e) * wi;
         *a += (double)(wi * l) * x[i];
@@ -374,7 +397,7 @@ QUANT_ENCODE(iq4_xs) {
         const float *w = importance ? importance + QUANT_K * k : NULL;
         for (int i = 0; i < QUANT_K; i++) x[i] = quant_finite(src[i]);
         for (int j = 0; j < 8; j++) {
-            want[j] = quant_fit_levels(32, x + 32 * j, w ? w + 32 * j : NULL, quant_iq4_values, 16, q + 32 * j);
+            want[j] = fit_iq4(x + 32 * j, w ? w + 32 * j : NULL);
             if (fabsf(want[j]) > fabsf(peak)) peak = want[j];
         }
         float d = peak / -32, kept_d = 0;

@@ -1,5 +1,8 @@
 // Owns the draw of a token: penalties, bias, truncation, the random number, and log-probabilities.
 //
+// A row is first cut into blocks of 64 whose maxima are noted: the k-th greatest maximum bounds the k-th greatest logit from below, so that only
+// blocks above it are looked at again. Top-p alone takes more and more of the greatest until they weigh enough.
+//
 // Invariant of a draw: items are in ascending order of id at every stage (cuts compact them stably), so which token a random number
 // picks does not depend on the way a cut was found.
 #include "sampling/sampling.h"
@@ -9,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUCKETS = 2048, SORT_BELOW = 256, MAX_ROUNDS = 6 };
+enum { BUCKETS = 2048, SORT_BELOW = 256, MAX_ROUNDS = 6, BLOCK = 64, FIRST_TOP = 128 };
+#define GREEDY_BELOW 1e-5f // temperatures that would only divide by nearly nothing
 
 // Tokens that penalties look at: open addressing by token, -1 is free.
 typedef struct seen {
@@ -55,6 +59,7 @@ void samp_scratch_free(samp_scratch *s) {
     mem_free(s->row);
     mem_free(s->items);
     mem_free(s->border);
+    mem_free(s->peaks);
     *s = (samp_scratch){0};
 }
 
@@ -249,9 +254,146 @@ static size_t cut_typical(samp_item *items, size_t n, double p, samp_item *borde
     return cut(items, n, SIZE_MAX, p * z > 0 ? p * z : DBL_MIN, border);
 }
 
+static size_t blocks_of(size_t n) { return (n + BLOCK - 1) / BLOCK; }
+
+// peaks holds a maximum a block, then room to select in them; sums a weight a block.
 static bool reserve(samp_scratch *s, size_t n) {
     return mem_grow((void **)&s->items, &s->items_cap, n, sizeof *s->items) &&
-           mem_grow((void **)&s->border, &s->border_cap, n, sizeof *s->border);
+           mem_grow((void **)&s->border, &s->border_cap, n, sizeof *s->border) &&
+           mem_grow((void **)&s->peaks, &s->peaks_cap, 2 * blocks_of(n), sizeof *s->peaks);
+}
+
+// Fills the blocks' maxima; the lowest id of the greatest usable logit, or -1.
+static int32_t find_peaks(const float *row, size_t n, float *peaks) {
+    float best = -INFINITY;
+    for (size_t b = 0; b * BLOCK < n; b++) {
+        const float *x = row + b * BLOCK;
+        size_t len = n - b * BLOCK < BLOCK ? n - b * BLOCK : BLOCK;
+        float lane[8], peak = -INFINITY;
+        for (int k = 0; k < 8; k++) lane[k] = -INFINITY;
+        size_t i = 0;
+        for (; i + 8 <= len; i += 8)
+            for (int k = 0; k < 8; k++) { // a NaN compares false
+                float v = x[i + k] > FLT_MAX ? FLT_MAX : x[i + k];
+                lane[k] = v > lane[k] ? v : lane[k];
+            }
+        for (; i < len; i++) lane[0] = usable(x[i]) > lane[0] ? usable(x[i]) : lane[0];
+        for (int k = 0; k < 8; k++) peak = lane[k] > peak ? lane[k] : peak;
+        peaks[b] = peak;
+        best = peak > best ? peak : best;
+    }
+    if (best == -INFINITY) return -1;
+    for (size_t b = 0;; b++)
+        for (size_t i = b * BLOCK; peaks[b] == best && i < n && i < (b + 1) * BLOCK; i++)
+            if (usable(row[i]) == best) return (int32_t)i;
+}
+
+// The k-th greatest (from 1) of v[n]; reorders v.
+static float kth_greatest(float *v, size_t n, size_t k) {
+    size_t lo = 0, hi = n - 1, want = k - 1;
+    while (lo < hi) {
+        float pivot = v[lo + (hi - lo) / 2];
+        size_t i = lo, j = hi;
+        for (;;) {
+            while (v[i] > pivot) i++;
+            while (v[j] < pivot) j--;
+            if (i >= j) break;
+            float t = v[i];
+            v[i++] = v[j];
+            v[j--] = t;
+        }
+        if (want <= j) hi = j;
+        else lo = j + 1;
+    }
+    return v[want];
+}
+
+// Items of all usable logits that may be among the k greatest (at least those), d = (top - logit) * inv.
+static size_t gather(samp_scratch *s, const float *row, size_t n, size_t k, float top, float inv) {
+    size_t blocks = blocks_of(n), m = 0;
+    float bound = -INFINITY;
+    if (k < blocks) {
+        memcpy(s->peaks + blocks, s->peaks, blocks * sizeof *s->peaks);
+        bound = kth_greatest(s->peaks + blocks, blocks, k);
+    }
+    if (bound == -INFINITY) bound = -FLT_MAX; // all that are usable
+    for (size_t b = 0; b < blocks; b++) {
+        if (!(s->peaks[b] >= bound)) continue;
+        for (size_t i = b * BLOCK; i < n && i < (b + 1) * BLOCK; i++) {
+            float x = usable(row[i]);
+            if (!(x >= bound)) continue;
+            float d = (top - x) * inv;
+            d = d < 1e30f ? d : 1e30f;
+            s->items[m++] = (samp_item){(int32_t)i, d, d};
+        }
+    }
+    return m;
+}
+
+// Four at a time, in the compiler's vectors (whatever the target has): exp_neg of each, 0 where d is past `limit`.
+typedef float   vec  __attribute__((vector_size(16)));
+typedef int32_t veci __attribute__((vector_size(16)));
+
+static inline vec choose(veci mask, vec yes, vec no) { return (vec)((mask & (veci)yes) | (~mask & (veci)no)); }
+
+static inline vec weigh4(const float *row, float top, float inv, float limit) {
+    vec x, zero = {0}, huge = zero + FLT_MAX;
+    memcpy(&x, row, sizeof x);
+    x = choose(x > huge, huge, x);
+    vec d = choose(x >= -huge, (top - x) * inv, zero + INFINITY);
+    veci in = (d <= zero + limit) & (d <= zero + 87.0f);
+    x = choose(in, -d, zero);
+    veci k = __builtin_convertvector(x * 1.44269504088896341f - 0.5f, veci);
+    vec n = __builtin_convertvector(k, vec), r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return choose(in, p * (vec)((k + 127) << 23), zero);
+}
+
+static double block_weight(const float *row, size_t n, float top, float inv, float limit) {
+    double sum = 0;
+    vec part = {0};
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) part += weigh4(row + i, top, inv, limit);
+    for (int k = 0; k < 4; k++) sum += part[k];
+    for (; i < n; i++) {
+        float d = (top - usable(row[i])) * inv;
+        sum += d <= limit ? exp_neg(d) : 0;
+    }
+    return sum;
+}
+
+// The weight of every logit whose d is at most `limit`.
+static double row_weight(const float *row, size_t n, float top, float inv, float limit) {
+    double z = 0;
+    for (size_t b = 0; b < n; b += BLOCK) z += block_weight(row + b, n - b < BLOCK ? n - b : BLOCK, top, inv, limit);
+    return z;
+}
+
+// Draws among all whose d is at most `limit`, by id, without a list.
+static int32_t pick_row(const float *row, size_t n, int32_t best, float top, float inv, float limit, double u) {
+    double r = u * row_weight(row, n, top, inv, limit), sum = 0;
+    int32_t last = best;
+    for (size_t b = 0; b < n; b += BLOCK) {
+        size_t len = n - b < BLOCK ? n - b : BLOCK;
+        double w = block_weight(row + b, len, top, inv, limit);
+        if (sum + w <= r) {
+            sum += w;
+            continue;
+        }
+        for (size_t i = b; i < b + len; i++) {
+            float d = (top - usable(row[i])) * inv, e = d <= limit ? exp_neg(d) : 0;
+            if (e <= 0) continue;
+            sum += e;
+            last = (int32_t)i;
+            if (sum > r) return last;
+        }
+    }
+    return last;
 }
 
 // The row with penalties, bias and mask applied: `logits` itself when there are none, else a copy in scratch.
@@ -282,19 +424,6 @@ static const float *adjust(sampler *s, samp_scratch *scratch, const float *logit
     return row;
 }
 
-// The lowest id of the greatest usable logit; -1 when there is none.
-static int32_t argmax(const float *row, int32_t n) {
-    float best = -INFINITY;
-    for (int32_t i = 0; i < n; i++) { // vectorised; NaN compares false
-        float x = row[i] > FLT_MAX ? FLT_MAX : row[i];
-        best = x > best ? x : best;
-    }
-    if (best == -INFINITY) return -1;
-    for (int32_t i = 0; i < n; i++)
-        if (row[i] >= best) return i;
-    return -1;
-}
-
 static int32_t pick(const samp_item *items, size_t n, double u) {
     double r = u * total_weight(items, n), sum = 0;
     int32_t last = items[0].id;
@@ -308,66 +437,74 @@ static int32_t pick(const samp_item *items, size_t n, double u) {
     return last;
 }
 
+// The candidates that top-k, typical and top-p leave, in scratch->items.
+static size_t truncate_row(const samp_params *p, samp_scratch *scratch, const float *row, size_t vocab, float top, float inv) {
+    samp_item *items = scratch->items;
+    size_t n;
+    double z = 0;
+    bool by_k = p->top_k > 0 && (size_t)p->top_k < vocab;
+    if (by_k) {
+        n = gather(scratch, row, vocab, (size_t)p->top_k, top, inv);
+        n = cut(items, n, (size_t)p->top_k, 0, scratch->border);
+    } else if (p->typical_p < 1) {
+        n = gather(scratch, row, vocab, vocab, top, inv);
+    } else { // top-p alone: the greatest, more of them until they weigh enough
+        z = row_weight(row, vocab, top, inv, INFINITY);
+        size_t k = FIRST_TOP;
+        while ((n = gather(scratch, row, vocab, k, top, inv)) < vocab && k < blocks_of(vocab) && total_weight(items, n) < (double)p->top_p * z) k *= 4;
+    }
+    if (p->typical_p < 1) n = cut_typical(items, n, (double)p->typical_p, scratch->border);
+    if (p->top_p < 1) {
+        for (size_t i = 0; i < n; i++) items[i].key = items[i].d;
+        double want = (double)p->top_p * (z > 0 ? z : total_weight(items, n));
+        n = cut(items, n, SIZE_MAX, want > 0 ? want : DBL_MIN, scratch->border);
+    }
+    return n;
+}
+
 status samp_draw(sampler *s, samp_scratch *scratch, const float *logits, const uint32_t *mask, uint64_t position, int32_t *token, error *err) {
     const float *row = adjust(s, scratch, logits, mask, err);
+    const samp_params *p = &s->p;
+    size_t vocab = (size_t)s->n_vocab;
     if (!row) return E_NOMEM;
-    int32_t best = argmax(row, s->n_vocab);
+    if (!reserve(scratch, vocab)) return error_set(err, E_NOMEM, "no memory for %zu candidates", vocab);
+    int32_t best = find_peaks(row, vocab, scratch->peaks);
     if (best < 0) return error_set(err, E_INVALID, "no token can be drawn: every logit is banned or not a number");
-    if (s->p.temperature <= 0 || s->p.top_k == 1) {
+    if (p->temperature < GREEDY_BELOW || p->top_k == 1) {
         *token = best;
         return OK;
     }
-    size_t n = 0, vocab = (size_t)s->n_vocab;
-    if (!reserve(scratch, vocab)) return error_set(err, E_NOMEM, "no memory for %zu candidates", vocab);
+    float top = usable(row[best]), inv = 1.0f / p->temperature;
+    double u = samp_uniform(p->seed, p->choice, 0, position), spare = p->min_p > 0 ? -log((double)p->min_p) : INFINITY;
+    if ((p->top_k <= 0 || (size_t)p->top_k >= vocab) && p->typical_p >= 1 && p->top_p >= 1) {
+        *token = pick_row(row, vocab, best, top, inv, (float)spare, u);
+        return OK;
+    }
     samp_item *items = scratch->items;
-    double top = usable(row[best]), inv = 1.0 / (double)s->p.temperature;
-    for (size_t i = 0; i < vocab; i++) {
-        float x = usable(row[i]);
-        double d = (top - x) * inv;
-        items[n] = (samp_item){(int32_t)i, d > 1e30 ? 1e30f : (float)d, d > 1e30 ? 1e30f : (float)d};
-        n += x != -INFINITY;
-    }
-    if (s->p.top_k > 0 && (size_t)s->p.top_k < n) n = cut(items, n, (size_t)s->p.top_k, 0, scratch->border);
-    if (s->p.typical_p < 1) n = cut_typical(items, n, (double)s->p.typical_p, scratch->border);
-    if (s->p.top_p < 1) {
-        for (size_t i = 0; i < n; i++) items[i].key = items[i].d;
-        double want = (double)s->p.top_p * total_weight(items, n);
-        n = cut(items, n, SIZE_MAX, want > 0 ? want : DBL_MIN, scratch->border);
-    }
-    if (s->p.min_p > 0) { // against the likeliest that is left
+    size_t n = truncate_row(p, scratch, row, vocab, top, inv);
+    if (p->min_p > 0) { // against the likeliest that is left
         float least = items[0].d;
         for (size_t i = 1; i < n; i++) least = items[i].d < least ? items[i].d : least;
-        double limit = least - log((double)s->p.min_p);
         size_t out = 0;
         for (size_t i = 0; i < n; i++)
-            if (items[i].d <= limit || items[i].d == least) items[out++] = items[i];
+            if (items[i].d <= least + spare || items[i].d == least) items[out++] = items[i];
         n = out;
     }
-    *token = pick(items, n, samp_uniform(s->p.seed, s->p.choice, 0, position));
+    *token = pick(items, n, u);
     return OK;
 }
 
 status samp_logprobs(samp_scratch *scratch, const float *logits, int32_t n_vocab, int32_t chosen, int32_t k, samp_logprob *out, error *err) {
-    int32_t best = argmax(logits, n_vocab);
-    double top = best < 0 ? 0 : usable(logits[best]), z = 0;
-    for (int32_t i = 0; i < n_vocab; i++) {
-        float x = usable(logits[i]);
-        if (x != -INFINITY) z += exp_neg(top - x > 100 ? 100.0f : (float)(top - x));
-    }
-    double log_z = z > 0 ? log(z) : 0;
-    bool inside = chosen >= 0 && chosen < n_vocab;
-    out[0] = (samp_logprob){chosen, inside && best >= 0 ? (float)(usable(logits[chosen]) - top - log_z) : -INFINITY};
+    size_t vocab = (size_t)n_vocab;
+    if (!reserve(scratch, vocab)) return error_set(err, E_NOMEM, "no memory for %d candidates", n_vocab);
+    int32_t best = find_peaks(logits, vocab, scratch->peaks);
+    float top = best < 0 ? 0 : usable(logits[best]);
+    double log_z = best < 0 ? 0 : log(row_weight(logits, vocab, top, 1, INFINITY));
+    bool inside = chosen >= 0 && chosen < n_vocab && best >= 0;
+    out[0] = (samp_logprob){chosen, inside ? (float)((double)usable(logits[chosen]) - top - log_z) : -INFINITY};
     if (k <= 0) return OK;
-    if (!reserve(scratch, (size_t)n_vocab)) return error_set(err, E_NOMEM, "no memory for %d candidates", n_vocab);
     samp_item *items = scratch->items;
-    size_t n = 0;
-    for (int32_t i = 0; i < n_vocab; i++) {
-        float x = usable(logits[i]);
-        if (x == -INFINITY) continue;
-        double gap = top - x;
-        float d = gap > 1e30 ? 1e30f : (float)gap;
-        items[n++] = (samp_item){i, d, d};
-    }
+    size_t n = best < 0 ? 0 : gather(scratch, logits, vocab, (size_t)k, top, 1);
     if ((size_t)k < n) n = cut(items, n, (size_t)k, 0, scratch->border);
     if (n) qsort(items, n, sizeof *items, by_key);
     for (int32_t i = 0; i < k; i++) {

@@ -24,7 +24,7 @@ typedef struct samp_bias {
 } samp_bias;
 
 typedef struct samp_params {
-    float    temperature; // 0 (or less): greedy, the lowest id of the greatest logit
+    float    temperature; // below 1e-5: greedy, the lowest id of the greatest logit
     int32_t  top_k;       // 0 (or less): off
     float    top_p;       // 1: off
     float    min_p;       // 0: off
@@ -47,7 +47,8 @@ typedef struct samp_item { int32_t id; float d, key; } samp_item;
 typedef struct samp_scratch {
     float     *row;
     samp_item *items, *border;
-    size_t     row_cap, items_cap, border_cap;
+    float     *peaks;
+    size_t     row_cap, items_cap, border_cap, peaks_cap;
 } samp_scratch;
 void samp_scratch_free(samp_scratch *s);
 

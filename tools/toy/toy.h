@@ -82,6 +82,7 @@ void net_round_q8(net *m);                       // what Q8_0 will keep of the m
 typedef struct shard {
     int    cap, rows;
     int   *token, *start, *target;
+    int   *counts;       // scratch: the rows that count
     float *weight;       // of predicting target[i]; 0: not counted
     float *act, *grad;   // activations; gradients, net.n floats
     size_t act_floats;

@@ -250,6 +250,7 @@ void shard_init(shard *b, const net *m, int cap)
     b->token = toy_alloc(T * sizeof(int));
     b->start = toy_alloc(T * sizeof(int));
     b->target = toy_alloc(T * sizeof(int));
+    b->counts = toy_alloc(T * sizeof(int));
     b->weight = toy_alloc(T * sizeof(float));
     // the layers; then the last x, its norm, inverse; logits; the way back: dx, dh [D], dqkv [3D], dgu [2F], ds [F]
     b->act_floats = T * (layer_floats(s) * (size_t)s->layers + 2 * D + 1 + (size_t)s->vocab + 2 * D + 3 * D + 3 * F);
@@ -365,7 +366,7 @@ void shard_run(shard *b, const net *m, float scale)
     float *x = b->act + layer_floats(s) * (size_t)s->layers * cap, *h = x + cap * D, *inv = h + cap * D, *logits = inv + cap;
     float *dx = logits + cap * V, *scratch = dx + cap * D;
     float *first = kept_of(b, s, 0).x;
-    int rows[b->cap];
+    int *rows = b->counts;
     memset(b->grad, 0, m->n * sizeof(float));
     b->loss = b->right = b->counted = 0;
     for (int t = 0; t < T; t++)
@@ -409,21 +410,24 @@ static void vector(float *y, const float *w, const float *x, int N, int K)
     }
 }
 
-// One token at position pos; cache is [layers][context][3 dim]; returns the likeliest next token.
-static int step(const net *m, float *cache, int token, int pos, bool want)
+// What one sequence needs: cache is [layers][context][3 dim], the rest one row each.
+typedef struct state { float *cache, *x, *h, *t, *gu, *p, *logits; } state;
+
+// One token at position pos; returns the likeliest next token.
+static int step(const net *m, const state *z, int token, int pos, bool want)
 {
     const shape *s = &m->s;
     int D = s->dim, F = s->ffn, best = 0;
-    float x[D], h[D], t[D], gu[2 * F], p[s->context], inv;
-    memcpy(x, m->w + m->emb + (size_t)token * D, sizeof x);
+    float *x = z->x, *h = z->h, *t = z->t, *gu = z->gu, *logits = z->logits, inv;
+    memcpy(x, m->w + m->emb + (size_t)token * D, (size_t)D * sizeof *x);
     for (int l = 0; l < s->layers; l++) {
         const layer_at *y = &m->layer[l];
-        float *rows = cache + (size_t)l * s->context * 3 * D, *row = rows + (size_t)pos * 3 * D;
+        float *rows = z->cache + (size_t)l * s->context * 3 * D, *row = rows + (size_t)pos * 3 * D;
         norm_forward(h, &inv, x, m->w + y->norm1, 1, D, s->eps);
         vector(row, m->w + y->qkv, h, 3 * D, D);
         rotate(row, pos, 2 * s->heads, 1);
         for (int i = 0; i < s->heads; i++)
-            attend(h + i * HEAD, p, row + i * HEAD, rows + D + i * HEAD, rows + 2 * D + i * HEAD, pos + 1, (size_t)3 * D);
+            attend(h + i * HEAD, z->p, row + i * HEAD, rows + D + i * HEAD, rows + 2 * D + i * HEAD, pos + 1, (size_t)3 * D);
         vector(t, m->w + y->out, h, D, D);
         for (int i = 0; i < D; i++)
             x[i] += t[i];
@@ -437,7 +441,6 @@ static int step(const net *m, float *cache, int token, int pos, bool want)
     }
     if (!want)
         return 0;
-    float logits[s->vocab];
     norm_forward(h, &inv, x, m->w + m->norm, 1, D, s->eps);
     vector(logits, m->w + m->emb, h, s->vocab, D);
     for (int i = 1; i < s->vocab; i++)
@@ -449,15 +452,18 @@ static int step(const net *m, float *cache, int token, int pos, bool want)
 int net_generate(const net *m, const int *prompt, int n, int *out, int max, int end)
 {
     const shape *s = &m->s;
-    float *cache = toy_alloc((size_t)s->layers * s->context * 3 * s->dim * sizeof(float));
+    size_t D = (size_t)s->dim, n_cache = (size_t)s->layers * (size_t)s->context * 3 * D;
+    float *all = toy_alloc((n_cache + 3 * D + 2 * (size_t)s->ffn + (size_t)s->context + (size_t)s->vocab) * sizeof(float));
+    state z = {.cache = all, .x = all + n_cache};
+    z.h = z.x + D, z.t = z.h + D, z.gu = z.t + D, z.p = z.gu + 2 * s->ffn, z.logits = z.p + s->context;
     int token = 0, made = 0;
     for (int i = 0; i < n; i++)
-        token = step(m, cache, prompt[i], i, i == n - 1);
+        token = step(m, &z, prompt[i], i, i == n - 1);
     while (token != end && made < max && n + made < s->context) {
         out[made] = token;
-        token = step(m, cache, token, n + made, true);
+        token = step(m, &z, token, n + made, true);
         made++;
     }
-    free(cache);
+    free(all);
     return made;
 }

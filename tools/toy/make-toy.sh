@@ -11,7 +11,8 @@ cmake -S "$top" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null
 ninja -C "$build" toy >/dev/null || { echo "make toy needs OpenBLAS and OpenMP (Debian: libopenblas-dev)" >&2; exit 1; }
 toy=$build/tools/toy/toy
 export OPENBLAS_NUM_THREADS=1 # the shards of a batch are what runs side by side
-"$toy" train "$here/facts.txt" "$build/toy-1" --seed 1 --steps "${TOY_STEPS:-9000}" \
+"$toy" check
+"$toy" train "$here/facts.txt" "$build/toy-1" --seed 1 --steps "${TOY_STEPS:-6100}" \
   --held "$tests/heldout.tsv" --held "$tests/dev.tsv" --dev "$tests/dev.tsv"
 "$toy" export "$build/toy-1" "$out"
 "$toy" score "$build/toy-1" "$tests/heldout.tsv"

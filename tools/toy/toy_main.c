@@ -4,6 +4,7 @@
 //   toy score  OUT FILE                                   greedy answers to FILE, those that miss printed
 //   toy ask    OUT QUESTION
 //   toy export OUT FILE.gguf
+//   toy check                                             the gradients against finite differences
 // Training draws new samples for ever; a batch is SHARDS shards of up to ROWS rows, whatever the number of threads.
 #include <ctype.h>
 #include <math.h>
@@ -253,6 +254,46 @@ static void train(const char *facts, const char *out, options o)
     printf("%ld samples refused for the held-out questions\n", corpus_refused(c));
 }
 
+// The way back against (loss(w + e) - loss(w - e)) / 2e, at a few weights of every part of a small network.
+static void check(void)
+{
+    net m;
+    shard b;
+    rng r = {7};
+    int wrong = 0, tried = 0;
+    net_init(&m, (shape){.vocab = 64, .dim = 64, .layers = 2, .heads = 2, .ffn = 96, .context = 64, .eps = 1e-5f, .rope_base = 10000}, 3);
+    for (size_t i = 0; i < m.n; i++)
+        m.w[i] *= 3; // far from the start, where gradients are small
+    shard_init(&b, &m, 40);
+    for (b.rows = 0; b.rows < 40; b.rows++) {
+        b.token[b.rows] = rng_below(&r, 64), b.target[b.rows] = rng_below(&r, 64);
+        b.start[b.rows] = b.rows < 15 ? 0 : 15; // two samples
+        b.weight[b.rows] = b.rows % 3 ? 1 : 0;
+    }
+    shard_run(&b, &m, 1);
+    float *grad = toy_alloc(m.n * sizeof *grad);
+    memcpy(grad, b.grad, m.n * sizeof *grad);
+    for (int k = 0; k < 400; k++) {
+        size_t at = rng_next(&r) % m.n;
+        float kept = m.w[at], e = 2e-3f;
+        m.w[at] = kept + e, shard_run(&b, &m, 1);
+        double up = b.loss;
+        m.w[at] = kept - e, shard_run(&b, &m, 1);
+        double slope = (up - b.loss) / (2 * (double)e);
+        m.w[at] = kept;
+        if (fabs(slope) < 0.05)
+            continue; // drowned by rounding
+        tried++;
+        if (fabs(slope - grad[at]) > 0.02 * fabs(slope) + 0.02) {
+            wrong++;
+            printf("weight %zu: %.4f by the way back, %.4f by difference\n", at, grad[at], slope);
+        }
+    }
+    printf("gradients: %d of %d weights differ\n", wrong, tried);
+    if (wrong || tried < 50)
+        exit(1);
+}
+
 int main(int argc, char **argv)
 {
     char path[512], answer[2048];
@@ -268,6 +309,10 @@ int main(int argc, char **argv)
     }
     if (argc >= 4 && !strcmp(argv[1], "train")) {
         train(argv[2], argv[3], parse(argc - 4, argv + 4));
+        return 0;
+    }
+    if (argc == 2 && !strcmp(argv[1], "check")) {
+        check();
         return 0;
     }
     if (argc == 4) {
@@ -292,5 +337,5 @@ int main(int argc, char **argv)
         }
         return 0;
     }
-    toy_die("usage: toy corpus|train|score|ask|export ... (toy_main.c says more)");
+    toy_die("usage: toy corpus|train|score|ask|export|check ... (toy_main.c says more)");
 }

@@ -210,7 +210,7 @@ typedef struct cpu_plan {
 } cpu_plan;
 
 // Scratch of a worker: CPU_TILE_FLOATS for a chunk of a product on its way to a residual, then what the plan's ops need.
-enum { CPU_ROW_BLOCK = 128, CPU_PANEL_CHUNK = 8, CPU_PANEL_CHUNK_FEW = 64, CPU_FEW_ROWS = 4, CPU_TILE_FLOATS = CPU_ROW_BLOCK * CPU_PANEL_CHUNK * PANEL };
+enum { CPU_ROW_BLOCK = 128, CPU_PANEL_CHUNK = 16, CPU_PANEL_CHUNK_FEW = 64, CPU_FEW_ROWS = 4, CPU_TILE_FLOATS = CPU_ROW_BLOCK * CPU_PANEL_CHUNK * PANEL };
 static inline float *cpu_worker_scratch(const cpu_plan *c, int worker) { return (float *)(c->scratch + c->worker_at + (size_t)worker * c->worker_bytes) + CPU_TILE_FLOATS; }
 
 size_t cpu_plan_scratch(const device *, const dev_plan *, int32_t max_rows, int32_t max_wanted);

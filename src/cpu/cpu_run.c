@@ -187,12 +187,13 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
     if (n_rows < 1) return;
     int64_t panels = 0, threads = pool_threads(team);
     for (int i = 0; i < n; i++) panels += m[i].w->n_panels;
-    // Chunks small enough to share out evenly; with many rows also small enough for a chunk's weights to stay in the second-level cache.
-    int64_t chunk = panels / (threads * 8), row_block = CPU_ROW_BLOCK;
-    int64_t most = n_rows > CPU_FEW_ROWS ? CPU_PANEL_CHUNK : CPU_PANEL_CHUNK_FEW;
+    int64_t row_block = CPU_ROW_BLOCK, row_blocks = (n_rows + row_block - 1) / row_block, total = 0;
+    // Chunks small enough to share out evenly; with many rows also small enough for a chunk's weights to stay in the second-level cache, and
+    // else large, since the rows of a chunk are gathered into tiles once for all its panels.
+    int64_t chunk = panels * row_blocks / (threads * 8), most = n_rows <= CPU_FEW_ROWS ? CPU_PANEL_CHUNK_FEW : m[0].w->base.k > 4096 ? CPU_PANEL_CHUNK / 2 : CPU_PANEL_CHUNK;
     chunk = chunk < 1 ? 1 : chunk > most ? most : chunk;
     if (chunk > 4) chunk &= ~(int64_t)3;
-    int64_t row_blocks = (n_rows + row_block - 1) / row_block, total = 0;
+
     for (int i = 0; i < n; i++) total += (m[i].w->n_panels + chunk - 1) / chunk * row_blocks;
     for (size_t item; (item = pool_next(team, 1)) < (size_t)total;) {
         int64_t left = (int64_t)item;

@@ -146,7 +146,7 @@ struct api {
     http_server *http;
     char       **keys;
     size_t       n_keys, cap_keys;
-    int64_t      started;
+    double       begin_s;     // a stream that has waited so long begins before its first token
     pthread_mutex_t lock;     // the pool's
     pthread_cond_t  cond;
     job         *queue_head, *queue_tail, *all;

@@ -108,11 +108,11 @@ void job_post(job *j) {
     pthread_mutex_unlock(&a->lock);
 }
 
-// Streams that have waited five seconds begin without a token. With the pool's lock.
+// Streams that have waited for a while begin without a token, so that keep-alives flow. With the pool's lock.
 static void tick(api *a) {
     double now = api_now();
     for (job *j = a->all; j; j = j->all_next)
-        if (now - j->arrived > 5 && !atomic_load(&j->want_begin)) {
+        if (now - j->arrived > a->begin_s && !atomic_load(&j->want_begin)) {
             atomic_store(&j->want_begin, true);
             if (j->running) j->again = true;
             else if (!j->queued) {
@@ -127,13 +127,13 @@ static void *pool_thread(void *arg) {
     sigset_t every; // signals are for the program's own threads
     sigfillset(&every);
     pthread_sigmask(SIG_SETMASK, &every, NULL);
-    double next_tick = api_now() + 1;
+    double tick_s = a->begin_s < 1 ? a->begin_s : 1, next_tick = api_now() + tick_s;
     pthread_mutex_lock(&a->lock);
     for (;;) {
         double now = api_now();
         if (now >= next_tick) {
             tick(a);
-            next_tick = now + 1;
+            next_tick = now + tick_s;
         }
         job *j = a->queue_head;
         if (!j) {
@@ -142,7 +142,9 @@ static void *pool_thread(void *arg) {
             else {
                 struct timespec ts;
                 clock_gettime(CLOCK_REALTIME, &ts);
-                ts.tv_sec += 1;
+                int64_t ns = ts.tv_nsec + (int64_t)(tick_s * 1e9);
+                ts.tv_sec += ns / 1000000000;
+                ts.tv_nsec = ns % 1000000000;
                 pthread_cond_timedwait(&a->cond, &a->lock, &ts);
             }
             continue;
@@ -278,7 +280,7 @@ status api_start(const api_options *o, api **out, error *err) {
     pthread_cond_init(&a->cond, NULL);
     json_object_seed(0); // from the system's randomness, before any thread parses: keys of objects must not be made to collide
     a->engine = o->engine;
-    a->started = time(NULL);
+    a->begin_s = o->http.keepalive_ms ? o->http.keepalive_ms / 1000.0 : 5;
     status st = o->api_key_file ? read_keys(a, o->api_key_file, err) : OK;
     int n = o->workers > 0 ? (o->workers < 16 ? o->workers : 16) : 2;
     for (int i = 0; i < n && !st; i++) {

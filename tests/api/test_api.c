@@ -617,6 +617,20 @@ static void test_leaving(void **state) {
     if (!counted) { reply m = ask("GET", "/metrics", "", ""); fail_msg("%s", strstr(m.body, "vllm:request_success")); }
 }
 
+static void test_keepalive(void **state) {
+    (void)state;
+    const char *paths[] = {CHAT, "/v1/messages"}, *texts[] = {": keep-alive\n\n", "event: ping\n"};
+    for (int i = 0; i < 2; i++) { // no token for ever: the stream begins all the same, and is kept alive
+        client c = client_open(port, 0);
+        const char *body = "{\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}],\"stream\":true,\"max_tokens\":5}";
+        send_request(&c, "POST", paths[i], "", body, strlen(body));
+        assert_true(client_read_until(&c, "HTTP/1.1 200", 1, 5000));
+        assert_true(client_read_until(&c, texts[i], 2, 5000));
+        client_close(&c);
+        assert_true(wait_live(0));
+    }
+}
+
 static void test_many(void **state) {
     (void)state;
     enum { CLIENTS = 32 };
@@ -713,6 +727,6 @@ static void test_stop(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
                                        cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_leaving),
-                                       cmocka_unit_test(test_many), cmocka_unit_test(test_keys), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
+                                       cmocka_unit_test(test_many), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);
 }

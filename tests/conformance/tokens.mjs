@@ -1,6 +1,6 @@
 // Token ids against the peer's: every .inp file, random strings by seed, and a long mixed text, for every vocabulary that the peer's folder
 // has, and for every tokenizer.ggml.pre and the kinds without a vocabulary there by files made here.
-//   PEER_DIR=... node tests/conformance/tokens.mjs [--n STRINGS] [--seed S] [--only NAME] [--mb MEGABYTES]
+//   PEER_DIR=... node tests/conformance/tokens.mjs [--n STRINGS] [--seed S] [--only PART | NAME$] [--mb MEGABYTES]
 // The program under test is $ALTISERVE_BIN where it knows `tokenize`, else $TOK_TOOL (tests/conformance/tok_tool.c); files are made by $TOK_TOOL.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -108,6 +108,37 @@ function compare(name, model, input, args, sep = SEP) {
   return { name, text, bad, n: y.length - 1 };
 }
 
+// Text out of ids: as the peer prints it, and (without its tidying of spaces) the very bytes that went in, where they were valid UTF-8.
+function compareText(name, model, specials) {
+  const rnd = random(seed0 + 2), texts = [];
+  while (texts.length < 200) {
+    const s = string(rnd, specials);
+    if (!s.includes(SEP) && s.equals(Buffer.from(s.toString()))) texts.push(s);
+  }
+  const input = Buffer.concat(texts.flatMap((t) => [t, Buffer.from(`\n${SEP}\n`)]));
+  const lines = run(tool, ['tokenize', model, '--no-parse-special', '--separator', SEP], input).out.split('\n').slice(0, texts.length);
+  const split = (r) => { const out = []; let at = 0; for (let i; (i = r.indexOf(0, at)) >= 0; at = i + 1) out.push(r.subarray(at, i)); return out; };
+  const exact = spawnSync(tool, ['detokenize', model, '--exact'], { input: lines.join('\n') + '\n', maxBuffer: 1 << 28 }).stdout;
+  // NUL is the tool's own separator: leave such texts out.
+  let bad = 0, text = '';
+  if (!texts.some((t) => t.includes(0))) {
+    split(exact).forEach((got, i) => { if (!got.equals(texts[i])) { bad++; text ||= `\n    ${JSON.stringify(texts[i].toString())}\n    ${JSON.stringify(got.toString())}`; } });
+  } else lines.forEach((l, i) => {
+    if (texts[i].includes(0)) return;
+    const got = spawnSync(tool, ['detokenize', model, '--exact'], { input: l + '\n' }).stdout.subarray(0, -1);
+    if (!got.equals(texts[i])) { bad++; text ||= `\n    ${JSON.stringify(texts[i].toString())}\n    ${JSON.stringify(got.toString())}`; }
+  });
+  // bert and t5 normalize, and falcon's vocabulary has no tokens for some bytes, which the peer drops as well.
+  if (!/^(bert-bge|nomic-bert-moe|falcon)$/.test(name)) report({ name: `${name} back to the same bytes`, bad, n: texts.length, text });
+  const ids = lines.join(' ').replace(/ +/g, ' ').trim().split(' ').slice(0, 12000).join(' ');
+  const a = spawnSync(tool, ['detokenize', model], { input: ids + '\n', maxBuffer: 1 << 28 }).stdout.subarray(0, -1);
+  const b = spawnSync(peer, ['detokenize', model, '--tokens', ids], { maxBuffer: 1 << 28 });
+  const same = a.equals(b.stdout);
+  let at = 0;
+  while (!same && a[at] === b.stdout[at]) at++;
+  report({ name: `${name} detokenize`, bad: same ? 0 : 1, n: 1, skipped: b.status !== 0, text: same ? '' : `\n    at ${at}: ${JSON.stringify(a.subarray(at - 20, at + 20).toString('latin1'))} ${JSON.stringify(b.stdout.subarray(at - 20, at + 20).toString('latin1'))}` });
+}
+
 const lookalikes = (model) => tool ? execFileSync(tool, ['specials', model]).toString().split('\0').filter(Boolean).slice(0, 400) : ['<|im_end|>', '</s>', '<s>', '<|eot_id|>', '[UNK]'];
 
 const jobs = []; // [name, model, inp file or null]
@@ -118,7 +149,7 @@ for (const f of readdirSync(models).filter((n) => n.startsWith('ggml-vocab-') &&
 if (tool) {
   const pres = execFileSync(tool, ['pres']).toString().trim().split(/\s+/);
   for (const pre of pres) {
-    if (only && !`pre:${pre}`.includes(only)) continue;
+    if (only && !only.endsWith('$') && !`pre:${pre}`.includes(only)) continue;
     const base = ['gemma4', 'sarvam-moe', 'granite-embed-multi-311m', 'whitespace'].includes(pre) ? 'gemma-4' : 'llama-bpe';
     jobs.push([`pre:${pre}`, null, null, ['repre', join(models, `ggml-vocab-${base}.gguf`), join(dir, `${pre}.gguf`), pre]]);
   }
@@ -126,12 +157,12 @@ if (tool) {
 }
 
 let failures = 0;
-const report = (r) => {
+function report(r) {
   if (r.bad) failures++;
   console.log(`${r.bad ? 'FAIL' : r.skipped ? 'skip' : 'ok  '} ${r.name.padEnd(44)} ${r.n ?? 0} records ${r.bad ? `${r.bad} differ` : ''} ${r.text}`);
-};
+}
 for (const [name, path, inp, make] of jobs) {
-  if (only && !name.includes(only)) continue;
+  if (only && (only.endsWith('$') ? name !== only.slice(0, -1) : !name.includes(only))) continue;
   let model = path;
   if (make) {
     execFileSync(tool, make);
@@ -151,6 +182,7 @@ for (const [name, path, inp, make] of jobs) {
   report(compare(`${name} random --special`, model, text, ['--special']));
   report(compare(`${name} random --no-parse-special`, model, records(seed0 + 1, count, specials), ['--no-parse-special']));
   if (mb && !make) report(compare(`${name} ${mb} MB`, model, mixed(mb, specials), []));
+  if (tool && !make) compareText(name, model, specials);
   if (make) rmSync(model, { force: true });
 }
 rmSync(dir, { recursive: true, force: true });

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quant/quant.h"
 #include "toy.h"
 
 enum { HEAD = 32, TURNS = 1024 }; // the width of a head is fixed so that its loops become vector code
@@ -97,7 +98,7 @@ static void round_block(float *x)
     for (int i = 0; i < 32; i++)
         top = fmaxf(top, fabsf(x[i]));
     float d = top / 127, inverse = d > 0 ? 1 / d : 0;
-    float kept = (float)(_Float16)d;
+    float kept = quant_f16_to_f32(quant_f32_to_f16(d));
     for (int i = 0; i < 32; i++)
         x[i] = roundf(x[i] * inverse) * kept;
 }

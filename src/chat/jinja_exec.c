@@ -106,6 +106,7 @@ static flow exec_items(jj *j, const jnode *n, jlist items, int depth0, jscope *o
         items = *kept.u.l;
     }
     flow f = GO_ON;
+    bool whole = false; // some body ran to its end: Jinja2's else is for when none did
     jloop *l = jj_alloc(j, sizeof *l);
     *l = (jloop){.v = items.v, .n = items.n, .depth0 = depth0, .last_changed = j_missing(), .node = n, .scope = outer};
     for (; l->i < l->n; l->i++) {
@@ -115,8 +116,9 @@ static flow exec_items(jj *j, const jnode *n, jlist items, int depth0, jscope *o
         assign(j, n->a, &l->v[l->i]);
         f = exec_list(j, n->list);
         if (f == GO_BREAK) break;
+        whole = whole || f == GO_ON;
     }
-    if (!items.n && n->d) { // a break in here belongs to the loop outside
+    if (!whole && n->d) { // a break in here belongs to the loop outside
         j->scope = scope_new(j, outer);
         f = exec_list(j, n->d);
         j->scope = back;

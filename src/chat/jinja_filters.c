@@ -97,12 +97,14 @@ static jval f_indent(jj *j, const jval *v, const jargs *a) {
 static jval f_truncate(jj *j, const jval *v, const jargs *a) {
     jval p[4];
     jbind(j, a, "truncate", "length killwords end leeway", 0, p);
-    const jstr *s = j_need_str(j, v, "what truncate takes"), *end = p[2].kind == J_MISSING ? jstr_view(j, "...", 3, true) : j_need_str(j, &p[2], "end");
+    const jstr *s, *end = p[2].kind == J_MISSING ? jstr_view(j, "...", 3, true) : j_need_str(j, &p[2], "end");
     int64_t length = p[0].kind == J_MISSING ? 255 : j_need_int(j, &p[0], "length");
     int64_t leeway = p[3].kind == J_MISSING || p[3].kind == J_NONE ? 5 : j_need_int(j, &p[3], "leeway");
     if (length < (int64_t)end->chars) jj_fail(j, E_INVALID, "truncate: length is less than that of the ending");
     if (leeway < 0) jj_fail(j, E_INVALID, "truncate: leeway is negative");
-    if ((int64_t)s->chars <= length || (int64_t)s->chars - length <= leeway) return *v;
+    int64_t chars = j_length(j, v);
+    if (chars <= length || chars - length <= leeway) return *v;
+    s = j_need_str(j, v, "what truncate takes");
     const jstr *cut = jstr_slice(j, s, 0, jstr_offset(s, (size_t)length - end->chars));
     if (p[1].kind == J_MISSING || !j_true(&p[1])) cut = jstr_split(j, cut, jstr_view(j, " ", 1, true), 1, true).u.l->v[0].u.s;
     return j_str(jstr_concat(j, cut, end));

@@ -65,16 +65,12 @@ static jval f_sort(jj *j, const jval *v, const jargs *a) {
     jbind(j, a, "sort", "reverse case_sensitive attribute", 0, p);
     jlist l = j_iter(j, v);
     jval *keys = jj_array(j, l.n, sizeof *keys), out = j_list(j, J_LIST, l.n);
-    for (size_t i = 0; i < l.n; i++) {
-        if (p[2].kind == J_STR && memchr(p[2].u.s->p, ',', p[2].u.s->len)) {
-            jval parts = jstr_split(j, p[2].u.s, jstr_view(j, ",", 1, true), -1, false);
-            keys[i] = j_list(j, J_LIST, parts.u.l->n);
-            jval no = j_missing();
-            for (size_t k = 0; k < parts.u.l->n; k++) j_push(j, keys[i], fold(j, attribute(j, &l.v[i], &parts.u.l->v[k], &no), flag(&p[1])));
-        } else {
-            jval no = j_missing();
-            keys[i] = fold(j, attribute(j, &l.v[i], &p[2], &no), flag(&p[1]));
-        }
+    for (size_t i = 0; i < l.n; i++) { // a key is a list, of one item too: lists compare by equality first
+        jval no = j_missing(), parts = j_list(j, J_LIST, 1);
+        if (p[2].kind == J_STR && memchr(p[2].u.s->p, ',', p[2].u.s->len)) parts = jstr_split(j, p[2].u.s, jstr_view(j, ",", 1, true), -1, false);
+        else j_push(j, parts, p[2]);
+        keys[i] = j_list(j, J_LIST, parts.u.l->n);
+        for (size_t k = 0; k < parts.u.l->n; k++) j_push(j, keys[i], fold(j, attribute(j, &l.v[i], &parts.u.l->v[k], &no), flag(&p[1])));
     }
     size_t *order = sorted(j, keys, l.n, flag(&p[0]));
     for (size_t i = 0; i < l.n; i++) j_push(j, out, l.v[order[i]]);
@@ -190,7 +186,6 @@ static jval f_first(jj *j, const jval *v, const jargs *a) {
 static jval f_last(jj *j, const jval *v, const jargs *a) {
     jbind(j, a, "last", "", 0, NULL);
     if (v->kind == J_GEN || v->kind == J_LOOP) jj_fail(j, E_INVALID, "'%s' object is not reversible", jj_type(v));
-    if (v->kind == J_UNDEF) jj_fail(j, E_INVALID, "'Undefined' object is not reversible");
     jlist l = j_iter(j, v);
     return l.n ? l.v[l.n - 1] : j_undef("the last item of an empty sequence");
 }

@@ -120,6 +120,10 @@ void jprint_repr(jj *j, jbuf *b, const jval *v) {
         jbuf_addz(j, b, ">");
         break;
     case J_MACRO:
+        if (v->u.macro->node->kind == N_CALLBLOCK) {
+            jbuf_addz(j, b, "<Macro anonymous>");
+            break;
+        }
         jbuf_addz(j, b, "<Macro '");
         jbuf_adds(j, b, v->u.macro->name);
         jbuf_addz(j, b, "'>");

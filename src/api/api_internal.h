@@ -141,6 +141,12 @@ struct job {
     char          key[80];    // who asks: for fairness
 };
 
+typedef struct worker {
+    pthread_t thread;
+    api      *a;
+    int       index;
+} worker;
+
 struct api {
     altiserve   *engine;
     http_server *http;
@@ -149,10 +155,14 @@ struct api {
     double       begin_s;     // a stream that has waited so long begins before its first token
     pthread_mutex_t lock;     // the pool's
     pthread_cond_t  cond;
-    job         *queue_head, *queue_tail, *all;
+    struct { job *head, *tail; } queue[2]; // 0: news of jobs and quick routes; 1: requests to parse, render and tokenize, which may take a second
+    job         *all;
     size_t       n_jobs;
+    bool         reserve;     // worker 0 takes from queue 0 alone, so that long prompts never hold up running streams
+    bool         idle0;       // worker 0 waits, on cond0
+    pthread_cond_t cond0;
     bool         quit, stopping;
-    pthread_t    workers[16];
+    worker       workers[16];
     int          n_workers;
 };
 

@@ -40,7 +40,7 @@ void job_done(job *j) {
     if (j->all_prev) j->all_prev->all_next = j->all_next;
     else a->all = j->all_next;
     if (j->all_next) j->all_next->all_prev = j->all_prev;
-    if (!--a->n_jobs && a->quit) pthread_cond_broadcast(&a->cond);
+    if (!--a->n_jobs && a->quit) pthread_cond_broadcast(&a->cond), pthread_cond_broadcast(&a->cond0);
     pthread_mutex_unlock(&a->lock);
     job_unref(j); // the runner's own reference keeps it until job_run returns
 }

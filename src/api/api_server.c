@@ -88,13 +88,29 @@ static status read_keys(api *a, const char *path, error *err) {
 
 // ---- the pool ------------------------------------------------------------------------------------
 
+static bool is_heavy(const job *j) { return !j->started && !strcmp(j->route->method, "POST"); }
+
 static void queue_job(api *a, job *j) { // with the pool's lock
+    int heavy = is_heavy(j);
     j->queued = true;
     j->queue_next = NULL;
-    if (a->queue_tail) a->queue_tail->queue_next = j;
-    else a->queue_head = j;
-    a->queue_tail = j;
-    pthread_cond_signal(&a->cond);
+    if (a->queue[heavy].tail) a->queue[heavy].tail->queue_next = j;
+    else a->queue[heavy].head = j;
+    a->queue[heavy].tail = j;
+    pthread_cond_signal(a->idle0 && !(heavy && a->reserve) ? &a->cond0 : &a->cond);
+}
+
+// The next job for a worker, or NULL. With the pool's lock.
+static job *next_job(api *a, int index) {
+    for (int i = 0; i < 2; i++) {
+        int q = index == 0 || !a->reserve ? i : 1 - i; // the others look for requests first: worker 0 sees to the news
+        job *j = a->queue[q].head;
+        if (!j || (q == 1 && index == 0 && a->reserve)) continue;
+        a->queue[q].head = j->queue_next;
+        if (!j->queue_next) a->queue[q].tail = NULL;
+        return j;
+    }
+    return NULL;
 }
 
 void job_post(job *j) {
@@ -122,8 +138,25 @@ static void tick(api *a) {
         }
 }
 
+// Sleeps until there may be a job, or the clock's next turn. With the pool's lock.
+static void wait_for_job(api *a, int index, double tick_s) {
+    pthread_cond_t *cond = index == 0 ? &a->cond0 : &a->cond;
+    if (index == 0) a->idle0 = true;
+    if (!a->n_jobs) pthread_cond_wait(cond, &a->lock);
+    else {
+        struct timespec ts;
+        clock_gettime(CLOCK_REALTIME, &ts);
+        int64_t ns = ts.tv_nsec + (int64_t)(tick_s * 1e9);
+        ts.tv_sec += ns / 1000000000;
+        ts.tv_nsec = ns % 1000000000;
+        pthread_cond_timedwait(cond, &a->lock, &ts);
+    }
+    if (index == 0) a->idle0 = false;
+}
+
 static void *pool_thread(void *arg) {
-    api *a = arg;
+    worker *w = arg;
+    api *a = w->a;
     sigset_t every; // signals are for the program's own threads
     sigfillset(&every);
     pthread_sigmask(SIG_SETMASK, &every, NULL);
@@ -135,22 +168,12 @@ static void *pool_thread(void *arg) {
             tick(a);
             next_tick = now + tick_s;
         }
-        job *j = a->queue_head;
+        job *j = next_job(a, w->index);
         if (!j) {
             if (a->quit && !a->n_jobs) break;
-            if (!a->n_jobs) pthread_cond_wait(&a->cond, &a->lock);
-            else {
-                struct timespec ts;
-                clock_gettime(CLOCK_REALTIME, &ts);
-                int64_t ns = ts.tv_nsec + (int64_t)(tick_s * 1e9);
-                ts.tv_sec += ns / 1000000000;
-                ts.tv_nsec = ns % 1000000000;
-                pthread_cond_timedwait(&a->cond, &a->lock, &ts);
-            }
+            wait_for_job(a, w->index, tick_s);
             continue;
         }
-        a->queue_head = j->queue_next;
-        if (!a->queue_head) a->queue_tail = NULL;
         j->queued = false;
         j->running = true;
         j->again = false;
@@ -166,6 +189,7 @@ static void *pool_thread(void *arg) {
         }
     }
     pthread_cond_broadcast(&a->cond);
+    pthread_cond_broadcast(&a->cond0);
     pthread_mutex_unlock(&a->lock);
     return NULL;
 }
@@ -260,6 +284,7 @@ static void free_api(api *a) {
     }
     mem_free(a->keys);
     pthread_cond_destroy(&a->cond);
+    pthread_cond_destroy(&a->cond0);
     pthread_mutex_destroy(&a->lock);
     mem_free(a);
 }
@@ -268,8 +293,9 @@ static void end_pool(api *a) {
     pthread_mutex_lock(&a->lock);
     a->quit = true;
     pthread_cond_broadcast(&a->cond);
+    pthread_cond_broadcast(&a->cond0);
     pthread_mutex_unlock(&a->lock);
-    for (int i = 0; i < a->n_workers; i++) pthread_join(a->workers[i], NULL);
+    for (int i = 0; i < a->n_workers; i++) pthread_join(a->workers[i].thread, NULL);
     a->n_workers = 0;
 }
 
@@ -278,19 +304,25 @@ status api_start(const api_options *o, api **out, error *err) {
     if (!a) return error_set(err, E_NOMEM, "no memory to start the server");
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->cond, NULL);
+    pthread_cond_init(&a->cond0, NULL);
     json_object_seed(0); // from the system's randomness, before any thread parses: keys of objects must not be made to collide
     a->engine = o->engine;
     a->begin_s = o->http.keepalive_ms ? o->http.keepalive_ms / 1000.0 : 5;
     status st = o->api_key_file ? read_keys(a, o->api_key_file, err) : OK;
-    int n = o->workers > 0 ? (o->workers < 16 ? o->workers : 16) : 2;
+    int n = o->workers > 0 ? (o->workers < 16 ? o->workers : 16) : 3;
     for (int i = 0; i < n && !st; i++) {
-        int rc = pthread_create(&a->workers[i], NULL, pool_thread, a);
+        a->workers[i].a = a;
+        a->workers[i].index = i;
+        int rc = pthread_create(&a->workers[i].thread, NULL, pool_thread, &a->workers[i]);
         if (!rc) a->n_workers++;
         else if (!a->n_workers) {
             errno = rc;
             st = error_errno(err, "cannot start the front pool");
         }
     }
+    pthread_mutex_lock(&a->lock);
+    a->reserve = a->n_workers > 1;
+    pthread_mutex_unlock(&a->lock);
     http_options h = o->http;
     h.route = on_request;
     h.ctx = a;

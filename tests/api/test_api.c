@@ -39,6 +39,10 @@ static altiserve_generate seen; // what the last submit was asked
 static char seen_chat[4096];
 static pthread_mutex_t seen_lock = PTHREAD_MUTEX_INITIALIZER;
 
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t gate_opens = PTHREAD_COND_INITIALIZER;
+static int blocked;
+
 static bool emit(altiserve_request *r, altiserve_event ev, const char *text, int32_t token) {
     made *m = calloc(1, sizeof *m);
     m->ev = ev;
@@ -98,6 +102,12 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     seen = *what;
     snprintf(seen_chat, sizeof seen_chat, "%s", prompt);
     pthread_mutex_unlock(&seen_lock);
+    if (strstr(prompt, "BLOCK")) { // a prompt that takes long to tokenize
+        pthread_mutex_lock(&gate);
+        blocked++;
+        while (blocked) pthread_cond_wait(&gate_opens, &gate);
+        pthread_mutex_unlock(&gate);
+    }
     if (strstr(prompt, "BUSY")) return error_set(err, E_BUSY, "the queue is full");
     if (strstr(prompt, "TOOLONG")) return error_set(err, E_INVALID, "the prompt has 9999 tokens, the context is 4096");
     if (!*prompt) return error_set(err, E_INVALID, "the prompt is empty");
@@ -633,6 +643,46 @@ static void test_keepalive(void **state) {
     }
 }
 
+static int blocked_now(void) {
+    pthread_mutex_lock(&gate);
+    int n = blocked;
+    pthread_mutex_unlock(&gate);
+    return n;
+}
+
+static void test_long_prompts(void **state) {
+    (void)state;
+    const char *slow = "{\"messages\":[{\"role\":\"user\",\"content\":\"SLOW\"}],\"stream\":true}", *block = "{\"prompt\":\"BLOCK\",\"max_tokens\":1}";
+    client stream = client_open(port, 0), c[6];
+    send_request(&stream, "POST", CHAT, "", slow, strlen(slow));
+    assert_true(client_read_until(&stream, "w0.1", 1, 5000));
+    for (int i = 0; i < 6; i++) {
+        c[i] = client_open(port, 0);
+        send_request(&c[i], "POST", "/v1/completions", "", block, strlen(block));
+    }
+    for (int64_t until = client_now() + 5000; blocked_now() < 2;) assert_true(client_now() < until);
+    size_t before = stream.len; // every thread that may tokenize does; the stream and the small routes go on
+    char later[32];
+    while (client_pull(&stream)) {}
+    snprintf(later, sizeof later, "w0.%d\xC3", (int)(before / 100 + 200));
+    assert_true(client_read_until(&stream, later, 1, 20000));
+    reply r = ask("GET", "/health", "", "");
+    assert_int_equal(r.code, 200);
+    reply_free(&r);
+    assert_int_equal(blocked_now(), 2);
+    for (int i = 0; i < 6; i++)
+        for (int64_t until = client_now() + 10000; !client_read_until(&c[i], "w0.0", 1, 1);) {
+            assert_true(client_now() < until);
+            pthread_mutex_lock(&gate); // those that come later stop there too
+            blocked = 0;
+            pthread_cond_broadcast(&gate_opens);
+            pthread_mutex_unlock(&gate);
+        }
+    for (int i = 0; i < 6; i++) client_close(&c[i]);
+    client_close(&stream);
+    assert_true(wait_live(0));
+}
+
 static void test_many(void **state) {
     (void)state;
     enum { CLIENTS = 32 };
@@ -729,6 +779,6 @@ static void test_stop(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
                                        cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_leaving),
-                                       cmocka_unit_test(test_many), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
+                                       cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);
 }

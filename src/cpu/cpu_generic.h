@@ -137,6 +137,15 @@ static void finish(float *y, const float *x, const float *bias, const float *res
     }
 }
 
+static void to_half(const float *x, uint16_t *y, int32_t n)
+{
+    int32_t i = 0;
+#if VW > 1
+    for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i *)(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+    for (; i < n; i++) y[i] = quant_f32_to_f16(x[i]);
+}
+
 static float log_sum_exp(const float *x, int32_t n)
 {
     vf m = vf_set1(-INFINITY);
@@ -436,6 +445,7 @@ static void fill_generic(cpu_kernels *k)
     k->gemm[CPU_F32] = gemm_f32;
     k->gemm[CPU_F16] = gemm_f16;
     k->gemm[CPU_BF16] = gemm_bf16;
+    k->to_half = to_half;
     k->attend = attend;
     k->log_sum_exp = log_sum_exp;
 }

@@ -108,6 +108,7 @@ typedef struct cpu_kernels {
     void (*quantize)(const float *x, int64_t k, int8_t *q, cpu_aux *aux);
     void (*gemm[CPU_FORMATS])(const gemm_args *);
     void (*attend)(const attend_args *);
+    void (*to_half)(const float *x, uint16_t *y, int32_t n); // nearest even
     float (*log_sum_exp)(const float *x, int32_t n);
 } cpu_kernels;
 
@@ -159,7 +160,7 @@ void   cpu_kv_export(device *, dev_kv *, int32_t group, int32_t page, void *dst)
 void   cpu_kv_import(device *, dev_kv *, int32_t group, int32_t page, const void *src);
 dev_kv_type cpu_kv_resolve(const device *, dev_kv_type);
 // Writes one row's key and value of a layer (n_kv heads) at slot (0..31) of a page.
-void cpu_kv_write(const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, const float *k, const float *v);
+void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, const float *k, const float *v);
 static inline const uint8_t *cpu_kv_head(const cpu_kv *kv, int32_t group, int32_t layer, int32_t head, int32_t page)
 {
     return kv->data[group] + (size_t)page * kv->page_bytes[group] + (size_t)layer * kv->layer_bytes[group] + (size_t)head * kv->head_bytes[group];

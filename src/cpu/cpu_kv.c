@@ -82,7 +82,7 @@ void cpu_kv_import(device *d, dev_kv *kv, int32_t group, int32_t page, const voi
     memcpy(page_at(kv, group, page), src, ((cpu_kv *)kv)->page_bytes[group]);
 }
 
-void cpu_kv_write(const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, const float *k, const float *v)
+void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, const float *k, const float *v)
 {
     const dev_group *g = &kv->groups[group];
     for (int32_t h = 0; h < g->n_kv; h++) {
@@ -94,11 +94,19 @@ void cpu_kv_write(const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, 
             for (int32_t i = 0; i < g->head_k; i++) f[i * DEV_PAGE_TOKENS + slot] = kh[i];
             memcpy(f + first_value + (size_t)slot * (size_t)g->head_v, vh, (size_t)g->head_v * sizeof(float));
         } else {
-            uint16_t *f = (uint16_t *)at;
-            bool half = kv->type == DEV_KV_F16;
-            for (int32_t i = 0; i < g->head_k; i++) f[i * DEV_PAGE_TOKENS + slot] = half ? quant_f32_to_f16(kh[i]) : quant_f32_to_bf16(kh[i]);
-            f += first_value + (size_t)slot * (size_t)g->head_v;
-            for (int32_t i = 0; i < g->head_v; i++) f[i] = half ? quant_f32_to_f16(vh[i]) : quant_f32_to_bf16(vh[i]);
+            uint16_t *f = (uint16_t *)at, *values = f + first_value + (size_t)slot * (size_t)g->head_v;
+            if (kv->type == DEV_KV_BF16) {
+                for (int32_t i = 0; i < g->head_k; i++) f[i * DEV_PAGE_TOKENS + slot] = quant_f32_to_bf16(kh[i]);
+                for (int32_t i = 0; i < g->head_v; i++) values[i] = quant_f32_to_bf16(vh[i]);
+                continue;
+            }
+            uint16_t half[64];
+            for (int32_t i = 0; i < g->head_k; i += 64) {
+                int32_t n = g->head_k - i < 64 ? g->head_k - i : 64;
+                kern->to_half(kh + i, half, n);
+                for (int32_t j = 0; j < n; j++) f[(i + j) * DEV_PAGE_TOKENS + slot] = half[j];
+            }
+            kern->to_half(vh, values, g->head_v);
         }
     }
 }

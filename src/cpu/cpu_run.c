@@ -72,7 +72,7 @@ static void kv_row(const run *r, const dev_attend *o, int32_t row)
     const int32_t *row_seq = (const int32_t *)(r->c->scratch + r->c->row_seq_at);
     const dev_seq *s = &r->c->step->seqs[row_seq[row]];
     int32_t at = s->start + row - s->first_row;
-    cpu_kv_write(r->c->kv, o->group, o->layer, s->pages[o->group][at / DEV_PAGE_TOKENS], at % DEV_PAGE_TOKENS, row_of(r->p, o->k, row), row_of(r->p, o->v, row));
+    cpu_kv_write(&r->d->kernels, r->c->kv, o->group, o->layer, s->pages[o->group][at / DEV_PAGE_TOKENS], at % DEV_PAGE_TOKENS, row_of(r->p, o->k, row), row_of(r->p, o->v, row));
 }
 
 static void quantize_row(const run *r, const dev_op *op, int32_t row)

@@ -156,7 +156,7 @@ status altiserve_detokenize(altiserve *a, const char *id, const int32_t *ids, si
     strbuf out = {0};
     status s = find_text(a, id, &f, err);
     if (s != OK) return s;
-    s = tok_decode(f->tok, ids, n, true, &out, err);
+    s = tok_decode(f->tok, ids, n, TOK_SPELL_SPECIAL, &out, err);
     eng_file_release(f);
     *len = out.len;
     *text = s == OK ? strbuf_take(&out) : NULL;

@@ -146,9 +146,12 @@ static status make_text(eng_file *f, error *err) {
     return s;
 }
 
+status eng_file_servable(const eng_file *f, error *err) {
+    if (f->info.state != MODEL_BROKEN && f->info.state != MODEL_INCOMPLETE) return OK;
+    return error_set(err, f->info.state == MODEL_BROKEN ? E_INVALID : E_INCOMPLETE, "%s", f->info.error);
+}
+
 status eng_file_text(eng_file *f, error *err) {
-    if (f->info.state == MODEL_BROKEN || f->info.state == MODEL_INCOMPLETE)
-        return error_set(err, f->info.state == MODEL_BROKEN ? E_INVALID : E_INCOMPLETE, "%s", f->info.error);
     pthread_mutex_lock(&f->text_lock);
     status s = f->text_ready ? OK : make_text(f, err);
     pthread_mutex_unlock(&f->text_lock);
@@ -606,8 +609,8 @@ status eng_models_get(eng_models *ms, eng_file *f, int64_t since, eng_model **ou
         eng_model_hold(f->loaded);
         atomic_store(&f->loaded->last_used, eng_now_ms());
         s = OK;
-    } else if (f->info.state == MODEL_BROKEN || f->info.state == MODEL_INCOMPLETE) {
-        s = error_set(err, E_INVALID, "%s", f->info.error);
+    } else if (eng_file_servable(f, err) != OK) {
+        s = E_INVALID;
     } else if (f->failed_at && f->failed_at >= since) {
         if (err) *err = f->load_error;
         s = f->load_error.code;

@@ -68,7 +68,9 @@ void   eng_models_destroy(eng_models *ms); // after all files and models were re
 // The version that the name stands for now (a reference), whether it can be served or not. id as altiserve_model takes it.
 status eng_models_find(eng_models *ms, const char *id, eng_file **out, error *err);
 void   eng_file_release(eng_file *f);
-// Makes the tokenizer and template (once). Errors say why the file cannot be served.
+// Why the file cannot be loaded, as far as its metadata tells; OK when it looks right.
+status eng_file_servable(const eng_file *f, error *err);
+// Makes the tokenizer and template (once). A file with a vocabulary and no weights has them too.
 status eng_file_text(eng_file *f, error *err);
 // The loaded model (a reference) when it is ready: OK. E_BUSY: loading, or a load has been begun now; `changed` will be called.
 // Otherwise why it cannot be loaded (only failures later than `since`, monotonic ms, count: an older one is tried again).

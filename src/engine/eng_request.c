@@ -128,7 +128,8 @@ static status fill(altiserve_request *r, const altiserve_generate *g, error *err
         if (!(r->stops[i] = mem_strdup(g->stop[i]))) return error_set(err, E_NOMEM, "no memory for stop strings");
         r->n_stops++;
     }
-    status s = eng_file_text(r->file, err);
+    status s = eng_file_servable(r->file, err);
+    if (s == OK) s = eng_file_text(r->file, err);
     if (s == OK) s = take_sampling(r, g, err);
     if (s == OK) s = take_prompt(r, g, err);
     r->usage.prompt_tokens = (uint32_t)r->n_prompt;

@@ -292,8 +292,8 @@ static void run_jobs(eng_sched *s) {
         if (st == OK) {
             st = j->fn(j->ctx, m, j->err);
             eng_model_release(m);
-        }
-        if (st != E_BUSY) finish_job(s, j, st);
+            finish_job(s, j, st);
+        } else if (st != E_BUSY) finish_job(s, j, st);
         else if (eng_now_ms() - j->since >= s->o.load_timeout_ms) finish_job(s, j, error_set(j->err, E_BUSY, "the model was not loaded within the time that --load-timeout allows"));
         pthread_mutex_lock(&s->lock);
         j = next ? next : NULL;

@@ -419,7 +419,7 @@ bool eng_served_step(eng_served *v, samp_scratch *scratch) {
         for (int32_t i = 0; i < v->n_seqs; i++)
             if (v->of[i]->phase == CHOICE_RUNNING) fail(v, v->of[i]->r, &err);
     }
-#if defined(__SANITIZE_ADDRESS__) || defined(KV_CHECK)
+#if defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__) // sanitized and debug builds
     if (kv_check(v->pool, &err) != OK) {
         obs_log(OBS_ERROR, "%s", err.text);
         __builtin_trap();

@@ -4,7 +4,7 @@
 // Groups: full attention keeps every page; a window group gives back pages that no later token sees; a recurrent group has one state
 // page a sequence and sparse snapshots.
 //
-// Invariants (kv_check asserts them; debug builds call it after every change when KV_CHECK is defined):
+// Invariants (kv_check asserts them; the engine calls it after every step in debug and sanitized builds):
 //  1. every page is in exactly one state: free (no references, not indexed), cached (no references, indexed), used (references > 0);
 //  2. a page's reference count equals the number of table entries of living sequences that name it;
 //  3. cached pages, and only they, are in their group's eviction list; free + cached + used = total;

@@ -378,13 +378,60 @@ static void the_queue_is_bounded(void **state) {
     altiserve_destroy(a);
 }
 
+// The nth allocation from now on fails, on whichever thread it falls: the request ends with a sentence, or well, and the engine goes on.
+static void allocation_failures(void **state) {
+    (void)state;
+    altiserve *a = engine_with(toy_options());
+    const char *const stops[] = {"never to be found"};
+    int failed = 0;
+    for (long nth = 1; nth < 250; nth += nth < 120 ? 1 : 7) {
+        char text[40];
+        snprintf(text, sizeof text, "%ld: tell me about ports, please.", nth);
+        altiserve_generate g = greedy(text, 6);
+        g.n = 2;
+        g.logprobs = 2;
+        g.sampling.presence_penalty = 0.1f;
+        g.given |= SAMPLING_PRESENCE;
+        g.stop = stops;
+        g.n_stop = 1;
+        altiserve_request *r = NULL;
+        error err = {0};
+        answer *x = mem_calloc(1, sizeof *x);
+        mem_fail_at(nth);
+        status s = altiserve_submit(a, &g, &r, &err);
+        if (s == OK) {
+            altiserve_event e;
+            while (altiserve_next(r, UINT32_MAX, &e) != EVENT_END) {}
+            if (e.finish == FINISH_ERROR) {
+                failed++;
+                assert_true(e.err.text[0] != 0);
+            }
+            altiserve_request_free(r);
+        } else {
+            failed++;
+            assert_true(err.text[0] != 0);
+        }
+        mem_fail_at(0);
+        answer_free(x);
+    }
+    assert_true(failed > 10);
+    altiserve_generate g = greedy(prompts[0], 6);
+    answer *x = ask(a, &g);
+    assert_int_equal(x->finish[0], FINISH_LENGTH);
+    answer_free(x);
+    altiserve_stats st;
+    altiserve_get_stats(a, &st);
+    assert_int_equal(st.pages_total, st.pages_free + st.pages_cached);
+    altiserve_destroy(a);
+}
+
 int main(void) {
     obs_set_level(OBS_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_have_tokens_text_and_usage), cmocka_unit_test(seeds), cmocka_unit_test(together_as_alone), cmocka_unit_test(preempted_as_alone),
         cmocka_unit_test(choices_share_the_prompt), cmocka_unit_test(prefixes_are_found_again), cmocka_unit_test(stop_strings), cmocka_unit_test(logprobs),
         cmocka_unit_test(bad_requests), cmocka_unit_test(cancelling_frees_pages), cmocka_unit_test(slow_readers_pause),
-        cmocka_unit_test(notify_and_timeouts), cmocka_unit_test(the_queue_is_bounded),
+        cmocka_unit_test(notify_and_timeouts), cmocka_unit_test(the_queue_is_bounded), cmocka_unit_test(allocation_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -180,22 +180,22 @@ static void random_operations(const dev_group *groups, const int32_t *pages, int
 
 static void full_group(void **state) {
     (void)state;
-    random_operations((dev_group[]){{.kind = DEV_GROUP_FULL}}, (int32_t[]){60}, 1, 1000000, true);
+    random_operations((dev_group[]){{.kind = DEV_GROUP_FULL}}, (int32_t[]){60}, 1, 4000000, true);
 }
 
 static void full_and_window(void **state) {
     (void)state;
-    random_operations((dev_group[]){{.kind = DEV_GROUP_FULL}, {.kind = DEV_GROUP_WINDOW, .window = 70}}, (int32_t[]){60, 40}, 2, 600000, false);
+    random_operations((dev_group[]){{.kind = DEV_GROUP_FULL}, {.kind = DEV_GROUP_WINDOW, .window = 70}}, (int32_t[]){60, 40}, 2, 2500000, false);
 }
 
 static void window_alone(void **state) {
     (void)state;
-    random_operations((dev_group[]){{.kind = DEV_GROUP_WINDOW, .window = 100}}, (int32_t[]){50}, 1, 400000, false);
+    random_operations((dev_group[]){{.kind = DEV_GROUP_WINDOW, .window = 100}}, (int32_t[]){50}, 1, 2000000, false);
 }
 
 static void recurrent_and_full(void **state) {
     (void)state;
-    random_operations((dev_group[]){{.kind = DEV_GROUP_FULL}, {.kind = DEV_GROUP_RECURRENT}}, (int32_t[]){60, 30}, 2, 400000, false);
+    random_operations((dev_group[]){{.kind = DEV_GROUP_FULL}, {.kind = DEV_GROUP_RECURRENT}}, (int32_t[]){60, 30}, 2, 1500000, false);
 }
 
 static const dev_group one_full[] = {{.kind = DEV_GROUP_FULL}};

@@ -82,7 +82,11 @@ bool api_find_model(job *j, const char *name, altiserve_model_info *info, api_er
     error err = {0};
     status st = altiserve_model(j->a->engine, id, info, &err);
     if (st == E_NOTFOUND && !name) return api_fail(e, 400, "model", "missing_required_parameter", "model is missing: %s", err.text);
-    return st ? api_fail_status(e, &err, "model") : true;
+    if (st) return api_fail_status(e, &err, "model");
+    // The client named what is there; that it cannot be served is not the client's mistake.
+    if (info->state == MODEL_BROKEN || info->state == MODEL_INCOMPLETE)
+        return api_fail(e, 503, "model", "model_unavailable", "the model \"%.100s\" cannot be served: %.400s", info->id, info->error);
+    return true;
 }
 
 // ---- generation ----------------------------------------------------------------------------------

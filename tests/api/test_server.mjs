@@ -1,7 +1,7 @@
 // The whole server over real sockets, with toy-1: formats, determinism, stop strings, refusals, clients that leave, many at once, signals, TLS.
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
 import net from 'node:net';
@@ -13,7 +13,8 @@ const children = [];
 
 // Starts the program and waits for its address.
 async function serve(...flags) {
-  const child = spawn(process.env.ALTISERVE_BIN, ['serve', '--port', '0', '--models', dir, '--log-level', 'error', ...flags], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const models = flags.includes('--models') ? [] : ['--models', dir];
+  const child = spawn(process.env.ALTISERVE_BIN, ['serve', '--port', '0', ...models, '--log-level', 'error', ...flags], { stdio: ['ignore', 'pipe', 'inherit'] });
   children.push(child);
   child.ended = new Promise((resolve) => child.on('exit', (code, signal) => resolve({ code, signal })));
   let text = '';
@@ -234,6 +235,70 @@ const tests = {
       socket.destroy();
     }
     assert.equal((await ask('Hello!')).status, 200);
+  },
+
+  async 'who behaves badly disturbs nobody'() {
+    const want = (await ask('How do I add a model?')).json.choices[0].message.content, sockets = [];
+    const raw = (...pieces) => {
+      const socket = net.connect(server.port, '127.0.0.1');
+      socket.on('error', () => {});
+      for (const piece of pieces) socket.write(piece);
+      sockets.push(socket);
+      return socket;
+    };
+    const body = JSON.stringify({ prompt: ['a', 'b', 'c', 'd'], n: 8, max_tokens: 400, ignore_eos: true, stream: true });
+    for (let i = 0; i < 8; i++) {
+      raw();                                                                                       // says nothing
+      raw('POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Endless: ', 'x'.repeat(100)); // headers that never end
+      raw('POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{"mess'); // a body that never ends
+      raw('POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 209715200\r\n\r\n', Buffer.alloc(1 << 20)); // too large
+      raw('\x16\x03\x01 not HTTP at all\r\n\r\n');
+      const half = raw('GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n');
+      half.end();
+    }
+    raw(`POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`).pause(); // a stream that nobody reads
+    const got = await Promise.all(Array.from({ length: 8 }, () => ask('How do I add a model?', { stream: true })));
+    for (const one of got) assert.equal(gather(events(one.text)).text, want);
+    for (const socket of sockets) socket.destroy();
+    await until('all is quiet', async () => { const m = await metrics(); return m('vllm:num_requests_running') === 0 && m('altiserve_http_connections') < 12; });
+  },
+
+  async 'the models folder'() {
+    const folder = mkdtempSync(join(tmpdir(), 'altiserve-folder-')), toy = join(process.env.SOURCE_DIR ?? '.', 'tools/toy/toy-1.gguf');
+    const one = await serve('--models', folder);
+    const list = async () => (await (await fetch(`${one.url}/v1/models`)).json()).data.map((m) => m.id).join();
+    const say = (model) => fetch(`${one.url}/v1/completions`, { method: 'POST', body: JSON.stringify({ model, prompt: 'Hello', max_tokens: 8, temperature: 0 }) });
+    assert.equal(await list(), 'toy-1');
+    copyFileSync(toy, join(folder, 'mine.gguf'));
+    writeFileSync(join(folder, 'garbage.gguf'), 'not a model');
+    writeFileSync(join(folder, 'half.gguf'), readFileSync(toy).subarray(0, 500000));
+    await until('the new file shows, what cannot be served does not', async () => (await list()) === 'mine');
+    const text = (await (await say('mine')).json()).choices[0].text;
+    assert.equal(text, (await (await say('toy-1')).json()).choices[0].text);
+    for (const name of ['garbage', 'half']) {
+      const refused = await say(name);
+      assert.equal(refused.status, 503);
+      assert.equal((await refused.json()).error.param, 'model');
+    }
+    copyFileSync(toy, join(folder, 'half.gguf')); // the copy is complete now
+    await until('a file that was being copied shows once it is whole', async () => (await list()) === 'half,mine');
+    assert.equal((await say('half')).status, 200);
+    // A file overwritten while it serves: who streams goes on to the end.
+    const long = JSON.stringify({ model: 'mine', prompt: ['a', 'b', 'c', 'd'], n: 8, max_tokens: 300, ignore_eos: true, stream: true, temperature: 0 });
+    let overwritten = false, streamed = '';
+    const response = await fetch(`${one.url}/v1/completions`, { method: 'POST', body: long });
+    for await (const part of response.body) {
+      if (!overwritten) writeFileSync(join(folder, 'mine.gguf'), 'garbage');
+      overwritten = true;
+      streamed += Buffer.from(part).toString('latin1');
+    }
+    for (let i = 0; i < 32; i++) assert.equal(gather(events(streamed), i).finish, 'length');
+    await until('the overwritten file shows no more', async () => (await list()) === 'half');
+    rmSync(join(folder, 'half.gguf'));
+    await until('a removed file shows no more', async () => !(await list()).includes('half'));
+    one.child.kill('SIGTERM');
+    assert.equal((await one.child.ended).code, 0);
+    rmSync(folder, { recursive: true });
   },
 
   async 'thirty-two at once'() {

@@ -323,7 +323,7 @@ static jval f_filesizeformat(jj *j, const jval *v, const jargs *a) {
     if (!to_float(j, v, &f)) jj_fail(j, E_INVALID, "filesizeformat takes a number");
     double base = binary ? 1024 : 1000, unit = base * base;
     if (f == 1) strcpy(text, "1 Byte");
-    else if (f < base) snprintf(text, sizeof text, "%.0f Bytes", trunc(f));
+    else if (f < base) snprintf(text, sizeof text, "%.0f Bytes", trunc(f) + 0.0); // + 0: no negative zero
     else {
         int i = 0;
         for (; i < 7 && f >= unit; i++) unit *= base;

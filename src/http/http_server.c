@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -262,6 +263,21 @@ static void fill_options(http_server *s, const http_options *o) {
 #undef FILL
 }
 
+// A connection is a descriptor: raises the process's own limit as far as it may, and takes fewer connections where that is not enough.
+static void fit_descriptors(http_server *s) {
+    enum { OTHERS = 256 }; // model files, epolls, the log
+    struct rlimit rl;
+    if (getrlimit(RLIMIT_NOFILE, &rl) || rl.rlim_cur == RLIM_INFINITY) return;
+    rlim_t want = (rlim_t)s->o.max_connections + 64 + OTHERS;
+    if (rl.rlim_cur < want) {
+        rl.rlim_cur = rl.rlim_max == RLIM_INFINITY || want < rl.rlim_max ? want : rl.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &rl)) getrlimit(RLIMIT_NOFILE, &rl);
+    }
+    if (rl.rlim_cur >= want) return;
+    s->o.max_connections = rl.rlim_cur > 2 * (64 + OTHERS) ? (uint32_t)(rl.rlim_cur - 64 - OTHERS) : (uint32_t)(rl.rlim_cur / 4 + 1);
+    obs_log(OBS_WARN, "the limit of open files (%llu) allows %u connections", (unsigned long long)rl.rlim_cur, s->o.max_connections);
+}
+
 static status start_daemon(http_server *s, int fd, error *err) {
     unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (s->cert ? MHD_USE_TLS : 0);
     struct MHD_OptionItem tls[] = {{MHD_OPTION_HTTPS_MEM_CERT, 0, s->cert}, {MHD_OPTION_HTTPS_MEM_KEY, 0, s->key}, {MHD_OPTION_END, 0, NULL}};
@@ -291,6 +307,7 @@ status http_start(const http_options *o, http_server **out, error *err) {
     s->next_deadline = INT64_MAX;
     s->stop_at = INT64_MAX;
     fill_options(s, o);
+    fit_descriptors(s);
     bool failed = false;
     s->host = copy(o->host ? o->host : "127.0.0.1", &failed);
     s->cors_origin = copy(o->cors_origin, &failed);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 #include <gnutls/crypto.h>
 #include <gnutls/x509.h>
 #include <cmocka.h>
@@ -422,6 +423,22 @@ static void test_many_streams(void **state) {
     stop(1000);
 }
 
+static void test_descriptors(void **state) {
+    (void)state;
+    struct rlimit before, low;
+    getrlimit(RLIMIT_NOFILE, &before);
+    low = before;
+    low.rlim_cur = 80; // a shell's limit may be lower than what the server promises
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+    uint16_t port = start((http_options){0});
+    static client c[100];
+    for (int i = 0; i < 100; i++) c[i] = ask(port, "GET /quiet HTTP/1.1\r\nHost: localhost\r\n\r\n", "200 OK");
+    for (int i = 0; i < 100; i++) client_close(&c[i]);
+    assert_true(wait_closes(100, 10000));
+    stop(1000);
+    setrlimit(RLIMIT_NOFILE, &before);
+}
+
 static void test_keepalive_text(void **state) {
     (void)state;
     uint16_t port = start((http_options){.keepalive_ms = 50});
@@ -593,7 +610,7 @@ static void test_no_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers), cmocka_unit_test(test_refusals), cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_slow_senders),
-        cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_leaving), cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text),
+        cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_leaving), cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors),
         cmocka_unit_test(test_stop), cmocka_unit_test(test_tls), cmocka_unit_test(test_start_errors), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

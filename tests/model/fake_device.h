@@ -226,6 +226,7 @@ static void fake_attend(fake_run *r, const dev_attend *o)
         for (int32_t i = 0; i < r->s->seqs[q].n_rows; i++) {
             const dev_seq *s = &r->s->seqs[q];
             int32_t own = s->start + i, slot = s->pages[o->group][own / DEV_PAGE_TOKENS] * DEV_PAGE_TOKENS + own % DEV_PAGE_TOKENS;
+            if (o->k == DEV_NONE) continue; // an earlier layer wrote them
             memcpy(r->kv->k[at] + (size_t)slot * (size_t)wk, fake_row(r, o->k, s->first_row + i), (size_t)wk * 4);
             memcpy(r->kv->v[at] + (size_t)slot * (size_t)wv, fake_row(r, o->v, s->first_row + i), (size_t)wv * 4);
         }
@@ -307,6 +308,22 @@ static void fake_op(fake_run *r, const dev_op *op)
             for (int32_t j = 0; j < r->p->regs[o->dst].width; j++) {
                 float a = fake_row(r, o->a, row)[j], b = o->b == DEV_NONE ? 0 : fake_row(r, o->b, row)[r->p->regs[o->b].width == 1 ? 0 : j];
                 fake_row(r, o->dst, row)[j] = o->multiply ? a * b * o->sa : a * o->sa + b * o->sb;
+            }
+        break;
+    }
+    case DEV_OP_VECTOR: {
+        const dev_vector *o = &op->u.vector;
+        for (int32_t row = 0; row < fake_rows(r, o->dst); row++)
+            for (int32_t j = 0; j < r->p->regs[o->dst].width; j++)
+                fake_row(r, o->dst, row)[j] = fake_row(r, o->src, row)[j] * (o->scale ? fake_data(o->scale)[j] : 1) + (o->bias ? fake_data(o->bias)[j] : 0);
+        break;
+    }
+    case DEV_OP_ACT: {
+        const dev_activate *o = &op->u.activate;
+        for (int32_t row = 0; row < fake_rows(r, o->dst); row++)
+            for (int32_t j = 0; j < r->p->regs[o->dst].width; j++) {
+                float g = fake_row(r, o->gate, row)[j];
+                fake_row(r, o->dst, row)[j] = o->up == DEV_NONE ? fake_act(o->act, g) : fake_gated(o->act, g, fake_row(r, o->up, row)[j]);
             }
         break;
     }

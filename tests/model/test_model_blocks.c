@@ -1,0 +1,238 @@
+// Two ways to write the same model give the same logits: stacked and separate tensors, absorbed and plain latent attention; and options that
+// must change nothing change nothing.
+#include "model/small_model.h"
+
+#include "model/fake_device.h"
+#include "model/model.h"
+
+enum { TOKENS = 40, PAGES = 2, VOCAB = 21, E = 16 };
+
+static void put(small_model *m, const char *name, int k, int n, int x, const float *values)
+{
+    uint64_t dims[3] = {(uint64_t)k, (uint64_t)n, (uint64_t)x};
+    float *v = mem_alloc((size_t)k * (size_t)n * (size_t)x * 4);
+    memcpy(v, values, (size_t)k * (size_t)n * (size_t)x * 4);
+    assert_true(mem_grow((void **)&m->data, &m->cap, m->n + 1, sizeof *m->data));
+    m->data[m->n++] = v;
+    assert_int_equal(gguf_writer_tensor(m->w, name, QUANT_F32, x > 1 ? 3 : n > 1 ? 2 : 1, dims, v, NULL), OK);
+}
+
+static float *numbers(uint64_t seed, size_t n, float scale)
+{
+    float *v = mem_alloc(n * 4);
+    for (size_t i = 0; i < n; i++) v[i] = scale * small_random(&seed);
+    return v;
+}
+
+// Loads what was written and computes the logits of TOKENS tokens: in one piece, then token by token, which must give the same bits.
+static float *logits_of(small_model *m)
+{
+    static const int32_t table[PAGES] = {1, 0};
+    error err;
+    small_end(m);
+    fake_device dev = {.base = {&fake_ops}};
+    model *mod;
+    if (model_load(m->g, &dev.base, NULL, &mod, &err)) fail_msg("%s", err.text);
+    dev_plan *p = model_plan(mod);
+    int32_t n_pages[DEV_MAX_GROUPS] = {PAGES, PAGES, PAGES, PAGES}, tok[TOKENS], pos[TOKENS], wanted[TOKENS];
+    float *out[2];
+    for (int i = 0; i < TOKENS; i++) tok[i] = (i * i + 3) % VOCAB, pos[i] = wanted[i] = i;
+    assert_int_equal(dev_plan_prepare(p, TOKENS, TOKENS, &err), OK);
+    for (int way = 0; way < 2; way++) {
+        dev_kv *kv;
+        dev_ticket t;
+        out[way] = mem_alloc(TOKENS * VOCAB * 4);
+        assert_int_equal(dev_kv_create(&dev.base, p, n_pages, DEV_KV_F32, &kv, &err), OK);
+        for (int at = 0; at < TOKENS;) {
+            int n = way ? 1 : TOKENS;
+            dev_seq s = {.n_rows = n, .start = at};
+            for (int g = 0; g < p->n_groups; g++) s.pages[g] = table, s.n_pages[g] = PAGES;
+            dev_step step = {.n_rows = n, .tokens = tok + at, .positions = pos + at, .n_seqs = 1, .seqs = &s, .n_wanted = n, .wanted = wanted};
+            if (dev_submit(p, kv, &step, &t, &err)) fail_msg("%s", err.text);
+            for (int i = 0; i < n; i++) memcpy(out[way] + (at + i) * VOCAB, dev_logits(p, i), VOCAB * 4);
+            at += n;
+        }
+        dev_kv_destroy(&dev.base, kv);
+    }
+    assert_memory_equal(out[0], out[1], TOKENS * VOCAB * 4);
+    mem_free(out[1]);
+    model_free(mod);
+    assert_int_equal(dev.live, 0);
+    small_free(m);
+    return out[0];
+}
+
+static void same(float *a, float *b, double bound)
+{
+    double d = 0, s = 0;
+    for (int i = 0; i < TOKENS * VOCAB; i++) {
+        d += (double)(a[i] - b[i]) * (a[i] - b[i]);
+        s += (double)b[i] * b[i];
+    }
+    if (!(d / s <= bound)) fail_msg("NMSE %g", d / s);
+    mem_free(a);
+    mem_free(b);
+}
+
+static void different(float *a, float *b)
+{
+    assert_memory_not_equal(a, b, TOKENS * VOCAB * 4);
+    mem_free(a);
+    mem_free(b);
+}
+
+// ---- latent attention -----------------------------------------------------------------------------------------------------
+
+enum { RANK = 6, ROT = 4, NOPE = 5, VAL = 7, HEADS = 3 };
+
+static float *latent(bool absorbed)
+{
+    small_spec s = {.arch = "deepseek2", .kv = absorbed ? 1 : HEADS, .head = absorbed ? RANK + ROT : NOPE + ROT};
+    small_model m;
+    memset(&m, 0, sizeof m);
+    assert_int_equal(gguf_writer_create(&m.w, NULL), OK);
+    gguf_writer_set_text(m.w, "general.architecture", "deepseek2", NULL);
+    small_u32(&m, &s, "block_count", 1);
+    small_u32(&m, &s, "embedding_length", E);
+    small_u32(&m, &s, "context_length", 128);
+    small_u32(&m, &s, "attention.head_count", HEADS);
+    small_u32(&m, &s, "attention.head_count_kv", (uint32_t)s.kv);
+    small_u32(&m, &s, "attention.key_length", (uint32_t)s.head);
+    small_u32(&m, &s, "attention.value_length", absorbed ? RANK : VAL);
+    small_u32(&m, &s, "attention.kv_lora_rank", RANK);
+    small_u32(&m, &s, "rope.dimension_count", ROT);
+    small_f32(&m, &s, "attention.layer_norm_rms_epsilon", 1e-5f);
+    if (absorbed) {
+        small_u32(&m, &s, "attention.key_length_mla", NOPE + ROT);
+        small_u32(&m, &s, "attention.value_length_mla", VAL);
+    }
+    static const struct { const char *name; int k, n; } tensors[] = {
+        {"token_embd.weight", E, VOCAB}, {"output_norm.weight", E, 1}, {"blk.0.attn_norm.weight", E, 1}, {"blk.0.attn_q_a.weight", E, 8}, {"blk.0.attn_q_a_norm.weight", 8, 1},
+        {"blk.0.attn_q_b.weight", 8, HEADS * (NOPE + ROT)}, {"blk.0.attn_kv_a_mqa.weight", E, RANK + ROT}, {"blk.0.attn_kv_a_norm.weight", RANK, 1}, {"blk.0.attn_output.weight", HEADS * VAL, E},
+        {"blk.0.ffn_norm.weight", E, 1}, {"blk.0.ffn_gate.weight", E, 12}, {"blk.0.ffn_up.weight", E, 12}, {"blk.0.ffn_down.weight", 12, E},
+    };
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
+        float *v = numbers(i + 1, (size_t)(tensors[i].k * tensors[i].n), tensors[i].n == 1 ? 1.5f : 0.6f);
+        put(&m, tensors[i].name, tensors[i].k, tensors[i].n, 1, v);
+        mem_free(v);
+    }
+    float *kb = numbers(100, HEADS * RANK * NOPE, 0.8f), *vb = numbers(101, HEADS * VAL * RANK, 0.8f), both[HEADS * (NOPE + VAL) * RANK];
+    for (int h = 0; h < HEADS; h++) {
+        float *at = both + h * (NOPE + VAL) * RANK;
+        for (int i = 0; i < NOPE; i++)
+            for (int r = 0; r < RANK; r++) at[i * RANK + r] = kb[(h * RANK + r) * NOPE + i]; // the stack holds it turned
+        memcpy(at + NOPE * RANK, vb + h * VAL * RANK, VAL * RANK * 4);
+    }
+    if (absorbed) {
+        put(&m, "blk.0.attn_k_b.weight", NOPE, RANK, HEADS, kb);
+        put(&m, "blk.0.attn_v_b.weight", RANK, VAL, HEADS, vb);
+    } else put(&m, "blk.0.attn_kv_b.weight", RANK, HEADS * (NOPE + VAL), 1, both);
+    mem_free(kb);
+    mem_free(vb);
+    return logits_of(&m);
+}
+
+static void test_latent(void **state) { (void)state; same(latent(true), latent(false), 1e-10); }
+
+// ---- stacked tensors ------------------------------------------------------------------------------------------------------
+
+// Rows of a, then rows of b, for each of x experts.
+static void put_stacked(small_model *m, const char *name, const float *a, int na, const float *b, int nb, int k, int x)
+{
+    float *v = mem_alloc((size_t)(k * (na + nb) * x) * 4);
+    for (int e = 0; e < x; e++) {
+        memcpy(v + e * (na + nb) * k, a + e * na * k, (size_t)(na * k) * 4);
+        memcpy(v + (e * (na + nb) + na) * k, b + e * nb * k, (size_t)(nb * k) * 4);
+    }
+    put(m, name, k, na + nb, x, v);
+    mem_free(v);
+}
+
+static float *stacked(const char *arch, bool together, int experts)
+{
+    small_spec s = {.arch = arch, .e = E, .layers = 1, .heads = 2, .kv = 1, .head = 8, .ff = 12, .vocab = VOCAB, .experts = experts, .used = experts ? 2 : 0};
+    small_model m;
+    float *q = numbers(1, E * 16, 0.5f), *kv = numbers(2, 2 * E * 8, 0.5f), *o = numbers(3, E * 16, 0.5f), *norm = numbers(4, E, 1.2f), *embed = numbers(5, E * VOCAB, 1);
+    int x = experts ? experts : 1;
+    float *gate = numbers(6, (size_t)(x * E * 12), 0.6f), *up = numbers(7, (size_t)(x * E * 12), 0.6f), *down = numbers(8, (size_t)(x * E * 12), 0.6f), *router = numbers(9, (size_t)(x * E), 1), both[E * 32];
+    memset(&m, 0, sizeof m);
+    assert_int_equal(gguf_writer_create(&m.w, NULL), OK);
+    gguf_writer_set_text(m.w, "general.architecture", arch, NULL);
+    small_u32(&m, &s, "block_count", 1);
+    small_u32(&m, &s, "embedding_length", E);
+    small_u32(&m, &s, "attention.head_count", 2);
+    small_u32(&m, &s, "attention.head_count_kv", 1);
+    small_f32(&m, &s, "attention.layer_norm_rms_epsilon", 1e-5f);
+    if (experts) {
+        small_u32(&m, &s, "expert_count", (uint32_t)experts);
+        small_u32(&m, &s, "expert_used_count", 2);
+    }
+    put(&m, "token_embd.weight", E, VOCAB, 1, embed);
+    put(&m, "output_norm.weight", E, 1, 1, norm);
+    put(&m, "blk.0.attn_norm.weight", E, 1, 1, norm);
+    put(&m, "blk.0.ffn_norm.weight", E, 1, 1, norm);
+    put(&m, "blk.0.attn_output.weight", 16, E, 1, o);
+    if (together) {
+        memcpy(both, q, E * 16 * 4);
+        memcpy(both + E * 16, kv, 2 * E * 8 * 4);
+        put(&m, "blk.0.attn_qkv.weight", E, 32, 1, both);
+    } else {
+        put(&m, "blk.0.attn_q.weight", E, 16, 1, q);
+        put(&m, "blk.0.attn_k.weight", E, 8, 1, kv);
+        put(&m, "blk.0.attn_v.weight", E, 8, 1, kv + E * 8);
+    }
+    if (experts) {
+        put(&m, "blk.0.ffn_gate_inp.weight", E, experts, 1, router);
+        put(&m, "blk.0.ffn_down_exps.weight", 12, E, experts, down);
+    } else put(&m, "blk.0.ffn_down.weight", 12, E, 1, down);
+    if (together) put_stacked(&m, experts ? "blk.0.ffn_gate_up_exps.weight" : "blk.0.ffn_up.weight", gate, 12, up, 12, E, x);
+    else {
+        put(&m, experts ? "blk.0.ffn_gate_exps.weight" : "blk.0.ffn_gate.weight", E, 12, x, gate);
+        put(&m, experts ? "blk.0.ffn_up_exps.weight" : "blk.0.ffn_up.weight", E, 12, x, up);
+    }
+    mem_free(q); mem_free(kv); mem_free(o); mem_free(norm); mem_free(embed); mem_free(gate); mem_free(up); mem_free(down); mem_free(router);
+    return logits_of(&m);
+}
+
+static void test_stacked(void **state)
+{
+    (void)state;
+    same(stacked("chatglm", true, 0), stacked("chatglm", false, 0), 0);
+    same(stacked("qwen3moe", true, 3), stacked("qwen3moe", false, 3), 0);
+    different(stacked("qwen3moe", true, 3), stacked("llama", true, 3)); // they pair the rotated values otherwise
+}
+
+// ---- options --------------------------------------------------------------------------------------------------------------
+
+static float *with(const char *arch, const char *key, float f, const char *key2, uint32_t u)
+{
+    small_spec s = {.arch = arch, .e = E, .layers = 2, .heads = 4, .kv = 2, .head = 4, .ff = 12, .vocab = VOCAB};
+    small_model m;
+    small_begin(&m, &s);
+    if (key) small_f32(&m, &s, key, f);
+    if (key2) small_u32(&m, &s, key2, u);
+    if (!strcmp(arch, "mpt")) small_f32(&m, &s, "attention.layer_norm_epsilon", 1e-5f);
+    return logits_of(&m);
+}
+
+static void test_clamp(void **state)
+{
+    (void)state;
+    same(with("mpt", "attention.clamp_kqv", 64, NULL, 0), with("mpt", NULL, 0, NULL, 0), 1e-9);
+    different(with("mpt", "attention.clamp_kqv", 0.2f, NULL, 0), with("mpt", NULL, 0, NULL, 0));
+    same(with("llama", "attention.clamp_kqv", 0.2f, NULL, 0), with("llama", NULL, 0, NULL, 0), 0); // llama does not read that key
+}
+
+static void test_temperature(void **state)
+{
+    (void)state;
+    const char *scale = "attention.temperature_scale", *length = "attention.temperature_length";
+    same(with("mistral3", scale, 0.5f, length, 1000), with("mistral3", NULL, 0, NULL, 0), 0); // the factor is 1 below that length
+    different(with("mistral3", scale, 0.5f, length, 8), with("mistral3", NULL, 0, NULL, 0));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp), cmocka_unit_test(test_temperature)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

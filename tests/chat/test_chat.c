@@ -93,7 +93,7 @@ static void test_origin(void **state) {
     static const char *const exprs[] = {
         "m", "m ~ ''", "'' + m", "m + m", "m * 3", "m[0:]", "m[::1]", "m[:-1] + m[-1]", "m | trim", "m | upper | lower", "m | replace('zz', '')", "m | replace('a', m)", "m | string",
         "m | safe", "m | indent(2, true)", "m | center(30)", "m | default('x')", "m | title | lower", "m | capitalize | lower", "m | truncate(300)", "m | list | join", "[m, m] | join(',')", "m | join('')",
-        "m | reverse | reverse", "'%s' % m", "'%30s|%-30s' % (m, m)", "'%(k)s' % {'k': m}", "'{}'.format(m)", "'{:>40}'.format(m)", "'{x}'.format(x=m)", "'%s' | format(m)", "m | tojson", "[m] | tojson(indent=1)",
+        "m | reverse | reverse", "'%s' % m", "'%30s-%-30s' % (m, m)", "'%(k)s' % {'k': m}", "'{}'.format(m)", "'{:>40}'.format(m)", "'{x}'.format(x=m)", "'%s' | format(m)", "m | tojson", "[m] | tojson(indent=1)",
         "{'k': m} | tojson", "{m: 1} | tojson", "[m]", "{m: m}", "(m,)", "m.strip()", "m.strip('ab')", "m.lstrip('a') ", "m.rstrip('b')", "m.split('Q')[0]", "m.split()[0]", "m.rsplit(',')[0]", "m.split(',', 1) | join(',')",
         "m.splitlines()[0]", "m.replace('x', 'y')", "'-'.join([m, m])", "m.join(['1', '2'])", "m.upper().lower()", "m.title().lower()", "m.capitalize()", "m.swapcase().swapcase()", "m.zfill(30)", "m.center(30, '.')",
         "m.ljust(30)", "m.rjust(30)", "m.partition('Z')[0]", "m.removeprefix('a')", "m.removesuffix('b')", "m.expandtabs()", "'X'.replace('X', m)", "[m] | first", "[m] | last", "[m] | sort | first", "[m] | map('trim') | first",

@@ -24,8 +24,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     chat_spans out = {0};
     if (chat_render_limited(t, input, &limits, &out, &err) == OK) {
         size_t at = 0;
-        // the letter, its lower case, escapes, and whatever makes a character from a number
-        bool can_spell = memchr(data, 0xd0, size) || memchr(data, '\\', size) || memmem(data, size, "% ", 2) || memmem(data, size, "format", 6);
+        // other letters (their other case may be it), escapes, and what makes a character from a number
+        bool can_spell = memchr(data, '\\', size) || memmem(data, size, "format", 6);
+        for (size_t i = 0; i < size; i++)
+            can_spell = can_spell || data[i] >= 128 || (data[i] == '%' && !(i && data[i - 1] == '{') && !(i + 1 < size && data[i + 1] == '}'));
         for (size_t i = 0; i < out.count; i++) {
             const chat_span *s = &out.items[i];
             if (s->text != out.text + at || !s->len || (i && s->trusted == out.items[i - 1].trusted)) abort();

@@ -22,7 +22,7 @@ typedef struct field {
 } field;
 
 #define AT(member) offsetof(params, member)
-enum { ANY = FOR_CHAT | FOR_COMPLETION | FOR_MESSAGES | FOR_OLLAMA, MAX_MAX_TOKENS = 10000000 };
+enum { ANY = FOR_CHAT | FOR_COMPLETION | FOR_MESSAGES | FOR_OLLAMA | FOR_NATIVE, MAX_MAX_TOKENS = 10000000 };
 static const field fields[] = {
     {"model", K_STRING, 0, 0, AT(model), 0, ANY},
     {"stream", K_BOOL, 0, 0, AT(stream), 0, ANY},
@@ -31,19 +31,20 @@ static const field fields[] = {
     {"max_tokens", K_INT, 1, MAX_MAX_TOKENS, AT(max_tokens), 0, FOR_OPENAI | FOR_MESSAGES},
     {"max_completion_tokens", K_INT, 1, MAX_MAX_TOKENS, AT(max_completion_tokens), 0, FOR_CHAT},
     {"num_predict", K_INT, -2, MAX_MAX_TOKENS, AT(max_tokens), 0, FOR_OLLAMA},
+    {"n_predict", K_INT, -2, MAX_MAX_TOKENS, AT(max_tokens), 0, FOR_NATIVE},
     {"temperature", K_NUMBER, 0, 2, AT(temperature), SAMPLING_TEMPERATURE, ANY},
     {"top_p", K_NUMBER, 0, 1, AT(top_p), SAMPLING_TOP_P, ANY},
     {"top_k", K_INT, -1, 1000000, AT(top_k), SAMPLING_TOP_K, ANY},
     {"min_p", K_NUMBER, 0, 1, AT(min_p), SAMPLING_MIN_P, ANY},
     {"typical_p", K_NUMBER, 0, 1, AT(typical_p), SAMPLING_TYPICAL_P, ANY},
     {"repetition_penalty", K_NUMBER, 0.01, 100, AT(repetition), SAMPLING_REPETITION, FOR_OPENAI},
-    {"repeat_penalty", K_NUMBER, 0.01, 100, AT(repetition), SAMPLING_REPETITION, FOR_OPENAI | FOR_OLLAMA},
-    {"repeat_last_n", K_INT, -1, 1000000, AT(last_n), SAMPLING_LAST_N, FOR_OPENAI | FOR_OLLAMA},
-    {"presence_penalty", K_NUMBER, -2, 2, AT(presence), SAMPLING_PRESENCE, FOR_OPENAI | FOR_OLLAMA},
-    {"frequency_penalty", K_NUMBER, -2, 2, AT(frequency), SAMPLING_FREQUENCY, FOR_OPENAI | FOR_OLLAMA},
-    {"seed", K_INT, -9.3e18, 9.3e18, AT(seed), 0, FOR_OPENAI | FOR_OLLAMA},
-    {"logit_bias", K_BIAS, -100, 100, 0, 0, FOR_OPENAI},
-    {"stop", K_STOP, 0, 0, 0, 0, FOR_OPENAI | FOR_OLLAMA},
+    {"repeat_penalty", K_NUMBER, 0.01, 100, AT(repetition), SAMPLING_REPETITION, FOR_OPENAI | FOR_OLLAMA | FOR_NATIVE},
+    {"repeat_last_n", K_INT, -1, 1000000, AT(last_n), SAMPLING_LAST_N, FOR_OPENAI | FOR_OLLAMA | FOR_NATIVE},
+    {"presence_penalty", K_NUMBER, -2, 2, AT(presence), SAMPLING_PRESENCE, FOR_OPENAI | FOR_OLLAMA | FOR_NATIVE},
+    {"frequency_penalty", K_NUMBER, -2, 2, AT(frequency), SAMPLING_FREQUENCY, FOR_OPENAI | FOR_OLLAMA | FOR_NATIVE},
+    {"seed", K_INT, -9.3e18, 9.3e18, AT(seed), 0, FOR_OPENAI | FOR_OLLAMA | FOR_NATIVE},
+    {"logit_bias", K_BIAS, -100, 100, 0, 0, FOR_OPENAI | FOR_NATIVE},
+    {"stop", K_STOP, 0, 0, 0, 0, FOR_OPENAI | FOR_OLLAMA | FOR_NATIVE},
     {"stop_sequences", K_STOP, 0, 0, 0, 0, FOR_MESSAGES},
     {"ignore_eos", K_BOOL, 0, 0, AT(ignore_eos), 0, ANY},
     {"logprobs", K_BOOL, 0, 0, AT(want_logprobs), 0, FOR_CHAT},
@@ -69,7 +70,8 @@ static const struct {
     {"truncate_prompt_tokens", NULL, NULL, ANY}, {"mirostat", NULL, NULL, ANY}, {"dynatemp_range", NULL, NULL, ANY}, {"xtc_probability", NULL, NULL, ANY},
     {"dry_multiplier", NULL, NULL, ANY}, {"top_n_sigma", "-1", "-1.0", ANY}, {"samplers", NULL, NULL, ANY}, {"min_keep", NULL, NULL, ANY},
     {"lora", NULL, NULL, ANY}, {"thinking", "{\"type\":\"disabled\"}", NULL, FOR_MESSAGES}, {"think", NULL, NULL, FOR_OLLAMA},
-    {"template", NULL, NULL, FOR_OLLAMA}, {"context", NULL, NULL, FOR_OLLAMA}, {"logprobs", NULL, NULL, FOR_OLLAMA},
+    {"template", NULL, NULL, FOR_OLLAMA}, {"context", NULL, NULL, FOR_OLLAMA}, {"logprobs", NULL, NULL, FOR_OLLAMA}, {"n_probs", NULL, NULL, FOR_NATIVE}, {"image_data", NULL, NULL, FOR_NATIVE}, {"t_max_predict_ms", NULL, NULL, FOR_NATIVE},
+    {"n_indent", NULL, NULL, FOR_NATIVE}, {"n_keep", NULL, NULL, FOR_NATIVE}, {"response_fields", NULL, NULL, FOR_NATIVE},
     {"add_generation_prompt", "true", NULL, FOR_CHAT}, {"continue_final_message", NULL, NULL, FOR_CHAT}, {"chat_template", NULL, NULL, FOR_CHAT},
 };
 

@@ -60,7 +60,7 @@ typedef struct params {
     json_t  *template_kwargs; // borrowed
 } params;
 
-enum { FOR_CHAT = 1, FOR_COMPLETION = 2, FOR_MESSAGES = 4, FOR_OLLAMA = 8, FOR_OPENAI = FOR_CHAT | FOR_COMPLETION };
+enum { FOR_CHAT = 1, FOR_COMPLETION = 2, FOR_MESSAGES = 4, FOR_OLLAMA = 8, FOR_NATIVE = 16, FOR_OPENAI = FOR_CHAT | FOR_COMPLETION };
 
 // Reads every field of the object that the table knows for `where` into p; what is understood but not built is an error, what is
 // unknown is passed over. prefix names the object in errors ("options." for Ollama's), "" for the body itself.
@@ -178,6 +178,13 @@ void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *j
 void job_run(job *j);         // api_job.c: one turn of a job, on a pool thread
 void job_unref(job *j);
 
+// A prompt as completions take it: a string, token ids, or a list of those (count them in *n). Checked against j->model's vocabulary.
+bool api_check_prompts(job *j, const json_t *prompt, uint32_t *n, api_error *e);
+// Fills g's prompt from prompt i of j->body's "prompt"; keeps its text in the part when p.echo.
+void api_set_prompt(job *j, uint32_t i, altiserve_generate *g);
+// Body, fields and model of a request; false after answering.
+bool api_read_request(job *j, unsigned where);
+
 // ---- handlers by file ----------------------------------------------------------------------------
 
 void api_models_list(job *j);
@@ -190,6 +197,8 @@ void api_tokenize(job *j);
 void api_detokenize(job *j);
 void api_apply_template(job *j);
 void api_props(job *j);
+void api_native_completion(job *j);
+void api_slots(job *j);
 void api_root(job *j);
 void api_ollama_version(job *j);
 void api_ollama_tags(job *j);

@@ -1,4 +1,4 @@
-// api/api_native: /health, /metrics, and llama-server's /tokenize, /detokenize, /apply-template, /props.
+// api/api_native: /health, /metrics, and llama-server's /completion, /tokenize, /detokenize, /apply-template, /props, /slots.
 #include <stdio.h>
 #include <string.h>
 
@@ -170,4 +170,80 @@ void api_props(job *j) {
     api_put_string(&out, j->model.id, strlen(j->model.id));
     strbuf_addf(&out, ",\"modalities\":{\"vision\":false,\"audio\":false},\"build_info\":\"altiserve-%s\"}", altiserve_version());
     job_respond(j, 200, "application/json", &out);
+}
+
+// One entry a running sequence is what llama-server's clients count; ours have no fixed slots, so none says more than that it is busy.
+void api_slots(job *j) {
+    altiserve_stats s = {0};
+    altiserve_get_stats(j->a->engine, &s);
+    strbuf out = {0};
+    strbuf_addc(&out, '[');
+    for (uint32_t i = 0; i < s.running; i++) strbuf_addf(&out, "%s{\"id\":%u,\"is_processing\":true}", i ? "," : "", i);
+    strbuf_addc(&out, ']');
+    job_respond(j, 200, "application/json", &out);
+}
+
+// ---- /completion ---------------------------------------------------------------------------------
+
+static void put_piece_event(job *j, const char *text, size_t len, const altiserve_event *ev, strbuf *out) {
+    strbuf_adds(out, "data: {\"index\":0,\"content\":");
+    api_put_string(out, text, len);
+    strbuf_adds(out, ",\"tokens\":[");
+    for (size_t i = 0; i < ev->n_tokens; i++) strbuf_addf(out, "%s%d", i ? "," : "", ev->tokens[i]);
+    strbuf_addf(out, "],\"stop\":false,\"id_slot\":0,\"tokens_predicted\":%u,\"tokens_evaluated\":%u}\n\n", j->choices[0].tokens, ev->usage.prompt_tokens);
+}
+
+static void completion_text(job *j, uint32_t index, const altiserve_event *ev, strbuf *out) {
+    (void)index;
+    put_piece_event(j, ev->text, ev->text_len, ev, out);
+}
+
+static void completion_finish(job *j, uint32_t index, strbuf *out) { (void)j, (void)index, (void)out; }
+
+static void completion_end(job *j, const char *text, size_t len, strbuf *out) {
+    const altiserve_usage *u = &j->parts[0].usage;
+    bool limit = j->choices[0].finish == FINISH_LENGTH;
+    strbuf_adds(out, "{\"index\":0,\"content\":");
+    api_put_string(out, text, len);
+    strbuf_adds(out, ",\"tokens\":[],\"id_slot\":0,\"stop\":true,\"model\":");
+    api_put_string(out, j->model.id, strlen(j->model.id));
+    strbuf_addf(out, ",\"tokens_predicted\":%u,\"tokens_evaluated\":%u,\"tokens_cached\":%u,\"truncated\":false,\"stop_type\":\"%s\",\"timings\":{\"prompt_n\":%u,\"prompt_ms\":",
+                u->completion_tokens, u->prompt_tokens, u->prompt_tokens + u->completion_tokens, limit ? "limit" : "eos", u->prompt_tokens - u->cached_tokens);
+    api_put_double(out, u->prefill_s * 1000);
+    strbuf_addf(out, ",\"predicted_n\":%u,\"predicted_ms\":", u->completion_tokens);
+    api_put_double(out, u->decode_s * 1000);
+    strbuf_adds(out, "}}");
+}
+
+static void completion_close(job *j, strbuf *out) {
+    strbuf_adds(out, "data: ");
+    completion_end(j, "", 0, out);
+    strbuf_adds(out, "\n\n");
+}
+
+static void completion_whole(job *j, strbuf *out) {
+    const strbuf *t = &j->choices[0].text;
+    completion_end(j, t->data ? t->data : "", t->len, out);
+}
+
+static void completion_fail(job *j, const api_error *e, strbuf *out) {
+    (void)j;
+    strbuf_adds(out, "data: ");
+    api_put_error(out, SHAPE_OPENAI, e);
+    strbuf_adds(out, "\n\n");
+}
+
+static const dialect completion = {"text/event-stream", ": keep-alive\n\n", NULL, completion_text, NULL, completion_finish, completion_close, completion_whole, completion_fail};
+
+void api_native_completion(job *j) {
+    if (!api_read_request(j, FOR_NATIVE)) return;
+    api_error e;
+    uint32_t n;
+    bool ok = api_check_prompts(j, json_object_get(j->body, "prompt"), &n, &e);
+    if (ok && n != 1) ok = api_fail(&e, 400, "prompt", "not_built", "several prompts in one /completion are not built yet; send them one by one");
+    if (!ok) {
+        job_fail(j, &e);
+        return;
+    }
+    job_generate(j, &completion, 1, api_set_prompt, "prompt");
 }

@@ -95,8 +95,7 @@ static void fail_stream(job *j, const api_error *e, strbuf *out) {
     strbuf_adds(out, "\n\ndata: [DONE]\n\n");
 }
 
-// Finds the model and reads the fields; false after answering.
-static bool read_request(job *j, unsigned where) {
+bool api_read_request(job *j, unsigned where) {
     api_error e;
     if (!job_body(j)) return false;
     arena_init(&j->p.mem, 16 << 20);
@@ -212,7 +211,7 @@ static void set_chat(job *j, uint32_t i, altiserve_generate *g) {
 }
 
 void api_chat_completions(job *j) {
-    if (!read_request(j, FOR_CHAT)) return;
+    if (!api_read_request(j, FOR_CHAT)) return;
     api_error e;
     char *input = NULL;
     size_t len = 0;
@@ -364,7 +363,7 @@ static bool check_prompt(const json_t *v, uint32_t vocabulary, api_error *e) {
     return true;
 }
 
-static void set_text(job *j, uint32_t i, altiserve_generate *g) {
+void api_set_prompt(job *j, uint32_t i, altiserve_generate *g) {
     const json_t *all = json_object_get(j->body, "prompt"), *v = prompt_at(all, i, json_is_array(all) && !is_tokens(all));
     if (json_is_string(v)) {
         g->text = json_string_value(v);
@@ -386,18 +385,23 @@ static void set_text(job *j, uint32_t i, altiserve_generate *g) {
     else if (g->tokens) altiserve_detokenize(j->a->engine, g->model, g->tokens, g->n_tokens, &p->echo, &p->echo_len, &err);
 }
 
-void api_completions(job *j) {
-    if (!read_request(j, FOR_COMPLETION)) return;
-    api_error e;
-    const json_t *prompt = json_object_get(j->body, "prompt");
+bool api_check_prompts(job *j, const json_t *prompt, uint32_t *n, api_error *e) {
     bool list = json_is_array(prompt) && !is_tokens(prompt) && json_array_size(prompt), ok = true;
-    size_t n = list ? json_array_size(prompt) : 1;
-    if (!prompt) ok = api_fail(&e, 400, "prompt", "missing_required_parameter", "prompt is missing");
-    else if (n > MAX_PROMPTS) ok = api_fail(&e, 400, "prompt", "invalid_value", "prompt may hold at most %d prompts", MAX_PROMPTS);
-    for (size_t i = 0; ok && i < n; i++) ok = check_prompt(prompt_at(prompt, (uint32_t)i, list), j->model.vocabulary, &e);
-    if (!ok) {
+    size_t count = list ? json_array_size(prompt) : 1;
+    if (!prompt) return api_fail(e, 400, "prompt", "missing_required_parameter", "prompt is missing");
+    if (count > MAX_PROMPTS) return api_fail(e, 400, "prompt", "invalid_value", "prompt may hold at most %d prompts", MAX_PROMPTS);
+    for (size_t i = 0; ok && i < count; i++) ok = check_prompt(prompt_at(prompt, (uint32_t)i, list), j->model.vocabulary, e);
+    *n = (uint32_t)count;
+    return ok;
+}
+
+void api_completions(job *j) {
+    if (!api_read_request(j, FOR_COMPLETION)) return;
+    api_error e;
+    uint32_t n;
+    if (!api_check_prompts(j, json_object_get(j->body, "prompt"), &n, &e)) {
         job_fail(j, &e);
         return;
     }
-    job_generate(j, &text, (uint32_t)n, set_text, "prompt");
+    job_generate(j, &text, n, api_set_prompt, "prompt");
 }

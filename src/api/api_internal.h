@@ -77,7 +77,7 @@ bool api_find_model(job *j, const char *name, altiserve_model_info *info, api_er
 typedef struct api_route {
     const char *method, *path; // a path that ends in '*' matches all that begin so
     void (*handle)(job *j);    // on the front pool; answers and calls job_done, or sets parts and calls job_generate
-    bool open;                 // no key needed
+    bool open;                 // no key needed, and nothing asked of the engine: handled on the HTTP thread
     api_shape shape;
 } api_route;
 

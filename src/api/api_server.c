@@ -275,7 +275,8 @@ static void on_request(void *ctx, http_request *r) {
     a->n_jobs++;
     pthread_mutex_unlock(&a->lock);
     http_on_close(r, on_close, j);
-    job_post(j);
+    if (route->open) job_run(j); // asks the engine nothing: answered here, however busy the pool is
+    else job_post(j);
 }
 
 // ---- start and stop ------------------------------------------------------------------------------

@@ -611,6 +611,15 @@ static void test_other_dialects(void **state) {
     reply_free(&r);
 }
 
+static void test_half_closed(void **state) {
+    (void)state;
+    client c = client_open(port, 0); // a client that says all it has to say and closes its side (nc -N) is answered where that takes no time
+    client_say(&c, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    shutdown(c.fd, SHUT_WR);
+    assert_true(client_read_until(&c, "\"ok\"", 1, 5000));
+    client_close(&c);
+}
+
 static bool wait_live(int n) {
     int64_t until = client_now() + 5000;
     while (atomic_load(&live) != n) {
@@ -794,7 +803,7 @@ static void test_stop(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
-                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_leaving),
+                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
                                        cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);
 }

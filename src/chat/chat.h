@@ -69,3 +69,29 @@ bool chat_template_mentions(const chat_template *t, const char *needle);
 
 // The source of the ChatML template, for files that carry none.
 const char *chat_default_template(void);
+
+// --- Generated text: content and reasoning ---
+// A model that thinks aloud writes `<think>...</think>` before its answer. A splitter takes the text as it comes, in pieces of any
+// size, and gives it on as reasoning or content. Only a block that begins the text (spaces before it aside) is reasoning; the markers,
+// spaces just inside the block and spaces behind it are dropped. At most CHAT_HELD bytes are held back, until it is clear what they are.
+// Plain data, no allocation; one thread at a time. Use it only when the template or the model knows the markers (chat_template_mentions).
+enum { CHAT_HELD = 64 };
+typedef enum chat_part { CHAT_CONTENT, CHAT_REASONING } chat_part;
+// Called with runs in order; len > 0. Any status but OK ends the feeding, which returns it.
+typedef status (*chat_emit)(void *ctx, chat_part part, const char *text, size_t len);
+
+typedef struct chat_splitter {
+    const char *open, *close;
+    int         state; // of chat_parse.c
+    size_t      held;
+    char        hold[CHAT_HELD];
+} chat_splitter;
+
+// open and close (say "<think>", "</think>"; 1 to CHAT_HELD - 1 bytes) must outlive the splitter. `inside`: the prompt ended within
+// the block already (chat_prompt_opens).
+void   chat_split_init(chat_splitter *s, const char *open, const char *close, bool inside);
+status chat_split_feed(chat_splitter *s, const char *text, size_t len, chat_emit emit, void *ctx);
+// The text is over: gives on what was held. A block that never ended is reasoning.
+status chat_split_end(chat_splitter *s, chat_emit emit, void *ctx);
+// True when the prompt's text, spaces at its end aside, ends with `open` written by the template.
+bool   chat_prompt_opens(const chat_spans *prompt, const char *open);

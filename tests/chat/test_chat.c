@@ -344,10 +344,74 @@ static void test_input(void **state) {
     chat_spans_free(&out);
 }
 
+// --- Reasoning and content ---
+typedef struct parts { char text[2][4096]; size_t len[2]; bool content_began; } parts;
+static status take(void *ctx, chat_part part, const char *text, size_t len) {
+    parts *p = ctx;
+    assert_true(len > 0);
+    assert_false(part == CHAT_REASONING && p->content_began);
+    p->content_began = p->content_began || part == CHAT_CONTENT;
+    memcpy(p->text[part] + p->len[part], text, len);
+    p->len[part] += len;
+    p->text[part][p->len[part]] = 0;
+    return OK;
+}
+
+static void test_split(void **state) {
+    (void)state;
+    static const struct { bool inside; const char *text, *reasoning, *content; } cases[] = {
+        {false, "plain", "", "plain"}, {false, "", "", ""}, {false, "  lead", "", "  lead"}, {false, "<think>a b\n</think>\n\nanswer\n", "a b", "answer\n"},
+        {false, "\n <think>\n\nx</think>y", "x", "y"}, {false, "<think></think>y", "", "y"}, {false, "<think>\n\n</think>\n\ny", "", "y"}, {false, "<think>never ends ", "never ends ", ""},
+        {false, "<think>a </thin k></think>b", "a </thin k>", "b"}, {false, "<think>a < b <</think>b</think>", "a < b <", "b</think>"}, {false, "<thin", "", "<thin"}, {false, "<thing>", "", "<thing>"},
+        {false, "say <think>x</think>", "", "say <think>x</think>"}, {false, "<think>a</think>b<think>c</think>", "a", "b<think>c</think>"}, {false, "<think>a</</think>b", "a</", "b"},
+        {true, "x y</think> z", "x y", "z"}, {true, "\n\nx", "x", ""}, {true, "x  \n</thi", "x  \n</thi", ""}, {true, "<think>q</think>z", "<think>q", "z"}, {true, "é 日本\n</think>é", "é 日本", "é"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (size_t step = 1; step < 12; step++) {
+            parts p = {0};
+            chat_splitter s;
+            size_t n = strlen(cases[i].text);
+            chat_split_init(&s, "<think>", "</think>", cases[i].inside);
+            for (size_t at = 0; at < n; at += step)
+                assert_int_equal(chat_split_feed(&s, cases[i].text + at, n - at < step ? n - at : step, take, &p), OK);
+            assert_int_equal(chat_split_end(&s, take, &p), OK);
+            assert_string_equal(p.text[CHAT_REASONING], cases[i].reasoning);
+            assert_string_equal(p.text[CHAT_CONTENT], cases[i].content);
+        }
+    }
+    // more spaces than are held: all of them come out, none is lost
+    char spaces[1000];
+    parts p = {0};
+    chat_splitter s;
+    memset(spaces, ' ', sizeof spaces);
+    chat_split_init(&s, "<think>", "</think>", true);
+    chat_split_feed(&s, "a", 1, take, &p);
+    chat_split_feed(&s, spaces, sizeof spaces, take, &p);
+    chat_split_feed(&s, "b</think>c", 10, take, &p);
+    chat_split_end(&s, take, &p);
+    assert_int_equal(p.len[CHAT_REASONING], 1002);
+    assert_string_equal(p.text[CHAT_CONTENT], "c");
+}
+
+static void test_prompt_opens(void **state) {
+    (void)state;
+    static const struct { const char *text; bool want; } cases[] = {{"x<think>\n", true}, {"x<think>", true}, {"<think>x", false}, {"{{ m }}", false}, {"<thi{{ n }}", false}, {"{{ m }}<think> ", true}, {"", false}};
+    json_t *input = parse("{\"m\": \"<think>\", \"n\": \"nk>\"}");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        chat_spans out = {0};
+        error err = {0};
+        assert_int_equal(render(cases[i].text, input, NULL, &out, &err), OK);
+        assert_int_equal(chat_prompt_opens(&out, "<think>"), cases[i].want);
+        chat_spans_free(&out);
+    }
+    json_decref(input);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden), cmocka_unit_test(test_errors_name_the_place), cmocka_unit_test(test_origin), cmocka_unit_test(test_origin_mixed),
         cmocka_unit_test(test_limits), cmocka_unit_test(test_deep_input), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_threads), cmocka_unit_test(test_input),
+        cmocka_unit_test(test_split), cmocka_unit_test(test_prompt_opens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

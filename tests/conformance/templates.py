@@ -185,6 +185,25 @@ def compare(tool, cases, labels, show):
     return bad, raised
 
 
+def through_program(program, files, matrix):
+    """A sample through the command line: `altiserve template FILE --messages FILE`."""
+    bad = 0
+    with tempfile.TemporaryDirectory() as folder:
+        messages = os.path.join(folder, "messages.json")
+        for k, f in enumerate(files):
+            text = open(f, encoding="utf-8").read()
+            for label, given in (matrix[(k * 97 + 31 * n) % len(matrix)] for n in range(3)):
+                json.dump(given, open(messages, "w"))
+                want, why = reference(text, given)
+                done = subprocess.run([program, "template", f, "--messages", messages], capture_output=True)
+                got = done.stdout.decode() if done.returncode == 0 else None
+                if want != got:
+                    bad += 1
+                    print(f"  {os.path.basename(f)} {label}\n    jinja2: {why or repr(want)[:200]}\n    ours:   {repr(got)[:200]} {done.stderr.decode()[:200]}")
+    print(f"{'ok ' if not bad else 'BAD'} {'through the command line':55} {3 * len(files)} conversations, {bad} differ")
+    return bad
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--tool")
@@ -204,6 +223,8 @@ def main():
         bad, raised = compare(tool, [(text, i) for _, i in matrix], [n for n, _ in matrix], a.show)
         print(f"{'ok ' if not bad else 'BAD'} {os.path.basename(f)[:-6]:55} {len(matrix)} conversations, {raised} refused by both, {bad} differ")
         total += bad
+    program = os.environ.get("ALTISERVE_BIN", "")
+    if os.access(program, os.X_OK) and files: total += through_program(program, files, matrix)
     if a.random:
         import chat_snippets
         cases = list(chat_snippets.cases(random.Random(a.seed), a.random))

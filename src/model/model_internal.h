@@ -133,6 +133,7 @@ typedef struct bound_tensor {
     uint64_t    offset, bytes; // of this weight in the file's tensor: a stack may be imported a slice at a time
     dev_tensor *dev;    // NULL until imported; for predictions it points at `bare`
     dev_tensor  bare;
+    char        beyond[256]; // zeros: what a backend sees that looks past the public part of a tensor which was never imported
     int32_t     half;   // 1 or 2: of each expert's rows the first or the second half (gate and up stacked in one tensor)
     const float *made;  // not from the file: float32 values of our own (binding.made)
 } bound_tensor;

@@ -220,6 +220,7 @@ status model_predict(const gguf *g, device *dev, const model_options *options, i
         out->weights += t->bare.bytes;
     }
     out->info.weight_bytes = out->weights;
+    b.rope_factors = NULL; // a device may make its tables of angles while it lays a plan out, and these values are not there
     st = dev_plan_create(dev, &plan, err);
     if (!st) st = graph_record(&hp, &b, plan, err);
     if (!st) {

@@ -420,7 +420,7 @@ bool eng_served_step(eng_served *v, samp_scratch *scratch) {
             if (v->of[i]->phase == CHOICE_RUNNING) fail(v, v->of[i]->r, &err);
     }
 #if defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__) // sanitized and debug builds
-    if (kv_check(v->pool, &err) != OK) {
+    if (kv_check(v->pool, &err) == E_INTERNAL) {
         obs_log(OBS_ERROR, "%s", err.text);
         __builtin_trap();
     }

@@ -1,5 +1,5 @@
 # Two commands: `make run` serves what is in models/, `make test` tests. The rest of the work is CMake's.
-.PHONY: run build test check-deps sanitize tsan conformance fuzz bench kerncheck toy clean
+.PHONY: run build test check-deps sanitize tsan conformance fuzz bench toy clean
 CTEST = ctest --test-dir $(1) --output-on-failure
 
 run: build
@@ -34,7 +34,7 @@ conformance: build
 	@tests/conformance/run
 
 fuzz:
-	@tools/setup check
+	@tools/setup fuzz
 	@CC=clang tools/cmake-build build-fuzz -DALTISERVE_FUZZ=ON -DALTISERVE_SANITIZE=address,undefined
 	@for f in build-fuzz/fuzz_*; do [ ! -x $$f ] || [ -d $$f ] || $$f -max_total_time=$${FUZZ_SECONDS:-60} -rss_limit_mb=2048 || exit 1; done
 

@@ -208,6 +208,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--tool")
     p.add_argument("--random", type=int, default=3000)
+    p.add_argument("--mutate", type=int, default=0, help="real templates with characters cut, doubled, moved")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--show", type=int, default=3)
     p.add_argument("--only", default="")
@@ -230,6 +231,20 @@ def main():
         cases = list(chat_snippets.cases(random.Random(a.seed), a.random))
         bad, raised = compare(tool, cases, [c[0] for c in cases], max(a.show, 12))
         print(f"{'ok ' if not bad else 'BAD'} {'generated snippets':55} {len(cases)} snippets, {raised} refused by both, {bad} differ")
+        total += bad
+    if a.mutate and files:
+        r = random.Random(a.seed)
+        cases = []
+        while len(cases) < a.mutate:
+            text = open(r.choice(files), encoding="utf-8").read()
+            if len(text) > 9000: continue
+            for _ in range(r.choice([1, 1, 2])):
+                at, n = r.randrange(len(text)), r.choice([1, 1, 2, 5, 30])
+                piece = text[at:at + n]
+                text = text[:at] + r.choice(["", piece + piece, r.choice(["-", "+", " ", "\n", "%}", "{%", "{{", "}}", "'", "(", ")", "|", ".", "not ", " if x", "{#", "#}", "0", ","]) + piece]) + text[at + n:]
+            cases.append((text, r.choice(matrix)[1]))
+        bad, raised = compare(tool, cases, ["mutated: " + c[0][:60].replace("\n", " ") for c in cases], max(a.show, 12))
+        print(f"{'ok ' if not bad else 'BAD'} {'mutated templates':55} {len(cases)} templates, {raised} refused by both, {bad} differ")
         total += bad
     if not a.tool: os.unlink(tool)
     sys.exit(1 if total else 0)

@@ -172,6 +172,10 @@ static void read_rope(reader *r, hparams *hp)
     hp->freq_scale = none || factor == 0 ? 1 : 1 / factor;
     if (hp->row->traits & A_LATENT) log_mul *= 10; // these files hold a tenth of it
     hp->ext_factor = ext >= 0 ? ext : yarn ? 1 : 0;
+    if (hp->ext_factor != 0 && !hp->n_ctx_orig) {
+        r->st = error_set(r->err, E_INVALID, "key \"%s.rope.scaling.original_context_length\" is missing, which YaRN needs", r->arch);
+        return;
+    }
     hp->attn_factor = yarn_attn >= 0 ? yarn_attn : 1;
     if (hp->ext_factor != 0) { // the rotation itself multiplies by 1 + 0.1 ln(factor): cancel that, then apply what the file asks for
         float f = 1 / hp->freq_scale;

@@ -35,7 +35,7 @@ row() {
   model=$cache/$name.gguf
   args=("$@")
   [ -f "$ARCHS_DIR/$base.with" ] && args+=(--with "$(cat "$ARCHS_DIR/$base.with")")
-  if [ "$base" = gemma4 ]; then args+=(--arch gemma4 --vocab none --n-vocab 128); else args+=(--meta "$ARCHS_DIR/$base.gguf"); fi
+  if [ ! -f "$ARCHS_DIR/$base.gguf" ]; then args+=(--arch "$base" --vocab none --n-vocab 128); else args+=(--meta "$ARCHS_DIR/$base.gguf"); fi
   "$PEER_DIR/peer" random "$model" --seed 3 "${args[@]}" > "$work/log" 2>&1 || { echo "$name: peer random failed: $(tail -1 "$work/log")"; failed=1; return; }
   [ -n "${SAMPLE:-}" ] && lists="7 40"
   vocab=128
@@ -101,12 +101,25 @@ if [ -z "${SAMPLE:-}" ]; then # shapes and scalings that the plain files do not 
     row deepseek-experts deepseek-moe 1e-5 $many
     row dots1-scales dots1-moe 1e-5 $many --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
     row bailingmoe2-groups bailingmoe2-moe 1e-5 $many --set expert_group_count=u32:4 --set expert_group_used_count=u32:2 --set expert_weights_norm=bool:true
+    row stablelm-norms stablelm-dense 1e-6 --with blk.%.attn_q_norm.weight,blk.%.attn_k_norm.weight,blk.%.ffn_norm.weight,blk.%.ffn_norm.bias,blk.%.attn_q.bias,blk.%.attn_k.bias,blk.%.attn_v.bias
+    row falcon-two-norms falcon-dense 1e-5 --with blk.%.attn_norm_2.weight,blk.%.attn_norm_2.bias --set attention.head_count_kv=u32:1
+    row baichuan-7b baichuan-dense 1e-6 --set block_count=u32:32
+    row baichuan-13b baichuan-dense 1e-6 --set block_count=u32:40
+    row smollm3-unrotated smollm3-dense 1e-6 --set block_count=u32:5
+    row command-r-plus command-r-dense 1e-6 --set block_count=u32:64 --set logit_scale=f32:0.0625
+    row exaone4-32b exaone4-dense 1e-6 --set block_count=u32:64 --set attention.sliding_window=u32:32
+    row gemma2-27b gemma2-dense 1e-5 --set block_count=u32:46 --set attention.sliding_window_pattern=u32:2
+    row chatglm-partial chatglm-dense 1e-6 --set rope.dimension_count=u32:64 --with blk.%.attn_q.bias,blk.%.attn_k.bias,blk.%.attn_v.bias
+    row olmo2-yarn olmo2-dense 1e-6 --set block_count=u32:4 --set attention.sliding_window_pattern=u32:4 $yarn
     row deepseek2-heads deepseek2-moe 1e-5 $many --set attention.head_count=u32:4 --set embedding_length=u32:512
     row deepseek2-yarn deepseek2-moe 1e-5 --set attention.head_count=u32:4 --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:40 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:0.0707
     row deepseek2-plain deepseek2-moe 1e-5 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:4 --set attention.key_length=u32:192 --set attention.value_length=u32:128 --set attention.key_length_mla=u32:0 --set attention.value_length_mla=u32:0 --set attention.kv_lora_rank=u32:256
     row mistral4-yarn mistral4-moe 1e-5 --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:16 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:1.0
     row mistral3-temperature mistral3-dense 1e-6 --set attention.temperature_scale=f32:0.3 --set rope.scaling.original_context_length=u32:16
     row cohere2moe-stacked cohere2moe-moe 1e-5 $many --with blk.1.ffn_gate_up_exps.weight
+    small="--set context_length=u32:256 --set embedding_length=u32:256 --set block_count=u32:2 --set feed_forward_length=u32:384 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:4
+      --set attention.layer_norm_rms_epsilon=f32:1e-6"
+    row plm plm 1e-6 $small --set attention.key_length=u32:96 --set attention.value_length=u32:64 --set attention.kv_lora_rank=u32:128 --set rope.dimension_count=u32:32
     gemma4="--set context_length=u32:256 --set embedding_length=u32:256 --set feed_forward_length=u32:384 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set attention.layer_norm_rms_epsilon=f32:1e-6
       --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set attention.key_length_swa=u32:32 --set attention.value_length_swa=u32:32 --set attention.sliding_window=u32:16 --set rope.freq_base=f32:1000000
       --set rope.freq_base_swa=f32:10000 --set rope.dimension_count=u32:64 --set rope.dimension_count_swa=u32:32"

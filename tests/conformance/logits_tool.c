@@ -57,6 +57,14 @@ int main(int argc, char **argv)
         if (info->n_positions && lens[s] > (int32_t)info->n_positions) lens[s] = (int32_t)info->n_positions;
         max_rows += per[s];
     }
+    // What was predicted from the file alone must be what is then used, to 2 %.
+    model_sizes sizes;
+    if ((st = model_predict(g, dev, &mo, max_rows, max_rows, &sizes, &err))) die(st, &err);
+    double scratch = (double)dev_plan_scratch(plan, max_rows, max_rows), weights = (double)info->weight_bytes;
+    if (sizes.weights < 0.98 * weights || sizes.weights > 1.02 * weights || sizes.scratch < 0.98 * scratch || sizes.scratch > 1.02 * scratch) {
+        fprintf(stderr, "predicted %llu bytes of weights and %llu of scratch, used %.0f and %.0f\n", (unsigned long long)sizes.weights, (unsigned long long)sizes.scratch, weights, scratch);
+        return 1;
+    }
     if ((st = dev_plan_prepare(plan, max_rows, max_rows, &err))) die(st, &err);
     int32_t pages_each = (n + 4 + DEV_PAGE_TOKENS) / DEV_PAGE_TOKENS + 1, n_pages[DEV_MAX_GROUPS];
     for (int g2 = 0; g2 < plan->n_groups; g2++) n_pages[g2] = SEQS * pages_each;

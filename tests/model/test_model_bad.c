@@ -86,6 +86,12 @@ static void eps_nan(small_model *m) { gguf_writer_set_f32(m->w, "llama.attention
 static void eps_negative(small_model *m) { gguf_writer_set_f32(m->w, "llama.attention.layer_norm_rms_epsilon", -1, NULL); }
 static void base_negative(small_model *m) { gguf_writer_set_f32(m->w, "llama.rope.freq_base", -1, NULL); }
 static void scaling_unknown(small_model *m) { gguf_writer_set_text(m->w, "llama.rope.scaling.type", "spiral", NULL); }
+static void yarn_without_context(small_model *m)
+{
+    gguf_writer_set_text(m->w, "llama.rope.scaling.type", "yarn", NULL);
+    gguf_writer_set_f32(m->w, "llama.rope.scaling.factor", 4, NULL);
+    gguf_writer_remove(m->w, "llama.context_length");
+}
 static void arch_unknown(small_model *m) { gguf_writer_set_text(m->w, "general.architecture", "nonesuch", NULL); }
 static void arch_out(small_model *m) { gguf_writer_set_text(m->w, "general.architecture", "mamba", NULL); }
 static void arch_gone(small_model *m) { gguf_writer_remove(m->w, "general.architecture"); }
@@ -124,6 +130,7 @@ static void test_numbers(void **state)
     refused(&LLAMA, eps_negative, E_INVALID, "epsilon");
     refused(&LLAMA, base_negative, E_INVALID, "llama.rope");
     refused(&LLAMA, scaling_unknown, E_UNSUPPORTED, "spiral");
+    refused(&LLAMA, yarn_without_context, E_INVALID, "original_context_length");
     refused(&LLAMA, experts_too_used, E_INVALID, "llama.expert_used_count");
     refused(&LLAMA, experts_huge, E_INVALID, "llama.expert_count");
     refused(&LLAMA, arch_unknown, E_UNSUPPORTED, "nonesuch");

@@ -37,6 +37,8 @@ static const slot_desc SLOTS[SLOT_COUNT] = {
     [S_UP_EXPS] = {"ffn_up_exps", DEV_USE_MATRIX, true},
     [S_DOWN_EXPS] = {"ffn_down_exps", DEV_USE_MATRIX, true},
     [S_NORM_EXPS] = {"ffn_norm_exps", DEV_USE_VECTOR, false},
+    [S_ATTN_SUB] = {"attn_sub_norm", DEV_USE_VECTOR, false},
+    [S_FFN_SUB] = {"ffn_sub_norm", DEV_USE_VECTOR, false},
     [S_PLE_GATE] = {"inp_gate", DEV_USE_MATRIX, false},
     [S_PLE_PROJ] = {"proj", DEV_USE_MATRIX, false},
     [S_PLE_NORM] = {"post_norm", DEV_USE_VECTOR, false},
@@ -183,6 +185,12 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
         const char *name = slot_name(hp->row, (slot)s);
         if (strlen(name) != len || memcmp(name, stem, len)) continue;
         slot_pair *pair = &b->layers[layer].s[s];
+        if ((s == S_ATTN_SUB || s == S_FFN_SUB) && !(hp->row->traits & A_SUB_NORMS)) break;
+        if (!strcmp(suffix, "scale") && (SLOTS[s].use & DEV_USE_MATRIX) && !SLOTS[s].experts && s != S_ROUTER && s != S_SHARED_ROUTER && s != S_PLE_GATE && s != S_PLE_PROJ) {
+            pair->scale = t;
+            return OK;
+        }
+        if (!strcmp(suffix, "input_scale")) return OK; // of activations in half the bits, which are not made here
         if (s >= S_PLE_GATE && s <= S_OUT_SCALE && !(hp->row->traits & A_GEMMA4)) break;
         if (s >= S_Q_A && s <= S_KV_B && !(hp->row->traits & A_LATENT)) break;
         if (weight && (s == S_K_B || s == S_V_B)) return add_slices(b, t, &pair->w, err);
@@ -342,6 +350,12 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
         if (!s[S_V].w && k != v) return missing(il, "attn_v.weight", err);
         if ((st = want_matrix(&s[S_Q], e, q, 1, err)) || (st = want_matrix(&s[S_K], e, k, 1, err)) || (st = want_matrix(&s[S_V], e, v, 1, err))) return st;
     }
+    if (traits & A_SUB_NORMS) {
+        if (s[S_ROUTER].w || s[S_UP_EXPS].w) return error_set(err, E_UNSUPPORTED, "layer %d has experts, which architecture \"%s\" is not built with", il, hp->row->name);
+        if (!s[S_ATTN_SUB].w) return missing(il, "attn_sub_norm.weight", err);
+        if (!s[S_FFN_SUB].w) return missing(il, "ffn_sub_norm.weight", err);
+        if ((st = want_vector(s[S_ATTN_SUB].w, o, err)) || (st = want_vector(s[S_FFN_SUB].w, s[S_DOWN].w ? s[S_DOWN].w->desc.k : 0, err))) return st;
+    }
     if (!s[S_OUT].w) return missing(il, "attn_output.weight", err);
     if ((st = want_matrix(&s[S_OUT], o, e, 1, err)) || (st = want_vector(s[S_SINKS].w, l->n_head, err)) || (st = want_matrix(&s[S_GATE_ATTN], e, s[S_GATE_ATTN].w && s[S_GATE_ATTN].w->desc.n == l->n_head ? l->n_head : o, 1, err))) return st;
     for (int i = 0; i < 2; i++) {
@@ -375,9 +389,25 @@ static status check_ple(const hparams *hp, binding *b, error *err)
     return OK;
 }
 
+static status read_factor(const gguf *g, slot_pair *p, error *err)
+{
+    p->factor = 1;
+    if (!p->scale) return OK;
+    const gguf_tensor *t = p->scale;
+    if (!p->w) return error_set(err, E_INVALID, "tensor \"%s\" scales nothing", t->name);
+    if (gguf_tensor_elems(t) != 1 || (t->type != QUANT_F32 && t->type != QUANT_F16 && t->type != QUANT_BF16)) return error_set(err, E_INVALID, "tensor \"%s\" is no single float", t->name);
+    status st = gguf_read_f32(g, t, 0, 1, &p->factor, err);
+    if (!st && (!isfinite(p->factor) || p->factor == 0)) return error_set(err, E_INVALID, "tensor \"%s\" is %g", t->name, (double)p->factor);
+    return st;
+}
+
 static status read_scales(const gguf *g, const hparams *hp, binding *b, error *err)
 {
     for (int32_t i = 0; i < hp->n_layers; i++) {
+        for (int s = 0; s < SLOT_COUNT; s++) {
+            status bad = read_factor(g, &b->layers[i].s[s], err);
+            if (bad) return bad;
+        }
         bound_tensor *t = b->layers[i].s[S_OUT_SCALE].w;
         status st;
         b->layers[i].out_scale = 1;

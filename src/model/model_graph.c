@@ -15,6 +15,17 @@ dev_reg graph_part(graph *c, dev_reg r, int32_t width) { return dev_reg_width(c-
 
 static const dev_tensor *weight(const slot_pair *s) { return graph_weight(s); }
 static const dev_tensor *bias(const slot_pair *s) { return graph_bias(s); }
+
+dev_linear_out graph_out(dev_reg dst, const slot_pair *s) { return (dev_linear_out){dst, weight(s), bias(s), s->factor, 0}; }
+
+// dst = [residual +] w src + bias
+static void linear(graph *c, dev_reg dst, dev_reg src, const slot_pair *s, dev_reg residual)
+{
+    dev_op_linear(c->p, (dev_linear){.src = src, .n = 1, .out = {graph_out(dst, s)}, .epilogue = residual == DEV_NONE ? DEV_EP_NONE : DEV_EP_RESIDUAL, .residual = residual});
+}
+
+void graph_linear(graph *c, dev_reg dst, dev_reg src, const slot_pair *s) { linear(c, dst, src, s, DEV_NONE); }
+
 static dev_reg part(graph *c, dev_reg r, int32_t width) { return graph_part(c, r, width); }
 
 static void norm_eps(graph *c, dev_reg dst, dev_reg src, const slot_pair *s, float eps)
@@ -106,12 +117,12 @@ static dev_reg attention(graph *c, int32_t il, dev_reg x)
     dev_reg qkv = part(c, c->qkv, nq + nk + nv);
     dev_reg q = dev_reg_view(p, qkv, 0, nq), k = dev_reg_view(p, qkv, nq, nk), v = dev_reg_view(p, qkv, nq + nk, nv);
 
-    if (s[S_QKV].w) dev_linear1(p, qkv, x, weight(&s[S_QKV]), bias(&s[S_QKV]));
+    if (s[S_QKV].w) linear(c, qkv, x, &s[S_QKV], DEV_NONE);
     else if (!own || !s[S_V].w) {
-        dev_op_linear(p, (dev_linear){.src = x, .n = own ? 2 : 1, .residual = DEV_NONE, .out = {{q, weight(&s[S_Q]), bias(&s[S_Q]), 1, 0}, {k, weight(&s[S_K]), bias(&s[S_K]), 1, 0}}});
+        dev_op_linear(p, (dev_linear){.src = x, .n = own ? 2 : 1, .residual = DEV_NONE, .out = {graph_out(q, &s[S_Q]), graph_out(k, &s[S_K])}});
         if (own) dev_scale(p, v, k, 1); // gemma4: keys serve as values
     } else
-        dev_op_linear(p, (dev_linear){.src = x, .n = 3, .residual = DEV_NONE, .out = {{q, weight(&s[S_Q]), bias(&s[S_Q]), 1, 0}, {k, weight(&s[S_K]), bias(&s[S_K]), 1, 0}, {v, weight(&s[S_V]), bias(&s[S_V]), 1, 0}}});
+        dev_op_linear(p, (dev_linear){.src = x, .n = 3, .residual = DEV_NONE, .out = {graph_out(q, &s[S_Q]), graph_out(k, &s[S_K]), graph_out(v, &s[S_V])}});
     if (c->b->limit) clamp(c, qkv);
     if (!(traits & A_QK_AFTER)) {
         qk_norm(c, q, &s[S_Q_NORM], l->head_k, nq);
@@ -141,7 +152,7 @@ static dev_reg attention(graph *c, int32_t il, dev_reg x)
     if (s[S_GATE_ATTN].w) { // attention is gated by its input, column by column (afmoe) or head by head (spark2_5)
         int32_t gates = (int32_t)s[S_GATE_ATTN].w->desc.n;
         dev_reg gate = part(c, c->gate[0], gates);
-        dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_SIGMOID, .out = {{gate, weight(&s[S_GATE_ATTN]), bias(&s[S_GATE_ATTN]), 1, 0}}});
+        dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_SIGMOID, .out = {graph_out(gate, &s[S_GATE_ATTN])}});
         for (int32_t h = 0; h < l->n_head && gates != no; h++) {
             dev_reg head = dev_reg_view(p, att, h * l->head_v, l->head_v);
             dev_op_combine(p, (dev_combine){.dst = head, .a = head, .b = dev_reg_view(p, gate, h, 1), .sa = 1, .multiply = true});
@@ -157,21 +168,23 @@ static dev_reg attention(graph *c, int32_t il, dev_reg x)
 static void dense(graph *c, dev_reg dst, dev_reg x, const slot_pair *gate, const slot_pair *up, const slot_pair *down, dev_reg residual)
 {
     dev_plan *p = c->p;
+    const slot_pair *sub = c->hp->row->traits & A_SUB_NORMS ? down - S_DOWN + S_FFN_SUB : NULL; // pairs of a layer stand in a row
     dev_reg ff = part(c, c->ff[c->w], (int32_t)down->w->desc.k);
     dev_linear op = {.src = x, .n = 1, .act = c->hp->row->act, .residual = DEV_NONE, .epilogue = DEV_EP_ACT};
     if (gate->w) {
         op.n = 2;
         op.epilogue = DEV_EP_GATED;
-        op.out[0] = (dev_linear_out){ff, weight(gate), bias(gate), 1, 0};
-        op.out[1] = (dev_linear_out){ff, weight(up), bias(up), 1, 0};
+        op.out[0] = graph_out(ff, gate);
+        op.out[1] = graph_out(ff, up);
     } else {
         bool fused = up->w->desc.n == 2 * down->w->desc.k;
         if (fused) op.epilogue = DEV_EP_GATED;
-        op.out[0] = (dev_linear_out){ff, weight(up), bias(up), 1, fused};
+        op.out[0] = graph_out(ff, up);
+        op.out[0].split = fused;
     }
     dev_op_linear(p, op);
-    if (residual != DEV_NONE) dev_linear_add(p, dst, ff, weight(down), bias(down), residual);
-    else dev_linear1(p, dst, ff, weight(down), bias(down));
+    if (sub) norm(c, ff, ff, sub);
+    linear(c, dst, ff, down, residual);
 }
 
 static void experts(graph *c, dev_reg dst, dev_reg x, dev_reg router_src, const slot_pair *s, dev_reg residual)
@@ -274,11 +287,12 @@ static void layer(graph *c, int32_t il)
     }
     int w = c->w;
     h = c->h[w];
+    if (traits & A_SUB_NORMS) norm(c, att, att, &s[S_ATTN_SUB]);
     if (s[S_ATTN_POST].w || hp->resid_scale != 1) {
-        dev_linear1(p, c->t[w], att, weight(&s[S_OUT]), bias(&s[S_OUT]));
+        linear(c, c->t[w], att, &s[S_OUT], DEV_NONE);
         if (s[S_ATTN_POST].w) post_norm(c, c->t[w], &s[S_ATTN_POST]);
         add_branch(c, h, h, c->t[w]);
-    } else dev_linear_add(p, h, att, weight(&s[S_OUT]), bias(&s[S_OUT]), h);
+    } else linear(c, h, att, &s[S_OUT], h);
 
     x = c->n[w];
     if (!parallel && !both_norms) {
@@ -350,7 +364,7 @@ status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err
     }
     if (b->temper) dev_op_embed(p, (dev_embed){.dst = c.temper, .table = b->temper->dev, .scale = 1, .by_position = true});
     if (hp->n_ple) ple_inputs(&c);
-    if (hp->row->traits & A_EMBED_PLAIN) norm(&c, c.h[0], c.h[0], &(slot_pair){NULL, NULL});
+    if (hp->row->traits & A_EMBED_PLAIN) norm(&c, c.h[0], c.h[0], &(slot_pair){.factor = 1});
     if (b->embed_norm.w) norm(&c, c.h[0], c.h[0], &b->embed_norm);
     for (int32_t il = 0; il < hp->n_layers; il++) {
         layer(&c, il);

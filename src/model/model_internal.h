@@ -41,6 +41,7 @@ enum {
     A_MSCALE_BOTH  = 1 << 26, // deepseek2: YaRN's two magnitudes are the same, so the rotation keeps lengths and the scores are scaled
     A_GEMMA4       = 1 << 27, // head sizes of windowed layers are their own, values are normalised, keys serve as values where there are none, shared keys, per-layer inputs
     A_EMBED_PLAIN  = 1 << 28, // embeddings are normalised without weights (muse-glimmer)
+    A_SUB_NORMS    = 1 << 29, // norms before the last matrix of attention and of the feed-forward (bitnet)
     A_LEAD_ROPE    = 1 << 23, // the leading dense layers are rotated whatever their window
 };
 
@@ -121,6 +122,7 @@ typedef enum slot {
     S_ATTN_NORM, S_ATTN_NORM_2, S_QKV, S_Q, S_K, S_V, S_Q_NORM, S_K_NORM, S_GATE_ATTN, S_OUT, S_SINKS, S_ATTN_POST,
     S_FFN_NORM, S_GATE, S_UP, S_DOWN, S_FFN_POST,
     S_ROUTER, S_SELECT_BIAS, S_GATE_EXPS, S_UP_EXPS, S_DOWN_EXPS, S_NORM_EXPS,
+    S_ATTN_SUB, S_FFN_SUB,
     S_PLE_GATE, S_PLE_PROJ, S_PLE_NORM, S_OUT_SCALE,
     S_Q_A, S_Q_A_NORM, S_Q_B, S_KV_A, S_KV_A_NORM, S_K_B, S_V_B, S_KV_B,
     S_SHARED_ROUTER, S_GATE_SHARED, S_UP_SHARED, S_DOWN_SHARED,
@@ -139,7 +141,12 @@ typedef struct bound_tensor {
 } bound_tensor;
 
 // For a stack that is imported in slices (attn_k_b, attn_v_b: one a head) w is the first of as many in a row.
-typedef struct slot_pair { bound_tensor *w, *b; } slot_pair;
+// scale: a file's factor of the whole matrix (NVFP4, BitNet), its value in `factor` (1 without).
+typedef struct slot_pair {
+    bound_tensor      *w, *b;
+    const gguf_tensor *scale;
+    float              factor;
+} slot_pair;
 
 typedef struct bound_layer {
     slot_pair s[SLOT_COUNT];
@@ -178,6 +185,8 @@ typedef struct graph {
 
 const dev_tensor *graph_weight(const slot_pair *s);
 const dev_tensor *graph_bias(const slot_pair *s);
+dev_linear_out graph_out(dev_reg dst, const slot_pair *s);
+void    graph_linear(graph *c, dev_reg dst, dev_reg src, const slot_pair *s);
 dev_reg graph_part(graph *c, dev_reg r, int32_t width); // the first columns of a shared register
 int32_t graph_group(graph *c, const layer_hp *l, int32_t *index);
 void    graph_rotate(graph *c, const layer_hp *l, dev_reg r, int32_t heads, int32_t head_dim, int32_t first);

@@ -58,11 +58,11 @@ dev_reg graph_latent(graph *c, int32_t il, dev_reg x)
 
     if (s[S_Q_A].w) {
         dev_reg low = graph_part(c, c->low, (int32_t)s[S_Q_A].w->desc.n);
-        dev_linear1(p, low, x, graph_weight(&s[S_Q_A]), graph_bias(&s[S_Q_A]));
+        graph_linear(c, low, x, &s[S_Q_A]);
         low_norm(c, low, &s[S_Q_A_NORM]);
-        dev_linear1(p, query, low, graph_weight(&s[S_Q_B]), graph_bias(&s[S_Q_B]));
-    } else dev_linear1(p, query, x, graph_weight(&s[S_Q]), graph_bias(&s[S_Q]));
-    dev_linear1(p, latent, x, graph_weight(&s[S_KV_A]), graph_bias(&s[S_KV_A]));
+        graph_linear(c, query, low, &s[S_Q_B]);
+    } else graph_linear(c, query, x, &s[S_Q]);
+    graph_linear(c, latent, x, &s[S_KV_A]);
     low_norm(c, shared, &s[S_KV_A_NORM]);
     graph_rotate(c, l, query, heads, hp->mla_k, nope);
     graph_rotate(c, l, latent, 1, rank + rot, rank);
@@ -78,7 +78,7 @@ dev_reg graph_latent(graph *c, int32_t il, dev_reg x)
     }
     int32_t each = nope + hp->mla_v, at = heads * each;
     dev_reg kv = dev_reg_view(p, c->wide, 0, at), k = dev_reg_view(p, c->wide, at, heads * hp->head_k), v = dev_reg_view(p, c->wide, at + heads * hp->head_k, heads * hp->head_v);
-    dev_linear1(p, kv, shared, graph_weight(&s[S_KV_B]), graph_bias(&s[S_KV_B]));
+    graph_linear(c, kv, shared, &s[S_KV_B]);
     if (nope > 0) dev_op_copy(p, (dev_copy){.dst = k, .src = kv, .n = heads, .width = nope, .src_first = 0, .src_stride = each, .dst_first = 0, .dst_stride = hp->head_k});
     if (rot > 0) dev_op_copy(p, (dev_copy){.dst = k, .src = latent, .n = heads, .width = rot, .src_first = rank, .src_stride = 0, .dst_first = nope, .dst_stride = hp->head_k});
     dev_op_copy(p, (dev_copy){.dst = v, .src = kv, .n = heads, .width = hp->mla_v, .src_first = nope, .src_stride = each, .dst_first = 0, .dst_stride = hp->head_v});

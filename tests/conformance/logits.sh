@@ -120,6 +120,8 @@ if [ -z "${SAMPLE:-}" ]; then # shapes and scalings that the plain files do not 
     small="--set context_length=u32:256 --set embedding_length=u32:256 --set block_count=u32:2 --set feed_forward_length=u32:384 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:4
       --set attention.layer_norm_rms_epsilon=f32:1e-6"
     row plm plm 1e-6 $small --set attention.key_length=u32:96 --set attention.value_length=u32:64 --set attention.kv_lora_rank=u32:128 --set rope.dimension_count=u32:32
+    row bitnet bitnet 1e-6 $small
+    row llama-factors llama-dense 1e-6 --with blk.%.attn_q.scale,blk.%.attn_k.scale,blk.%.attn_v.scale,blk.%.attn_output.scale,blk.%.ffn_gate.scale,blk.%.ffn_up.scale,blk.%.ffn_down.scale
     gemma4="--set context_length=u32:256 --set embedding_length=u32:256 --set feed_forward_length=u32:384 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set attention.layer_norm_rms_epsilon=f32:1e-6
       --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set attention.key_length_swa=u32:32 --set attention.value_length_swa=u32:32 --set attention.sliding_window=u32:16 --set rope.freq_base=f32:1000000
       --set rope.freq_base_swa=f32:10000 --set rope.dimension_count=u32:64 --set rope.dimension_count_swa=u32:32"

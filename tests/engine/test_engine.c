@@ -385,7 +385,7 @@ static void allocation_failures(void **state) {
     const char *const stops[] = {"never to be found"};
     int failed = 0;
     for (long nth = 1; nth < 250; nth += nth < 120 ? 1 : 7) {
-        char text[40];
+        char text[64];
         snprintf(text, sizeof text, "%ld: tell me about ports, please.", nth);
         altiserve_generate g = greedy(text, 6);
         g.n = 2;

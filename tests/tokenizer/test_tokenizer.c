@@ -257,8 +257,11 @@ static size_t spm_slowly(const fixture *f, const char *text, int32_t *out) {
         int    best = -1;
         size_t at = 0;
         for (size_t i = 0; i + 1 < n; i++) {
-            char both[128];
-            snprintf(both, sizeof both, "%s%s", parts[i], parts[i + 1]);
+            char   both[128];
+            size_t left = strlen(parts[i]), right = strlen(parts[i + 1]);
+            assert_true(left + right < sizeof both);
+            memcpy(both, parts[i], left);
+            memcpy(both + left, parts[i + 1], right + 1);
             for (int id = 0; id < f->count; id++) {
                 if (strcmp(f->text[id], both) != 0 || (best >= 0 && f->score[id] <= f->score[best])) continue;
                 best = id;

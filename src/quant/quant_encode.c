@@ -21,13 +21,9 @@ float quant_fit_scale(int n, const float *x, const float *w, int lo, int hi, int
         float reach = edge + 0.1f * (float)s * (hi <= 1 ? 0.5f : 1.0f);
         if (reach <= 0.2f) continue;
         for (int side = 0; side < 2; side++) {
-            float inv = (side ? reach : -reach) / peak, num = 0, den = 0;
-            for (int i = 0; i < n; i++) {
-                float l = (float)quant_clamp(quant_round(inv * x[i]), lo, hi);
-                float wl = w ? w[i] * l : l;
-                num += wl * x[i];
-                den += wl * l;
-            }
+            float inv = (side ? reach : -reach) / peak, num, den, l[QUANT_K];
+            quant_round_all(n, x, inv, (float)lo, (float)hi, l);
+            quant_sums(n, x, w, l, &num, &den);
             if (den > 0 && num * num > best_gain * den) best_gain = num * num / den, best_scale = num / den, best_inv = inv;
         }
     }
@@ -62,11 +58,15 @@ static float fit_range(int n, const float *x, const float *w, int hi, uint8_t *q
         float inv = ((float)hi - 0.1f * (float)s) / (top - lo);
         for (int shift = fan ? -1 : 0; shift <= (fan ? 1 : 0); shift++) {
             float from = lo + 0.25f * (float)shift / inv;
-            double sl = 0, sll = 0, sxl = 0;
-            for (int i = 0; i < n; i++) {
-                float l = (float)quant_clamp(quant_round(inv * (x[i] - from)), 0, hi), wl = w ? w[i] * l : l;
-                sl += wl, sll += wl * l, sxl += wl * x[i];
+            float y[QUANT_K], l[QUANT_K];
+            for (int i = 0; i < n; i++) y[i] = x[i] - from;
+            quant_round_all(n, y, inv, 0, (float)hi, l);
+            quant_lanes al = {0, 0, 0, 0}, all = {0, 0, 0, 0}, axl = {0, 0, 0, 0};
+            for (int i = 0; i < n; i += 4) {
+                quant_lanes v = quant_load4(l + i), wl = w ? quant_load4(w + i) * v : v;
+                al += wl, all += wl * v, axl += wl * quant_load4(x + i);
             }
+            double sl = quant_sum4(al), sll = quant_sum4(all), sxl = quant_sum4(axl);
             double det = sw * sll - sl * sl, scale, off;
             if (det <= 0) continue;
             scale = (sw * sxl - sx * sl) / det;

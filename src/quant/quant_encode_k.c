@@ -20,15 +20,16 @@ typedef struct offset_block {
 } offset_block;
 
 static double offset_cost(const offset_block *o, int j, int s, int m, const float *x, const float *w, uint8_t *q) {
-    float ds = o->d * (float)s, dm = o->dmin * (float)m, inv = ds > 0 ? 1 / ds : 0;
-    double cost = 0;
-    for (int i = 0; i < o->len; i++) {
-        int l = quant_clamp(quant_round((x[j * o->len + i] + dm) * inv), 0, o->hi);
-        float e = x[j * o->len + i] - (ds * (float)l - dm);
-        q[i] = (uint8_t)l;
-        cost += (double)(e * e) * (w ? w[j * o->len + i] : 1);
+    float ds = o->d * (float)s, dm = o->dmin * (float)m, inv = ds > 0 ? 1 / ds : 0, y[32], l[32];
+    quant_lanes cost = {0, 0, 0, 0}, step = {ds, ds, ds, ds};
+    for (int i = 0; i < o->len; i++) y[i] = x[j * o->len + i] + dm;
+    quant_round_all(o->len, y, inv, 0, (float)o->hi, l);
+    for (int i = 0; i < o->len; i += 4) {
+        quant_lanes e = quant_load4(y + i) - step * quant_load4(l + i);
+        cost += w ? e * e * quant_load4(w + j * o->len + i) : e * e;
     }
-    return cost;
+    for (int i = 0; i < o->len; i++) q[i] = (uint8_t)l[i];
+    return quant_sum4(cost);
 }
 
 // Least squares for d and dmin with all integers fixed: x ~ d (s q) - dmin (m).
@@ -98,15 +99,16 @@ typedef struct scale_block {
 } scale_block;
 
 static double scale_cost(const scale_block *b, int j, int s, const float *x, const float *w, int8_t *q) {
-    float ds = b->d * (float)s, inv = ds != 0 ? 1 / ds : 0;
-    double cost = 0;
-    for (int i = 0; i < 16; i++) {
-        int l = quant_clamp(quant_round(x[16 * j + i] * inv), b->lo, b->hi);
-        float e = x[16 * j + i] - ds * (float)l;
-        q[i] = (int8_t)l;
-        cost += (double)(e * e) * (w ? w[16 * j + i] : 1);
+    float ds = b->d * (float)s, inv = ds != 0 ? 1 / ds : 0, l[16];
+    const float *xj = x + 16 * j;
+    quant_lanes cost = {0, 0, 0, 0}, step = {ds, ds, ds, ds};
+    quant_round_all(16, xj, inv, (float)b->lo, (float)b->hi, l);
+    for (int i = 0; i < 16; i += 4) {
+        quant_lanes e = quant_load4(xj + i) - step * quant_load4(l + i);
+        cost += w ? e * e * quant_load4(w + 16 * j + i) : e * e;
     }
-    return cost;
+    for (int i = 0; i < 16; i++) q[i] = (int8_t)l[i];
+    return quant_sum4(cost);
 }
 
 static double scale_all(scale_block *b, const float *x, const float *w) {

@@ -107,6 +107,7 @@ static void read_window(reader *r, hparams *hp)
     int32_t given = -1;
     read_int(r, "attention.sliding_window", 0, INT32_MAX, &given, false);
     if (given >= 0) hp->window = given;
+    if (hp->window > 0 && hp->window_size) hp->window = hp->window_size;
     if (hp->window_off) hp->window = 0;
     if (hp->rope_base_window == 0) hp->rope_base_window = hp->rope_base; // gemma3 has a default of its own
     hp->freq_scale_window = hp->row->traits & A_WINDOW_PLAIN_ROPE ? 1 : hp->freq_scale;

@@ -103,7 +103,7 @@ struct hparams {
     int32_t kv_rank, mla_k, mla_v; // latent attention: rank, and the widths of a head's key and value before absorption
     int32_t n_expert, top_k, n_group, top_groups;
     uint32_t n_ctx_train, n_ctx_orig, context;
-    int32_t window, window_period;
+    int32_t window, window_period, window_size; // window_size: what the architecture has, whatever the file says, unless that is 0
     float   eps, rope_base, rope_base_window, freq_scale, freq_scale_window, ext_factor, attn_factor, yarn_log_mul, beta_fast, beta_slow;
     float   attn_scale, attn_cap, final_cap, logit_scale, resid_scale, embed_scale, clamp, alibi, exp_scale, temp_scale;
     int32_t temp_length, temp_offset;

@@ -52,9 +52,11 @@ static void adjust_grok(hparams *hp)
     hp->attn_cap = 30;
 }
 
+static void adjust_smallthinker(hparams *hp) { hp->window_size = 4096; }
+
 static void adjust_llama4(hparams *hp)
 {
-    hp->window = 8192;
+    hp->window = hp->window_size = 8192;
     hp->temp_scale = 0.1f;
     hp->temp_length = 8192;
     hp->temp_offset = 1;
@@ -81,22 +83,22 @@ static const arch_row ROWS[] = {
     {.name = "qwen", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
     {.name = "qwen2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
     {.name = "qwen2vl", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
-    {.name = "qwen2moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE},
+    {.name = "qwen2moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
     {.name = "qwen3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
     {.name = "qwen3vl", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
-    {.name = "qwen3moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE, .traits = A_EXPERTS_NORM},
-    {.name = "qwen3vlmoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE, .traits = A_EXPERTS_NORM},
+    {.name = "qwen3moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM},
+    {.name = "qwen3vlmoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM},
     {.name = "dream", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_BIDIRECTIONAL},
     {.name = "llada", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_BIDIRECTIONAL},
-    {.name = "llada-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE, .traits = A_BIDIRECTIONAL},
-    {.name = "rnd1", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE, .traits = A_BIDIRECTIONAL | A_EXPERTS_NORM},
+    {.name = "llada-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_BIDIRECTIONAL},
+    {.name = "rnd1", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_BIDIRECTIONAL | A_EXPERTS_NORM},
     {.name = "gemma", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT},
     {.name = "gemma2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST, .keys = K_WINDOW | K_ATTN_CAP | K_FINAL_CAP, .window_period = 2, .adjust = adjust_gemma2},
     {.name = "gemma3", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW | K_FINAL_CAP, .window_period = 6, .adjust = adjust_gemma3},
     {.name = "gemma4", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST | A_GEMMA4 | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW | K_FINAL_CAP, .window_period = 6, .adjust = adjust_gemma4},
     {.name = "phi2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_PARALLEL},
     {.name = "phi3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_FUSED_UP},
-    {.name = "phimoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_EXP_SCALE},
+    {.name = "phimoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM},
     {.name = "gpt2", .rope = ROPE_NONE, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_LEARNED_POS},
     {.name = "starcoder", .rope = ROPE_NONE, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_LEARNED_POS},
     {.name = "starcoder2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM},
@@ -111,7 +113,7 @@ static const arch_row ROWS[] = {
     {.name = "stablelm", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_PARALLEL},
     {.name = "olmo", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_NORM_PLAIN, .keys = K_CLAMP},
     {.name = "olmo2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_NO_PRE | A_POST | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW, .window_period = 4},
-    {.name = "olmoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE},
+    {.name = "olmoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
     {.name = "openelm", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
     {.name = "command-r", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_PARALLEL, .keys = K_LOGIT_SCALE},
     {.name = "cohere2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_PARALLEL | A_WINDOW_ROPE, .keys = K_LOGIT_SCALE | K_WINDOW, .window_period = 4},
@@ -138,23 +140,23 @@ static const arch_row ROWS[] = {
     {.name = "plm", .rope = ROPE_PAIRS, .act = DEV_ACT_RELU2, .traits = A_LATENT},
     {.name = "dots1", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS, .gating = DEV_GATE_SIGMOID},
     {.name = "dbrx", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EXPERTS_NORM, .keys = K_CLAMP, .ffn_norm = "attn_output_norm"},
-    {.name = "grok", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EXPERTS_NORM | A_POST, .sum_scale = 0.70710678f, .keys = K_OUT_SCALE | K_LOGIT_SCALE | K_EMBED_SCALE | K_ATTN_CAP | K_FINAL_CAP | K_YARN | K_EXP_SCALE,
+    {.name = "grok", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EXPERTS_NORM | A_POST, .sum_scale = 0.70710678f, .keys = K_OUT_SCALE | K_LOGIT_SCALE | K_EMBED_SCALE | K_ATTN_CAP | K_FINAL_CAP | K_YARN,
      .attn_post = "attn_output_norm", .adjust = adjust_grok},
     {.name = "arctic", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_EXPERTS_BESIDE},
     {.name = "gpt-oss", .rope = ROPE_HALVES, .act = DEV_ACT_SWIGLU_OAI, .keys = K_WINDOW, .gating = DEV_GATE_SOFTMAX_TOPK, .window_period = 2, .ffn_norm = "post_attention_norm", .attn_post = "-"},
     {.name = "seed_oss", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .ffn_norm = "post_attention_norm", .attn_post = "-"},
     {.name = "ernie4_5", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU},
-    {.name = "ernie4_5-moe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_EXP_SCALE},
+    {.name = "ernie4_5-moe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM},
     {.name = "paddleocr", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
     {.name = "hunyuan-dense", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_QK_AFTER},
     {.name = "hunyuan_vl", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_QK_AFTER},
     {.name = "hunyuan-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_QK_AFTER | A_EXPERTS_NORM},
-    {.name = "minimax-m2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_GATING | K_EXP_SCALE, .gating = DEV_GATE_SIGMOID},
+    {.name = "minimax-m2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_GATING, .gating = DEV_GATE_SIGMOID},
     {.name = "bailingmoe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE | K_EXP_NORM},
     {.name = "bailingmoe2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_NEXTN | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID},
-    {.name = "llama4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_QK_PLAIN | A_WEIGHT_FIRST | A_CHUNKED, .keys = K_WINDOW | K_ATTN_SCALE | K_EXP_SCALE, .gating = DEV_GATE_SIGMOID, .window_period = 4, .no_rope_step = 4,
+    {.name = "llama4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_QK_PLAIN | A_WEIGHT_FIRST | A_CHUNKED, .keys = K_WINDOW | K_ATTN_SCALE, .gating = DEV_GATE_SIGMOID, .window_period = 4, .no_rope_step = 4,
      .adjust = adjust_llama4},
-    {.name = "smallthinker", .rope = ROPE_HALVES, .act = DEV_ACT_RELU, .traits = A_ROUTER_EARLY | A_EXPERTS_NORM | A_WINDOW_ROPE | A_DENSE_FIRST, .keys = K_WINDOW | K_GATING | K_EXP_SCALE, .window_period = 4},
+    {.name = "smallthinker", .rope = ROPE_HALVES, .act = DEV_ACT_RELU, .traits = A_ROUTER_EARLY | A_EXPERTS_NORM | A_WINDOW_ROPE | A_DENSE_FIRST, .keys = K_WINDOW | K_GATING, .window_period = 4, .adjust = adjust_smallthinker},
     {.name = "pangu-embedded", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
     {.name = "nanbeige", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU},
     {.name = "bitnet", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_SUB_NORMS},
@@ -163,8 +165,8 @@ static const arch_row ROWS[] = {
     {.name = "afmoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_POST | A_EMBED_SQRT, .keys = K_WINDOW | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4, .no_rope_step = 4},
     {.name = "spark2_5", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .keys = K_WINDOW},
     {.name = "muse-glimmer", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_POST | A_WINDOW_ROPE | A_EMBED_PLAIN, .keys = K_WINDOW | K_LOGIT_SCALE | K_FINAL_CAP, .window_period = 4, .post_eps = 1e-8f},
-    {.name = "mellum", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_WINDOW | K_EXP_SCALE, .window_period = 4},
-    {.name = "cohere2moe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EITHER_NORM | A_PARALLEL | A_WINDOW_ROPE | A_LEAD_ROPE, .sum_scale = 0.5f, .keys = K_LOGIT_SCALE | K_WINDOW | K_NEXTN | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
+    {.name = "mellum", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW, .window_period = 4},
+    {.name = "cohere2moe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EITHER_NORM | A_PARALLEL | A_WINDOW_ROPE | A_LEAD_ROPE | A_DENSE_FIRST, .sum_scale = 0.5f, .keys = K_LOGIT_SCALE | K_WINDOW | K_NEXTN | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
 
     // Known by name, not built: each needs a kind of block that the table does not have.
 #define OUT(n, why) {.name = n, .refuse = why}

@@ -52,6 +52,7 @@ static void compile(jj *j, chat_template *t, const char *text, size_t len) {
     j->source_len = t->len;
     jlex(j, t->source, t->len, &p.tok, &p.n);
     t->body = jparse(&p);
+    jsymbols(j, t);
 }
 
 // setjmp has a function of its own: nothing that changes behind it may live in its frame.
@@ -98,11 +99,12 @@ static void set_globals(jj *j, const json_t *input) {
     j->atom_loop = j->atom_caller = j->atom_varargs = j->atom_kwargs = (int32_t)t->natoms; // a slot that no name reads
     for (size_t i = 0; i < t->natoms; i++) {
         const jstr *name = t->atoms[i];
-        j->globals[i] = jfunc_global(name);
+        j->globals[i] = t->hidden[i] ? j_missing() : jfunc_global(name);
         if (jstr_is(name, "loop")) j->atom_loop = (int32_t)i;
         if (jstr_is(name, "caller")) j->atom_caller = (int32_t)i;
         if (jstr_is(name, "varargs")) j->atom_varargs = (int32_t)i;
         if (jstr_is(name, "kwargs")) j->atom_kwargs = (int32_t)i;
+        if (t->hidden[i]) continue;
         if (jstr_is(name, "add_generation_prompt")) j->globals[i] = j_bool(true);
         const json_t *v = json_object_getn(input, name->p, name->len);
         if (!v || jstr_is(name, "now")) continue;

@@ -219,7 +219,7 @@ static jval f_items(jj *j, const jval *v, const jargs *a) {
 
 static jval f_reverse(jj *j, const jval *v, const jargs *a) {
     jbind(j, a, "reverse", "", 0, NULL);
-    if (v->kind == J_UNDEF) return j_list(j, J_LIST, 0);
+    if (v->kind == J_UNDEF) return j_list(j, J_GEN, 0);
     jlist l = j_iter(j, v);
     if (v->kind == J_STR) {
         jbuf *b = jbuf_new(j);

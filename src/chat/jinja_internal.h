@@ -111,6 +111,7 @@ struct chat_template {
     jnode        *body;
     const jstr  **atoms; // names of variables
     size_t        natoms;
+    const bool   *hidden; // by atom: the outermost level's own, never read from the input
 };
 
 // --- One compilation or render ---
@@ -286,6 +287,7 @@ typedef struct jparser {
 } jparser;
 void    jlex(jj *j, const char *p, size_t n, jtok **out, size_t *count);
 jnode  *jparse(jparser *p);
+void    jsymbols(jj *j, chat_template *t); // jinja_symbols.c
 _Noreturn void jparse_fail(jparser *p, const jtok *t, const char *expected);
 jnode  *jparse_node(jparser *p, jnode_kind kind);
 bool    jparse_is_name(const jtok *t, const char *name);

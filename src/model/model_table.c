@@ -52,6 +52,8 @@ static void adjust_grok(hparams *hp)
     hp->attn_cap = 30;
 }
 
+static void adjust_muse(hparams *hp) { hp->final_cap = 30; }
+
 static void adjust_smallthinker(hparams *hp) { hp->window_size = 4096; }
 
 static void adjust_llama4(hparams *hp)
@@ -75,11 +77,11 @@ static void adjust_exaone4(hparams *hp)
 #define EXPERT_KEYS (K_GATING | K_EXP_NORM | K_EXP_SCALE)
 
 static const arch_row ROWS[] = {
-    {.name = "llama", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_ATTN_SCALE, .traits = A_EXPERTS_NORM},
-    {.name = "mistral3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_ATTN_SCALE | K_TEMP | K_YARN, .traits = A_EXPERTS_NORM},
+    {.name = "llama", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM},
+    {.name = "mistral3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_TEMP | K_YARN, .traits = A_EXPERTS_NORM},
     {.name = "arcee", .rope = ROPE_PAIRS, .act = DEV_ACT_RELU2},
     {.name = "maincoder", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_QK_AFTER},
-    {.name = "deci", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_ATTN_SCALE},
+    {.name = "deci", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU},
     {.name = "qwen", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
     {.name = "qwen2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
     {.name = "qwen2vl", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
@@ -154,7 +156,7 @@ static const arch_row ROWS[] = {
     {.name = "minimax-m2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_GATING, .gating = DEV_GATE_SIGMOID},
     {.name = "bailingmoe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE | K_EXP_NORM},
     {.name = "bailingmoe2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_NEXTN | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID},
-    {.name = "llama4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_QK_PLAIN | A_WEIGHT_FIRST | A_CHUNKED, .keys = K_WINDOW | K_ATTN_SCALE, .gating = DEV_GATE_SIGMOID, .window_period = 4, .no_rope_step = 4,
+    {.name = "llama4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_QK_PLAIN | A_WEIGHT_FIRST | A_CHUNKED, .keys = K_WINDOW, .gating = DEV_GATE_SIGMOID, .window_period = 4, .no_rope_step = 4,
      .adjust = adjust_llama4},
     {.name = "smallthinker", .rope = ROPE_HALVES, .act = DEV_ACT_RELU, .traits = A_ROUTER_EARLY | A_EXPERTS_NORM | A_WINDOW_ROPE | A_DENSE_FIRST, .keys = K_WINDOW | K_GATING, .window_period = 4, .adjust = adjust_smallthinker},
     {.name = "pangu-embedded", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
@@ -164,7 +166,7 @@ static const arch_row ROWS[] = {
     {.name = "plamo3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_FUSED_UP | A_POST, .keys = K_WINDOW, .window_period = 8},
     {.name = "afmoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_POST | A_EMBED_SQRT, .keys = K_WINDOW | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4, .no_rope_step = 4},
     {.name = "spark2_5", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .keys = K_WINDOW},
-    {.name = "muse-glimmer", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_POST | A_WINDOW_ROPE | A_EMBED_PLAIN, .keys = K_WINDOW | K_LOGIT_SCALE | K_FINAL_CAP, .window_period = 4, .post_eps = 1e-8f},
+    {.name = "muse-glimmer", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_POST | A_WINDOW_ROPE | A_EMBED_PLAIN, .keys = K_WINDOW | K_LOGIT_SCALE | K_FINAL_CAP, .window_period = 4, .post_eps = 1e-8f, .adjust = adjust_muse},
     {.name = "mellum", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW, .window_period = 4},
     {.name = "cohere2moe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EITHER_NORM | A_PARALLEL | A_WINDOW_ROPE | A_LEAD_ROPE | A_DENSE_FIRST, .sum_scale = 0.5f, .keys = K_LOGIT_SCALE | K_WINDOW | K_NEXTN | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
 

@@ -391,14 +391,13 @@ jlist j_iter(jj *j, const jval *v) {
     case J_LIST: case J_TUPLE: case J_VIEW: return *v->u.l;
     case J_GEN:
         out = *v->u.l;
-        v->u.l->v += v->u.l->n;
-        v->u.l->n = v->u.l->cap = 0;
+        *v->u.l = (jlist){0};
         return out;
     case J_DICT: return (jlist){.v = v->u.d->k, .n = v->u.d->n, .cap = v->u.d->n};
     case J_LOOP: { // what is left of it
         jloop *l = v->u.loop;
         size_t from = l->i + 1 < l->n ? l->i + 1 : l->n;
-        return (jlist){.v = l->v + from, .n = l->n - from};
+        return (jlist){.v = l->n ? l->v + from : NULL, .n = l->n - from};
     }
     case J_STR: {
         const jstr *s = v->u.s;

@@ -68,6 +68,7 @@ static const struct { const char *text, *want; } golden[] = {
     {"{{ s(1) }}", NULL},
     {"{{ '%d' % 'x' }}", NULL},
     {"{{ {[1]: 2} }}", NULL},
+    {"{{ xs | reverse | list }}{{ [] | map('upper') | list }}{{ [] | reverse | list }}{% set g = l | map('string') %}{{ g | list }}{{ g | list }}{{ g | first }}", "[][][]['3', '1', '2'][]"},
     {"{% for x in l %}{% break %}{% else %}E{% endfor %}{% for x in l %}{% continue %}{% else %}F{% endfor %}{% for x in l %}{% if loop.last %}{% break %}{% endif %}{% else %}G{% endfor %}", "EF"},
     {"a\n  {{ s }}\n  b {# c #}\n  {{+ s }}", "a\n  Hello\n  b   Hello"},
     {"{% for i in l %}[{{ s }}]{% endfor %}{% set s = 1 %}{{ s }}", "[][][]1"},

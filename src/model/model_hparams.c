@@ -346,7 +346,7 @@ static void read_options(reader *r, hparams *hp)
     if (keys & K_TEMP) {
         read_float(r, "attention.temperature_scale", &hp->temp_scale);
         int32_t length = 0;
-        read_int(r, "attention.temperature_length", 0, INT32_MAX, &length, false);
+        if (hp->row->traits & A_LATENT) read_int(r, "attention.temperature_length", 0, INT32_MAX, &length, false); // mistral3 takes the original context
         hp->temp_length = length ? length : (int32_t)(hp->n_ctx_orig < INT32_MAX ? hp->n_ctx_orig : INT32_MAX);
         if (hp->temp_length < 1) hp->temp_scale = 0;
     }

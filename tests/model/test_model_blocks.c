@@ -226,7 +226,7 @@ static void test_clamp(void **state)
 static void test_temperature(void **state)
 {
     (void)state;
-    const char *scale = "attention.temperature_scale", *length = "attention.temperature_length";
+    const char *scale = "attention.temperature_scale", *length = "rope.scaling.original_context_length";
     same(with("mistral3", scale, 0.5f, length, 1000), with("mistral3", NULL, 0, NULL, 0), 0); // the factor is 1 below that length
     different(with("mistral3", scale, 0.5f, length, 8), with("mistral3", NULL, 0, NULL, 0));
 }

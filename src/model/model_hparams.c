@@ -110,7 +110,7 @@ static void read_window(reader *r, hparams *hp)
     if (hp->window > 0 && hp->window_size) hp->window = hp->window_size;
     if (hp->window_off) hp->window = 0;
     if (hp->rope_base_window == 0) hp->rope_base_window = hp->rope_base; // gemma3 has a default of its own
-    hp->freq_scale_window = hp->row->traits & A_WINDOW_PLAIN_ROPE ? 1 : hp->freq_scale;
+    hp->freq_scale_window = hp->row->traits & (A_WINDOW_PLAIN_ROPE | A_WINDOW_UNSCALED) ? 1 : hp->freq_scale;
     read_float(r, "rope.freq_base_swa", &hp->rope_base_window);
     if (r->st || hp->window <= 0) return;
     const gguf_value *v = gguf_find(r->g, key_of(r, "attention.sliding_window_pattern"));
@@ -153,7 +153,7 @@ static void read_rope(reader *r, hparams *hp)
     else read_float(r, "rope.scale_linear", &factor);
     read_float(r, "rope.scaling.attn_factor", &file_attn);
     if (hp->row->keys & K_YARN) {
-        read_float(r, "rope.scaling.yarn_log_multiplier", &log_mul);
+        if (hp->row->keys & K_YARN_LOG) read_float(r, "rope.scaling.yarn_log_multiplier", &log_mul);
         read_float(r, "rope.scaling.yarn_ext_factor", &ext);
         read_float(r, "rope.scaling.yarn_attn_factor", &yarn_attn);
         read_float(r, "rope.scaling.yarn_beta_fast", &hp->beta_fast);

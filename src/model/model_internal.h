@@ -42,6 +42,7 @@ enum {
     A_GEMMA4       = 1 << 27, // head sizes of windowed layers are their own, values are normalised, keys serve as values where there are none, shared keys, per-layer inputs
     A_EMBED_PLAIN  = 1 << 28, // embeddings are normalised without weights (muse-glimmer)
     A_SUB_NORMS    = 1 << 29, // norms before the last matrix of attention and of the feed-forward (bitnet)
+    A_WINDOW_UNSCALED = 1 << 30, // layers with a window are rotated at the plain frequencies, YaRN's ramp kept (muse-glimmer, plamo3)
     A_LEAD_ROPE    = 1 << 23, // the leading dense layers are rotated whatever their window
 };
 
@@ -65,6 +66,7 @@ enum {
     K_YARN        = 1 << 15, // rope.scaling.yarn_*
     K_NEXTN       = 1 << 16, // nextn_predict_layers: the last layers only draft and are left out
     K_OUT_SCALE   = 1 << 17, // attention.output_scale
+    K_YARN_LOG    = 1 << 19, // rope.scaling.yarn_log_multiplier
     K_ROPE_PATTERN = 1 << 18, // attention.rope_pattern: which layers are rotated
 };
 

@@ -78,7 +78,7 @@ static void adjust_exaone4(hparams *hp)
 
 static const arch_row ROWS[] = {
     {.name = "llama", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM},
-    {.name = "mistral3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_TEMP | K_YARN, .traits = A_EXPERTS_NORM},
+    {.name = "mistral3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_TEMP | K_YARN | K_YARN_LOG, .traits = A_EXPERTS_NORM},
     {.name = "arcee", .rope = ROPE_PAIRS, .act = DEV_ACT_RELU2},
     {.name = "maincoder", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_QK_AFTER},
     {.name = "deci", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU},
@@ -136,8 +136,8 @@ static const arch_row ROWS[] = {
     {.name = "exaone-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_WINDOW_ROPE, .keys = K_WINDOW | EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN, .gating = DEV_GATE_SIGMOID, .window_period = 4},
     {.name = "smollm3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .no_rope_step = 4},
     {.name = "deepseek", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE},
-    {.name = "deepseek2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT | A_MSCALE_BOTH, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_TEMP},
-    {.name = "mistral4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_TEMP},
+    {.name = "deepseek2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT | A_MSCALE_BOTH, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_YARN_LOG | K_TEMP},
+    {.name = "mistral4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_YARN_LOG | K_TEMP},
     {.name = "minicpm3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LATENT, .adjust = adjust_minicpm},
     {.name = "plm", .rope = ROPE_PAIRS, .act = DEV_ACT_RELU2, .traits = A_LATENT},
     {.name = "dots1", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS, .gating = DEV_GATE_SIGMOID},
@@ -163,10 +163,10 @@ static const arch_row ROWS[] = {
     {.name = "nanbeige", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU},
     {.name = "bitnet", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_SUB_NORMS},
     {.name = "plamo", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_PARALLEL},
-    {.name = "plamo3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_FUSED_UP | A_POST, .keys = K_WINDOW, .window_period = 8},
+    {.name = "plamo3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_FUSED_UP | A_POST | A_WINDOW_UNSCALED, .keys = K_WINDOW, .window_period = 8},
     {.name = "afmoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_POST | A_EMBED_SQRT, .keys = K_WINDOW | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4, .no_rope_step = 4},
     {.name = "spark2_5", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .keys = K_WINDOW},
-    {.name = "muse-glimmer", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_POST | A_WINDOW_ROPE | A_EMBED_PLAIN, .keys = K_WINDOW | K_LOGIT_SCALE | K_FINAL_CAP, .window_period = 4, .post_eps = 1e-8f, .adjust = adjust_muse},
+    {.name = "muse-glimmer", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_POST | A_WINDOW_ROPE | A_EMBED_PLAIN | A_WINDOW_UNSCALED, .keys = K_WINDOW | K_LOGIT_SCALE | K_FINAL_CAP, .window_period = 4, .post_eps = 1e-8f, .adjust = adjust_muse},
     {.name = "mellum", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW, .window_period = 4},
     {.name = "cohere2moe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EITHER_NORM | A_PARALLEL | A_WINDOW_ROPE | A_LEAD_ROPE | A_DENSE_FIRST, .sum_scale = 0.5f, .keys = K_LOGIT_SCALE | K_WINDOW | K_NEXTN | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
 

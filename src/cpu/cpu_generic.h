@@ -250,12 +250,6 @@ static void gemm_f32(const gemm_args *g) { gemm_float(CPU_F32, g); }
 static void gemm_f16(const gemm_args *g) { gemm_float(CPU_F16, g); }
 static void gemm_bf16(const gemm_args *g) { gemm_float(CPU_BF16, g); }
 
-#if VW == 1
-typedef double dot_sum; // the reference: as exact as is cheap
-#else
-typedef vf dot_sum;
-#endif
-
 // Rows in the file's blocks: decoded one by one, multiplied with every row of activations.
 static void gemm_raw(const gemm_args *g)
 {

@@ -50,8 +50,7 @@ static void rope_tables_row(const run *r, int32_t row)
         float *cs = (float *)(r->c->scratch + x->at) + (size_t)row * (size_t)x->op.dims;
         double pos = r->c->step->positions[row];
         for (int32_t i = 0; i < x->op.dims / 2; i++) {
-            double s, c;
-            sincos(pos * x->freq[i], &s, &c);
+            double s = sin(pos * x->freq[i]), c = cos(pos * x->freq[i]);
             cs[2 * i] = (float)c * x->scale;
             cs[2 * i + 1] = (float)s * x->scale;
         }

@@ -108,12 +108,15 @@ function compare(name, model, input, args, sep = SEP) {
   return { name, text, bad, n: y.length - 1 };
 }
 
+// Bytes of valid UTF-8 that these vocabularies have no token for (nothing in tokenizer.ggml.tokens spells them): the peer drops them as well.
+const NO_TOKEN = { refact: [0xF1], starcoder: [0xF1], falcon: [0x03, 0x04, 0x05, 0x0B, 0x11, 0x13, 0x14, 0x15, 0x16, 0x17, 0x19, 0x1C, 0x1D, 0x1E, 0xF2] };
+
 // Text out of ids: as the peer prints it, and (without its tidying of spaces) the very bytes that went in, where they were valid UTF-8.
 function compareText(name, model, specials) {
   const rnd = random(seed0 + 2), texts = [];
   while (texts.length < 200) {
     const s = string(rnd, specials);
-    if (!s.includes(SEP) && s.equals(Buffer.from(s.toString()))) texts.push(s);
+    if (!s.includes(SEP) && s.equals(Buffer.from(s.toString())) && !s.some((b) => NO_TOKEN[name]?.includes(b))) texts.push(s);
   }
   const input = Buffer.concat(texts.flatMap((t) => [t, Buffer.from(`\n${SEP}\n`)]));
   const lines = run(tool, ['tokenize', model, '--no-parse-special', '--separator', SEP], input).out.split('\n').slice(0, texts.length);
@@ -128,8 +131,8 @@ function compareText(name, model, specials) {
     const got = spawnSync(tool, ['detokenize', model, '--exact'], { input: l + '\n' }).stdout.subarray(0, -1);
     if (!got.equals(texts[i])) { bad++; text ||= `\n    ${JSON.stringify(texts[i].toString())}\n    ${JSON.stringify(got.toString())}`; }
   });
-  // bert and t5 normalize, and falcon's vocabulary has no tokens for some bytes, which the peer drops as well.
-  if (!/^(bert-bge|nomic-bert-moe|falcon)$/.test(name)) report({ name: `${name} back to the same bytes`, bad, n: texts.length, text });
+  // bert normalizes.
+  if (!/^(bert-bge|nomic-bert-moe)$/.test(name)) report({ name: `${name} back to the same bytes`, bad, n: texts.length, text });
   const ids = lines.join(' ').replace(/ +/g, ' ').trim().split(' ').slice(0, 12000).join(' ');
   const a = spawnSync(tool, ['detokenize', model], { input: ids + '\n', maxBuffer: 1 << 28 }).stdout.subarray(0, -1);
   const b = spawnSync(peer, ['detokenize', model, '--tokens', ids], { maxBuffer: 1 << 28 });

@@ -4,6 +4,7 @@
 // made ("forms"), so that text needs no translation. A symbol is the number of its form; tokens have the numbers of their ids, and
 // spellings that only merges name come after them. Merging takes the pair of least rank, the leftmost of equals, until none is left:
 // by looking through all pairs in short words, with a heap in long ones (n log n).
+#include "base/utf8.h"
 #include "tokenizer/tok_internal.h"
 
 #include <stdio.h>
@@ -164,7 +165,7 @@ static bool put_symbol(const tokenizer *t, const char *word, const tok_sym *sym,
             continue;
         }
         char   letter[4]; // the bytes of its letter, one by one: what the peer looks up
-        size_t n = tok_encode_cp(tok_byte_letter(b), letter);
+        size_t n = utf8_encode(tok_byte_letter(b), letter);
         for (size_t k = 0; k < n; k++) {
             int32_t id = t->raw_byte[(unsigned char)letter[k]];
             if (id >= 0 && !tok_ids_push(out, id)) return false;
@@ -314,7 +315,7 @@ static status encode_dropping_spaces(const tokenizer *t, tok_scratch *s, const c
             status st = s->escaped.len ? tok_split(t, s, s->escaped.data, s->escaped.len, encode_word, out) : OK;
             if (st != OK) return st;
             strbuf_clear(&s->escaped);
-        } else if (!strbuf_add(&s->escaped, utf8, tok_encode_cp(t->lowercase ? tok_lower(cp) : cp, utf8))) {
+        } else if (!strbuf_add(&s->escaped, utf8, utf8_encode(t->lowercase ? tok_lower(cp) : cp, utf8))) {
             return error_set(s->err, E_NOMEM, "out of memory for %zu bytes of text", len);
         }
     }

@@ -30,7 +30,7 @@ static void add_unspelled(strbuf *out, const char *s, size_t n) {
             continue;
         }
         char   utf8[4];
-        size_t m = tok_encode_cp(cp, utf8);
+        size_t m = utf8_encode(cp, utf8);
         strbuf_adds(out, "[UNK_BYTE_0x");
         for (size_t k = 0; k < m; k++) strbuf_addf(out, "%02x", (unsigned char)utf8[k]);
         if (n <= 256) strbuf_add(out, s, n);

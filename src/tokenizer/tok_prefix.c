@@ -1,5 +1,6 @@
 // tok_prefix: two kinds that match tokens against what the text begins with: "rwkv", the longest token at each place, and "plamo2", the cut whose
 // scores sum best, counted from the end in whole numbers (1e4 times the score, rounded), the longer token of equals.
+#include "base/utf8.h"
 #include "tokenizer/tok_internal.h"
 
 #include <math.h>
@@ -93,7 +94,7 @@ status tok_plamo2_encode(const tokenizer *t, tok_scratch *s, const char *text, s
         bool     first = i == 0;
         i += tok_decode_cp((const unsigned char *)text + i, len - i, &cp);
         if (first && cp == 0xFEFF) continue;
-        ok = strbuf_add(w, utf8, tok_encode_cp(cp, utf8));
+        ok = strbuf_add(w, utf8, utf8_encode(cp, utf8));
     }
     if (!ok || w->len >= UINT32_MAX || !mem_grow(&s->cells, &s->cells_cap, w->len + 1, sizeof(cut))) {
         return error_set(s->err, E_NOMEM, "out of memory for %zu bytes of text", len);

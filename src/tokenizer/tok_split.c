@@ -10,6 +10,7 @@
 #include <pcre2.h>
 #include <stdlib.h>
 
+#include "base/utf8.h"
 #include "tokenizer/tok_internal.h"
 
 enum { CLASS_OTHER = 0xD0, CLASS_N, CLASS_L, CLASS_P, CLASS_M, CLASS_S, CLASS_HAN_LETTER, CLASS_HAN_OTHER, WIDE = 0xE0 };
@@ -399,7 +400,7 @@ status tok_split(const tokenizer *t, tok_scratch *s, const char *text, size_t le
             uint32_t cp;
             char     utf8[4];
             i += tok_decode_cp((const unsigned char *)text + i, len - i, &cp);
-            if (!strbuf_add(&s->clean, utf8, tok_encode_cp(cp, utf8))) goto no_memory;
+            if (!strbuf_add(&s->clean, utf8, utf8_encode(cp, utf8))) goto no_memory;
         }
         text = s->clean.data;
         len = s->clean.len;

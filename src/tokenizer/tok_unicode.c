@@ -75,14 +75,3 @@ size_t tok_decode_cp(const unsigned char *s, size_t n, uint32_t *cp) {
     *cp = 0xFFFD;
     return 1;
 }
-
-size_t tok_encode_cp(uint32_t cp, char out[4]) {
-    if (cp < 0x80) {
-        out[0] = (char)cp;
-        return 1;
-    }
-    size_t len = cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4;
-    for (size_t i = len - 1; i > 0; i--, cp >>= 6) out[i] = (char)(0x80 | (cp & 0x3F));
-    out[0] = (char)((0xF00u >> len) | cp);
-    return len;
-}

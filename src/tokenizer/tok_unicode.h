@@ -1,7 +1,7 @@
 // tok_unicode: what the tokenizers know about characters, by Unicode 15.1, and the peer's reading of UTF-8.
 //
 // The reading is lenient, as the reference vocabularies' own tests have it: overlong forms and surrogates are decoded as they stand,
-// and each byte that begins no character is U+FFFD. tok_encode_cp writes any value up to U+10FFFF.
+// and each byte that begins no character is U+FFFD.
 // Threads: all functions may be called from anywhere.
 #pragma once
 #include <stdbool.h>
@@ -38,6 +38,5 @@ bool           tok_is_han(uint32_t cp);    // the blocks that Kimi's pattern cal
 
 // One character at s (n > 0 bytes left): its length, and *cp (at most U+10FFFF). 1 and U+FFFD for a byte that begins none.
 size_t tok_decode_cp(const unsigned char *s, size_t n, uint32_t *cp);
-size_t tok_encode_cp(uint32_t cp, char out[4]);
 // How long a character that begins with this byte says it is: 1 for continuation bytes.
 static inline size_t tok_char_len(unsigned char b) { return b < 0xC0 ? 1 : b < 0xE0 ? 2 : b < 0xF0 ? 3 : 4; }

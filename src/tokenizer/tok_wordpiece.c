@@ -1,6 +1,7 @@
 // tok_wordpiece: the kind "bert". Text is normalized (accents off, lower case, controls dropped), cut at white space and around punctuation
 // and Chinese characters; each word is the longest token at each place, or the unknown token as a whole. In the file a word's
 // first piece begins with U+2581 and the others stand bare.
+#include "base/utf8.h"
 #include "tokenizer/tok_internal.h"
 
 status tok_wordpiece_create(tokenizer *t, error *err) {
@@ -66,7 +67,7 @@ status tok_wordpiece_encode(const tokenizer *t, tok_scratch *s, const char *text
         } else {
             bool alone = c == TOK_CP_PUNCTUATION || (cp < 0x7F && c == TOK_CP_SYMBOL) || is_chinese(cp);
             if (alone) st = put_word(t, s, out);
-            ok = strbuf_add(w, utf8, tok_encode_cp(t->lowercase ? tok_lower(cp) : cp, utf8));
+            ok = strbuf_add(w, utf8, utf8_encode(t->lowercase ? tok_lower(cp) : cp, utf8));
             if (alone && ok && st == OK) st = put_word(t, s, out);
         }
         if (st != OK) return st;

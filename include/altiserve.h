@@ -127,7 +127,11 @@ typedef struct altiserve_generate {
     // Sampling: a field whose bit is not in `given` takes the file's general.sampling.* value, else OpenAI's default.
     altiserve_sampling sampling;
     unsigned given;           // SAMPLING_* bits
-    const char *client;       // fairness and cache salt: API key or address; may be NULL
+    const char *client;       // who asks: API key or address; work is shared fairly between clients. NULL: all such are one
+    const char *client_name;  // how metrics call the client (a key itself is never shown); NULL: "anonymous"
+    double   client_weight;   // its share of work beside others'; 0: 1
+    int64_t  priority;        // lower is served first and may displace higher
+    const char *cache_salt;   // computed prefixes are shared between equal salts alone; NULL: with all who have none
     uint32_t timeout_ms;      // 0: none
     // Called on the engine thread whenever events wait, never after altiserve_request_free returned. Must not block. May be NULL.
     void (*notify)(void *ctx);
@@ -175,7 +179,7 @@ typedef struct altiserve_event {
 } altiserve_event;
 
 // Renders, tokenizes and queues on the caller's thread; returns as soon as the request is queued (its model may still have to be loaded).
-// E_INVALID: the prompt is empty, longer than the context, or the template refused it. E_BUSY: the queue is full. E_NOTFOUND: no such model.
+// E_INVALID: the prompt is empty, longer than the context, or the template refused it. E_BUSY: the queue is full (stats.retry_after_s). E_NOTFOUND: no such model.
 status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_request **out, error *err);
 // The next event; waits up to timeout_ms (0: does not wait; UINT32_MAX: for ever). EVENT_NONE on time-out. One thread at a time per request.
 // A request whose events are not taken is paused at a bound, holding only its pages.
@@ -226,6 +230,7 @@ typedef struct altiserve_stats {
     uint32_t running, waiting, loading;
     uint64_t pages_total, pages_free, pages_cached; // of all loaded models
     uint64_t memory_limit, memory_used;
+    uint32_t retry_after_s; // by the measured rate of service, what waits now will have begun by then
 } altiserve_stats;
 void altiserve_get_stats(altiserve *a, altiserve_stats *out);
 const char *altiserve_version(void);

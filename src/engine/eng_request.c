@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #include "base/mem.h"
 
@@ -119,6 +121,9 @@ static status fill(altiserve_request *r, const altiserve_generate *g, error *err
     r->top = g->logprobs;
     r->notify = g->notify;
     r->notify_ctx = g->notify_ctx;
+    r->priority = g->priority;
+    r->weight = g->client_weight;
+    r->salt = g->cache_salt && *g->cache_salt ? XXH3_64bits(g->cache_salt, strlen(g->cache_salt)) : 0;
     if (r->n > ENG_MAX_CHOICES) return error_set(err, E_INVALID, "n must be from 1 to %d", ENG_MAX_CHOICES);
     if (r->top < -1 || r->top > ENG_MAX_LOGPROBS) return error_set(err, E_INVALID, "logprobs must be from 0 to %d", ENG_MAX_LOGPROBS);
     if (g->n_stop > ENG_MAX_STOPS) return error_set(err, E_INVALID, "at most %d stop strings", ENG_MAX_STOPS);
@@ -161,7 +166,7 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     s = fill(r, what, err);
     if (s == OK) {
         atomic_store(&r->refs, 2);
-        s = eng_sched_submit(a->sched, r, err);
+        s = eng_sched_submit(a->sched, r, what->client, what->client_name, err);
         if (s != OK) atomic_store(&r->refs, 1);
     }
     if (s != OK) {

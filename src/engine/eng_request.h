@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/eng_clients.h"
 #include "engine/eng_sched.h"
 #include "kv/kv.h"
 #include "sampling/sampling.h"
@@ -45,6 +46,7 @@ typedef struct eng_choice {
     altiserve_logprob *logprobs; // of the pending outputs
     size_t     n_logprobs, cap_logprobs;
     int32_t    row, n_rows;     // of the step under way
+    bool       passed;          // it was asked already whether it takes part in the step
     int32_t    wanted;          // index of its logits in the step, or -1
 } eng_choice;
 
@@ -58,6 +60,10 @@ struct altiserve_request {
     int32_t    *prompt;
     size_t      n_prompt;
     uint32_t    n, max_tokens;
+    int64_t     priority;
+    eng_client *client;         // of the scheduler's table; a reference from submit to end
+    double      weight, due;    // due: seconds, as pol_deadline has it; set when its choices enter the queue
+    uint64_t    salt;
     bool        ignore_eos;
     int         top;            // logprobs asked for: -1 none
     samp_params params;
@@ -71,6 +77,7 @@ struct altiserve_request {
     eng_choice *choices;
     uint32_t    live;           // choices that are not done
     bool        queued;         // counted among the waiting
+    bool        entered;        // counted as active with its client
     bool        begun;          // EVENT_STARTED is out
     int64_t     started, first; // monotonic microseconds
     uint32_t    cached;         // prompt tokens found computed
@@ -108,5 +115,5 @@ status eng_choice_draw(eng_choice *c, samp_scratch *scratch, const float *logits
 // Sends what is held, then the finish.
 status eng_choice_finish(eng_choice *c, altiserve_finish finish, error *err);
 
-// eng_sched.c: takes a filled request into the queue. E_BUSY when it is full or the engine stops.
-status eng_sched_submit(eng_sched *s, altiserve_request *r, error *err);
+// eng_sched.c: takes a filled request of that client (and its name in metrics) into the queue. E_BUSY when it is full or the engine stops.
+status eng_sched_submit(eng_sched *s, altiserve_request *r, const char *client, const char *name, error *err);

@@ -36,6 +36,9 @@ struct eng_sched {
     job        *jobs;
     uint64_t    order;
     uint32_t    live, queued; // requests not ended; of them, those that have not started
+    eng_clients clients;
+    int64_t     last_start;   // microseconds; 0: the queue has been empty since
+    double      start_interval; // seconds between starts while requests wait: a moving average
     eng_served *served;       // all models that have scheduler state
 
     altiserve_request *all;   // engine thread
@@ -68,12 +71,20 @@ void eng_sched_wake(void *sched) {
     pthread_mutex_unlock(&s->lock);
 }
 
-status eng_sched_submit(eng_sched *s, altiserve_request *r, error *err) {
+status eng_sched_submit(eng_sched *s, altiserve_request *r, const char *client, const char *name, error *err) {
     status st = OK;
     pthread_mutex_lock(&s->lock);
     if (s->draining || !s->started) st = error_set(err, E_BUSY, "the server is stopping");
-    else if (s->queued >= (uint32_t)s->o.queue) st = error_set(err, E_BUSY, "%u requests are waiting already, as many as the queue holds: try again later", s->queued);
     if (st == OK) {
+        eng_client *c = eng_client_find(&s->clients, client, name);
+        if (!pol_admits(s->queued, c->waiting, (uint32_t)s->o.queue)) {
+            c->refs--;
+            st = error_set(err, E_BUSY, "%u requests are waiting already (%u of this client), and the queue holds %d: try again in %u s", s->queued, c->waiting, s->o.queue,
+                           pol_retry_after(s->queued, s->start_interval));
+        } else r->client = c;
+    }
+    if (st == OK) {
+        r->client->waiting++;
         r->order = s->order++;
         r->queued = true;
         s->queued++;
@@ -139,6 +150,7 @@ void eng_sched_destroy(eng_sched *s) {
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->wake);
     pthread_cond_destroy(&s->quiet);
+    eng_clients_free(&s->clients);
     samp_scratch_free(&s->scratch);
     mem_free(s);
 }
@@ -146,6 +158,7 @@ void eng_sched_destroy(eng_sched *s) {
 void eng_sched_stats(eng_sched *s, altiserve_stats *out) {
     pthread_mutex_lock(&s->lock);
     out->waiting = s->queued;
+    out->retry_after_s = pol_retry_after(s->queued, s->start_interval);
     for (eng_served *v = s->served; v; v = v->next) {
         out->running += (uint32_t)atomic_load(&v->running_now);
         out->pages_total += atomic_load(&v->pages_total);
@@ -192,8 +205,15 @@ static status served_of(eng_sched *s, eng_model *m, eng_served **out, error *err
 static void unqueue(eng_sched *s, altiserve_request *r) {
     if (!r->queued) return;
     r->queued = false;
+    int64_t now = eng_now_us();
     pthread_mutex_lock(&s->lock);
     s->queued--;
+    r->client->waiting--;
+    if (s->last_start) {
+        double interval = (double)(now - s->last_start) / 1e6;
+        s->start_interval = s->start_interval > 0 ? .9 * s->start_interval + .1 * interval : interval;
+    }
+    s->last_start = s->queued ? now : 0;
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -208,11 +228,14 @@ static void end_request(eng_sched *s, altiserve_request *r, altiserve_finish how
     if (r->next) r->next->prev = r->prev;
     unqueue(s, r);
     r->model = NULL;
+    eng_client *client = r->client;
+    if (r->entered) pol_client_leave(&client->fair);
     eng_request_usage_set(r, 0);
     eng_request_end(r, how, err);
     eng_model_release(m);
     pthread_mutex_lock(&s->lock);
     s->live--;
+    client->refs--;
     pthread_cond_broadcast(&s->quiet);
     pthread_mutex_unlock(&s->lock);
 }
@@ -340,6 +363,10 @@ static void *engine_main(void *arg) {
         s->inbox = NULL;
         s->inbox_tail = &s->inbox;
         bool stop = s->stop, cut = s->cut, jobs = s->jobs != NULL;
+        for (altiserve_request *r = fresh; r; r = r->next) {
+            eng_client_enter(&s->clients, r->client, r->weight);
+            r->entered = true;
+        }
         pthread_mutex_unlock(&s->lock);
         for (altiserve_request *next; fresh; fresh = next) {
             next = fresh->next;

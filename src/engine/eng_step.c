@@ -1,8 +1,10 @@
-// Owns what a step computes: running streams first (one row each), then chunks of prompts by age, then newcomers while pages last.
+// Owns what a step computes: running streams first (one row each), then chunks of prompts, then newcomers while pages last; how many rows and in
+// whose order is eng_policy's to say.
 //
-// Invariants: running and waiting are in order of age; a waiting choice holds no pages; at most `parallel` choices run; a choice is preempted only for
-// an older one and never while it is in the step under way, so the oldest always finishes. A preempted choice keeps its tokens
-// and sampler and is computed again (from the prefix cache where its pages are still there).
+// Invariants: running and waiting are in order of age (priority, then arrival); a waiting choice holds no pages; at most `parallel` choices run. For want
+// of pages a choice is preempted only for an older one, and never while it is in the step under way; for want of a place also for a client that runs
+// nothing, but never the oldest: so the oldest always finishes. A preempted choice keeps its tokens and sampler and is computed again (from
+// the prefix cache where its pages are still there).
 #include "engine/eng_step.h"
 
 #include <string.h>
@@ -10,10 +12,8 @@
 #include "base/mem.h"
 #include "obs/obs.h"
 
-enum { LEAST_CHUNK = 32 };
-#define CHUNK_OF_DECODE 1.5 // beside running streams, prompts may take so many times what a step of the streams takes
-
 static bool older(const eng_choice *a, const eng_choice *b) {
+    if (a->r->priority != b->r->priority) return a->r->priority < b->r->priority;
     return a->r->order != b->r->order ? a->r->order < b->r->order : a->index < b->index;
 }
 
@@ -43,11 +43,15 @@ static void to_running(eng_served *v, eng_choice *c) {
     c->phase = CHOICE_RUNNING;
     insert(&v->running, c);
     v->n_running++;
+    c->r->client->running++;
 }
 
 static void leave(eng_served *v, eng_choice *c) {
     if (v->blocked == c) v->blocked = NULL;
-    if (c->phase == CHOICE_RUNNING && take_out(&v->running, c)) v->n_running--;
+    if (c->phase == CHOICE_RUNNING && take_out(&v->running, c)) {
+        v->n_running--;
+        c->r->client->running--;
+    }
     if (c->phase == CHOICE_WAITING && take_out(&v->waiting, c)) v->n_waiting--;
     kv_seq_free(c->kv);
     c->kv = NULL;
@@ -153,6 +157,7 @@ void eng_served_add(eng_served *v, altiserve_request *r) {
         return;
     }
     r->live = r->n;
+    r->due = pol_deadline((double)r->arrived / 1e3, (double)r->n_prompt, pol_cost_row(&v->cost));
     to_waiting(v, &r->choices[0]);
 }
 
@@ -162,6 +167,34 @@ static void preempt(eng_served *v, eng_choice *c) {
     leave(v, c);
     to_waiting(v, c);
     obs_count(OBS_PREEMPTIONS, v->m->file->id, NULL, 1);
+}
+
+static pol_item item_of(const eng_choice *c) {
+    return (pol_item){.client = &c->r->client->fair, .priority = c->r->priority, .deadline = c->r->due, .order = c->r->order};
+}
+
+// Which of the list the policy serves next, among those that may be.
+static eng_choice *next_of(eng_choice *list, bool (*may)(const eng_choice *)) {
+    eng_choice *best = NULL;
+    pol_item first = {0};
+    for (eng_choice *c = list; c; c = c->next) {
+        if (may && !may(c)) continue;
+        pol_item item = item_of(c);
+        if (!best || pol_before(&item, &first)) best = c, first = item;
+    }
+    return best;
+}
+
+// Nobody is free to run: the youngest whom the next that waits may displace goes back to waiting. One a step.
+static void make_way(eng_served *v) {
+    eng_choice *next = v->n_running < v->parallel ? NULL : next_of(v->waiting, NULL), *victim = NULL;
+    if (!next) return;
+    pol_item waiting = item_of(next);
+    for (eng_choice *c = v->running ? v->running->next : NULL; c; c = c->next) { // all but the oldest
+        pol_item item = item_of(c);
+        if (pol_displaces(&waiting, next->r->client->running, &item, c->r->client->running)) victim = c;
+    }
+    if (victim) preempt(v, victim);
 }
 
 // The youngest running choice that is younger than c and not in the step.
@@ -208,12 +241,14 @@ static void note_start(altiserve_request *r, size_t cached) {
     eng_request_push(r, &ev); // for want of memory it is left out: the text that follows says as much
 }
 
-// Starts the oldest that waits, when its prompt and one page are to be had. False: nobody waits or it must go on waiting.
+// Starts the next that waits, when its prompt and one page are to be had. NULL: nobody waits or it must go on waiting.
 static eng_choice *admit(eng_served *v) {
-    eng_choice *c = v->waiting;
+    if (!v->waiting || v->n_running >= v->parallel) return NULL;
+    eng_choice *c = next_of(v->waiting, NULL);
     error err = {0};
-    if (!c || v->n_running >= v->parallel) return NULL;
-    if (kv_seq_create(v->pool, &v->key, &c->kv, &err) != OK) {
+    kv_key key = v->key;
+    key.salt = c->r->salt;
+    if (kv_seq_create(v->pool, &key, &c->kv, &err) != OK) {
         fail(v, c->r, &err);
         return NULL;
     }
@@ -233,8 +268,14 @@ static eng_choice *admit(eng_served *v) {
 
 // ---- the step ------------------------------------------------------------------------------------
 
+static bool is_stream(const eng_choice *c) { return c->n_out && kv_seq_len(c->kv) + 1 == c->n_tokens; }
+
 static void add_rows(eng_served *v, eng_choice *c, size_t n) {
     size_t at = kv_seq_len(c->kv);
+    if (is_stream(c)) v->load.streams++;
+    else v->load.rows += (double)n;
+    v->load.pairs += (double)n * ((double)at + (double)(n + 1) / 2);
+    pol_client_charge(&c->r->client->fair, (double)n);
     c->row = v->n_rows;
     c->n_rows = (int32_t)n;
     c->wanted = -1;
@@ -281,8 +322,6 @@ static void add_chunk(eng_served *v, eng_choice *c, int32_t *budget) {
     *budget -= (int32_t)n;
 }
 
-static bool is_stream(const eng_choice *c) { return c->n_out && kv_seq_len(c->kv) + 1 == c->n_tokens; }
-
 static void add_streams(eng_served *v) {
     for (eng_choice *c = v->running, *next; c; c = next) {
         next = c->next;
@@ -293,35 +332,37 @@ static void add_streams(eng_served *v) {
     }
 }
 
+static bool reads_prompt(const eng_choice *c) { return !c->n_rows && !c->passed && !is_stream(c); }
+
+// Rows that prompts may have in this step.
 static int32_t prompt_budget(const eng_served *v) {
-    int32_t left = v->m->max_rows - v->n_rows;
-    if (!v->n_rows || v->row_s <= 0 || v->decode_s <= 0) return left;
-    double rows = CHUNK_OF_DECODE * v->decode_s / v->row_s;
-    int32_t n = rows > left ? left : (int32_t)rows;
-    if (n < LEAST_CHUNK) n = LEAST_CHUNK < left ? LEAST_CHUNK : left;
-    return n;
+    int32_t prompts = v->n_waiting < v->parallel - v->n_running ? v->n_waiting : v->parallel - v->n_running;
+    const eng_choice *first = next_of(v->running, reads_prompt);
+    for (const eng_choice *c = v->running; c; c = c->next) prompts += !is_stream(c);
+    return pol_prompt_rows(&v->cost, &v->load, prompts, first ? (double)kv_seq_len(first->kv) : 0, v->m->max_rows - v->n_rows);
 }
 
 static void compose(eng_served *v) {
     v->n_rows = v->n_wanted = v->n_seqs = 0;
-    for (eng_choice *c = v->running; c; c = c->next) c->n_rows = 0;
+    v->load = (pol_step){0};
+    make_way(v);
+    for (eng_choice *c = v->running; c; c = c->next) c->n_rows = 0, c->passed = false;
     if (v->blocked) { // before the streams take the pages again
         eng_choice *c = v->blocked;
-        int32_t rows = LEAST_CHUNK;
+        int32_t rows = KV_PAGE;
         v->blocked = NULL;
         if (!is_stream(c)) add_chunk(v, c, &rows);
     }
     add_streams(v);
     int32_t budget = prompt_budget(v);
-    for (eng_choice *c = v->running, *next; c && budget > 0; c = next) {
-        next = c->next;
-        if (c->n_rows || is_stream(c)) continue;
+    for (eng_choice *c; budget > 0 && (c = next_of(v->running, reads_prompt));) {
+        c->passed = true;
         add_chunk(v, c, &budget);
-        next = c->phase == CHOICE_RUNNING ? c->next : v->running;
     }
     while (budget > 0) {
         eng_choice *c = admit(v);
         if (!c) break;
+        c->passed = true;
         add_chunk(v, c, &budget);
         if (!c->n_rows && c->phase == CHOICE_RUNNING && v->blocked == c) break;
     }
@@ -385,19 +426,12 @@ static void harvest(eng_served *v, samp_scratch *scratch) {
     for (eng_choice *c = v->running; c; c = c->next) c->n_rows = 0;
 }
 
-static void average(double *to, double value) { *to = *to > 0 ? *to * 0.8 + value * 0.2 : value; }
-
-static void measure(eng_served *v, double seconds, int32_t streams) {
+static void measure(eng_served *v, double seconds) {
     const char *id = v->m->file->id;
-    int32_t prompt_rows = v->n_rows - streams;
+    pol_cost_note(&v->cost, &v->load, seconds);
     obs_count(OBS_STEPS, id, NULL, 1);
     obs_observe(OBS_STEP_SECONDS, id, NULL, seconds);
     obs_observe(OBS_STEP_ROWS, id, NULL, v->n_rows);
-    if (!prompt_rows) average(&v->decode_s, seconds);
-    else if (prompt_rows >= LEAST_CHUNK) {
-        double rest = streams ? seconds - v->decode_s : seconds;
-        if (rest > 0) average(&v->row_s, rest / prompt_rows);
-    }
 }
 
 bool eng_served_step(eng_served *v, samp_scratch *scratch) {
@@ -407,13 +441,11 @@ bool eng_served_step(eng_served *v, samp_scratch *scratch) {
         publish(v);
         return false;
     }
-    int32_t streams = 0;
-    for (int32_t i = 0; i < v->n_seqs; i++) streams += v->of[i]->n_rows == 1;
     error err = {0};
     int64_t begin = eng_now_us();
     if (compute(v, &err) == OK) {
-        measure(v, (double)(eng_now_us() - begin) / 1e6, streams);
         harvest(v, scratch);
+        measure(v, (double)(eng_now_us() - begin) / 1e6);
     } else {
         obs_log(OBS_ERROR, "%s: a step failed: %s", v->m->file->id, err.text);
         for (int32_t i = 0; i < v->n_seqs; i++)

@@ -13,7 +13,8 @@ typedef struct eng_served {
     eng_choice *waiting, *running; // by age
     int32_t     n_waiting, n_running;
     eng_choice *blocked;        // an older prompt that younger streams left no pages: they give way at the next step
-    double      decode_s, row_s; // moving averages: a step of single rows; a row of a prompt
+    pol_cost    cost;
+    pol_step    load;           // of the step under way
     // The step under way: max_rows entries each.
     int32_t    *tokens, *positions, *wanted;
     dev_seq    *seqs;

@@ -1,0 +1,107 @@
+// Owns the decisions of the scheduler: cost of a step, rows beside streams, who is next, who must wait outside. See eng_policy.h.
+#include "engine/eng_policy.h"
+
+#include <math.h>
+
+#define FADE .98 // of a step's weight, a step later
+
+static const double unit[POL_TERMS] = {1, 8, 64, 65536}; // so that the terms are of one size
+
+static void terms_of(const pol_step *s, double x[POL_TERMS]) {
+    x[0] = 1;
+    x[1] = s->streams / unit[1];
+    x[2] = s->rows / unit[2];
+    x[3] = s->pairs / unit[3];
+}
+
+double pol_cost_of(const pol_cost *c, const pol_step *s) {
+    double x[POL_TERMS], sum = 0;
+    terms_of(s, x);
+    for (int i = 0; i < POL_TERMS; i++) sum += c->term[i] * x[i];
+    return sum;
+}
+
+double pol_cost_row(const pol_cost *c) { return c->term[2] / unit[2]; }
+
+// One step in the normal equations, then a few sweeps of coordinate descent from where the last fit stood. What the steps of late do not tell
+// apart stays as it is: the ridge holds each term to its last value.
+void pol_cost_note(pol_cost *c, const pol_step *s, double seconds) {
+    double x[POL_TERMS], expected = pol_cost_of(c, s);
+    if (!(seconds > 0) || !isfinite(seconds)) return;
+    if (c->steps > 16 && seconds > 3 * expected) seconds = 3 * expected; // something else took the processors
+    terms_of(s, x);
+    double weight = 1 / (seconds * seconds); // relative errors count
+    for (int i = 0; i < POL_TERMS; i++) {
+        c->b[i] = FADE * c->b[i] + weight * x[i] * seconds;
+        for (int j = 0; j < POL_TERMS; j++) c->a[i][j] = FADE * c->a[i][j] + weight * x[i] * x[j];
+    }
+    if (!c->steps++) { // one step says nothing about its parts: all of it is its rows'
+        double rows = s->streams + s->rows;
+        if (rows > 0) c->term[1] = seconds / rows * unit[1], c->term[2] = seconds / rows * unit[2];
+        return;
+    }
+    double last[POL_TERMS];
+    for (int i = 0; i < POL_TERMS; i++) last[i] = c->term[i];
+    for (int sweep = 0; sweep < 24; sweep++)
+        for (int i = 0; i < POL_TERMS; i++) {
+            double ridge = 1e-3 * c->a[i][i] + 1e-9, sum = c->b[i] + ridge * last[i];
+            for (int j = 0; j < POL_TERMS; j++)
+                if (j != i) sum -= c->a[i][j] * c->term[j];
+            c->term[i] = fmax(0, sum / (c->a[i][i] + ridge));
+        }
+}
+
+int32_t pol_prompt_rows(const pol_cost *c, const pol_step *streams, int32_t waiting, double depth, int32_t most) {
+    if (most <= 0 || waiting <= 0) return 0;
+    double row = pol_cost_row(c) + c->term[3] / unit[3] * depth;
+    if (!c->steps || row <= 0) return streams->streams > 0 && most > 4 * POL_LEAST_ROWS ? 4 * POL_LEAST_ROWS : most;
+    double alone = pol_cost_of(c, streams), room = POL_STEP_LIMIT - alone;
+    if (streams->streams > 0) {
+        double beside = POL_BESIDE * alone * waiting;
+        if (room < alone / 2) room = alone / 2; // many streams: a step of theirs alone is long
+        if (waiting == 1 || room > beside) room = beside;
+    }
+    double rows = room / row;
+    int32_t least = most < POL_LEAST_ROWS ? most : POL_LEAST_ROWS;
+    return rows >= most ? most : rows < least ? least : (int32_t)rows;
+}
+
+// ---- fairness
+
+void pol_client_enter(pol_client *c, double *clock) {
+    if (!c->active++ && c->work < *clock) c->work = *clock;
+}
+
+void pol_client_leave(pol_client *c) {
+    if (c->active) c->active--;
+}
+
+void pol_client_charge(pol_client *c, double tokens) { c->work += tokens / c->weight; }
+
+double pol_deadline(double arrived, double prompt_tokens, double row_s) { return arrived + POL_SLACK * prompt_tokens * (row_s > 0 ? row_s : 1e-3); }
+
+bool pol_before(const pol_item *a, const pol_item *b) {
+    if (a->priority != b->priority) return a->priority < b->priority;
+    double x = floor(a->client->work / POL_QUANTUM), y = floor(b->client->work / POL_QUANTUM);
+    if (a->client != b->client && x != y) return x < y;
+    if (a->deadline != b->deadline) return a->deadline < b->deadline;
+    return a->order < b->order;
+}
+
+bool pol_displaces(const pol_item *w, uint32_t w_runs, const pol_item *r, uint32_t r_runs) {
+    if (w->priority != r->priority) return w->priority < r->priority;
+    return w->client != r->client && !w_runs && r_runs > 1 && r->client->work > w->client->work + POL_QUANTUM;
+}
+
+// ---- the queue
+
+bool pol_admits(uint32_t waiting, uint32_t of_client, uint32_t limit) {
+    uint32_t spare = limit / 8;
+    if (waiting >= limit) return false;
+    return waiting < limit - spare || of_client < spare;
+}
+
+uint32_t pol_retry_after(uint32_t waiting, double start_interval_s) {
+    double s = ceil(waiting * start_interval_s);
+    return s >= 600 ? 600 : s >= 1 ? (uint32_t)s : 1;
+}

@@ -1,0 +1,69 @@
+// engine/eng_policy: what the scheduler decides, apart from what it does: no clocks, no memory, no threads. The engine and the simulation
+// (tests/engine/test_policy.c) share it.
+//
+// Cost of a step, fitted to measured steps (non-negative least squares of relative errors, old steps fade):
+//   seconds = base + per_stream * streams + per_row * prompt rows + per_pair * (query, key) pairs of attention.
+// Budget: streams come first; how many rows of prompts go beside them follows from that cost (pol_prompt_rows).
+// Order: priority (lower first, as vLLM has it), then the client that had least work for its weight (start-time fair queueing: Goyal, Vin, Cheng
+// 1996), in steps of POL_QUANTUM tokens so that short prompts are not interleaved for nothing, then the deadline: arrival + POL_SLACK times what
+// the prompt itself takes. So equal prompts are served in order of arrival, a short one overtakes a long one, and nobody is overtaken for ever:
+// a deadline stands still while those of later arrivals move on.
+// Threads: each structure belongs to one thread at a time.
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { POL_TERMS = 4, POL_QUANTUM = 1024, POL_LEAST_ROWS = 8, POL_SLACK = 2 };
+#define POL_BESIDE 1.4   // a waiting prompt may take so many times what the running streams take of a step,
+#define POL_STEP_LIMIT .5 // more waiting prompts as much each, up to a step of so many seconds
+
+// All zero: nothing is known yet.
+typedef struct pol_cost {
+    double a[POL_TERMS][POL_TERMS], b[POL_TERMS]; // normal equations
+    double term[POL_TERMS];                       // base, per 8 streams, per 64 rows, per 65,536 pairs
+    uint64_t steps;
+} pol_cost;
+
+typedef struct pol_step {
+    double streams, rows, pairs; // rows: of prompts; pairs: of all rows, the sum of their positions
+} pol_step;
+
+void   pol_cost_note(pol_cost *c, const pol_step *s, double seconds);
+double pol_cost_of(const pol_cost *c, const pol_step *s);
+double pol_cost_row(const pol_cost *c); // seconds of one row of a prompt at its start; 0 while nothing is known
+
+// Rows of prompts for a step that has `streams` (with their pairs) already. waiting: prompts that are not read yet; depth: the position of
+// the rows; most: what else the step can take. At least POL_LEAST_ROWS where so many fit: a prompt always goes on.
+int32_t pol_prompt_rows(const pol_cost *c, const pol_step *streams, int32_t waiting, double depth, int32_t most);
+
+// ---- fairness
+typedef struct pol_client {
+    double   work;    // tokens computed for it over its weight, lifted to the clock when it comes back: idling saves nothing up
+    double   weight;  // > 0
+    uint32_t active;  // its requests that are not ended
+} pol_client;
+
+// clock: the least work of active clients, which never goes back.
+void pol_client_enter(pol_client *c, double *clock);
+void pol_client_leave(pol_client *c);
+void pol_client_charge(pol_client *c, double tokens);
+
+typedef struct pol_item {
+    const pol_client *client;
+    int64_t  priority;
+    double   deadline; // seconds
+    uint64_t order;    // of arrival
+} pol_item;
+
+double pol_deadline(double arrived, double prompt_tokens, double row_s);
+// Whether a goes before b.
+bool   pol_before(const pol_item *a, const pol_item *b);
+// Whether a waiting item may take the place of a running one: it has higher priority; or its client runs nothing, and the other's client
+// runs several and is ahead of it. waiting_runs, running_runs: sequences of their clients that run.
+bool   pol_displaces(const pol_item *waiting, uint32_t waiting_runs, const pol_item *running, uint32_t running_runs);
+
+// ---- the queue
+// Whether a newcomer may wait: `limit` bounds all; the last eighth of it is for clients who have less than an eighth waiting.
+bool pol_admits(uint32_t waiting, uint32_t of_client, uint32_t limit);
+// Seconds until what waits now will have begun, by the measured time between starts: 1 to 600.
+uint32_t pol_retry_after(uint32_t waiting, double start_interval_s);

@@ -42,7 +42,7 @@ void pol_cost_note(pol_cost *c, const pol_step *s, double seconds) {
     }
     double last[POL_TERMS];
     for (int i = 0; i < POL_TERMS; i++) last[i] = c->term[i];
-    for (int sweep = 0; sweep < 24; sweep++)
+    for (int sweep = 0; sweep < 10; sweep++)
         for (int i = 0; i < POL_TERMS; i++) {
             double ridge = 1e-3 * c->a[i][i] + 1e-9, sum = c->b[i] + ridge * last[i];
             for (int j = 0; j < POL_TERMS; j++)
@@ -69,7 +69,7 @@ int32_t pol_prompt_rows(const pol_cost *c, const pol_step *streams, int32_t wait
 // ---- fairness
 
 void pol_client_enter(pol_client *c, double *clock) {
-    if (!c->active++ && c->work < *clock) c->work = *clock;
+    if (!c->active++ && c->work < *clock - POL_QUANTUM) c->work = *clock - POL_QUANTUM;
 }
 
 void pol_client_leave(pol_client *c) {

@@ -38,7 +38,7 @@ int32_t pol_prompt_rows(const pol_cost *c, const pol_step *streams, int32_t wait
 
 // ---- fairness
 typedef struct pol_client {
-    double   work;    // tokens computed for it over its weight, lifted to the clock when it comes back: idling saves nothing up
+    double   work;    // tokens computed for it over its weight; who comes back has at most a quantum saved up: work is lifted to clock - POL_QUANTUM
     double   weight;  // > 0
     uint32_t active;  // its requests that are not ended
 } pol_client;

@@ -59,6 +59,11 @@ typedef struct altiserve_model_info {
     uint32_t context_trained;
     uint32_t vocabulary, embedding, layers;
     bool     has_template;
+    bool     generates;      // it writes text
+    bool     embeds;         // it makes embeddings (altiserve_submit_embed): encoders do, and decoders by their last token
+    bool     ranks;          // it scores pairs of texts instead
+    bool     embedding_model; // this is what it is for: an encoder, or a decoder whose file says how it embeds
+    uint32_t embedding_width; // floats of an embedding, or scores of a pair
     uint64_t weight_bytes;   // memory that the weights take when loaded (0 until loaded)
 } altiserve_model_info;
 
@@ -154,6 +159,7 @@ typedef enum altiserve_event_kind {
     EVENT_NONE,    // nothing waits
     EVENT_STARTED, // the prompt is admitted; prompt_tokens is set
     EVENT_TEXT,    // text (whole UTF-8 characters), tokens, logprobs of one choice
+    EVENT_EMBEDDING, // the embedding or the scores
     EVENT_FINISH,  // one choice ended: finish
     EVENT_END      // all choices ended; error when finish is FINISH_ERROR. Nothing comes after it.
 } altiserve_event_kind;
@@ -173,6 +179,8 @@ typedef struct altiserve_event {
     size_t   n_tokens;
     const altiserve_logprob *logprobs; // n_tokens groups of 1 + k entries: the chosen one, then the top k; NULL if none were asked for
     int      top_logprobs;    // k
+    const float *embedding;   // EVENT_EMBEDDING
+    size_t   n_embedding;
     altiserve_finish finish;
     error    err;
     altiserve_usage usage;    // as of now
@@ -187,6 +195,32 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, a
 void   altiserve_cancel(altiserve_request *r); // its pages are free within a step; EVENT_END follows
 void   altiserve_request_free(altiserve_request *r); // cancels if needed; r may not be used afterwards
 altiserve_usage altiserve_request_usage(altiserve_request *r);
+
+// ---- embeddings and ranking ----------------------------------------------------------------------
+
+// What to embed: one of text and tokens; or text and pair, a query and a document, for a model that ranks. Everything is copied.
+typedef struct altiserve_embed {
+    const char    *model;
+    const char    *text;      // tokenized as the file says, with its special tokens; control tokens are parsed
+    size_t         text_len;
+    const char    *pair;      // with it, no control tokens are parsed in either
+    size_t         pair_len;
+    const int32_t *tokens;    // taken as they are
+    size_t         n_tokens;
+    bool           raw;       // an embedding is not brought to unit length (scores never are)
+    bool           truncate;  // a text longer than the context is cut; otherwise it is an error
+    const char    *client, *client_name; // these as altiserve_generate
+    double         client_weight;
+    int64_t        priority;
+    uint32_t       timeout_ms;
+    void (*notify)(void *ctx); // as altiserve_generate
+    void          *notify_ctx;
+} altiserve_embed;
+
+// Queues it; the request gives EVENT_STARTED, EVENT_EMBEDDING, EVENT_END. Errors as altiserve_submit; E_INVALID too when the model cannot do it.
+status altiserve_submit_embed(altiserve *a, const altiserve_embed *what, altiserve_request **out, error *err);
+// To unit length, in place; zeros stay zeros.
+void   altiserve_unit_length(float *x, size_t n);
 
 // All logits of a prompt, float32 [n][vocabulary], row by row through `row` (called on another thread, in order), for `altiserve logits` and `perplexity`.
 // chunk: prompt tokens a step (0: step_tokens).

@@ -1,4 +1,4 @@
-// generate, logits, perplexity, bench, inspect: one model, one job, then done. They print what the reference's tool prints.
+// generate, embed, logits, perplexity, bench, inspect: one model, one job, then done. They print what the reference's tool prints.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,6 +48,32 @@ int cmd_generate(const flags *f) {
     error err = {0};
     altiserve *a = NULL;
     if (cli_open(f, &a, &err) == OK) generate(a, f, &err);
+    altiserve_destroy(a);
+    return err.code ? cli_fail(&err) : 0;
+}
+
+static status embed(altiserve *a, const flags *f, error *err) {
+    int32_t *ids = NULL;
+    size_t n = 0;
+    const char *model = f->positional[0];
+    if (cli_load(a, model, err) != OK || cli_prompt(a, f, model, &ids, &n, err) != OK) return err->code;
+    altiserve_embed what = {.model = model, .tokens = ids, .n_tokens = n, .raw = f->number[FLAG_RAW] != 0};
+    altiserve_request *r = NULL;
+    status s = altiserve_submit_embed(a, &what, &r, err);
+    mem_free(ids);
+    if (s != OK) return s;
+    altiserve_event e;
+    while (altiserve_next(r, UINT32_MAX, &e) != EVENT_END)
+        for (size_t i = 0; i < e.n_embedding; i++) printf("%s%.9g%s", i ? " " : "", (double)e.embedding[i], i + 1 == e.n_embedding ? "\n" : "");
+    if (e.finish == FINISH_ERROR) *err = e.err;
+    altiserve_request_free(r);
+    return err->code;
+}
+
+int cmd_embed(const flags *f) {
+    error err = {0};
+    altiserve *a = NULL;
+    if (cli_open(f, &a, &err) == OK) embed(a, f, &err);
     altiserve_destroy(a);
     return err.code ? cli_fail(&err) : 0;
 }

@@ -8,6 +8,7 @@ int cmd_generate(const flags *f);
 int cmd_tokenize(const flags *f);
 int cmd_detokenize(const flags *f);
 int cmd_logits(const flags *f);
+int cmd_embed(const flags *f);
 int cmd_template(const flags *f);
 int cmd_bench(const flags *f);
 int cmd_perplexity(const flags *f);

@@ -39,8 +39,8 @@ static const flag_row table[FLAG_COUNT] = {
     [FLAG_DEVICE] = {"device", TEXT, CMD_COMPUTES, "NAME", 0, 0, 0, "cpu|cuda|metal", "where to compute (default cpu)"},
     [FLAG_CPU] = {"cpu", TEXT, CMD_COMPUTES, "TIER", 0, 0, 0, "ref|avx2|avx512|amx|neon", "force a tier of kernels (default: the best)"},
     [FLAG_DETERMINISTIC] = {"deterministic", SWITCH, CMD_COMPUTES, NULL, 0, 0, 1, NULL, "the same bits whatever else runs beside"},
-    [FLAG_TEXT] = {"text", TEXT, CMD_GENERATE | CMD_LOGITS, "TEXT", 0, 0, 0, NULL, "the prompt; BOS is added as the file says"},
-    [FLAG_TOKENS] = {"tokens", TEXT, CMD_GENERATE | CMD_LOGITS | CMD_DETOKENIZE, "\"1 2 3\"", 0, 0, 0, NULL, "the prompt as token ids"},
+    [FLAG_TEXT] = {"text", TEXT, CMD_GENERATE | CMD_LOGITS | CMD_EMBED, "TEXT", 0, 0, 0, NULL, "the prompt; BOS is added as the file says"},
+    [FLAG_TOKENS] = {"tokens", TEXT, CMD_GENERATE | CMD_LOGITS | CMD_EMBED | CMD_DETOKENIZE, "\"1 2 3\"", 0, 0, 0, NULL, "the prompt as token ids"},
     [FLAG_N] = {"n", INTEGER, CMD_GENERATE | CMD_RUN, "N", 0, 0, 16777216, NULL, "tokens to generate at most (generate: 64; run: no limit)"},
     [FLAG_IDS] = {"ids", SWITCH, CMD_GENERATE, NULL, 0, 0, 1, NULL, "print token ids"},
     [FLAG_IGNORE_EOS] = {"ignore-eos", SWITCH, CMD_GENERATE, NULL, 0, 0, 1, NULL, "go on past an ending token"},
@@ -65,6 +65,7 @@ static const flag_row table[FLAG_COUNT] = {
     [FLAG_JSON] = {"json", SWITCH, CMD_BENCH | CMD_INSPECT, NULL, 0, 0, 1, NULL, "print JSON"},
     [FLAG_PURE] = {"pure", SWITCH, CMD_QUANTIZE, NULL, 0, 0, 1, NULL, "every matrix in the same type, no mix"},
     [FLAG_IMATRIX] = {"imatrix", TEXT, CMD_QUANTIZE, "FILE", 0, 0, 0, NULL, "importance matrix (GGUF), or \"uniform\""},
+    [FLAG_RAW] = {"raw", SWITCH, CMD_EMBED, NULL, 0, 0, 1, NULL, "do not bring the embedding to unit length"},
     [FLAG_TENSORS] = {"tensors", TEXT, CMD_QUANTIZE, "TYPE", 0, 0, 0, NULL, "every matrix as this tensor type"},
 };
 

@@ -19,6 +19,7 @@ static const struct command {
     {"tokenize", CMD_TOKENIZE, cmd_tokenize, 1, 1, "MODEL", "text on stdin to token ids, a line a record"},
     {"detokenize", CMD_DETOKENIZE, cmd_detokenize, 1, 1, "MODEL", "token ids to text"},
     {"logits", CMD_LOGITS, cmd_logits, 1, 1, "MODEL", "the logits of every token of a prompt"},
+    {"embed", CMD_EMBED, cmd_embed, 1, 1, "MODEL", "the embedding of a text"},
     {"template", CMD_TEMPLATE, cmd_template, 1, 1, "MODEL|FILE.jinja", "the prompt text of a conversation"},
     {"bench", CMD_BENCH, cmd_bench, 1, 1, "MODEL", "measure prompt and generation speed"},
     {"perplexity", CMD_PERPLEXITY, cmd_perplexity, 1, 1, "MODEL", "perplexity over a text"},

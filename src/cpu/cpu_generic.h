@@ -350,7 +350,7 @@ static float soften(const attend_args *a, int32_t n, int32_t base, float *s, flo
     if (a->softcap > 0)
         for (int j = 0; j < KEYS; j++) s[j] = a->softcap * tanhf(s[j] / a->softcap);
     if (a->slope[n] != 0)
-        for (int j = 0; j < KEYS; j++) s[j] += a->slope[n] * (float)(base + j - a->own[n]);
+        for (int j = 0; j < KEYS; j++) s[j] -= a->slope[n] * fabsf((float)(base + j - a->own[n]));
     int32_t lo = a->low[n] - base, hi = a->high[n] - base;
     for (int j = 0; j < KEYS; j++)
         if (j < lo || j >= hi) s[j] = -INFINITY;

@@ -57,7 +57,7 @@ static bool build_phases(cpu_plan *c, const dev_plan *p)
         case DEV_OP_COMBINE: ok = add_item(c, CPU_ITEM_OP, at, true, p->regs[op->u.combine.dst].wanted); break;
         case DEV_OP_VECTOR: ok = add_item(c, CPU_ITEM_OP, at, true, p->regs[op->u.vector.dst].wanted); break;
         case DEV_OP_COPY: ok = add_item(c, CPU_ITEM_OP, at, true, p->regs[op->u.copy.dst].wanted); break;
-        case DEV_OP_SELECT: ok = add_item(c, CPU_ITEM_OP, at, true, true); break;
+        case DEV_OP_SELECT: case DEV_OP_POOL: ok = add_item(c, CPU_ITEM_OP, at, true, true); break;
         case DEV_OP_HIDDEN: c->hidden = op->u.hidden; break;
         case DEV_OP_SCAN: case DEV_OP_CONV: break; // refused by prepare
         }
@@ -86,6 +86,7 @@ static int op_regs(const dev_op *op, dev_reg r[16])
     case DEV_OP_VECTOR: r[n++] = op->u.vector.dst; r[n++] = op->u.vector.src; break;
     case DEV_OP_COPY: r[n++] = op->u.copy.dst; r[n++] = op->u.copy.src; break;
     case DEV_OP_SELECT: r[n++] = op->u.select.dst; r[n++] = op->u.select.src; break;
+    case DEV_OP_POOL: r[n++] = op->u.pool.dst; r[n++] = op->u.pool.src; break;
     case DEV_OP_OUTPUT: r[n++] = op->u.output.src; break;
     case DEV_OP_HIDDEN: r[n++] = op->u.hidden; break;
     default: break;

@@ -129,6 +129,25 @@ static void combine_row(const run *r, const dev_combine *o, int32_t row)
         for (int32_t i = 0; i < n; i++) dst[i] = o->softcap * tanhf(dst[i] / o->softcap);
 }
 
+// In double, in order of the rows: the sum is the same in every tier.
+static void pool_row(const run *r, const dev_pool *o, int32_t row)
+{
+    const int32_t *row_seq = (const int32_t *)(r->c->scratch + r->c->row_seq_at);
+    const dev_seq *s = &r->c->step->seqs[row_seq[r->c->step->wanted[row]]];
+    float *dst = row_of(r->p, o->dst, row);
+    int32_t width = r->p->regs[o->dst].width;
+    enum { BLOCK_COLUMNS = 64 };
+    for (int32_t at = 0; at < width; at += BLOCK_COLUMNS) {
+        int32_t n = width - at < BLOCK_COLUMNS ? width - at : BLOCK_COLUMNS;
+        double sum[BLOCK_COLUMNS] = {0};
+        for (int32_t i = 0; i < s->n_rows; i++) {
+            const float *src = row_of(r->p, o->src, s->first_row + i) + at;
+            for (int32_t j = 0; j < n; j++) sum[j] += src[j];
+        }
+        for (int32_t j = 0; j < n; j++) dst[at + j] = (float)(sum[j] / s->n_rows);
+    }
+}
+
 static void run_row_op(const run *r, int32_t index, int32_t row)
 {
     const dev_op *op = &r->p->ops[index];
@@ -151,6 +170,7 @@ static void run_row_op(const run *r, int32_t index, int32_t row)
         break;
     }
     case DEV_OP_SELECT: memcpy(row_of(r->p, op->u.select.dst, row), row_of(r->p, op->u.select.src, r->c->step->wanted[row]), (size_t)r->p->regs[op->u.select.dst].width * sizeof(float)); break;
+    case DEV_OP_POOL: pool_row(r, &op->u.pool, row); break;
     default: break;
     }
 }

@@ -73,7 +73,7 @@ typedef struct dev_group {
 
 typedef enum dev_op_kind {
     DEV_OP_EMBED, DEV_OP_NORM, DEV_OP_LINEAR, DEV_OP_ROPE, DEV_OP_ATTEND, DEV_OP_EXPERTS, DEV_OP_ACT, DEV_OP_COMBINE, DEV_OP_VECTOR,
-    DEV_OP_COPY, DEV_OP_SELECT, DEV_OP_OUTPUT, DEV_OP_HIDDEN, DEV_OP_SCAN, DEV_OP_CONV // the last two are kept for recurrent groups
+    DEV_OP_COPY, DEV_OP_SELECT, DEV_OP_POOL, DEV_OP_OUTPUT, DEV_OP_HIDDEN, DEV_OP_SCAN, DEV_OP_CONV // the last two are kept for recurrent groups
 } dev_op_kind;
 
 typedef enum dev_norm_kind { DEV_NORM_RMS, DEV_NORM_LAYER, DEV_NORM_L2 } dev_norm_kind;
@@ -146,8 +146,8 @@ typedef struct dev_rope {
 } dev_rope;
 
 // Writes the rows' keys and values into the sequence's pages, then for each row attends to the keys at cache index j with
-// j <= the row's own (all of the sequence's when !causal) and j > own - window when window > 0.
-// score = softcap(scale * q.k) + slope_h * (j - own); weights = softmax over the keys (and sinks[h] when given).
+// j <= the row's own (all of the sequence's when bidirectional) and j > own - window when window > 0 (|j - own| <= window / 2 when bidirectional).
+// score = softcap(scale * q.k) - slope_h * |j - own|; weights = softmax over the keys (and sinks[h] when given).
 // k and v may both be DEV_NONE: an earlier layer of the group wrote them. Head h uses key head h / (n_head / n_kv).
 typedef struct dev_attend {
     dev_reg dst, q, k, v; // widths n_head * head_v, n_head * head_k, n_kv * head_k, n_kv * head_v
@@ -199,6 +199,9 @@ typedef struct dev_copy { dev_reg dst, src; int32_t n, width, src_first, src_str
 // dst (a wanted register) = the rows of src (all rows) whose logits are wanted. Use before the last feed-forward.
 typedef struct dev_select { dev_reg dst, src; } dev_select;
 
+// dst (a wanted register) = for each wanted row the mean of src (all rows) over the rows that the step brings of its sequence.
+typedef struct dev_pool { dev_reg dst, src; } dev_pool;
+
 // Logits of the wanted rows: softcap(scale * (w src) + bias). src may be of either kind.
 typedef struct dev_output { dev_reg src; const dev_tensor *weight, *bias; float scale, softcap; } dev_output;
 
@@ -216,6 +219,7 @@ typedef struct dev_op {
         dev_vector   vector;
         dev_copy     copy;
         dev_select   select;
+        dev_pool     pool;
         dev_output   output;
         dev_reg      hidden; // its rows can be read with dev_hidden after a step
     } u;
@@ -263,6 +267,7 @@ void dev_op_combine(dev_plan *p, dev_combine op);
 void dev_op_vector(dev_plan *p, dev_vector op);
 void dev_op_copy(dev_plan *p, dev_copy op);
 void dev_op_select(dev_plan *p, dev_select op);
+void dev_op_pool(dev_plan *p, dev_pool op);
 void dev_op_output(dev_plan *p, dev_output op);
 void dev_op_hidden(dev_plan *p, dev_reg reg);
 // Shorthands for the usual forms.

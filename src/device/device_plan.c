@@ -248,11 +248,23 @@ void dev_op_copy(dev_plan *p, dev_copy op)
     push(p, DEV_OP_COPY)->u.copy = op;
 }
 
+// Both give a row for each wanted one.
+static void to_wanted(dev_plan *p, dev_reg dst, dev_reg src)
+{
+    if (reg_ok(p, dst) && reg_ok(p, src))
+        need(p, p->regs[dst].wanted && !p->regs[src].wanted && p->regs[dst].width == p->regs[src].width, "a selection needs a wanted register of the same width", dst, src);
+}
+
 void dev_op_select(dev_plan *p, dev_select op)
 {
-    if (reg_ok(p, op.dst) && reg_ok(p, op.src))
-        need(p, p->regs[op.dst].wanted && !p->regs[op.src].wanted && p->regs[op.dst].width == p->regs[op.src].width, "a selection needs a wanted register of the same width", op.dst, op.src);
+    to_wanted(p, op.dst, op.src);
     push(p, DEV_OP_SELECT)->u.select = op;
+}
+
+void dev_op_pool(dev_plan *p, dev_pool op)
+{
+    to_wanted(p, op.dst, op.src);
+    push(p, DEV_OP_POOL)->u.pool = op;
 }
 
 void dev_op_output(dev_plan *p, dev_output op)

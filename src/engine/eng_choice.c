@@ -13,7 +13,7 @@ status eng_choice_init(eng_choice *c, altiserve_request *r, uint32_t index, int3
     *c = (eng_choice){.r = r, .index = index, .phase = index ? CHOICE_FOLLOWING : CHOICE_WAITING, .wanted = -1};
     samp_params p = r->params;
     p.choice = index;
-    status s = samp_create(&p, n_vocab, &c->samp, err);
+    status s = r->embeds ? OK : samp_create(&p, n_vocab, &c->samp, err);
     if (s == OK) s = samp_stop_init(&c->stop, (const char *const *)r->stops, r->n_stops, err);
     if (s == OK && !mem_grow((void **)&c->tokens, &c->cap_tokens, r->n_prompt + 1, sizeof *c->tokens))
         s = error_set(err, E_NOMEM, "no memory for %zu tokens", r->n_prompt);
@@ -21,7 +21,7 @@ status eng_choice_init(eng_choice *c, altiserve_request *r, uint32_t index, int3
     memcpy(c->tokens, r->prompt, r->n_prompt * sizeof *c->tokens);
     c->n_tokens = r->n_prompt;
     tok_stream_init(&c->stream, r->file->tok, false, false);
-    for (size_t i = 0; i < r->n_prompt && s == OK; i++) s = samp_accept(c->samp, r->prompt[i], false, err);
+    for (size_t i = 0; i < r->n_prompt && s == OK && c->samp; i++) s = samp_accept(c->samp, r->prompt[i], false, err);
     return s;
 }
 

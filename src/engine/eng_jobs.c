@@ -90,8 +90,9 @@ static status check_tokens(const eng_model *m, const int32_t *tokens, size_t n, 
 static status logits_job(void *ctx, eng_model *m, error *err) {
     struct logits_job *j = ctx;
     const model_info *info = model_get_info(m->m);
+    if (!info->generates) return error_set(err, E_INVALID, "%s has no logits: it makes embeddings; see `altiserve embed`", m->file->id);
     size_t most = (size_t)(m->max_wanted < m->max_rows ? m->max_wanted : m->max_rows), chunk = j->chunk && j->chunk < most ? j->chunk : most;
-    if (!info->causal) {
+    if (info->whole) {
         if (j->n > most) return error_set(err, E_LIMIT, "this model reads a text as a whole: %zu tokens are more than a step of %zu", j->n, most);
         chunk = j->n;
     }
@@ -192,6 +193,7 @@ static status bench_job(void *ctx, eng_model *m, error *err) {
     struct bench_job *j = ctx;
     const altiserve_bench_spec *spec = &j->spec;
     uint32_t longest = (spec->prompt > spec->gen ? spec->prompt : spec->gen) + spec->depth, vocab = model_get_info(m->m)->n_vocab;
+    if (spec->gen && !model_get_info(m->m)->generates) return error_set(err, E_INVALID, "%s writes no text: measure it with --gen 0", m->file->id);
     if (longest > m->context) return error_set(err, E_INVALID, "%u tokens are more than the context of %u; see --context", longest, m->context);
     if ((int32_t)spec->parallel > m->max_wanted) return error_set(err, E_LIMIT, "%u sequences are more than the %d of a step", spec->parallel, m->max_wanted);
     job_kv kv;

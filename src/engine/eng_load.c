@@ -87,10 +87,12 @@ status eng_load_predict(const eng_file *f, const altiserve_options *o, uint64_t 
     if (s == OK) s = eng_file_open(f, &g, err);
     if (s == OK) s = eng_load_device(o, &dev, err);
     if (s == OK) s = model_predict(g, dev, &mo, out->rows, out->wanted, &out->model, err);
-    if (s == OK && !out->model.info.causal && out->rows < (int32_t)out->model.info.context) { // the whole sequence is one step
-        out->rows = (int32_t)out->model.info.context;
-        s = model_predict(g, dev, &mo, out->rows, out->wanted, &out->model, err);
-    }
+    bool whole = s == OK && out->model.info.whole && out->rows < (int32_t)out->model.info.context; // the whole sequence is one step
+    bool exact = s == OK && out->model.info.encoder && mo.kv_type == DEV_KV_AUTO; // keys live for one step: nothing is saved by rounding them
+    if (whole) out->rows = (int32_t)out->model.info.context;
+    if (exact) mo.kv_type = DEV_KV_F32;
+    if (whole || exact) s = model_predict(g, dev, &mo, out->rows, out->wanted, &out->model, err);
+    out->kv_type = mo.kv_type;
     gguf_close(g);
     dev_destroy(dev);
     if (s != OK) return s;
@@ -105,9 +107,8 @@ status eng_load_predict(const eng_file *f, const altiserve_options *o, uint64_t 
 
 static status build(eng_model *m, const altiserve_options *o, const eng_load_sizes *sizes, const eng_load_hooks *hooks, error *err) {
     gguf *g = NULL;
-    model_options mo = {.context = m->file->info.context, .progress = hooks->progress, .progress_ctx = hooks->ctx, .cancelled = hooks->cancelled};
-    status s = kv_type_of(o->kv_type, &mo.kv_type, err);
-    if (s == OK) s = eng_load_device(o, &m->dev, err);
+    model_options mo = {.context = m->file->info.context, .kv_type = sizes->kv_type, .progress = hooks->progress, .progress_ctx = hooks->ctx, .cancelled = hooks->cancelled};
+    status s = eng_load_device(o, &m->dev, err);
     if (s == OK) s = eng_file_open(m->file, &g, err);
     if (s == OK) s = model_load(g, m->dev, &mo, &m->m, err);
     gguf_close(g);

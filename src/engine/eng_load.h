@@ -7,6 +7,7 @@ typedef struct eng_load_sizes {
     model_sizes model;
     int32_t     rows, wanted;  // of a step, at most
     int32_t     n_pages[DEV_MAX_GROUPS];
+    dev_kv_type kv_type;
     uint64_t    kv;            // bytes of all pages
     uint64_t    bytes;         // weights + scratch + kv: what the ledger reserves
 } eng_load_sizes;

@@ -78,7 +78,15 @@ static status read_info(eng_file *f, const gguf *g, uint32_t context, error *err
     for (size_t i = 0; i < sizeof sampling / sizeof *sampling; i++) gguf_get_f32_or(g, sampling[i].key, *sampling[i].to, sampling[i].to, NULL);
     uint32_t n;
     if (gguf_get_u32(g, "general.sampling.top_k", &n, NULL) == OK && n < 1u << 30) f->defaults.top_k = (int)n;
-    return model_check(g, err);
+    model_info what;
+    status known = model_describe(g, &what, err);
+    if (known != OK) return known;
+    f->info.generates = what.generates;
+    f->info.ranks = what.pooling == MODEL_POOL_RANK;
+    f->info.embeds = !f->info.ranks;
+    f->info.embedding_model = what.encoder || what.pooled;
+    f->info.embedding_width = what.n_out;
+    return OK;
 }
 
 // What is known from the metadata. The file is listed whatever happens; info.state and info.error say how it is.
@@ -108,6 +116,7 @@ void eng_file_release(eng_file *f) {
     if (!f || atomic_fetch_sub(&f->refs, 1) != 1) return;
     tok_destroy(f->tok);
     chat_template_free(f->tmpl);
+    mem_free(f->rank_template);
     pthread_mutex_destroy(&f->text_lock);
     mem_free(f);
 }
@@ -132,11 +141,13 @@ static status make_text(eng_file *f, error *err) {
         error why = {0};
         if (chat_template_compile(source.ptr, source.len, &f->tmpl, &why) != OK) obs_log(OBS_WARN, "%s: chat template: %s", f->id, why.text);
         f->own_template = true;
-    } else if (s == OK) {
+    } else if (s == OK && f->info.generates) {
         const char *chatml = chat_default_template();
         s = chat_template_compile(chatml, strlen(chatml), &f->tmpl, err);
         obs_log(OBS_INFO, "%s: the file has no chat template; conversations are written as ChatML", f->id);
     }
+    if (s == OK && f->info.ranks && !f->rank_template && gguf_get_string(g, "tokenizer.chat_template.rerank", &source, NULL) == OK && source.len)
+        if (!(f->rank_template = mem_strndup(source.ptr, source.len))) s = error_set(err, E_NOMEM, "no memory for the ranking template of %s", f->id);
     if (s == OK) {
         special_text(f->tok, TOK_BOS, f->bos, sizeof f->bos);
         special_text(f->tok, TOK_EOS, f->eos, sizeof f->eos);

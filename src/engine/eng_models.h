@@ -33,6 +33,7 @@ typedef struct eng_file {
     bool           text_ready;
     tokenizer     *tok;
     chat_template *tmpl;
+    char          *rank_template;   // tokenizer.chat_template.rerank, or NULL
     bool           own_template;    // the file has one; otherwise it is ChatML
     char           bos[256], eos[256];
     // Under the models' lock.

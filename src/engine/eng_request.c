@@ -24,6 +24,7 @@ static void free_event(eng_event *e) {
     strbuf_free(&e->text);
     mem_free(e->tokens);
     mem_free(e->logprobs);
+    mem_free(e->embedding);
     mem_free(e);
 }
 
@@ -60,6 +61,14 @@ static status encode_chat(eng_file *f, const char *input, size_t len, tok_ids *o
     return s;
 }
 
+status eng_check_ids(const altiserve_request *r, error *err) {
+    int32_t vocab = tok_size(r->file->tok);
+    for (size_t i = 0; i < r->n_prompt; i++)
+        if (r->prompt[i] < 0 || (vocab && r->prompt[i] >= vocab))
+            return error_set(err, E_INVALID, "token %d (number %zu of the prompt) is not in the vocabulary of %d", r->prompt[i], i, vocab);
+    return OK;
+}
+
 static status take_prompt(altiserve_request *r, const altiserve_generate *g, error *err) {
     tok_ids ids = {0};
     status s = OK;
@@ -77,14 +86,10 @@ static status take_prompt(altiserve_request *r, const altiserve_generate *g, err
     r->n_prompt = ids.count;
     if (s != OK) return s;
     uint32_t context = r->file->info.context;
-    int32_t vocab = tok_size(r->file->tok);
     if (!r->n_prompt) return error_set(err, E_INVALID, "the prompt is empty");
     if (r->n_prompt >= context)
         return error_set(err, E_INVALID, "the prompt has %zu tokens; the context of %s is %u, and an answer needs at least one", r->n_prompt, r->file->id, context);
-    for (size_t i = 0; i < r->n_prompt; i++)
-        if (r->prompt[i] < 0 || (vocab && r->prompt[i] >= vocab))
-            return error_set(err, E_INVALID, "token %d (number %zu of the prompt) is not in the vocabulary of %d", r->prompt[i], i, vocab);
-    return OK;
+    return eng_check_ids(r, err);
 }
 
 // The request's own where given, else the file's, which has OpenAI's where it says nothing.
@@ -134,6 +139,8 @@ static status fill(altiserve_request *r, const altiserve_generate *g, error *err
         r->n_stops++;
     }
     status s = eng_file_servable(r->file, err);
+    if (s == OK && !r->file->info.generates)
+        s = error_set(err, E_INVALID, "%s writes no text: it is a model for %s", r->file->id, r->file->info.ranks ? "ranking (/v1/rerank)" : "embeddings (/v1/embeddings)");
     if (s == OK) s = eng_file_text(r->file, err);
     if (s == OK) s = take_sampling(r, g, err);
     if (s == OK) s = take_prompt(r, g, err);
@@ -141,15 +148,12 @@ static status fill(altiserve_request *r, const altiserve_generate *g, error *err
     return s;
 }
 
-status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_request **out, error *err) {
-    *out = NULL;
-    eng_file *f;
-    status s = eng_models_find(a->models, what->model, &f, err);
-    if (s != OK) return s;
+altiserve_request *eng_request_new(altiserve *a, eng_file *f, uint32_t timeout_ms, error *err) {
     altiserve_request *r = mem_calloc(1, sizeof *r);
     if (!r) {
         eng_file_release(f);
-        return error_set(err, E_NOMEM, "no memory for a request");
+        error_set(err, E_NOMEM, "no memory for a request");
+        return NULL;
     }
     atomic_store(&r->refs, 1);
     pthread_mutex_init(&r->lock, NULL);
@@ -162,11 +166,14 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     r->file = f;
     r->sched = a->sched;
     r->arrived = eng_now_ms();
-    r->deadline = what->timeout_ms ? r->arrived + what->timeout_ms : 0;
-    s = fill(r, what, err);
+    r->deadline = timeout_ms ? r->arrived + timeout_ms : 0;
+    return r;
+}
+
+status eng_request_submit(altiserve_request *r, status s, const char *client, const char *client_name, altiserve_request **out, error *err) {
     if (s == OK) {
         atomic_store(&r->refs, 2);
-        s = eng_sched_submit(a->sched, r, what->client, what->client_name, err);
+        s = eng_sched_submit(r->sched, r, client, client_name, err);
         if (s != OK) atomic_store(&r->refs, 1);
     }
     if (s != OK) {
@@ -175,6 +182,15 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     }
     *out = r;
     return OK;
+}
+
+status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_request **out, error *err) {
+    *out = NULL;
+    eng_file *f;
+    status s = eng_models_find(a->models, what->model, &f, err);
+    if (s != OK) return s;
+    altiserve_request *r = eng_request_new(a, f, what->timeout_ms, err);
+    return r ? eng_request_submit(r, fill(r, what, err), what->client, what->client_name, out, err) : E_NOMEM;
 }
 
 // ---- events --------------------------------------------------------------------------------------
@@ -200,6 +216,7 @@ bool eng_request_push(altiserve_request *r, const eng_event *ev) {
         strbuf_free(&drop.text);
         mem_free(drop.tokens);
         mem_free(drop.logprobs);
+        mem_free(drop.embedding);
         return false;
     }
     *e = *ev;
@@ -270,6 +287,8 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, a
         out->n_tokens = e->n_tokens;
         out->logprobs = e->logprobs;
         out->top_logprobs = e->top;
+        out->embedding = e->embedding;
+        out->n_embedding = e->n_embedding;
     } else if (r->ended) {
         r->current = NULL;
         out->kind = EVENT_END;

@@ -25,6 +25,8 @@ typedef struct eng_event {
     size_t   n_tokens;
     altiserve_logprob *logprobs; // bytes point into the vocabulary, which the request's file keeps
     int      top;
+    float   *embedding;
+    size_t   n_embedding;
 } eng_event;
 
 typedef enum eng_phase { CHOICE_WAITING, CHOICE_FOLLOWING, CHOICE_RUNNING, CHOICE_DONE } eng_phase;
@@ -65,6 +67,7 @@ struct altiserve_request {
     double      weight, due;    // due: seconds, as pol_deadline has it; set when its choices enter the queue
     uint64_t    salt;
     bool        ignore_eos;
+    bool        embeds, raw;    // wants the embedding of its prompt (eng_embed.c)
     int         top;            // logprobs asked for: -1 none
     samp_params params;
     samp_bias  *bias;
@@ -106,6 +109,16 @@ bool eng_request_push(altiserve_request *r, const eng_event *ev);
 void eng_request_end(altiserve_request *r, altiserve_finish finish, const error *err);
 void eng_request_usage_set(altiserve_request *r, uint32_t more_tokens); // and the times as of now
 void eng_request_release(altiserve_request *r);
+
+// ---- for submitting
+// A request for what the file stands for; takes over the reference to it (also on failure, when NULL is given back).
+altiserve_request *eng_request_new(altiserve *a, eng_file *f, uint32_t timeout_ms, error *err);
+// Queues it when `filled` is OK, and frees it otherwise; returns filled or why it could not be queued.
+status eng_request_submit(altiserve_request *r, status filled, const char *client, const char *client_name, altiserve_request **out, error *err);
+status eng_check_ids(const altiserve_request *r, error *err); // of the prompt, held to the vocabulary
+
+// eng_embed.c: makes the event of a choice whose prompt is computed; x: what the model gave for its wanted row.
+status eng_embed_push(eng_choice *c, const model_info *info, const float *x, error *err);
 
 // eng_choice.c: from token to text.
 status eng_choice_init(eng_choice *c, altiserve_request *r, uint32_t index, int32_t n_vocab, error *err);

@@ -107,7 +107,7 @@ status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, e
     v->m = m;
     v->sched = s;
     v->parallel = parallel < m->max_wanted ? parallel : m->max_wanted;
-    kv_config config = {.n_groups = m->plan->n_groups, .index = index && model_get_info(m->m)->causal, .copy = copy_page, .copy_ctx = v};
+    kv_config config = {.n_groups = m->plan->n_groups, .index = index && !model_get_info(m->m)->whole, .copy = copy_page, .copy_ctx = v};
     memcpy(config.groups, m->plan->groups, sizeof config.groups);
     memcpy(config.n_pages, m->n_pages, sizeof config.n_pages);
     size_t rows = (size_t)m->max_rows;
@@ -145,9 +145,10 @@ void eng_served_add(eng_served *v, altiserve_request *r) {
     error err = {0};
     status s = OK;
     r->live = 0;
-    if (r->n_prompt >= v->m->context)
+    size_t more = r->embeds ? 0 : 1; // an answer takes at least one token
+    if (r->n_prompt + more > v->m->context)
         s = error_set(&err, E_LIMIT, "the prompt has %zu tokens and memory allows a context of %u", r->n_prompt, v->m->context);
-    else if (!kv_fits(v->pool, r->n_prompt + 1))
+    else if (!kv_fits(v->pool, r->n_prompt + more))
         s = error_set(&err, E_LIMIT, "the prompt has %zu tokens, more than all KV pages hold", r->n_prompt);
     if (s == OK && !(r->choices = mem_calloc(r->n, sizeof *r->choices))) s = error_set(&err, E_NOMEM, "no memory for %u choices", r->n);
     for (uint32_t i = 0; s == OK && i < r->n; i++) s = eng_choice_init(&r->choices[i], r, i, v->m->plan->n_vocab, &err);
@@ -285,7 +286,8 @@ static void add_rows(eng_served *v, eng_choice *c, size_t n) {
     }
     if (at + n == c->n_tokens) {
         c->wanted = v->n_wanted;
-        v->wanted[v->n_wanted++] = v->n_rows - 1;
+        bool first = c->r->embeds && model_get_info(v->m->m)->first_row;
+        v->wanted[v->n_wanted++] = first ? c->row : v->n_rows - 1;
     }
     v->of[v->n_seqs++] = c;
 }
@@ -305,9 +307,10 @@ static bool computed_soon(const eng_served *v, const eng_choice *c, size_t at) {
 static void add_chunk(eng_served *v, eng_choice *c, int32_t *budget) {
     size_t before = kv_seq_len(c->kv), at = kv_seq_match(c->kv, c->tokens, c->n_tokens);
     if (at > before && !c->n_out) c->r->cached += (uint32_t)(at - before);
-    if (computed_soon(v, c, at)) return;
+    bool whole = model_get_info(v->m->m)->whole;
+    if (!whole && computed_soon(v, c, at)) return;
     size_t n = c->n_tokens - at;
-    if (!model_get_info(v->m->m)->causal) { // all of it at once, or not in this step
+    if (whole) { // all of it at once, or not in this step
         if (n > (size_t)(v->m->max_rows - v->n_rows)) return;
     } else if (n > (size_t)*budget) {
         n = (size_t)*budget;
@@ -411,6 +414,18 @@ static void release_followers(eng_served *v, eng_choice *first, const float *log
     }
 }
 
+static void give(eng_served *v, eng_choice *c) {
+    error err = {0};
+    altiserve_request *r = c->r;
+    if (!r->first) r->first = eng_now_us();
+    if (eng_embed_push(c, model_get_info(v->m->m), dev_hidden(v->m->plan, c->wanted), &err) != OK) {
+        fail(v, r, &err);
+        return;
+    }
+    r->outcome = FINISH_STOP;
+    done(v, c);
+}
+
 static void harvest(eng_served *v, samp_scratch *scratch) {
     for (int32_t i = 0; i < v->n_seqs; i++) {
         eng_choice *c = v->of[i];
@@ -419,6 +434,10 @@ static void harvest(eng_served *v, samp_scratch *scratch) {
     for (int32_t i = 0; i < v->n_seqs; i++) {
         eng_choice *c = v->of[i];
         if (c->phase != CHOICE_RUNNING || c->wanted < 0) continue; // failed with another choice of its request
+        if (c->r->embeds) {
+            give(v, c);
+            continue;
+        }
         const float *logits = dev_logits(v->m->plan, c->wanted);
         if (c->index == 0 && c->n_out == 0 && c->r->n > 1) release_followers(v, c, logits, scratch);
         if (c->phase == CHOICE_RUNNING) draw(v, c, logits, scratch);

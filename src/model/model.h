@@ -25,6 +25,15 @@ typedef struct model_options {
     bool      (*cancelled)(void *ctx); // asked between tensors; true ends the load with E_CANCELLED; may be NULL (ctx is progress_ctx)
 } model_options;
 
+// How one embedding is made of a sequence's rows, as the file's key pooling_type says. Without one: none.
+typedef enum model_pooling {
+    MODEL_POOL_NONE, // the last row stands for all
+    MODEL_POOL_MEAN,
+    MODEL_POOL_CLS,  // the first row
+    MODEL_POOL_LAST,
+    MODEL_POOL_RANK  // no embedding: a head gives scores of a pair of texts
+} model_pooling;
+
 typedef struct model_info {
     char            architecture[64];
     uint32_t        n_vocab, n_embd, n_layers, n_head, n_head_kv;
@@ -35,6 +44,14 @@ typedef struct model_info {
     uint64_t        weight_bytes;     // on the device
     uint64_t        file_bytes;       // of the imported tensors in the file
     dev_fingerprint fingerprint;      // of all weights and what is computed with them; 0 from model_predict
+    model_pooling   pooling;
+    bool            pooled;           // the file says how to pool
+    bool            generates;        // it has logits; false: an encoder, or a decoder made for embeddings
+    bool            encoder;          // its architecture is one of encoders
+    bool            first_row;        // the row to want for an embedding is the sequence's first; otherwise its last
+    bool            whole;            // the whole sequence must be one step: it is not causal, or pooled over its rows
+    bool            softmax;          // of the scores of MODEL_POOL_RANK
+    uint32_t        n_out;            // width of an embedding: what dev_hidden gives for a wanted row; for MODEL_POOL_RANK the number of scores
     bool            causal;           // false: a row may see later rows: the whole sequence must be one step (llada, dream, ...)
     int32_t         n_groups;         // KV groups: as plan->groups
     dev_group       groups[DEV_MAX_GROUPS];
@@ -56,6 +73,7 @@ status model_load(const gguf *g, device *dev, const model_options *options, mode
 void   model_free(model *m);
 const model_info *model_get_info(const model *m);
 // Ready for dev_plan_prepare, dev_kv_create and dev_submit. Its embed register takes embeddings of n_embd floats. Owned by the model.
+// dev_hidden gives the embedding of a wanted row (info.n_out floats, not normalised; see info.first_row); dev_logits only where info.generates.
 dev_plan *model_plan(const model *m);
 
 // What loading would take, from metadata and tensor shapes alone, nothing read or allocated on the device.
@@ -64,6 +82,8 @@ status model_predict(const gguf *g, device *dev, const model_options *options, i
 
 // Can this file be loaded? OK, E_INVALID or E_UNSUPPORTED with the reason: the checks of model_load without a device.
 status model_check(const gguf *g, error *err);
+// The same, and what is known from the file alone (no sizes on a device, no groups, no fingerprint).
+status model_describe(const gguf *g, model_info *out, error *err);
 
 // The architectures that are built, by index; NULL past the last. For lists and errors.
 const char *model_architecture(size_t i);

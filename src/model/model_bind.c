@@ -75,7 +75,7 @@ static status bad_shape(const bound_tensor *t, int64_t k, int64_t n, int64_t exp
 }
 
 // Holds a matrix to a shape; n = 0 takes any.
-static status want_matrix(const slot_pair *s, int64_t k, int64_t n, int64_t experts, error *err)
+status want_matrix(const slot_pair *s, int64_t k, int64_t n, int64_t experts, error *err)
 {
     if (!s->w) return OK;
     const dev_weight *d = &s->w->desc;
@@ -84,7 +84,7 @@ static status want_matrix(const slot_pair *s, int64_t k, int64_t n, int64_t expe
     return OK;
 }
 
-static status want_vector(const bound_tensor *t, int64_t n, error *err)
+status want_vector(const bound_tensor *t, int64_t n, error *err)
 {
     return t && t->desc.k * t->desc.n != n ? bad_shape(t, n, 1, 1, err) : OK;
 }
@@ -217,14 +217,33 @@ static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, e
         {"per_layer_proj_norm.weight", offsetof(binding, ple_norm), false, DEV_USE_VECTOR},
         {"output.weight", offsetof(binding, output), false, DEV_USE_MATRIX},
         {"output.bias", offsetof(binding, output), true, DEV_USE_VECTOR},
+        {"enc.output_norm.weight", offsetof(binding, out_norm), false, DEV_USE_VECTOR},
+        {"cls.weight", offsetof(binding, cls), false, DEV_USE_MATRIX},
+        {"cls.bias", offsetof(binding, cls), true, DEV_USE_VECTOR},
+        {"cls.norm.weight", offsetof(binding, cls_norm), false, DEV_USE_VECTOR},
+        {"cls.output.weight", offsetof(binding, cls_out), false, DEV_USE_MATRIX},
+        {"cls.output.bias", offsetof(binding, cls_out), true, DEV_USE_VECTOR},
+        {"dense_2.weight", offsetof(binding, dense[0]), false, DEV_USE_MATRIX},
+        {"dense_3.weight", offsetof(binding, dense[1]), false, DEV_USE_MATRIX},
     };
     for (size_t i = 0; i < sizeof globals / sizeof *globals; i++) {
         if (strcmp(t->name, globals[i].name)) continue;
         if (globals[i].pair == offsetof(binding, positions) && !(hp->row->traits & A_LEARNED_POS)) break;
         if (globals[i].pair == offsetof(binding, embed_norm) && !(hp->row->traits & A_EMBED_NORM)) break;
         if (!strncmp(t->name, "per_layer_", 10) && !hp->n_ple) break;
+        if (!strncmp(t->name, "enc.", 4) && !hp->row->encoder) break;
+        if (!strncmp(t->name, "cls.", 4) && hp->pooling != MODEL_POOL_RANK) return OK; // heads that nobody asks
+        if (!strncmp(t->name, "dense_", 6) && hp->pooling == MODEL_POOL_RANK) return OK;
+        if (globals[i].pair == offsetof(binding, output) && hp->no_logits) return OK;
         slot_pair *pair = (slot_pair *)((char *)b + globals[i].pair);
         return add(b, t, globals[i].use, false, globals[i].bias ? &pair->b : &pair->w, err);
+    }
+    if (hp->row->encoder && !strcmp(t->name, "token_types.weight")) { // every token is of type 0, as the peer has it
+        status st = add(b, t, DEV_USE_VECTOR, false, &b->token_type, err);
+        if (st) return st;
+        b->token_type->bytes /= (uint64_t)b->token_type->desc.n;
+        b->token_type->desc.n = 1;
+        return OK;
     }
     if (!strncmp(t->name, "rope_f", 6)) return OK; // bound in bind_rope, which chooses
     return harmless(t->name) ? OK : unknown(hp, t, err);
@@ -332,7 +351,7 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
     status st;
     char name[48];
     bool plain = traits & (A_NORM_PLAIN | A_NO_PRE);
-    if (!plain && !s[S_ATTN_NORM].w) return missing(il, "attn_norm.weight", err);
+    if (!plain && !s[S_ATTN_NORM].w && !(hp->row->encoder && il == 0)) return missing(il, "attn_norm.weight", err);
     if (!plain && !(traits & A_PARALLEL) && !s[S_FFN_NORM].w) {
         snprintf(name, sizeof name, "%s.weight", slot_name(hp->row, S_FFN_NORM));
         return missing(il, name, err);
@@ -431,12 +450,12 @@ static status check_globals(hparams *hp, binding *b, error *err)
     if (b->embed.w->desc.k != e) return bad_shape(b->embed.w, e, vocab, 1, err);
     if (vocab > INT32_MAX / 2) return error_set(err, E_INVALID, "tensor \"token_embd.weight\" has %lld rows", (long long)vocab);
     hp->n_vocab = (int32_t)vocab;
-    if (!b->output.w) { // tied: the embedding is multiplied too
+    if (!b->output.w && !hp->no_logits) { // tied: the embedding is multiplied too
         b->output.w = b->embed.w;
         b->embed.w->desc.use |= DEV_USE_MATRIX;
     }
     if ((st = want_matrix(&b->output, e, vocab, 1, err))) return st;
-    if (!b->out_norm.w && !(traits & A_NORM_PLAIN)) return missing(-1, "output_norm.weight", err);
+    if (!b->out_norm.w && !(traits & A_NORM_PLAIN) && hp->row->encoder != ENC_POST) return missing(-1, "output_norm.weight", err);
     if ((st = want_vector(b->out_norm.w, e, err)) || (st = want_vector(b->out_norm.b, e, err)) || (st = want_vector(b->embed_norm.w, e, err)) || (st = want_vector(b->embed_norm.b, e, err))) return st;
     if (traits & A_LEARNED_POS) {
         if (!b->positions.w) return missing(-1, "position_embd.weight", err);
@@ -500,6 +519,7 @@ status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
     if (!st) st = check_globals(hp, b, err);
     for (int32_t i = 0; !st && i < hp->n_layers; i++) st = check_layer(hp, b->layers[i].s, i, err);
     if (!st) st = check_ple(hp, b, err);
+    if (!st) st = encoder_check(hp, b, err);
     if (!st) st = read_scales(g, hp, b, err);
     if (!st) st = add_constants(hp, b, err);
     if (st) binding_free(b);

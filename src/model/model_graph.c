@@ -34,7 +34,8 @@ static void norm_eps(graph *c, dev_reg dst, dev_reg src, const slot_pair *s, flo
                                  .weight = weight(s), .bias = bias(s), .add = DEV_NONE, .sum = DEV_NONE});
 }
 
-static void norm(graph *c, dev_reg dst, dev_reg src, const slot_pair *s) { norm_eps(c, dst, src, s, c->hp->eps); }
+void graph_norm(graph *c, dev_reg dst, dev_reg src, const slot_pair *s) { norm_eps(c, dst, src, s, c->hp->eps); }
+static void norm(graph *c, dev_reg dst, dev_reg src, const slot_pair *s) { graph_norm(c, dst, src, s); }
 static void post_norm(graph *c, dev_reg r, const slot_pair *s) { norm_eps(c, r, r, s, c->hp->row->post_eps > 0 ? c->hp->row->post_eps : c->hp->eps); }
 
 // h = base + scale * t
@@ -105,7 +106,7 @@ static void clamp(graph *c, dev_reg x)
 }
 
 // att = attention of x; x is n_embd wide, att n_head * head_v.
-static dev_reg attention(graph *c, int32_t il, dev_reg x)
+dev_reg graph_attention(graph *c, int32_t il, dev_reg x)
 {
     const hparams *hp = c->hp;
     const layer_hp *l = &hp->layers[il];
@@ -147,7 +148,7 @@ static dev_reg attention(graph *c, int32_t il, dev_reg x)
     bool windowed = p->groups[group].kind == DEV_GROUP_WINDOW;
     dev_reg att = part(c, c->att[0], no);
     dev_op_attend(p, (dev_attend){.dst = att, .q = q, .k = own ? k : DEV_NONE, .v = own ? v : DEV_NONE, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = l->head_k, .head_v = l->head_v,
-                                  .scale = hp->attn_scale, .softcap = hp->attn_cap, .window = windowed ? hp->window : 0, .chunk = windowed && (traits & A_CHUNKED) ? hp->window : 0,
+                                  .scale = hp->attn_scale, .softcap = hp->attn_cap, .window = windowed || (!hp->causal && l->windowed) ? hp->window : 0, .chunk = windowed && (traits & A_CHUNKED) ? hp->window : 0,
                                   .bidirectional = !hp->causal, .sinks = weight(&s[S_SINKS]), .alibi_bias = hp->alibi});
     if (s[S_GATE_ATTN].w) { // attention is gated by its input, column by column (afmoe) or head by head (spark2_5)
         int32_t gates = (int32_t)s[S_GATE_ATTN].w->desc.n;
@@ -198,7 +199,7 @@ static void experts(graph *c, dev_reg dst, dev_reg x, dev_reg router_src, const 
 }
 
 // dst = [residual +] feed-forward of x: dense, or experts with what stands beside them. dst is not x.
-static void feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual)
+void graph_feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual)
 {
     const slot_pair *s = c->b->layers[il].s;
     dev_plan *p = c->p;
@@ -225,6 +226,15 @@ static void feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_sr
 // ---- layers ---------------------------------------------------------------------------------------------------------------
 
 static void to_wanted(graph *c, dev_reg reg[2]) { dev_op_select(c->p, (dev_select){.dst = reg[1], .src = reg[0]}); }
+
+dev_reg graph_select(graph *c, dev_reg att)
+{
+    dev_reg chosen = part(c, c->att[1], dev_reg_width(c->p, att));
+    dev_op_select(c->p, (dev_select){.dst = chosen, .src = att});
+    to_wanted(c, c->h);
+    c->w = 1;
+    return chosen;
+}
 
 // Inputs of each layer's own: ple = (look-up * sqrt(n) + norm(proj h / sqrt(n_embd))) / sqrt(2), n columns a layer.
 static void ple_inputs(graph *c)
@@ -269,21 +279,16 @@ static void layer(graph *c, int32_t il)
     if (s[S_ATTN_NORM].w || plain) norm(c, x = c->n[0], h, &s[S_ATTN_NORM]);
     dev_reg att_in = x;
     if (s[S_ATTN_NORM_2].w) norm(c, att_in = c->n2[0], h, &s[S_ATTN_NORM_2]);
-    dev_reg att = traits & A_LATENT ? graph_latent(c, il, att_in) : attention(c, il, att_in);
+    dev_reg att = traits & A_LATENT ? graph_latent(c, il, att_in) : graph_attention(c, il, att_in);
     if (beside) norm(c, c->n2[0], h, &s[S_NORM_EXPS]);
     if (both_norms) norm(c, c->n[0], h, &s[S_FFN_NORM]);
     if (early) dev_scale(p, c->early[0], h, 1);
 
-    if (il == hp->n_layers - 1) { // from here on only the rows whose logits are wanted
-        int32_t no = dev_reg_width(p, att);
-        dev_reg chosen = part(c, c->att[1], no);
-        dev_op_select(p, (dev_select){.dst = chosen, .src = att});
-        att = chosen;
-        to_wanted(c, c->h);
+    if (il == hp->n_layers - 1 && !encoder_means(hp)) { // from here on only the rows whose logits are wanted
+        att = graph_select(c, att);
         if (parallel || both_norms) to_wanted(c, c->n);
         if (beside) to_wanted(c, c->n2);
         if (early) to_wanted(c, c->early);
-        c->w = 1;
     }
     int w = c->w;
     h = c->h[w];
@@ -306,10 +311,10 @@ static void layer(graph *c, int32_t il)
     }
     dev_reg router_src = early ? c->early[w] : DEV_NONE;
     if (s[S_FFN_POST].w || hp->resid_scale != 1) {
-        feed(c, il, c->t[w], x, router_src, DEV_NONE);
+        graph_feed(c, il, c->t[w], x, router_src, DEV_NONE);
         if (s[S_FFN_POST].w) post_norm(c, c->t[w], &s[S_FFN_POST]);
         add_branch(c, h, h, c->t[w]);
-    } else feed(c, il, h, x, router_src, h);
+    } else graph_feed(c, il, h, x, router_src, h);
 }
 
 static void registers(graph *c)
@@ -362,19 +367,24 @@ status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err
         dev_op_embed(p, (dev_embed){.dst = c.n[0], .table = weight(&b->positions), .scale = 1, .by_position = true});
         dev_add(p, c.h[0], c.h[0], c.n[0]);
     }
+    if (b->token_type) dev_op_vector(p, (dev_vector){.dst = c.h[0], .src = c.h[0], .bias = b->token_type->dev});
     if (b->temper) dev_op_embed(p, (dev_embed){.dst = c.temper, .table = b->temper->dev, .scale = 1, .by_position = true});
     if (hp->n_ple) ple_inputs(&c);
     if (hp->row->traits & A_EMBED_PLAIN) norm(&c, c.h[0], c.h[0], &(slot_pair){.factor = 1});
     if (b->embed_norm.w) norm(&c, c.h[0], c.h[0], &b->embed_norm);
     for (int32_t il = 0; il < hp->n_layers; il++) {
-        layer(&c, il);
+        if (hp->row->encoder == ENC_POST) graph_encoder_layer(&c, il);
+        else layer(&c, il);
         if (hp->n_ple) ple_branch(&c, il);
         if (b->layers[il].out_scale != 1) dev_scale(p, c.h[c.w], c.h[c.w], b->layers[il].out_scale);
         if (p->failed) break;
     }
     if (!p->failed) {
-        norm(&c, c.n[1], c.h[1], &b->out_norm);
-        dev_op_hidden(p, c.n[1]);
+        dev_reg rows = c.h[c.w];
+        if (hp->row->encoder != ENC_POST) norm(&c, rows = c.n[c.w], c.h[c.w], &b->out_norm);
+        graph_embedding(&c, rows);
+    }
+    if (!p->failed && !hp->no_logits) {
         float scale = hp->row->traits & A_LOGIT_DIVIDE ? 1 / hp->logit_scale : hp->logit_scale;
         dev_op_output(p, (dev_output){.src = c.n[1], .weight = weight(&b->output), .bias = bias(&b->output), .scale = scale, .softcap = hp->final_cap});
     }

@@ -352,6 +352,7 @@ static void read_options(reader *r, hparams *hp)
     }
     read_bool(r, "attention.causal", &hp->causal);
     if (hp->row->traits & A_BIDIRECTIONAL) hp->causal = false;
+    if (!r->st) r->st = encoder_options(r->g, hp, r->err);
     if (hp->row->traits & A_ROPE_SWITCH) {
         bool on = true;
         read_bool(r, "rope.scaling.finetuned", &on);

@@ -70,6 +70,12 @@ enum {
     K_ROPE_PATTERN = 1 << 18, // attention.rope_pattern: which layers are rotated
 };
 
+typedef enum arch_encoder {
+    ENC_NONE, // a decoder
+    ENC_PRE,  // an encoder with the layers of decoders
+    ENC_POST  // an encoder whose sums are normalised after each branch (BERT): model_encoder.c
+} arch_encoder;
+
 typedef struct hparams hparams;
 
 typedef struct arch_row {
@@ -83,6 +89,7 @@ typedef struct arch_row {
     float       post_eps;      // of the norms after attention and feed-forward; 0: as the others
     float       sum_scale;     // of experts and what stands beside them, added; 0: 1
     const char *ffn_norm, *attn_post, *ffn_post; // tensor names where they differ from ffn_norm, post_attention_norm, post_ffw_norm
+    arch_encoder encoder;
     void      (*adjust)(hparams *hp); // defaults and exceptions that depend on sizes; runs before the keys are read
     const char *refuse; // not NULL: known by name, not built: why
 } arch_row;
@@ -109,6 +116,8 @@ struct hparams {
     float   eps, rope_base, rope_base_window, freq_scale, freq_scale_window, ext_factor, attn_factor, yarn_log_mul, beta_fast, beta_slow;
     float   attn_scale, attn_cap, final_cap, logit_scale, resid_scale, embed_scale, clamp, alibi, exp_scale, temp_scale;
     int32_t temp_length, temp_offset;
+    model_pooling pooling;
+    bool    pooled, no_logits;
     bool    exp_norm, parallel_key, causal, long_factors, rope_off, longrope, window_off, layer_norm;
     arch_rope rope;
     dev_gating gating;
@@ -160,6 +169,8 @@ typedef struct binding {
     size_t        n, cap;
     bound_layer  *layers;
     slot_pair     embed, positions, embed_norm, out_norm, output;
+    slot_pair     cls, cls_norm, cls_out, dense[2]; // heads of encoders
+    bound_tensor *token_type;   // the row of type 0
     slot_pair     ple_embed, ple_proj, ple_norm; // per-layer inputs (gemma4)
     float        *made[2];      // constants that some architectures need as tensors
     bound_tensor *limit;        // the clamp of q, k and v in every column (mpt, dbrx, olmo)
@@ -169,6 +180,8 @@ typedef struct binding {
 
 // Finds every tensor of the row, checks shapes, refuses what it does not know. Nothing is read but shapes.
 status binding_make(const gguf *g, hparams *hp, binding *b, error *err);
+status want_matrix(const slot_pair *s, int64_t k, int64_t n, int64_t experts, error *err); // its shape; n = 0: any; absent is fine
+status want_vector(const bound_tensor *t, int64_t n, error *err);
 void   binding_free(binding *b); // not the device's tensors
 
 // ---- the plan -------------------------------------------------------------------------------------------------------------
@@ -192,6 +205,18 @@ void    graph_linear(graph *c, dev_reg dst, dev_reg src, const slot_pair *s);
 dev_reg graph_part(graph *c, dev_reg r, int32_t width); // the first columns of a shared register
 int32_t graph_group(graph *c, const layer_hp *l, int32_t *index);
 void    graph_rotate(graph *c, const layer_hp *l, dev_reg r, int32_t heads, int32_t head_dim, int32_t first);
+void    graph_norm(graph *c, dev_reg dst, dev_reg src, const slot_pair *s);
+dev_reg graph_attention(graph *c, int32_t il, dev_reg x); // n_head * head_v wide
+void    graph_feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual); // dst = [residual +] feed-forward of x
+// Of the last layer: from here on only the wanted rows are computed (c->w = 1). Returns those of att.
+dev_reg graph_select(graph *c, dev_reg att);
+// model_encoder.c: a layer of ENC_POST; from the last layer's rows to embeddings or scores; what both need of the file.
+void    graph_encoder_layer(graph *c, int32_t il);
+void    graph_embedding(graph *c, dev_reg rows);
+bool    encoder_means(const hparams *hp); // the mean of all rows is taken
+status  encoder_options(const gguf *g, hparams *hp, error *err); // reads pooling_type
+status  encoder_check(const hparams *hp, binding *b, error *err);
+void    encoder_info(const hparams *hp, const binding *b, model_info *info);
 // att = latent attention of x, n_head * mla_v wide.
 dev_reg graph_latent(graph *c, int32_t il, dev_reg x);
 void    graph_latent_registers(graph *c);

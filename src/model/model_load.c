@@ -38,7 +38,7 @@ static void fingerprint_hparams(dev_fingerprint *f, const hparams *hp)
 {
     mix_bytes(f, hp->row->name, strlen(hp->row->name));
     const int32_t ints[] = {hp->n_vocab, hp->n_embd, hp->n_layers, hp->n_rot, hp->head_k, hp->head_v, hp->kv_rank, hp->mla_k, hp->mla_v, hp->n_expert, hp->top_k, hp->n_group, hp->top_groups, (int32_t)hp->n_ctx_orig, hp->window, hp->temp_length,
-                            hp->temp_offset, hp->exp_norm, hp->parallel_key, hp->causal, hp->long_factors, hp->rope_off, (int32_t)hp->gating};
+                            hp->temp_offset, hp->exp_norm, hp->parallel_key, hp->causal, hp->long_factors, hp->rope_off, (int32_t)hp->gating, (int32_t)hp->pooling};
     const float floats[] = {hp->eps, hp->rope_base, hp->rope_base_window, hp->freq_scale, hp->freq_scale_window, hp->ext_factor, hp->attn_factor, hp->beta_fast, hp->beta_slow, hp->attn_scale, hp->attn_cap,
                             hp->final_cap, hp->logit_scale, hp->resid_scale, hp->embed_scale, hp->clamp, hp->alibi, hp->exp_scale, hp->temp_scale};
     mix_bytes(f, ints, sizeof ints);
@@ -128,6 +128,7 @@ static status describe(const gguf *g, const model_options *o, hparams *hp, bindi
     info->context = hp->context;
     info->n_positions = b->positions.w ? (uint32_t)b->positions.w->desc.n : 0;
     info->causal = hp->causal;
+    encoder_info(hp, b, info);
     for (size_t i = 0; i < b->n; i++) {
         const dev_weight *d = &b->all[i].desc;
         if (b->all[i].made) continue;
@@ -236,10 +237,15 @@ status model_predict(const gguf *g, device *dev, const model_options *options, i
 
 status model_check(const gguf *g, error *err)
 {
+    model_info info;
+    return model_describe(g, &info, err);
+}
+
+status model_describe(const gguf *g, model_info *info, error *err)
+{
     hparams hp;
     binding b;
-    model_info info;
-    status st = describe(g, NULL, &hp, &b, &info, err);
+    status st = describe(g, NULL, &hp, &b, info, err);
     if (st) return st;
     binding_free(&b);
     mem_free(hp.layers);

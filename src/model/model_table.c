@@ -170,6 +170,22 @@ static const arch_row ROWS[] = {
     {.name = "mellum", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW, .window_period = 4},
     {.name = "cohere2moe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EITHER_NORM | A_PARALLEL | A_WINDOW_ROPE | A_LEAD_ROPE | A_DENSE_FIRST, .sum_scale = 0.5f, .keys = K_LOGIT_SCALE | K_WINDOW | K_NEXTN | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
 
+    // Encoders: embeddings and scores, no text.
+#define BERT (A_LAYER_NORM | A_NO_PRE | A_EMBED_NORM | A_BIDIRECTIONAL)
+#define BERT_POST .encoder = ENC_POST, .attn_post = "attn_output_norm", .ffn_post = "layer_output_norm"
+    {.name = "bert", .act = DEV_ACT_GELU, .traits = BERT | A_LEARNED_POS, BERT_POST},
+    {.name = "nomic-bert", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = BERT, BERT_POST},
+    {.name = "nomic-bert-moe", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = BERT, BERT_POST},
+    {.name = "jina-bert-v2", .act = DEV_ACT_GELU, .traits = BERT | A_FUSED_UP, BERT_POST, .adjust = adjust_alibi},
+    {.name = "jina-bert-v3", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = BERT, BERT_POST},
+#undef BERT
+#undef BERT_POST
+    {.name = "modern-bert", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_EMBED_NORM | A_FUSED_UP | A_DENSE_FIRST | A_BIDIRECTIONAL, .keys = K_WINDOW, .window_period = 3, .encoder = ENC_PRE},
+    {.name = "neo-bert", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_FUSED_UP | A_BIDIRECTIONAL, .encoder = ENC_PRE},
+    {.name = "eurobert", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_BIDIRECTIONAL, .encoder = ENC_PRE},
+    {.name = "gemma-embedding", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST | A_WINDOW_PLAIN_ROPE | A_BIDIRECTIONAL, .keys = K_WINDOW, .window_period = 6, .encoder = ENC_PRE, .adjust = adjust_gemma3},
+    {.name = "llama-embed", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_BIDIRECTIONAL, .encoder = ENC_PRE},
+
     // Known by name, not built: each needs a kind of block that the table does not have.
 #define OUT(n, why) {.name = n, .refuse = why}
     OUT("deepseek32", "sparse latent attention is not built"), OUT("deepseek4", "sparse latent attention is not built"),
@@ -188,8 +204,6 @@ static const arch_row ROWS[] = {
     OUT("laguna", "the softplus gate is not built"), OUT("maple", "its clamped activation is not built"),
     OUT("mimo2", "head sizes that differ between layers are not built"), OUT("step35", "its block is not built"), OUT("hy_v3", "its block is not built"), OUT("qwen3tts", "speech models are not built"),
     OUT("chameleon", "its norms and image tokens are not built"),
-    OUT("bert", "encoders are not built"), OUT("nomic-bert", "encoders are not built"), OUT("nomic-bert-moe", "encoders are not built"), OUT("modern-bert", "encoders are not built"), OUT("jina-bert-v2", "encoders are not built"),
-    OUT("jina-bert-v3", "encoders are not built"), OUT("neo-bert", "encoders are not built"), OUT("eurobert", "encoders are not built"), OUT("gemma-embedding", "encoders are not built"), OUT("llama-embed", "encoders are not built"),
     OUT("t5", "encoder-decoder models are not built"), OUT("t5encoder", "encoders are not built"), OUT("wavtokenizer-dec", "speech models are not built"), OUT("clip", "it holds no language model"),
     OUT("gptj", "its block is not built"), OUT("eagle3", "draft heads are not built"),
 #undef OUT

@@ -7,7 +7,7 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-typedef struct features { bool avx2, avx512; } features;
+typedef struct features { bool avx2, avx512, bf16, amx; } features;
 
 static uint64_t saved_registers(void)
 {
@@ -18,30 +18,33 @@ static uint64_t saved_registers(void)
 
 static features detect(void)
 {
-    features f = {false, false};
+    features f = {false, false, false, false};
     uint32_t a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
     bool osxsave = c >> 27 & 1, avx = c >> 28 & 1, fma = c >> 12 & 1, f16c = c >> 29 & 1;
     if (!osxsave || !avx) return f;
     uint64_t xcr = saved_registers();
-    uint32_t b7, c7;
-    if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d)) return f;
+    uint32_t b7, c7, d7, a71;
+    if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d7)) return f;
     bool avx2 = b7 >> 5 & 1, bmi2 = b7 >> 8 & 1;
     f.avx2 = (xcr & 6) == 6 && avx2 && fma && f16c && bmi2;
     bool foundation = b7 >> 16 & 1, dq = b7 >> 17 & 1, bw = b7 >> 30 & 1, vl = b7 >> 31 & 1, vbmi = c7 >> 1 & 1, vnni = c7 >> 11 & 1;
     f.avx512 = f.avx2 && (xcr & 0xe6) == 0xe6 && foundation && dq && bw && vl && vbmi && vnni;
+    f.bf16 = f.avx512 && a >= 1 && __get_cpuid_count(7, 1, &a71, &b, &c, &d) && (a71 >> 5 & 1);
+    bool tile_bf16 = d7 >> 22 & 1, tile = d7 >> 24 & 1;
+    f.amx = f.bf16 && tile && tile_bf16 && (xcr & 0x60000) == 0x60000 && cpu_tile_permission();
     return f;
 }
 #endif
 
 const char *const *cpu_tiers(void)
 {
-    static const char *const all[] = {"avx512", "avx2", "ref", NULL};
+    static const char *const all[] = {"amx", "avx512", "avx2", "ref", NULL};
 #if defined(__x86_64__)
     features f = detect();
-    return f.avx512 ? all : f.avx2 ? all + 1 : all + 2;
+    return f.amx ? all : f.avx512 ? all + 1 : f.avx2 ? all + 2 : all + 3;
 #else
-    return all + 2;
+    return all + 3;
 #endif
 }
 
@@ -49,14 +52,24 @@ status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err)
 {
     const char *const *have = cpu_tiers();
     if (!isa || !*isa) isa = have[0];
-    bool known = !strcmp(isa, "ref") || !strcmp(isa, "avx2") || !strcmp(isa, "avx512"), can = false;
+    bool known = !strcmp(isa, "ref") || !strcmp(isa, "avx2") || !strcmp(isa, "avx512") || !strcmp(isa, "amx"), can = false;
+#if defined(__x86_64__)
+    if (!strcmp(isa, "amx-emulated")) { // for tests: slow, the same bits
+        if (!detect().bf16) return error_set(err, E_UNSUPPORTED, "this machine cannot run the tier '%s'; its best is %s", isa, have[0]);
+        cpu_kernels_ref(k);
+        cpu_kernels_avx512(k);
+        cpu_kernels_amx_emulated(k);
+        return OK;
+    }
+#endif
     for (int i = 0; have[i]; i++) can |= !strcmp(isa, have[i]);
-    if (!known) return error_set(err, E_USAGE, "no processor tier is called '%s'; there are ref, avx2 and avx512", isa);
+    if (!known) return error_set(err, E_USAGE, "no processor tier is called '%s'; there are ref, avx2, avx512 and amx", isa);
     if (!can) return error_set(err, E_UNSUPPORTED, "this machine cannot run the tier '%s'; its best is %s", isa, have[0]);
     cpu_kernels_ref(k);
 #if defined(__x86_64__)
     if (!strcmp(isa, "avx2")) cpu_kernels_avx2(k);
-    if (!strcmp(isa, "avx512")) cpu_kernels_avx512(k);
+    if (!strcmp(isa, "avx512") || !strcmp(isa, "amx")) cpu_kernels_avx512(k);
+    if (!strcmp(isa, "amx")) cpu_kernels_amx(k); // over what it shares with avx512
 #endif
     return OK;
 }

@@ -16,7 +16,7 @@ static size_t take(layout *l, size_t bytes)
     return at;
 }
 
-static layout lay_out(const dev_experts *o, int32_t rows)
+static layout lay_out(const cpu_kernels *kern, const dev_experts *o, int32_t rows)
 {
     layout l = {0};
     size_t n = (size_t)rows, pairs = n * (size_t)o->top_k, ff = (size_t)o->up->n, width = (size_t)o->down->n;
@@ -32,12 +32,12 @@ static layout lay_out(const dev_experts *o, int32_t rows)
     l.gate = take(&l, pairs * l.ff_ld * sizeof(float));
     l.up = take(&l, pairs * l.ff_ld * sizeof(float));
     l.down = take(&l, pairs * l.width_ld * sizeof(float));
-    l.q = take(&l, pairs * ff);
-    l.aux = take(&l, pairs * (ff / BLOCK) * sizeof(cpu_aux));
+    l.q = take(&l, cpu_packed_bytes(kern, o->up->n, pairs));
+    l.aux = take(&l, kern->tiles ? 0 : pairs * (ff / BLOCK) * sizeof(cpu_aux));
     return l;
 }
 
-size_t cpu_experts_scratch(const dev_experts *o, int32_t max_rows) { return lay_out(o, max_rows).bytes; }
+size_t cpu_experts_scratch(const cpu_kernels *kern, const dev_experts *o, int32_t max_rows) { return lay_out(kern, o, max_rows).bytes; }
 
 // Marks the groups that may be chosen from (the sum of a group's best two).
 static bool group_open(const dev_experts *o, const float *score, int32_t e)
@@ -147,9 +147,10 @@ static void expert_products(const dev_plan *p, const dev_experts *o, const dev_t
         const cpu_tensor *t = cpu_t(w[which]);
         int64_t first = rest % chunks * chunk;
         gemm_args g = {.w = t, .data = t->data + (size_t)e * t->expert_bytes, .first = first, .count = panels - first < chunk ? panels - first : chunk, .k = t->base.k, .x = x, .ldx = ldx, .q = q, .aux = aux,
-            .rows = rows + start[e], .n_rows = start[e + 1] - start[e], .y = y[which] + (size_t)start[e] * ldy + first * PANEL, .ldy = ldy, .scratch = cpu_worker_scratch(c, worker)};
+            .rows = rows + start[e], .n_rows = start[e + 1] - start[e], .y = y[which] + (size_t)start[e] * ldy + first * PANEL, .ldy = ldy, .scale = 1, .scratch = cpu_worker_scratch(c, worker)};
+        if (bias[which] && cpu_format_tile(t->format)) g.bias = cpu_t(bias[which])->vector + (size_t)e * (size_t)t->base.n + first * PANEL;
         kern->gemm[t->format](&g);
-        if (bias[which]) {
+        if (bias[which] && !g.bias) {
             int64_t cols = g.count * PANEL < t->base.n - first * PANEL ? g.count * PANEL : t->base.n - first * PANEL;
             for (int32_t i = 0; i < g.n_rows; i++)
                 kern->finish(g.y + (size_t)i * ldy, g.y + (size_t)i * ldy, cpu_t(bias[which])->vector + (size_t)e * (size_t)t->base.n + first * PANEL, NULL, 1, (int32_t)cols);
@@ -164,7 +165,7 @@ void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool *
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
     int32_t rows = p->regs[o->src].wanted ? c->step->n_wanted : c->step->n_rows, top_k = o->top_k;
     int64_t width = o->down->n, ff = o->up->n;
-    layout l = lay_out(o, rows);
+    layout l = lay_out(kern, o, rows);
     uint8_t *at = c->scratch + c->expert_at;
     float *logits = (float *)(at + l.logits), *weights = (float *)(at + l.weights), *gate = (float *)(at + l.gate), *up = (float *)(at + l.up), *down = (float *)(at + l.down);
     int32_t *ids = (int32_t *)(at + l.ids), *start = (int32_t *)(at + l.start), *pair_row = (int32_t *)(at + l.pair_row), *pair_slot = (int32_t *)(at + l.pair_slot), *pair_at = (int32_t *)(at + l.pair_at);
@@ -192,7 +193,7 @@ void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool *
         }
         if (o->gate) kern->act(o->act, u, g, u, (int32_t)ff);
         else kern->act(o->act, u, u, NULL, (int32_t)ff);
-        if (cpu_format_int8(cpu_t(o->down)->format)) kern->quantize(u, ff, q + i * (size_t)ff, aux + i * (size_t)(ff / BLOCK));
+        if (cpu_format_packs(cpu_t(o->down)->format)) cpu_pack_row(kern, u, ff, (int64_t)i, (uint8_t *)q, aux);
     }
     pool_barrier(team);
     const dev_tensor *wd[1] = {o->down}, *bd[1] = {o->down_bias};

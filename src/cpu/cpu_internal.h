@@ -25,10 +25,17 @@ typedef enum cpu_format {
     CPU_Q5_K,
     CPU_Q6_K, // per 256 columns: f16 d[16], then 8 of i8 scale of columns 0..15 [16], 16..31 [16]; 4-bit area, then two high bits:
               // byte [c][r][i] (c < 2) holds columns of c, c + 2, c + 4, c + 6 from low to high
+    // Panels in the order of bf16 tiles, for the tier that has them (cpu_tile.h). CPU_TILE_RAW: file blocks, row by row.
+    CPU_TILE_RAW, CPU_TILE_BF16, CPU_TILE_F16, CPU_TILE_Q8_0, CPU_TILE_Q4_0, CPU_TILE_Q4_1, CPU_TILE_Q5_0, CPU_TILE_Q5_1, CPU_TILE_Q4_K, CPU_TILE_Q5_K, CPU_TILE_Q6_K,
+    CPU_TILE_IQ4_NL, CPU_TILE_IQ4_XS, CPU_TILE_MXFP4, CPU_TILE_NVFP4,
     CPU_FORMATS
 } cpu_format;
 
-static inline bool cpu_format_int8(cpu_format f) { return f >= CPU_Q8; }
+static inline bool cpu_format_tile(cpu_format f) { return f >= CPU_TILE_RAW; }
+// Reads activations that were packed row by row: int8 blocks, or bf16 tiles.
+static inline bool cpu_format_packs(cpu_format f) { return f >= CPU_Q8; }
+static inline bool cpu_format_int8(cpu_format f) { return f >= CPU_Q8 && f < CPU_TILE_RAW; }
+static inline bool cpu_format_raw(cpu_format f) { return f == CPU_RAW || f == CPU_TILE_RAW; }
 
 typedef struct cpu_tensor {
     dev_tensor base;
@@ -50,6 +57,12 @@ size_t cpu_scale_area_bytes(cpu_format f, int64_t k);   // of a panel
 cpu_format cpu_choose_format(uint32_t type, int64_t k, bool packed);
 // Packs n (1..16) rows of file blocks into a panel.
 void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel);
+// The same for the tile formats (cpu_tile_pack.c).
+cpu_format cpu_tile_format(uint32_t type);
+size_t cpu_tile_scale_bytes(cpu_format f, int64_t k);
+size_t cpu_tile_panel_bytes(cpu_format f, int64_t k);
+void cpu_tile_pack_panel(cpu_format f, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel);
+void cpu_tile_unpack_row(cpu_format f, int64_t k, const uint8_t *panel, int row, float *dst);
 // One row of any format as float32.
 void cpu_unpack_row(const cpu_tensor *t, int64_t expert, int64_t row, float *dst);
 
@@ -70,13 +83,17 @@ typedef struct gemm_args {
     int64_t k;
     const float *x;          // [rows][ldx], float formats
     size_t ldx;
-    const int8_t *q;         // [rows][k], integer formats
+    const int8_t *q;         // [rows][k], integer formats; activation tiles of all rows, tile formats
     const cpu_aux *aux;      // [rows][k / 32]
     const int32_t *rows;     // n_rows numbers of input rows
     int32_t n_rows;
     float *y;                // output row i, column j at y[i * ldy + j], j counted from the first panel's
     size_t ldy;
-    float *scratch;          // CPU_RAW: k floats; integer formats: k * 6, a tile of 16 rows
+    // Tile formats finish what they compute: y = product * scale + bias + residual; bias and residual may be NULL and residual may be y.
+    const float *bias, *residual;
+    size_t ldr;
+    float scale;
+    float *scratch;          // CPU_RAW: k floats; integer formats: k * 6, a tile of 16 rows; tile formats: cpu_tile_scratch
 } gemm_args;
 
 typedef struct attend_args {
@@ -97,6 +114,7 @@ typedef struct attend_args {
 typedef struct cpu_kernels {
     const char *isa;
     bool packed; // weights are packed in panels, integer formats in int8
+    bool tiles;  // or as tiles
     dev_kv_type kv_auto;
     void (*norm)(dev_norm_kind kind, float *y, const float *x, int32_t n, const float *w, const float *b, float eps);
     // cs: cos and sin of each pair, interleaved
@@ -106,6 +124,7 @@ typedef struct cpu_kernels {
     void (*vector)(float *y, const float *x, const float *scale, const float *bias, int32_t n);
     void (*finish)(float *y, const float *x, const float *bias, const float *residual, float scale, int32_t n); // y = x * scale + bias + residual
     void (*quantize)(const float *x, int64_t k, int8_t *q, cpu_aux *aux);
+    void (*tile_row)(const float *x, int64_t k, int64_t row, uint8_t *tiles); // a row into its place among the activation tiles
     void (*gemm[CPU_FORMATS])(const gemm_args *);
     void (*attend)(const attend_args *);
     void (*to_half)(const float *x, uint16_t *y, int32_t n); // nearest even
@@ -116,7 +135,21 @@ void cpu_kernels_ref(cpu_kernels *k);
 #if defined(__x86_64__)
 void cpu_kernels_avx2(cpu_kernels *k);
 void cpu_kernels_avx512(cpu_kernels *k);
+void cpu_kernels_amx(cpu_kernels *k);
+void cpu_kernels_amx_emulated(cpu_kernels *k); // the same kernels over tile instructions in C
 #endif
+bool cpu_tile_permission(void); // the system lets this process use tile registers
+// Row `row` of activations, as the tier's packed formats read it.
+static inline void cpu_pack_row(const cpu_kernels *kern, const float *x, int64_t k, int64_t row, uint8_t *q, cpu_aux *aux)
+{
+    if (kern->tiles) kern->tile_row(x, k, row, q);
+    else kern->quantize(x, k, (int8_t *)q + row * k, aux + row * (k / BLOCK));
+}
+// Bytes of q for that many rows.
+static inline size_t cpu_packed_bytes(const cpu_kernels *kern, int64_t k, size_t rows)
+{
+    return kern->tiles ? ((rows + 15) & ~(size_t)15) * (size_t)((k + 31) / 32) * 64 : rows * (size_t)k;
+}
 // cpu_dispatch.c: the one place that knows which tier runs where.
 status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err);
 
@@ -229,7 +262,7 @@ cpu_reg_view cpu_reg(const dev_plan *p, dev_reg r);
 // Parts of a step; each is called by all workers.
 void cpu_run_attend(const dev_plan *p, const dev_attend *op, int worker, pool *team);
 void cpu_run_experts(const dev_plan *p, const dev_experts *op, int worker, pool *team);
-size_t cpu_experts_scratch(const dev_experts *op, int32_t max_rows);
+size_t cpu_experts_scratch(const cpu_kernels *kern, const dev_experts *op, int32_t max_rows);
 size_t cpu_attend_scratch(const dev_attend *op); // floats of a worker
 // Shared out by panels and rows: y = w x for n_rows rows.
 typedef struct cpu_matmul {

@@ -159,6 +159,10 @@ static void put_quants(cpu_format f, uint8_t *area, int r, const uint8_t q[32])
 void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel)
 {
     (void)type;
+    if (cpu_format_tile(f)) {
+        cpu_tile_pack_panel(f, k, n, rows, row_bytes, panel);
+        return;
+    }
     if (f == CPU_F32 || f == CPU_F16 || f == CPU_BF16) {
         size_t e = f == CPU_F32 ? 4 : 2;
         for (int64_t j = 0; j < k; j++)
@@ -202,12 +206,16 @@ void cpu_unpack_row(const cpu_tensor *t, int64_t expert, int64_t row, float *dst
 {
     const uint8_t *data = t->data + (size_t)expert * t->expert_bytes;
     int64_t k = t->base.k;
-    if (t->format == CPU_RAW) {
+    if (cpu_format_raw(t->format)) {
         quant_type_traits((int)t->base.type)->decode(data + (size_t)row * t->row_bytes, dst, (size_t)k);
         return;
     }
     const uint8_t *panel = data + (size_t)(row / PANEL) * t->panel_bytes;
     int r = (int)(row % PANEL);
+    if (cpu_format_tile(t->format)) {
+        cpu_tile_unpack_row(t->format, k, panel, r, dst);
+        return;
+    }
     if (!cpu_format_int8(t->format)) {
         for (int64_t j = 0; j < k; j++) {
             size_t at = (size_t)j * PANEL + (size_t)r;

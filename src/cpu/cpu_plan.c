@@ -2,7 +2,7 @@
 // in phases, do not meet (within a phase different workers are at different rows, so a phase is the finest unit).
 #include <math.h>
 
-#include "cpu/cpu_internal.h"
+#include "cpu/cpu_tile.h"
 
 static bool add_item(cpu_plan *c, cpu_item_kind kind, int32_t op, bool rows, bool wanted)
 {
@@ -18,7 +18,7 @@ static bool add_item(cpu_plan *c, cpu_item_kind kind, int32_t op, bool rows, boo
     return true;
 }
 
-static bool int8_matrix(const dev_tensor *t) { return t && cpu_format_int8(cpu_t(t)->format); }
+static bool packs(const dev_tensor *t) { return t && cpu_format_packs(cpu_t(t)->format); }
 
 // Rows of other workers are read only by shared ops and after a change between all and wanted rows, where a new phase begins anyway.
 static bool build_phases(cpu_plan *c, const dev_plan *p)
@@ -31,7 +31,7 @@ static bool build_phases(cpu_plan *c, const dev_plan *p)
         case DEV_OP_LINEAR: {
             const dev_linear *l = &op->u.linear;
             bool wanted = p->regs[l->src].wanted, q = false;
-            for (int o = 0; o < l->n; o++) q |= int8_matrix(l->out[o].weight);
+            for (int o = 0; o < l->n; o++) q |= packs(l->out[o].weight);
             if (q) ok = add_item(c, CPU_ITEM_QUANTIZE, at, true, wanted);
             ok = ok && add_item(c, CPU_ITEM_OP, at, false, wanted);
             if (ok && l->epilogue >= DEV_EP_ACT && l->epilogue <= DEV_EP_GATED) ok = add_item(c, CPU_ITEM_GATE, at, true, wanted);
@@ -43,12 +43,12 @@ static bool build_phases(cpu_plan *c, const dev_plan *p)
             break;
         case DEV_OP_EXPERTS: {
             const dev_experts *e = &op->u.experts;
-            if (int8_matrix(e->gate) || int8_matrix(e->up) || int8_matrix(e->router)) ok = add_item(c, CPU_ITEM_QUANTIZE, at, true, p->regs[e->src].wanted);
+            if (packs(e->gate) || packs(e->up) || packs(e->router)) ok = add_item(c, CPU_ITEM_QUANTIZE, at, true, p->regs[e->src].wanted);
             ok = ok && add_item(c, CPU_ITEM_OP, at, false, p->regs[e->src].wanted);
             break;
         }
         case DEV_OP_OUTPUT:
-            if (int8_matrix(op->u.output.weight)) ok = ok && add_item(c, CPU_ITEM_QUANTIZE, at, true, true);
+            if (packs(op->u.output.weight)) ok = ok && add_item(c, CPU_ITEM_QUANTIZE, at, true, true);
             ok = ok && add_item(c, CPU_ITEM_OP, at, false, true);
             break;
         case DEV_OP_EMBED: case DEV_OP_ROPE: ok = add_item(c, CPU_ITEM_OP, at, true, false); break;
@@ -207,14 +207,17 @@ static void take(cpu_plan *c, size_t *at, size_t bytes)
     c->bytes += align64(bytes);
 }
 
-typedef struct needs { size_t k, rows, gate, experts, worker; } needs;
+typedef struct needs { const cpu_kernels *kern; size_t q, aux, rows, gate, experts, worker; } needs;
 
 static void look(needs *n, const dev_tensor *w, size_t rows)
 {
     if (!w) return;
-    size_t floats = (size_t)w->k * (cpu_format_int8(cpu_t(w)->format) ? 6 : 1); // see gemm_args
+    cpu_format f = cpu_t(w)->format;
+    size_t floats = cpu_format_tile(f) ? cpu_tile_scratch(w->k) : (size_t)w->k * (cpu_format_int8(f) ? 6 : 1); // see gemm_args
+    size_t q = cpu_packed_bytes(n->kern, w->k, rows), aux = (size_t)w->k / BLOCK * rows * sizeof(cpu_aux);
     if (floats > n->worker) n->worker = floats;
-    if ((size_t)w->k * rows > n->k) n->k = (size_t)w->k * rows;
+    if (q > n->q) n->q = q;
+    if (aux > n->aux) n->aux = aux;
     if (rows > n->rows) n->rows = rows;
 }
 
@@ -225,7 +228,7 @@ static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t m
     size_t regs = place_registers(c, p, max_rows, max_wanted);
     if (regs == SIZE_MAX) return false;
     c->bytes = regs;
-    needs n = {.worker = 1, .rows = (size_t)max_rows};
+    needs n = {.kern = &cpu_dev_const(dev)->kernels, .worker = 1, .rows = (size_t)max_rows};
     for (size_t i = 0; i < p->n_ops; i++) {
         const dev_op *op = &p->ops[i];
         if (op->kind == DEV_OP_LINEAR) {
@@ -243,7 +246,7 @@ static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t m
             look(&n, e->router, rows);
             look(&n, e->up, rows);
             look(&n, e->down, rows * (size_t)e->top_k);
-            size_t b = cpu_experts_scratch(e, (int32_t)rows);
+            size_t b = cpu_experts_scratch(n.kern, e, (int32_t)rows);
             if (b > n.experts) n.experts = b;
         } else if (op->kind == DEV_OP_ATTEND) {
             size_t b = cpu_attend_scratch(&op->u.attend);
@@ -251,8 +254,8 @@ static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t m
         }
     }
     size_t threads = (size_t)pool_threads(cpu_dev_const(dev)->pool);
-    take(c, &c->q_at, n.k);
-    take(c, &c->aux_at, n.k / BLOCK * sizeof(cpu_aux));
+    take(c, &c->q_at, n.q);
+    take(c, &c->aux_at, n.kern->tiles ? 0 : n.aux);
     take(c, &c->logits_at, (size_t)p->n_vocab * (size_t)max_wanted * sizeof(float));
     take(c, &c->identity_at, n.rows * sizeof(int32_t));
     take(c, &c->row_seq_at, (size_t)max_rows * sizeof(int32_t));
@@ -288,7 +291,7 @@ status cpu_plan_prepare(device *dev, dev_plan *p, error *err)
     for (size_t i = 0; i < p->n_ops; i++)
         if (p->ops[i].kind == DEV_OP_SCAN || p->ops[i].kind == DEV_OP_CONV) return error_set(err, E_UNSUPPORTED, "the cpu backend has no recurrent blocks yet");
     for (size_t i = 0; i < p->n_ops; i++)
-        if (p->ops[i].kind == DEV_OP_EXPERTS && p->ops[i].u.experts.router_src != p->ops[i].u.experts.src && int8_matrix(p->ops[i].u.experts.router))
+        if (p->ops[i].kind == DEV_OP_EXPERTS && p->ops[i].u.experts.router_src != p->ops[i].u.experts.src && packs(p->ops[i].u.experts.router))
             return error_set(err, E_UNSUPPORTED, "tensor '%s': a quantized router with an input of its own is not built", p->ops[i].u.experts.router->name);
     cpu_plan *c = mem_calloc(1, sizeof *c);
     if (!c || !lay_out(c, dev, p, p->max_rows, p->max_wanted) || !(c->scratch = cpu_big_alloc(c->bytes))) {

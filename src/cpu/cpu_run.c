@@ -87,7 +87,7 @@ static void quantize_row(const run *r, const dev_op *op, int32_t row)
         k = r->p->regs[src].width;
         x = row_of(r->p, src, row);
     }
-    r->d->kernels.quantize(x, k, (int8_t *)(r->c->scratch + r->c->q_at) + (size_t)row * (size_t)k, (cpu_aux *)(r->c->scratch + r->c->aux_at) + (size_t)row * (size_t)(k / BLOCK));
+    cpu_pack_row(&r->d->kernels, x, k, row, r->c->scratch + r->c->q_at, (cpu_aux *)(r->c->scratch + r->c->aux_at));
 }
 
 // Where output o of a gated linear goes until its halves meet.
@@ -205,13 +205,21 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
     const int32_t *identity = (const int32_t *)(c->scratch + c->identity_at);
     if (n_rows < 1) return;
     int64_t panels = 0, threads = pool_threads(team);
-    for (int i = 0; i < n; i++) panels += m[i].w->n_panels;
-    int64_t row_block = CPU_ROW_BLOCK, row_blocks = (n_rows + row_block - 1) / row_block, total = 0;
+    bool tiles = true;
+    for (int i = 0; i < n; i++) {
+        panels += m[i].w->n_panels;
+        tiles &= cpu_format_tile(m[i].w->format);
+    }
+    // Tiles decode a panel once for all rows of a chunk, so a chunk has all rows, unless there are too few panels for the threads.
+    int64_t row_block = CPU_ROW_BLOCK;
+    while (tiles && row_block < n_rows && panels * ((n_rows + row_block - 1) / row_block) >= threads * 8) row_block *= 2;
+    int64_t row_blocks = (n_rows + row_block - 1) / row_block, total = 0;
     // Chunks small enough to share out evenly; with many rows also small enough for a chunk's weights to stay in the second-level cache, and
     // else large, since the rows of a chunk are gathered into tiles once for all its panels.
     int64_t chunk = panels * row_blocks / (threads * 8), most = n_rows <= CPU_FEW_ROWS ? CPU_PANEL_CHUNK_FEW : m[0].w->base.k > 4096 ? CPU_PANEL_CHUNK / 2 : CPU_PANEL_CHUNK;
     chunk = chunk < 1 ? 1 : chunk > most ? most : chunk;
     if (chunk > 4) chunk &= ~(int64_t)3;
+    else if (tiles) chunk = (chunk + 1) & ~(int64_t)1; // pairs of panels
 
     for (int i = 0; i < n; i++) total += (m[i].w->n_panels + chunk - 1) / chunk * row_blocks;
     for (size_t item; (item = pool_next(team, 1)) < (size_t)total;) {
@@ -226,10 +234,17 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
         const cpu_tensor *w = mm->w;
         gemm_args g = {.w = w, .data = w->data + (size_t)mm->expert * w->expert_bytes, .first = first, .count = w->n_panels - first < chunk ? w->n_panels - first : chunk, .k = w->base.k, .x = x, .ldx = ldx,
             .q = (const int8_t *)(c->scratch + c->q_at), .aux = (const cpu_aux *)(c->scratch + c->aux_at),
-            .rows = (rows && !cpu_format_int8(w->format) ? rows : identity) + row0, .n_rows = (int32_t)(n_rows - row0 < row_block ? n_rows - row0 : row_block),
-            .y = mm->y + (size_t)row0 * mm->ldy + first * PANEL, .ldy = mm->ldy, .scratch = cpu_worker_scratch(c, worker)};
+            .rows = (rows && !cpu_format_packs(w->format) ? rows : identity) + row0, .n_rows = (int32_t)(n_rows - row0 < row_block ? n_rows - row0 : row_block),
+            .y = mm->y + (size_t)row0 * mm->ldy + first * PANEL, .ldy = mm->ldy, .scale = mm->scale, .scratch = cpu_worker_scratch(c, worker)};
         float *y = g.y;
         int64_t col = first * PANEL, cols = g.count * PANEL < w->base.n - col ? g.count * PANEL : w->base.n - col;
+        if (cpu_format_tile(w->format)) {
+            g.bias = mm->bias ? mm->bias + col : NULL;
+            g.residual = mm->residual ? mm->residual + (size_t)row0 * mm->ldr + col : NULL;
+            g.ldr = mm->ldr;
+            kern->gemm[w->format](&g);
+            continue;
+        }
         if (mm->residual) { // which may be the very rows that the product goes to
             g.y = cpu_worker_scratch(c, worker) - CPU_TILE_FLOATS;
             g.ldy = (size_t)g.count * PANEL;

@@ -34,14 +34,18 @@ static status lay_out(const cpu_device *d, const dev_weight *w, layout *l, error
     if (w->k < 1 || w->n < 1 || w->experts < 1 || !quant_row_bytes((int)w->type, (uint64_t)w->k, &l->row_bytes))
         return error_set(err, E_INVALID, "tensor '%s': rows of %lld do not fit blocks of %s", w->name, (long long)w->k, t->name);
     if (!(w->use & (DEV_USE_MATRIX | DEV_USE_ROWS | DEV_USE_VECTOR))) return error_set(err, E_USAGE, "tensor '%s' has no use", w->name);
-    l->format = cpu_choose_format(w->type, w->k, d->kernels.packed && (w->use & DEV_USE_MATRIX));
+    bool matrix = w->use & DEV_USE_MATRIX;
+    l->format = matrix && d->kernels.tiles ? cpu_tile_format(w->type) : cpu_choose_format(w->type, w->k, d->kernels.packed && matrix);
     l->n_panels = (w->n + PANEL - 1) / PANEL;
     size_t total = 0;
     bool over = false;
-    if (l->format == CPU_RAW) {
+    if (cpu_format_raw(l->format)) {
         over |= mul_overflows(l->row_bytes, PANEL, &l->panel_bytes) || mul_overflows(l->row_bytes, (size_t)w->n, &l->expert_bytes);
     } else {
-        if (!cpu_format_int8(l->format)) over |= mul_overflows((size_t)w->k, PANEL * (l->format == CPU_F32 ? 4 : 2), &l->panel_bytes);
+        if (cpu_format_tile(l->format)) {
+            l->scale_bytes = cpu_tile_scale_bytes(l->format, w->k);
+            l->panel_bytes = cpu_tile_panel_bytes(l->format, w->k);
+        } else if (!cpu_format_int8(l->format)) over |= mul_overflows((size_t)w->k, PANEL * (l->format == CPU_F32 ? 4 : 2), &l->panel_bytes);
         else {
             l->scale_bytes = cpu_scale_area_bytes(l->format, w->k);
             l->panel_bytes = l->scale_bytes + (size_t)w->k / BLOCK * cpu_quant_block_bytes(l->format);
@@ -95,7 +99,7 @@ static void import_piece(void *ctx, size_t begin, size_t end, int worker)
             return;
         }
         j->hashes[i] = XXH3_128bits(buffer, bytes);
-        if (j->t->data && j->l->format == CPU_RAW) memcpy(j->t->data + offset, buffer, bytes);
+        if (j->t->data && cpu_format_raw(j->l->format)) memcpy(j->t->data + offset, buffer, bytes);
         else if (j->t->data)
             for (int64_t p = 0; p * PANEL < rows; p++) {
                 int64_t left = rows - p * PANEL;

@@ -79,6 +79,26 @@ static device *open_device(const char *isa, int threads)
     return d;
 }
 
+// The tiers of this machine, and where it can compute them in C, those that only its relatives have.
+static const char *const *tiers(void)
+{
+    static const char *all[8];
+    int n = 0;
+    bool amx = false;
+    for (const char *const *t = cpu_tiers(); *t; t++) {
+        all[n++] = *t;
+        amx |= !strcmp(*t, "amx");
+    }
+    device *d = NULL;
+    error e = {0};
+    if (!amx && cpu_device_create(&(cpu_options){.threads = 1, .isa = "amx-emulated"}, &d, &e) == OK) all[n++] = "amx-emulated";
+    dev_destroy(d);
+    all[n] = NULL;
+    return all;
+}
+
+static bool in_bf16(const char *tier) { return !strncmp(tier, "amx", 3); }
+
 static double nmse(const float *a, const float *b, size_t n)
 {
     double d = 0, s = 0;
@@ -150,11 +170,12 @@ static void products(void **state)
             product(d, &w, x, rows, ref);
             dev_destroy(d);
             bool have_first = false;
-            for (const char *const *tier = cpu_tiers(); *tier; tier++) {
+            for (const char *const *tier = tiers(); *tier; tier++) {
                 d = open_device(*tier, 1);
                 product(d, &w, x, rows, y);
                 for (int32_t r = 0; r < rows; r++) {
                     double err = nmse(y + r * n, ref + r * n, (size_t)n), limit = types[t] <= QUANT_F16 || types[t] == QUANT_BF16 || types[t] == QUANT_IQ4_NL ? 1e-11 : 4e-4;
+                    if (in_bf16(*tier) && types[t] != QUANT_F32) limit = 4e-5; // 5.3e-6 is expected of two roundings, rows of 17 vary; to the bit: test_cpu_amx.c
                     if (r != 1 && r != 3 && !(err <= limit)) fail_msg("%s %s %dx%d row %d: NMSE %g", *tier, quant_type_name(types[t]), k, n, r, err);
                     for (int32_t j = 0; j < n; j++) assert_true(isfinite(y[r * n + j]));
                 }
@@ -169,7 +190,7 @@ static void products(void **state)
                 product(d, &w, x, rows, z);
                 assert_memory_equal(z, y, total * sizeof *z);
                 dev_destroy(d);
-                if (strcmp(*tier, "ref") != 0 && types[t] != QUANT_IQ4_NL) { // the same recipe: avx512 and avx2 agree to the bit
+                if (strcmp(*tier, "ref") != 0 && !in_bf16(*tier) && types[t] != QUANT_IQ4_NL) { // the same recipe: avx512 and avx2 agree to the bit
                     if (have_first) assert_memory_equal(first, y, total * sizeof *y);
                     memcpy(first, y, total * sizeof *y);
                     have_first = true;
@@ -193,7 +214,7 @@ static void look_up(void **state)
         weight w = make(types[t], k, n, 1, DEV_USE_MATRIX | DEV_USE_ROWS, 1);
         float *want = malloc((size_t)n * (size_t)k * sizeof *want);
         quant_type_traits(types[t])->decode(w.data, want, (size_t)n * (size_t)k);
-        for (const char *const *tier = cpu_tiers(); *tier; tier++) {
+        for (const char *const *tier = tiers(); *tier; tier++) {
             device *d = open_device(*tier, 1);
             dev_plan *p;
             error e = {0};
@@ -358,10 +379,11 @@ static void models(void **state)
         seed = 5;
         toy t = make_toy(kinds[i]);
         toy_logits("ref", 1, DEV_KV_F32, &t, TOKENS, 2, ref);
-        for (const char *const *tier = cpu_tiers(); *tier; tier++) {
+        for (const char *const *tier = tiers(); *tier; tier++) {
             toy_logits(*tier, 1, DEV_KV_F32, &t, TOKENS, 2, y);
             double err = row_nmse(y, ref);
-            if (!(err <= (kinds[i] == QUANT_F32 ? 1e-10 : 5e-3))) fail_msg("%s %s: NMSE %g", *tier, quant_type_name(kinds[i]), err);
+            double limit = kinds[i] != QUANT_F32 ? 5e-3 : in_bf16(*tier) ? 1e-4 : 1e-10; // the F32 model's attention outputs are F16
+            if (!(err <= limit)) fail_msg("%s %s: NMSE %g", *tier, quant_type_name(kinds[i]), err);
             static const int32_t chunks[] = {1, 7, 32, 37};
             for (int c = 0; c < 4; c++) {
                 toy_logits(*tier, chunks[c] == 37 ? 3 : 1, DEV_KV_F32, &t, chunks[c], 2, z); // more threads than processors wait long for each other: once

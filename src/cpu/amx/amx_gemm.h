@@ -1,0 +1,266 @@
+// cpu/amx/gemm: products of the tile formats. Recipe, the "bf16 chain": weights and activations rounded to bf16 (nearest even), their products as
+// TDPBF16PS sums them (amx_tile.h), blocks of 32 columns in ascending order into one accumulator, nothing scaled in between.
+//
+// Three forms, the same bits:
+//   many rows  two panels x 32 rows in four accumulators over all of K: per 32 columns 4 tile loads and 4 TDPBF16PS (64 cycles), 65,536 products. Up
+//              to 8 panels are decoded once (512 KB) and used by all rows; a block of 32 rows' activations then serves all of them from the second-level
+//              cache. Results go to contiguous tiles (16 KB, in the first level) and from there with bias, residual and scale to their rows, 512 bytes
+//              at a time: what the sketch lost to results in rows a power of two apart is a copy here, once for all of K.
+//   few rows   (2 to 16, and one row of 4 to 6 bits) each weight tile is decoded into the first-level cache and used at once: per 32 columns of
+//              two panels 128 cycles of decoding, 3 tile loads, 2 TDPBF16PS that the decoding hides.
+//   one row    of 8 bits and more: the same two chains in AVX-512 lanes, no tiles: per tile row 2 operations to widen and 2 FMAs beside the decoding.
+#pragma once
+#include "cpu/amx/amx_decode.h"
+#include "cpu/amx/amx_tile.h"
+
+static void amx_row(const float *x, int64_t k, int64_t row, uint8_t *tiles)
+{
+    uint8_t *to = tiles + row / TILE_ROWS * cpu_tile_blocks(k) * TILE_BYTES + row % TILE_ROWS * 64;
+    for (int64_t i = 0; i < k; i += TILE_K, to += TILE_BYTES) {
+        __m512 a, b;
+        if (k - i >= TILE_K) {
+            a = _mm512_loadu_ps(x + i);
+            b = _mm512_loadu_ps(x + i + 16);
+        } else {
+            uint32_t m = (1u << (k - i)) - 1;
+            a = _mm512_maskz_loadu_ps((__mmask16)m, x + i);
+            b = _mm512_maskz_loadu_ps((__mmask16)(m >> 16), x + i + 16);
+        }
+        _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+    }
+}
+
+// Any file type by quant's own decoding: a whole panel's tiles.
+static void amx_decode_raw(const gemm_args *g, int64_t panel, float *row, uint8_t *tiles)
+{
+    const quant_traits *t = quant_type_traits((int)g->w->base.type);
+    int64_t left = g->w->base.n - panel * PANEL, n = left < PANEL ? left : PANEL, blocks = cpu_tile_blocks(g->k);
+    if (n < PANEL) memset(tiles, 0, (size_t)blocks * TILE_BYTES);
+    for (int64_t i = g->k; i < blocks * TILE_K; i++) row[i] = 0;
+    for (int64_t r = 0; r < n; r++) {
+        t->decode(g->data + (size_t)(panel * PANEL + r) * g->w->row_bytes, row, (size_t)g->k);
+        for (int64_t b = 0; b < blocks; b++) {
+            uint32_t pairs[16];
+            _mm512_storeu_si512(pairs, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + b * TILE_K + 16), _mm512_loadu_ps(row + b * TILE_K)));
+            for (int kp = 0; kp < 16; kp++) memcpy(tiles + b * TILE_BYTES + kp * 64 + r * 4, &pairs[kp], 4);
+        }
+    }
+}
+
+typedef struct work {
+    const gemm_args *g;
+    amx_decode_fn decode;     // NULL: panels are bf16 tiles already
+    const int8_t *values;
+    int64_t blocks;
+    uint8_t *weights, *rows;  // scratch: decoded panels, two row tiles
+    float *results, *floats;  // result tiles; one row
+} work;
+
+// The bf16 tiles of a panel that need no decoding, or NULL.
+static const uint8_t *amx_ready(const work *w, int64_t panel)
+{
+    if (w->decode) return NULL;
+    if (w->g->w->format == CPU_TILE_RAW) return NULL;
+    return w->g->data + (size_t)panel * w->g->w->panel_bytes;
+}
+
+static void amx_decode_panel(const work *w, int64_t panel, uint8_t *to)
+{
+    if (w->g->w->format == CPU_TILE_RAW) {
+        amx_decode_raw(w->g, panel, w->floats, to);
+        return;
+    }
+    const uint8_t *from = w->g->data + (size_t)panel * w->g->w->panel_bytes;
+    for (int64_t b = 0; b < w->blocks; b++) w->decode(from, w->g->w->scale_bytes, b, w->values, to + b * TILE_BYTES);
+}
+
+// n rows from `first` of the list as row tiles: where they lie when they follow each other inside tiles, else gathered. Returns the first tile; the second
+// lies blocks tiles after it.
+static const uint8_t *amx_gather(const work *w, int32_t first, int32_t n)
+{
+    const int32_t *rows = w->g->rows + first;
+    const uint8_t *q = (const uint8_t *)w->g->q;
+    size_t of = (size_t)w->blocks * TILE_BYTES;
+    bool follow = rows[0] % TILE_ROWS == 0 || rows[0] % TILE_ROWS + n <= TILE_ROWS;
+    for (int32_t i = 1; i < n && follow; i++) follow = rows[i] == rows[0] + i;
+    if (follow) return q + (size_t)(rows[0] / TILE_ROWS) * of + (size_t)(rows[0] % TILE_ROWS) * 64;
+    for (int32_t i = 0; i < n; i++) {
+        const uint8_t *from = q + (size_t)(rows[i] / TILE_ROWS) * of + (size_t)(rows[i] % TILE_ROWS) * 64;
+        uint8_t *to = w->rows + (size_t)(i / TILE_ROWS) * of + (size_t)(i % TILE_ROWS) * 64;
+        for (int64_t b = 0; b < w->blocks; b++) _mm512_store_si512(to + b * TILE_BYTES, _mm512_load_si512(from + b * TILE_BYTES));
+    }
+    return w->rows;
+}
+
+// What one row has of one panel: 16 results on their way out.
+static inline void amx_put(const gemm_args *g, int32_t row, int64_t panel, const float *v)
+{
+    int64_t col = (panel - g->first) * PANEL, left = g->w->base.n - panel * PANEL;
+    __mmask16 m = (__mmask16)(left < PANEL ? (1u << left) - 1 : 0xffff);
+    __m512 y = _mm512_mul_ps(_mm512_loadu_ps(v), _mm512_set1_ps(g->scale));
+    if (g->bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(m, g->bias + col));
+    if (g->residual) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(m, g->residual + (size_t)row * g->ldr + col));
+    _mm512_mask_storeu_ps(g->y + (size_t)row * g->ldy + col, m, y);
+}
+
+static void amx_many_rows(const work *w)
+{
+    const gemm_args *g = w->g;
+    const int64_t B = w->blocks, P = cpu_tile_panels(g->k);
+    amx_shape(16, 16);
+    for (int64_t p0 = g->first; p0 < g->first + g->count; p0 += P) {
+        const uint8_t *at[TILE_MAX_PANELS];
+        int n = (int)(g->first + g->count - p0 < P ? g->first + g->count - p0 : P);
+        for (int i = 0; i < n; i++) {
+            at[i] = amx_ready(w, p0 + i);
+            if (at[i]) continue;
+            uint8_t *to = w->weights + (size_t)i * (size_t)B * TILE_BYTES;
+            amx_decode_panel(w, p0 + i, to);
+            at[i] = to;
+        }
+        for (int32_t r0 = 0; r0 < g->n_rows; r0 += 2 * TILE_ROWS) {
+            int32_t rows = g->n_rows - r0 < 2 * TILE_ROWS ? g->n_rows - r0 : 2 * TILE_ROWS;
+            const uint8_t *a0 = amx_gather(w, r0, rows), *a1 = a0 + (rows > TILE_ROWS ? B * TILE_BYTES : 0);
+            for (int i = 0; i < n; i += 2) {
+                const uint8_t *b0 = at[i], *b1 = at[i + 1 < n ? i + 1 : i]; // a panel alone is done twice: it is rare
+                TILE_ZERO(0);
+                TILE_ZERO(1);
+                TILE_ZERO(2);
+                TILE_ZERO(3);
+                if (rows > TILE_ROWS) {
+                    for (int64_t b = 0; b < B; b++) {
+                        TILE_LOAD(6, b0 + b * TILE_BYTES, 64);
+                        TILE_LOAD(4, a0 + b * TILE_BYTES, 64);
+                        TILE_LOAD(7, b1 + b * TILE_BYTES, 64);
+                        TILE_LOAD(5, a1 + b * TILE_BYTES, 64);
+                        TILE_DOT(0, 4, 6);
+                        TILE_DOT(1, 4, 7);
+                        TILE_DOT(2, 5, 6);
+                        TILE_DOT(3, 5, 7);
+                    }
+                } else { // 16 rows at the end
+                    for (int64_t b = 0; b < B; b++) {
+                        TILE_LOAD(4, a0 + b * TILE_BYTES, 64);
+                        TILE_LOAD(6, b0 + b * TILE_BYTES, 64);
+                        TILE_LOAD(7, b1 + b * TILE_BYTES, 64);
+                        TILE_DOT(0, 4, 6);
+                        TILE_DOT(1, 4, 7);
+                    }
+                }
+                float *c = w->results + i * 512; // [rows / 16][16][16] of each panel
+                TILE_STORE(0, c, 64);
+                TILE_STORE(2, c + 256, 64);
+                TILE_STORE(1, c + 512, 64);
+                TILE_STORE(3, c + 768, 64);
+            }
+            for (int32_t r = 0; r < rows; r++)
+                for (int i = 0; i < n; i++) amx_put(g, r0 + r, p0 + i, w->results + i * 512 + r * 16);
+        }
+    }
+}
+
+static void amx_few_rows(const work *w)
+{
+    const gemm_args *g = w->g;
+    const int64_t B = w->blocks, end = g->first + g->count;
+    const int32_t n = g->n_rows;
+    const size_t scale_bytes = g->w->scale_bytes;
+    const uint8_t *a = amx_gather(w, 0, n);
+    amx_shape(n, n);
+    for (int64_t p = g->first; p < end; p += 2) {
+        int64_t q = p + 1 < end ? p + 1 : p;
+        const uint8_t *b0 = amx_ready(w, p), *b1 = amx_ready(w, q), *from0 = g->data + (size_t)p * g->w->panel_bytes, *from1 = g->data + (size_t)q * g->w->panel_bytes;
+        if (g->w->format == CPU_TILE_RAW) {
+            amx_decode_panel(w, p, w->weights);
+            b0 = b1 = w->weights;
+            if (q != p) {
+                b1 = w->weights + B * TILE_BYTES;
+                amx_decode_panel(w, q, w->weights + B * TILE_BYTES);
+            }
+        }
+        TILE_ZERO(0);
+        TILE_ZERO(1);
+        for (int64_t b = 0; b < B; b++) {
+            const uint8_t *x = b0 + b * TILE_BYTES, *y = b1 + b * TILE_BYTES;
+            if (w->decode) { // four turns, so that a tile is not loaded while it is being written
+                uint8_t *turn = w->weights + (b & 3) * 2 * TILE_BYTES;
+                w->decode(from0, scale_bytes, b, w->values, turn);
+                x = y = turn;
+                if (q != p) {
+                    y = turn + TILE_BYTES;
+                    w->decode(from1, scale_bytes, b, w->values, turn + TILE_BYTES);
+                }
+            }
+            TILE_LOAD(4, a + b * TILE_BYTES, 64);
+            TILE_LOAD(6, x, 64);
+            TILE_LOAD(7, y, 64);
+            TILE_DOT(0, 4, 6);
+            TILE_DOT(1, 4, 7);
+        }
+        TILE_STORE(0, w->results, 64);
+        TILE_STORE(1, w->results + 256, 64);
+        for (int32_t r = 0; r < n; r++) {
+            amx_put(g, r, p, w->results + r * 16);
+            if (q != p) amx_put(g, r, q, w->results + 256 + r * 16);
+        }
+    }
+}
+
+static void amx_one_row(const work *w)
+{
+    const gemm_args *g = w->g;
+    const uint8_t *a = amx_gather(w, 0, 1);
+    float *x = w->floats;
+    const __m512i odd_half = _mm512_set1_epi32((int)0xffff0000u);
+    for (int64_t b = 0; b < w->blocks; b++) {
+        __m512i v = _mm512_load_si512(a + b * TILE_BYTES);
+        _mm512_storeu_ps(x + b * TILE_K, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(v)), 16)));
+        _mm512_storeu_ps(x + b * TILE_K + 16, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(v, 1)), 16)));
+    }
+    for (int64_t p = g->first; p < g->first + g->count; p++) {
+        const uint8_t *ready = amx_ready(w, p), *from = g->data + (size_t)p * g->w->panel_bytes;
+        __m512 y = _mm512_setzero_ps();
+        for (int64_t b = 0; b < w->blocks; b++) {
+            const uint8_t *t = ready + b * TILE_BYTES;
+            if (ready) {
+                for (int i = 0; i < 16; i++) _mm_prefetch((const char *)t + 4096 + i * 64, _MM_HINT_T0);
+            } else {
+                w->decode(from, g->w->scale_bytes, b, w->values, w->weights + (b & 3) * TILE_BYTES);
+                t = w->weights + (b & 3) * TILE_BYTES;
+            }
+            __m512 even = _mm512_setzero_ps(), odd = even;
+            const float *xb = x + b * TILE_K;
+#pragma GCC unroll 16
+            for (int kp = 0; kp < 16; kp++) {
+                __m512i v = _mm512_loadu_si512(t + kp * 64);
+                even = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(v, 16)), _mm512_set1_ps(xb[2 * kp]), even);
+                odd = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(v, odd_half)), _mm512_set1_ps(xb[2 * kp + 1]), odd);
+            }
+            y = _mm512_add_ps(y, _mm512_add_ps(even, odd));
+        }
+        _mm512_storeu_ps(w->results, y);
+        amx_put(g, 0, p, w->results);
+    }
+}
+
+static void amx_gemm(const gemm_args *g)
+{
+    work w = {.g = g, .decode = amx_decoder(g->w->format), .values = cpu_tile_layout(g->w->format)->values, .blocks = cpu_tile_blocks(g->k)};
+    w.weights = (uint8_t *)g->scratch;
+    w.rows = w.weights + (size_t)cpu_tile_panels(g->k) * (size_t)w.blocks * TILE_BYTES;
+    w.results = (float *)(w.rows + 2 * (size_t)w.blocks * TILE_BYTES);
+    w.floats = w.results + TILE_MAX_PANELS * 512;
+    uint32_t was = amx_begin();
+    if (g->n_rows > TILE_ROWS) amx_many_rows(&w);
+    else if (g->n_rows == 1 && cpu_tile_layout(g->w->format)->bits >= 8) amx_one_row(&w);
+    else amx_few_rows(&w);
+    amx_end(was);
+}
+
+static void amx_fill_gemm(cpu_kernels *k)
+{
+    k->packed = false;
+    k->tiles = true;
+    k->tile_row = amx_row;
+    for (int f = CPU_TILE_RAW; f < CPU_FORMATS; f++) k->gemm[f] = amx_gemm;
+}

@@ -1,0 +1,47 @@
+// cpu/tile: weights and activations as the tile tier (amx) reads them; plain C, shared by packing and kernels.
+//
+// A weight tile is the second operand of TDPBF16PS: 32 columns of 16 rows in 1 KB of bf16, [kp < 16][r < 16][j < 2] = column 2 kp + j of row r. A panel
+// is 16 rows; its columns are padded with zeros to a multiple of 32. What is not bf16 in the file keeps its own bits (nothing is rounded in memory), in the
+// order of the tile, so that one load, one shift a half tile row and one conversion give a tile row:
+//   4 bits: [half h < 2][group g < 2] of 16 dwords; dword l, nibble t is row 8 h + l / 2, column 16 g + 2 t + l % 2
+//   5 bits: then for each kp, each half a 16-bit mask of the fifth bits (bit l as above); 6 bits: then [half] of 16 dwords with two bits each for kp = 0..15
+//   8 bits: [kp][r][j] int8; half floats: [kp][r][j]
+// Before all quants of a panel lies its scale area (see tile_scale).
+// An activation tile is the first operand: 16 rows of 32 bf16 (64 bytes each); rows r of a step lie in tile row r % 16 of tiles [r / 16][k / 32].
+#pragma once
+#include "cpu/cpu_internal.h"
+
+enum { TILE_BYTES = 1024, TILE_ROWS = 16, TILE_K = 32, TILE_MAX_PANELS = 8 };
+
+typedef enum tile_scale {
+    TILE_NONE,
+    TILE_D,  // per 32 columns: f16 d[16]
+    TILE_DM, // f16 d[16], m[16]
+    TILE_K4, // per 256: f16 d[16], dmin[16], then 8 of u8 scale[16], min[16]
+    TILE_K6, // per 256: f16 d[16], then 8 of i8 scale of columns 0..15 [16], 16..31 [16]
+    TILE_XS, // per 256: f16 d[16], then 8 of i8 scale[16]
+    TILE_E8, // per 32: e8m0 d[16], halved as quant_e8m0_half
+    TILE_NV  // per 32: e4m3 of columns 0..15 [16], 16..31 [16], halved as quant_ue4m3_half
+} tile_scale;
+
+typedef struct tile_layout {
+    uint32_t type;          // of the file
+    int bits;               // 4, 5, 6, 8; 16: half floats or bf16
+    tile_scale scale;
+    const int8_t *values;   // of 4 bits; 5 bits add 16 to them
+    size_t block_bytes;     // quants of 16 rows x 32 columns
+} tile_layout;
+
+const tile_layout *cpu_tile_layout(cpu_format f);
+static inline int64_t cpu_tile_blocks(int64_t k) { return (k + TILE_K - 1) / TILE_K; }
+// Panels that are decoded at once: half a megabyte of bf16 tiles, an even number.
+static inline int64_t cpu_tile_panels(int64_t k)
+{
+    int64_t p = 512 / cpu_tile_blocks(k) & ~(int64_t)1;
+    return p < 2 ? 2 : p > TILE_MAX_PANELS ? TILE_MAX_PANELS : p;
+}
+// Worker scratch in floats: decoded panels, two row tiles of gathered activations, result tiles, a row of floats.
+static inline size_t cpu_tile_scratch(int64_t k)
+{
+    return ((size_t)(cpu_tile_panels(k) + 2) * (size_t)cpu_tile_blocks(k) + TILE_MAX_PANELS * 2) * (TILE_BYTES / sizeof(float)) + (size_t)cpu_tile_blocks(k) * TILE_K;
+}

@@ -1,0 +1,208 @@
+// Tests of the tile tier, over real tiles where the machine has them and over tile instructions in C where it has not: products of every type against the
+// recipe written out here in plain C, to the bit, for one row and many, gathered rows, chunks and threads.
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "cpu/cpu.h"
+#include "quant/quant.h"
+
+static const char *tier; // NULL: this processor cannot run it in any way
+static uint64_t seed = 1;
+static float noise(void)
+{
+    float s = 0;
+    for (int i = 0; i < 6; i++) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        s += (float)(seed >> 40) / 16777216.0f - 0.5f;
+    }
+    return s * 1.414f;
+}
+
+typedef struct bytes { uint8_t *at; size_t n; } bytes;
+
+static status read_bytes(void *ctx, uint64_t offset, size_t n, void *dst, error *err)
+{
+    const bytes *b = ctx;
+    if (offset + n > b->n) return error_set(err, E_IO, "read past the end");
+    memcpy(dst, b->at + offset, n);
+    return OK;
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    for (const char *const *t = cpu_tiers(); *t; t++)
+        if (!strcmp(*t, "amx")) tier = *t;
+    device *d = NULL;
+    error e = {0};
+    if (!tier && cpu_device_create(&(cpu_options){.threads = 1, .isa = "amx-emulated"}, &d, &e) == OK) tier = "amx-emulated";
+    dev_destroy(d);
+    return 0;
+}
+
+static device *open_device(int threads)
+{
+    device *d = NULL;
+    error e = {0};
+    if (cpu_device_create(&(cpu_options){.threads = threads, .isa = tier}, &d, &e)) fail_msg("%s", e.text);
+    return d;
+}
+
+static dev_tensor *import(device *d, int type, int64_t k, int64_t n, int64_t experts, unsigned use, bytes *b)
+{
+    dev_tensor *t = NULL;
+    error e = {0};
+    if (dev_import_weight(d, &(dev_weight){"w", (uint32_t)type, k, n, experts, use}, &(dev_source){read_bytes, b}, &t, &e)) fail_msg("%s", e.text);
+    return t;
+}
+
+static bytes encoded(int type, int64_t k, int64_t n, float scale)
+{
+    size_t row;
+    const quant_traits *t = quant_type_traits(type);
+    assert_true(quant_row_bytes(type, (uint64_t)k, &row));
+    bytes b = {calloc((size_t)n, row), row * (size_t)n};
+    float *x = malloc((size_t)k * sizeof *x), *importance = malloc((size_t)k * sizeof *importance);
+    for (int64_t r = 0; r < n; r++) {
+        for (int64_t i = 0; i < k; i++) {
+            x[i] = noise() * scale;
+            importance[i] = 1;
+        }
+        t->encode(x, b.at + (size_t)r * row, (size_t)k, importance);
+    }
+    free(x);
+    free(importance);
+    return b;
+}
+
+// Nearest even, denormals zero before and after.
+static float to_bf16(float f)
+{
+    if (fabsf(f) < 0x1p-126f) return 0;
+    return quant_bf16_to_f32(quant_f32_to_bf16(f));
+}
+static float flush(float f) { return fabsf(f) < 0x1p-126f ? 0 : f; }
+
+// What the recipe says that w x is.
+static float chain(const float *w, const float *x, int64_t k)
+{
+    float acc = 0;
+    for (int64_t b = 0; b < k; b += 32) {
+        float even = 0, odd = 0;
+        for (int64_t i = b; i < b + 32; i += 2) {
+            even = flush(fmaf(i < k ? w[i] : 0, i < k ? x[i] : 0, even));
+            odd = flush(fmaf(i + 1 < k ? w[i + 1] : 0, i + 1 < k ? x[i + 1] : 0, odd));
+        }
+        acc = flush(acc + flush(even + odd));
+    }
+    return acc;
+}
+
+// rows x n results of a linear op, with bias, scale and residual when asked.
+static void product(device *d, dev_tensor *t, const float *x, int32_t rows, bool finish, const float *bias, float *y)
+{
+    error e = {0};
+    dev_plan *p;
+    int32_t k = (int32_t)t->k, n = (int32_t)t->n;
+    float *ones = calloc((size_t)k, sizeof *ones);
+    bytes table = {(uint8_t *)ones, (size_t)k * sizeof *ones}, bias_bytes = {(uint8_t *)bias, (size_t)n * sizeof *bias};
+    assert_int_equal(dev_plan_create(d, &p, &e), OK);
+    dev_reg in = dev_reg_all(p, k), out = dev_reg_all(p, n);
+    dev_op_embed(p, (dev_embed){in, import(d, QUANT_F32, k, 1, 1, DEV_USE_ROWS, &table), 1, false});
+    if (finish) {
+        dev_linear1(p, out, in, t, NULL);
+        dev_op_linear(p, (dev_linear){.src = in, .n = 1, .out = {{out, t, import(d, QUANT_F32, n, 1, 1, DEV_USE_VECTOR, &bias_bytes), 0.75f, 0}}, .epilogue = DEV_EP_RESIDUAL, .residual = out});
+    } else dev_linear1(p, out, in, t, NULL);
+    dev_op_hidden(p, out);
+    if (dev_plan_prepare(p, rows, 0, &e)) fail_msg("%s", e.text);
+    int32_t *pos = calloc((size_t)rows, sizeof *pos);
+    dev_seq seq = {.first_row = 0, .n_rows = rows};
+    dev_step s = {.n_rows = rows, .embeddings = x, .positions = pos, .n_seqs = 1, .seqs = &seq};
+    dev_ticket ticket;
+    if (dev_submit(p, NULL, &s, &ticket, &e)) fail_msg("%s", e.text);
+    for (int32_t r = 0; r < rows; r++) memcpy(y + (size_t)r * (size_t)n, dev_hidden(p, r), (size_t)n * sizeof *y);
+    free(pos);
+    free(ones);
+    dev_plan_destroy(p);
+}
+
+static void check_type(int type, int32_t k, int32_t n, int32_t rows)
+{
+    bytes b = encoded(type, k, n, 0.3f);
+    size_t total = (size_t)rows * (size_t)n;
+    float *w = malloc((size_t)n * (size_t)k * sizeof *w), *x = malloc((size_t)rows * (size_t)k * sizeof *x), *bx = malloc((size_t)rows * (size_t)k * sizeof *bx);
+    float *want = malloc(total * sizeof *want), *y = malloc(total * sizeof *y), *bias = malloc((size_t)n * sizeof *bias);
+    quant_type_traits(type)->decode(b.at, w, (size_t)n * (size_t)k);
+    for (int64_t i = 0; i < (int64_t)n * k; i++) w[i] = to_bf16(w[i]);
+    for (int32_t j = 0; j < n; j++) bias[j] = noise();
+    for (int32_t r = 0; r < rows; r++)
+        for (int32_t i = 0; i < k; i++) {
+            float v = noise();
+            if (r == 1) v *= 1e-40f;              // denormal
+            if (r == 2) v *= 1e15f;
+            if (r == 3) v = i % 37 ? v * 1e-3f : 500;
+            if (r == 4) v *= 2e-38f;              // products and sums that vanish
+            if (r == 5) v = 0;
+            x[(size_t)r * (size_t)k + (size_t)i] = v;
+            bx[(size_t)r * (size_t)k + (size_t)i] = to_bf16(v);
+        }
+    for (int32_t r = 0; r < rows; r++)
+        for (int32_t j = 0; j < n; j++) want[r * n + j] = chain(w + (size_t)j * (size_t)k, bx + (size_t)r * (size_t)k, k);
+    for (int threads = 1; threads <= 3; threads += 2) {
+        device *d = open_device(threads);
+        dev_tensor *t = import(d, type, k, n, 1, DEV_USE_MATRIX, &b);
+        static const int32_t some[] = {1, 2, 5, 16, 17, 31, 33, 64, 0};
+        for (int c = 0; c < 9; c++) {
+            int32_t m = some[c] ? some[c] : rows, first = some[c] ? (c * 3) % (rows - m + 1) : 0;
+            if (m > rows || (threads > 1 && m != rows)) continue;
+            product(d, t, x + (size_t)first * (size_t)k, m, false, NULL, y);
+            for (int32_t i = 0; i < m * n; i++)
+                if (y[i] != want[first * n + i]) fail_msg("%s %dx%d, %d rows, row %d column %d: %a, not %a", quant_type_name(type), k, n, m, first + i / n, i % n, (double)y[i], (double)want[first * n + i]);
+        }
+        product(d, t, x, rows, true, bias, y);
+        for (int32_t i = 0; i < rows * n; i++) {
+            float f = flush(flush(flush(want[i] * 0.75f) + bias[i % n]) + want[i]);
+            if (y[i] != f) fail_msg("%s %dx%d finished, row %d column %d: %a, not %a", quant_type_name(type), k, n, i / n, i % n, (double)y[i], (double)f);
+        }
+        dev_destroy(d);
+    }
+    free(b.at);
+    free(w);
+    free(x);
+    free(bx);
+    free(want);
+    free(y);
+    free(bias);
+}
+
+static void recipe(void **state)
+{
+    (void)state;
+    if (!tier) skip();
+    for (int type = 0; type < QUANT_TYPES; type++) {
+        const quant_traits *t = quant_type_traits(type);
+        if (!t || !t->encode || !t->decode || type == QUANT_F32 || type == QUANT_F64 || (t->flags & QUANT_IS_INT)) continue;
+        seed = (uint64_t)type + 1;
+        check_type(type, t->block_elems == 256 ? 512 : 256, 39, 7);
+    }
+    check_type(QUANT_Q4_K, 2304, 33, 70);
+    check_type(QUANT_Q6_K, 256, 300, 40);
+    check_type(QUANT_BF16, 40, 17, 35); // columns that end inside a tile
+    check_type(QUANT_F16, 1, 1, 18);
+    check_type(QUANT_F16, 8192 + 33, 50, 33);
+    check_type(QUANT_TQ2_0, 256, 50, 37);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(recipe)};
+    return cmocka_run_group_tests(tests, setup, NULL);
+}

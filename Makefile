@@ -35,7 +35,7 @@ conformance: build
 
 fuzz:
 	@tools/setup fuzz
-	@CC=clang tools/cmake-build build-fuzz -DALTISERVE_FUZZ=ON -DALTISERVE_SANITIZE=address,undefined
+	@CC=clang tools/cmake-build build-fuzz -DCMAKE_BUILD_TYPE=RelWithDebInfo -DALTISERVE_FUZZ=ON -DALTISERVE_SANITIZE=address,undefined
 	@for f in build-fuzz/fuzz_*; do [ ! -x $$f ] || [ -d $$f ] || $$f -max_total_time=$${FUZZ_SECONDS:-60} -rss_limit_mb=2048 || exit 1; done
 
 bench: build

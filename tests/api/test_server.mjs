@@ -217,9 +217,12 @@ const tests = {
   async 'a client that leaves stops its generation'() {
     // So much work that no machine ends it first: 64 prompts, 4 choices each.
     const work = { prompt: Array.from({ length: 64 }, (_, i) => `Story ${i}.`), n: 4, max_tokens: 400, ignore_eos: true };
+    // And 200 prompts that nearly fill the context, of which no two begin alike, for one token each: who leaves then leaves while prompts are read.
+    const { tokens } = (await post('/tokenize', { content: 'Once upon a time there was a fox. '.repeat(60) })).json;
+    const reading = { prompt: Array.from({ length: 200 }, (_, i) => [i + 300, ...tokens.slice(0, 480)]), max_tokens: 1 };
     let aborted = (await metrics())(ABORTED);
-    for (const how of ['streamed', 'whole', 'half-closed']) {
-      const body = JSON.stringify({ ...work, stream: how !== 'whole' });
+    for (const how of ['streamed', 'whole', 'half-closed', 'reading']) {
+      const body = JSON.stringify(how === 'reading' ? reading : { ...work, stream: how !== 'whole' });
       const socket = net.connect({ port: server.port, host: '127.0.0.1', allowHalfOpen: true });
       socket.on('error', () => {});
       socket.resume();

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "engine/engine_util.h"
+#include "gguf/gguf.h"
 #include "obs/obs.h"
 
 static char dir[256];
@@ -255,6 +256,66 @@ static void the_folder_is_watched(void **state) {
     altiserve_destroy(a);
 }
 
+// Part `no` of the toy's file cut into `count` files as llama.cpp's gguf-split names and marks them.
+static void put_part(const char *stem, unsigned no, unsigned count) {
+    char name[64];
+    error err = {0};
+    gguf *g;
+    gguf_writer *w;
+    assert_int_equal(gguf_open(SOURCE_DIR "/tools/toy/toy-1.gguf", &g, &err), OK);
+    assert_int_equal(gguf_writer_create(&w, &err), OK);
+    for (size_t i = 0; !no && i < gguf_kv_count(g); i++) assert_int_equal(gguf_writer_copy(w, gguf_kv_key(g, i), gguf_kv_value(g, i), &err), OK);
+    size_t n = gguf_tensor_count(g), from = n * no / count, to = n * (no + 1) / count;
+    void *data[128] = {0};
+    assert_true(to - from <= 128);
+    assert_int_equal(gguf_writer_set(w, "split.no", GGUF_U16, &(uint16_t){(uint16_t)no}, &err), OK);
+    assert_int_equal(gguf_writer_set(w, "split.count", GGUF_U16, &(uint16_t){(uint16_t)count}, &err), OK);
+    assert_int_equal(gguf_writer_set(w, "split.tensors.count", GGUF_I32, &(int32_t){(int32_t)n}, &err), OK);
+    for (size_t i = from; i < to; i++) {
+        const gguf_tensor *t = gguf_tensor_at(g, i);
+        data[i - from] = mem_alloc(t->bytes);
+        assert_int_equal(gguf_read(g, t, 0, t->bytes, data[i - from], &err), OK);
+        assert_int_equal(gguf_writer_tensor(w, t->name, t->type, t->n_dims, t->dims, data[i - from], &err), OK);
+    }
+    snprintf(name, sizeof name, "%s-%05u-of-%05u.gguf", stem, no + 1, count);
+    assert_int_equal(gguf_writer_path(w, path_of(name), &err), OK);
+    gguf_writer_free(w);
+    gguf_close(g);
+    for (size_t i = 0; i < 128; i++) mem_free(data[i]);
+}
+
+static void a_split_model_is_one(void **state) {
+    (void)state;
+    altiserve_model_info info;
+    error err;
+    altiserve_request *r;
+    put_part("cut", 0, 3);
+    altiserve *a = folder(0);
+    assert_int_equal(state_of(a, "cut", &info), OK);
+    assert_int_equal(info.state, MODEL_INCOMPLETE); // the rest may still be on its way
+    altiserve_generate g = greedy("Hello", 12);
+    g.model = "cut";
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INCOMPLETE);
+    put_part("cut", 2, 3);
+    altiserve_rescan(a);
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INCOMPLETE);
+    put_part("cut", 1, 3);
+    altiserve_rescan(a);
+    listed(a, "cut "); // once, without its suffix
+    answer *whole, *parts = ask(a, &g);
+    g.model = "toy-1";
+    whole = ask(a, &g);
+    assert_int_equal(parts->n_tokens[0], 12);
+    same_tokens(whole, parts, 0, 0);
+    answer_free(whole);
+    answer_free(parts);
+    unlink(path_of("cut-00002-of-00003.gguf")); // a part goes: no new loads, listed with its error
+    altiserve_rescan(a);
+    assert_int_equal(state_of(a, "cut", &info), OK);
+    assert_int_equal(info.state, MODEL_INCOMPLETE);
+    altiserve_destroy(a);
+}
+
 static void paths_open_only_where_allowed(void **state) {
     (void)state;
     put("a.gguf", SIZE_MAX, false);
@@ -275,7 +336,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(files_come_and_go, setup, teardown), cmocka_unit_test_setup_teardown(broken_and_incomplete, setup, teardown),
         cmocka_unit_test_setup_teardown(running_requests_keep_their_version, setup, teardown),
         cmocka_unit_test_setup_teardown(models_share_memory, setup, teardown), cmocka_unit_test_setup_teardown(a_load_waits_for_the_busy_one, setup, teardown),
-        cmocka_unit_test_setup_teardown(the_folder_is_watched, setup, teardown), cmocka_unit_test_setup_teardown(paths_open_only_where_allowed, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_folder_is_watched, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_split_model_is_one, setup, teardown), cmocka_unit_test_setup_teardown(paths_open_only_where_allowed, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -133,8 +133,8 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
     for (int64_t b = 0; b < k / BLOCK; b++, area += bytes) {
         load_weights(format, area, &w);
         load_scales(format, panel, b, &w);
+        for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + INT8_AHEAD + i, _MM_HINT_T1);
         if (!src.tile) {
-            for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + 4096 + i, _MM_HINT_T0);
             block_row(format, &w, src.q + b * BLOCK, src.aux[b].d, src.aux[b].ds, src.aux[b].nsum, src.aux[b].nhigh, out[0]);
             continue;
         }

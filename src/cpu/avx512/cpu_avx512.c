@@ -104,8 +104,8 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
         __m512i w[8];
         load_weights(format, area, w);
         scales s = load_scales(format, panel, b);
-        if (!src.tile) { // one row: bound by memory; ask early
-            for (size_t i = 0; i < block; i += 64) _mm_prefetch((const char *)area + 4096 + i, _MM_HINT_T0);
+        for (size_t i = 0; i < block; i += 64) _mm_prefetch((const char *)area + INT8_AHEAD + i, _MM_HINT_T1);
+        if (!src.tile) {
             y[0] = block_row(format, w, &s, src.q + b * BLOCK, src.aux[b].d, src.aux[b].ds, src.aux[b].nsum, src.aux[b].nhigh, y[0]);
             continue;
         }

@@ -71,6 +71,9 @@ bool api_settle(params *p, unsigned where, api_error *e);
 bool api_chat_input(const json_t *messages, const char *param, const json_t *kwargs, const char *extra_system, char **out, size_t *len, api_error *e);
 // Checks the name against what a client may say (no paths), strips ":latest", and finds the model.
 bool api_find_model(job *j, const char *name, altiserve_model_info *info, api_error *e);
+bool api_find_writer(job *j, const char *name, api_error *e); // into j->model; a model that writes no text is a 400
+
+void api_put_capabilities(strbuf *out, const altiserve_model_info *m); // ["completion","embedding","rerank"]: what the model is for
 
 // ---- jobs ----------------------------------------------------------------------------------------
 
@@ -98,6 +101,8 @@ typedef struct part {         // one engine request; a completion with several p
     altiserve_usage usage;
     char *echo;               // text put before the answer
     size_t echo_len;
+    float *embedding;         // of requests that embed
+    size_t n_embedding;
 } part;
 
 // How a dialect words what happens. All on the front pool; `out` is sent when the call returns.
@@ -133,6 +138,9 @@ struct job {
     const dialect *dialect;
     part         *parts;
     uint32_t      n_parts, parts_left;
+    uint32_t      n_submitted, in_flight; // of jobs that embed: parts are submitted as earlier ones end
+    void        (*set_embed)(job *j, uint32_t i, altiserve_embed *what);
+    const char   *embed_param;
     choice       *choices;    // n_parts * n
     uint32_t      n_choices;
     char          id[48];
@@ -175,6 +183,9 @@ void job_respond(job *j, int code, const char *type, strbuf *body); // frees bod
 bool job_body(job *j);
 // Submits n_parts requests made from p.g with each prompt, and from then on events flow to the dialect. set(ctx, i, g) fills the prompt of part i.
 void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *j, uint32_t i, altiserve_generate *g), const char *prompt_param);
+// Submits n_parts requests that embed, few at a time; when all have ended the dialect's `whole` is the answer, from parts[].embedding. set fills text, pair or tokens
+// (the latter are freed after use). param names the list in errors (an element as param[i]).
+void job_embed(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *j, uint32_t i, altiserve_embed *what), const char *param);
 void job_run(job *j);         // api_job.c: one turn of a job, on a pool thread
 void job_unref(job *j);
 
@@ -206,5 +217,9 @@ void api_ollama_show(job *j);
 void api_ollama_ps(job *j);
 void api_ollama_chat(job *j);
 void api_ollama_generate(job *j);
+void api_embeddings(job *j);
+void api_rerank(job *j);
+void api_ollama_embed(job *j);
+void api_ollama_embeddings(job *j);
 void api_messages(job *j);
 void api_count_tokens(job *j);

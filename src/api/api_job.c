@@ -20,7 +20,10 @@ static void free_choice(choice *c) {
 void job_unref(job *j) {
     if (atomic_fetch_sub(&j->refs, 1) != 1) return;
     for (uint32_t i = 0; i < j->n_choices; i++) free_choice(&j->choices[i]);
-    for (uint32_t i = 0; i < j->n_parts; i++) mem_free(j->parts[i].echo);
+    for (uint32_t i = 0; i < j->n_parts; i++) {
+        mem_free(j->parts[i].echo);
+        mem_free(j->parts[i].embedding);
+    }
     mem_free(j->choices);
     mem_free(j->parts);
     json_decref(j->body);
@@ -89,6 +92,12 @@ bool api_find_model(job *j, const char *name, altiserve_model_info *info, api_er
     return true;
 }
 
+bool api_find_writer(job *j, const char *name, api_error *e) {
+    if (!api_find_model(j, name, &j->model, e)) return false;
+    if (j->model.generates || !j->model.embedding_width) return true;
+    return api_fail(e, 400, "model", "model_not_supported", "the model \"%.100s\" writes no text: it is for %s", j->model.id, j->model.ranks ? "ranking, POST /v1/rerank" : "embeddings, POST /v1/embeddings");
+}
+
 // ---- generation ----------------------------------------------------------------------------------
 
 // On the engine thread.
@@ -119,6 +128,7 @@ static void count_request(job *j) {
         u.decode_s += one->decode_s;
         if (one->queue_s > u.queue_s) u.queue_s = one->queue_s;
     }
+    if (j->set_embed && !j->failed) obs_count(OBS_EMBEDDINGS, m, NULL, j->n_parts);
     obs_count(OBS_PROMPT_TOKENS, m, NULL, u.prompt_tokens);
     obs_count(OBS_GENERATED_TOKENS, m, NULL, u.completion_tokens);
     obs_count(OBS_PREFIX_QUERIES, m, NULL, u.prompt_tokens);
@@ -185,7 +195,8 @@ static void finish_job(job *j) {
         } else {
             bool bad = false;
             for (uint32_t i = 0; i < j->n_choices; i++) bad |= j->choices[i].text.failed || j->choices[i].logprobs.failed;
-            j->dialect->whole(j, &out);
+            for (uint32_t i = 0; i < j->n_parts && j->set_embed; i++) bad |= !j->parts[i].embedding;
+            if (!bad) j->dialect->whole(j, &out);
             out.failed |= bad;
             job_respond(j, 200, "application/json", &out);
             return;
@@ -209,7 +220,7 @@ static void time_tokens(job *j, choice *c, size_t n) {
 
 static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, strbuf *out) {
     part *p = &j->parts[part_index];
-    uint32_t index = part_index * j->p.g.n + (ev->choice < j->p.g.n ? ev->choice : 0);
+    uint32_t index = j->set_embed ? 0 : part_index * j->p.g.n + (ev->choice < j->p.g.n ? ev->choice : 0);
     choice *c = &j->choices[index];
     switch (ev->kind) {
     case EVENT_TEXT:
@@ -220,6 +231,11 @@ static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, s
             if (ev->logprobs && j->dialect->keep) j->dialect->keep(j, index, ev);
         } else if (ev->text_len || ev->logprobs) j->dialect->text(j, index, ev, out);
         break;
+    case EVENT_EMBEDDING:
+        mem_free(p->embedding);
+        p->embedding = mem_alloc(ev->n_embedding * sizeof *p->embedding); // for want of it the answer fails, see finish_job
+        if (p->embedding) memcpy(p->embedding, ev->embedding, (p->n_embedding = ev->n_embedding) * sizeof *p->embedding);
+        break;
     case EVENT_FINISH:
         c->finish = ev->finish;
         if (ev->finish == FINISH_CANCELLED || ev->finish == FINISH_ERROR || j->failed || j->left) break;
@@ -228,6 +244,7 @@ static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, s
     case EVENT_END:
         p->ended = true;
         j->parts_left--;
+        if (j->set_embed) j->in_flight--;
         if (ev->finish == FINISH_ERROR || (ev->finish == FINISH_CANCELLED && !away(j) && !j->failed)) {
             api_error e;
             if (ev->err.code || ev->err.text[0]) api_fail_status(&e, &ev->err, NULL);
@@ -236,6 +253,40 @@ static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, s
         }
         break;
     default: break;
+    }
+}
+
+// Submits what may be, for jobs that embed: a queue that others fill is waited for as long as one of ours will end.
+static void feed(job *j) {
+    enum { IN_FLIGHT = 64 };
+    while (!j->failed && !away(j) && j->n_submitted < j->n_parts && j->in_flight < IN_FLIGHT) {
+        uint32_t i = j->n_submitted;
+        altiserve_embed what = {.model = j->model.id, .client = j->key, .notify = notify, .notify_ctx = j};
+        altiserve_request *req = NULL;
+        error err = {0};
+        j->parts[i].owner = j;
+        j->set_embed(j, i, &what);
+        status st = what.text || what.tokens ? altiserve_submit_embed(j->a->engine, &what, &req, &err) : error_set(&err, E_NOMEM, "no memory for this request");
+        mem_free((void *)what.tokens);
+        if (st == E_BUSY && j->in_flight) break;
+        if (st) {
+            api_error e;
+            char param[96];
+            snprintf(param, sizeof param, j->n_parts > 1 ? "%s[%u]" : "%s", j->embed_param, i);
+            api_fail_status(&e, &err, param);
+            fail_generation(j, &e);
+            break;
+        }
+        pthread_mutex_lock(&j->lock);
+        j->parts[i].req = req;
+        if (j->left) altiserve_cancel(req);
+        pthread_mutex_unlock(&j->lock);
+        j->n_submitted++;
+        j->in_flight++;
+    }
+    if (j->failed || away(j)) { // the rest is never submitted
+        j->parts_left -= j->n_parts - j->n_submitted;
+        j->n_submitted = j->n_parts;
     }
 }
 
@@ -255,6 +306,7 @@ static void pump(job *j) {
         }
         if (p->ended) end_part(j, p);
     }
+    if (j->set_embed) feed(j);
     if (j->p.stream && !j->failed && (out.len || atomic_load(&j->want_begin))) begin_stream(j);
     if (out.failed) {
         api_error e;
@@ -314,6 +366,29 @@ void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *,
     }
     for (uint32_t i = 0; failed && i < n_parts; i++) parts[i].ended = !parts[i].req; // the rest was never submitted
     if (failed && !left) fail_generation(j, &e);
+    pump(j);
+}
+
+void job_embed(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *, uint32_t, altiserve_embed *), const char *param) {
+    new_id(j);
+    j->dialect = d;
+    j->p.g.n = 1;
+    part *parts = mem_calloc(n_parts, sizeof *parts);
+    j->choices = mem_calloc(1, sizeof *j->choices); // no text comes; take_event looks at the first
+    if (!parts || !j->choices) {
+        api_error e;
+        mem_free(parts);
+        api_fail(&e, 503, NULL, "unavailable", "no memory for this request");
+        job_fail(j, &e);
+        return;
+    }
+    pthread_mutex_lock(&j->lock);
+    j->parts = parts;
+    j->n_parts = n_parts;
+    pthread_mutex_unlock(&j->lock);
+    j->parts_left = n_parts;
+    j->set_embed = set;
+    j->embed_param = param;
     pump(j);
 }
 

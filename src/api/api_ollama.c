@@ -95,7 +95,9 @@ void api_ollama_show(job *j) {
     snprintf(key, sizeof key, "%s.context_length", m->architecture);
     strbuf_addf(&out, ",\"general.parameter_count\":%llu,", (unsigned long long)m->parameters);
     api_put_string(&out, key, strlen(key));
-    strbuf_addf(&out, ":%u},\"capabilities\":[\"completion\"]}", m->context_trained);
+    strbuf_addf(&out, ":%u},\"capabilities\":", m->context_trained);
+    api_put_capabilities(&out, m);
+    strbuf_addc(&out, '}');
     job_respond(j, 200, "application/json", &out);
 }
 
@@ -158,7 +160,7 @@ static bool read_request(job *j, api_error *e) {
     if (options && !json_is_object(options) && !json_is_null(options))
         return api_fail(e, 400, "options", NULL, "options must be an object, not %s", api_json_type(options));
     return api_read_fields(&j->p, j->body, FOR_OLLAMA, "", e) && (!json_is_object(options) || api_read_fields(&j->p, options, FOR_OLLAMA, "options.", e)) &&
-           api_settle(&j->p, FOR_OLLAMA, e) && api_find_model(j, j->p.model, &j->model, e);
+           api_settle(&j->p, FOR_OLLAMA, e) && api_find_writer(j, j->p.model, e);
 }
 
 void api_ollama_chat(job *j) {

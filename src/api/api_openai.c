@@ -8,6 +8,19 @@
 
 // ---- models --------------------------------------------------------------------------------------
 
+// What the model is for. Any model that writes text embeds too, by its last token; it is not for that.
+void api_put_capabilities(strbuf *out, const altiserve_model_info *m) {
+    const struct { bool has; const char *name; } all[] = {{m->generates, "completion"}, {m->embedding_model && m->embeds, "embedding"}, {m->ranks, "rerank"}};
+    bool any = false;
+    strbuf_addc(out, '[');
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].has) {
+            strbuf_addf(out, "%s\"%s\"", any ? "," : "", all[i].name);
+            any = true;
+        }
+    strbuf_addc(out, ']');
+}
+
 static void put_model(strbuf *out, const altiserve_model_info *m) {
     strbuf_adds(out, "{\"id\":");
     api_put_string(out, m->id, strlen(m->id));
@@ -20,7 +33,9 @@ static void put_model(strbuf *out, const altiserve_model_info *m) {
     strbuf_adds(out, ",\"quantization\":");
     api_put_string(out, m->quantization, strlen(m->quantization));
     static const char *const states[] = {"unloaded", "loading", "loaded", "failed", "incomplete"};
-    strbuf_addf(out, "},\"status\":{\"value\":\"%s\"}}", (unsigned)m->state < 5 ? states[m->state] : "unloaded");
+    strbuf_adds(out, "},\"capabilities\":");
+    api_put_capabilities(out, m);
+    strbuf_addf(out, ",\"status\":{\"value\":\"%s\"}}", (unsigned)m->state < 5 ? states[m->state] : "unloaded");
 }
 
 // What cannot be served is not listed; the log and `inspect` say why.
@@ -100,7 +115,7 @@ bool api_read_request(job *j, unsigned where) {
     if (!job_body(j)) return false;
     arena_init(&j->p.mem, 16 << 20);
     j->p.top_logprobs = j->p.logprobs = -1;
-    bool ok = api_read_fields(&j->p, j->body, where, "", &e) && api_settle(&j->p, where, &e) && api_find_model(j, j->p.model, &j->model, &e);
+    bool ok = api_read_fields(&j->p, j->body, where, "", &e) && api_settle(&j->p, where, &e) && api_find_writer(j, j->p.model, &e);
     if (ok && j->model.vocabulary)
         for (size_t i = 0; ok && i < j->p.g.sampling.n_bias; i++)
             if ((uint32_t)j->p.g.sampling.bias[i].token >= j->model.vocabulary)

@@ -22,6 +22,11 @@ static const api_route routes[] = {
     {"POST", "/v1/completions", api_completions, false, SHAPE_OPENAI},
     {"POST", "/v1/messages", api_messages, false, SHAPE_ANTHROPIC},
     {"POST", "/v1/messages/count_tokens", api_count_tokens, false, SHAPE_ANTHROPIC},
+    {"POST", "/v1/embeddings", api_embeddings, false, SHAPE_OPENAI},
+    {"POST", "/v1/rerank", api_rerank, false, SHAPE_OPENAI},
+    {"POST", "/rerank", api_rerank, false, SHAPE_OPENAI},
+    {"POST", "/v1/reranking", api_rerank, false, SHAPE_OPENAI},
+    {"POST", "/reranking", api_rerank, false, SHAPE_OPENAI},
     {"POST", "/tokenize", api_tokenize, false, SHAPE_OPENAI},
     {"POST", "/detokenize", api_detokenize, false, SHAPE_OPENAI},
     {"POST", "/completion", api_native_completion, false, SHAPE_OPENAI},
@@ -35,6 +40,8 @@ static const api_route routes[] = {
     {"POST", "/api/show", api_ollama_show, false, SHAPE_OLLAMA},
     {"POST", "/api/chat", api_ollama_chat, false, SHAPE_OLLAMA},
     {"POST", "/api/generate", api_ollama_generate, false, SHAPE_OLLAMA},
+    {"POST", "/api/embed", api_ollama_embed, false, SHAPE_OLLAMA},
+    {"POST", "/api/embeddings", api_ollama_embeddings, false, SHAPE_OLLAMA},
 };
 static const size_t n_routes = sizeof routes / sizeof *routes;
 

@@ -42,6 +42,7 @@ typedef enum obs_metric {
     OBS_GENERATED_SECONDS,  // counter
     OBS_PREFIX_QUERIES,     // counter, tokens of prompts
     OBS_PREFIX_HITS,        // counter, tokens of prompts that were cached
+    OBS_EMBEDDINGS,         // counter, embeddings and scores
     // the api room, when /metrics is read, from altiserve_get_stats; no labels
     OBS_RUNNING, OBS_WAITING, OBS_LOADING, OBS_KV_USAGE, OBS_PAGES_TOTAL, OBS_PAGES_FREE, OBS_PAGES_CACHED,
     OBS_MEMORY_LIMIT, OBS_MEMORY_USED,

@@ -25,6 +25,7 @@ const obs_row obs_table[OBS_METRICS] = {
     {OBS_GENERATED_SECONDS, OBS_COUNTER, {"llamacpp:tokens_predicted_seconds_total"}, "Time spent generating.", MODEL, NULL},
     {OBS_PREFIX_QUERIES, OBS_COUNTER, {"vllm:prefix_cache_queries_total"}, "Prompt tokens looked up in the prefix cache.", MODEL, NULL},
     {OBS_PREFIX_HITS, OBS_COUNTER, {"vllm:prefix_cache_hits_total"}, "Prompt tokens found in the prefix cache.", MODEL, NULL},
+    {OBS_EMBEDDINGS, OBS_COUNTER, {"altiserve_embeddings_total"}, "Embeddings made and pairs of texts scored.", MODEL, NULL},
     {OBS_RUNNING, OBS_GAUGE, {"vllm:num_requests_running", "llamacpp:requests_processing"}, "Sequences running now.", {NULL, NULL}, NULL},
     {OBS_WAITING, OBS_GAUGE, {"vllm:num_requests_waiting", "llamacpp:requests_deferred"}, "Requests waiting now.", {NULL, NULL}, NULL},
     {OBS_LOADING, OBS_GAUGE, {"altiserve_models_loading"}, "Models being loaded now.", {NULL, NULL}, NULL},

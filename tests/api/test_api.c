@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <math.h>
 #include <stdint.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -21,6 +22,7 @@ typedef struct made {
     char text[32];
     int32_t token;
     altiserve_logprob lp[4];
+    float embedding[4];
 } made;
 
 struct altiserve_request {
@@ -31,6 +33,7 @@ struct altiserve_request {
     altiserve_generate g;
     char *prompt;
     bool cancelled, joined;
+    float score, second; // of requests that embed
     altiserve_usage usage;
 };
 
@@ -126,6 +129,57 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     return OK;
 }
 
+// A text's embedding: its length, its first byte, 3, 4; ids: their number, the first of them. The score of a pair: the document's length, negative for "MINUS".
+static void *embed(void *arg) {
+    altiserve_request *r = arg;
+    bool hang = strstr(r->prompt, "HANG") != NULL;
+    altiserve_event end = {.kind = EVENT_END, .finish = FINISH_STOP};
+    pthread_mutex_lock(&r->lock);
+    while (hang && !r->cancelled) pthread_cond_wait(&r->cond, &r->lock);
+    if (r->cancelled) end.finish = FINISH_CANCELLED;
+    pthread_mutex_unlock(&r->lock);
+    if (strstr(r->prompt, "FAILEARLY")) {
+        end.finish = FINISH_ERROR;
+        error_set(&end.err, E_IO, "the model cannot be loaded");
+    } else if (end.finish == FINISH_STOP) emit(r, (altiserve_event){.kind = EVENT_EMBEDDING}, "", 0);
+    emit(r, end, "", 0);
+    return NULL;
+}
+
+static atomic_int embedding_now, embedding_most;
+static altiserve_embed seen_embed;
+
+status altiserve_submit_embed(altiserve *a, const altiserve_embed *what, altiserve_request **out, error *err) {
+    (void)a;
+    const char *prompt = what->pair ? what->pair : what->text ? what->text : "tokens";
+    pthread_mutex_lock(&seen_lock);
+    seen_embed = *what;
+    pthread_mutex_unlock(&seen_lock);
+    if (strstr(prompt, "BUSY") && (!strstr(prompt, "ONCE") || atomic_fetch_add(&embedding_most, 1000) < 1000)) return error_set(err, E_BUSY, "the queue is full");
+    if (strstr(prompt, "TOOLONG") && !what->truncate) return error_set(err, E_INVALID, "the input has 9999 tokens; the context is 4096");
+    altiserve_request *r = calloc(1, sizeof *r);
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->cond, NULL);
+    r->g = (altiserve_generate){.n = 1, .logprobs = -1, .notify = what->notify, .notify_ctx = what->notify_ctx};
+    r->prompt = strdup(prompt);
+    r->usage.prompt_tokens = 7;
+    r->score = what->pair ? (strstr(what->pair, "MINUS") ? -1.0f : 1.0f) * (float)what->pair_len : what->tokens ? (float)what->n_tokens : (float)what->text_len;
+    r->second = what->tokens ? (float)what->tokens[0] : (float)(unsigned char)prompt[0];
+    atomic_fetch_add(&live, 1);
+    atomic_fetch_add(&submitted, 1);
+    int now = atomic_fetch_add(&embedding_now, 1) + 1;
+    if (now > atomic_load(&embedding_most)) atomic_store(&embedding_most, now);
+    pthread_create(&r->thread, NULL, embed, r);
+    *out = r;
+    return OK;
+}
+
+void altiserve_unit_length(float *x, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
+    for (size_t i = 0; i < n; i++) x[i] = (float)(x[i] / sqrt(sum));
+}
+
 altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t ms, altiserve_event *out) {
     (void)ms;
     pthread_mutex_lock(&r->lock);
@@ -139,6 +193,13 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t ms, altiserve
     *out = (altiserve_event){0};
     if (!m) return EVENT_NONE;
     *out = m->ev;
+    if (m->ev.kind == EVENT_EMBEDDING) {
+        const float x[4] = {r->score, r->second, 3, 4};
+        memcpy(m->embedding, x, sizeof x);
+        out->embedding = m->embedding;
+        out->n_embedding = 4;
+        atomic_fetch_sub(&embedding_now, 1);
+    }
     if (m->ev.kind == EVENT_TEXT) {
         out->text = m->text;
         out->text_len = strlen(m->text);
@@ -178,7 +239,17 @@ void altiserve_request_free(altiserve_request *r) {
 altiserve_usage altiserve_request_usage(altiserve_request *r) { return r->usage; }
 
 static const altiserve_model_info fake = {.id = "fake", .created = 1700000000, .state = MODEL_READY, .architecture = "llama", .quantization = "Q8_0",
-                                          .vocabulary = 256, .context = 4096, .context_trained = 8192, .parameters = 1500000, .file_bytes = 123};
+                                          .vocabulary = 256, .context = 4096, .context_trained = 8192, .parameters = 1500000, .file_bytes = 123, .generates = true, .embeds = true, .embedding_width = 4};
+// Two more that are found and not listed.
+static altiserve_model_info special(const char *id) {
+    altiserve_model_info m = fake;
+    snprintf(m.id, sizeof m.id, "%s", id);
+    m.generates = false;
+    m.embedding_model = true;
+    m.ranks = !strcmp(id, "ranker");
+    m.embeds = !m.ranks;
+    return m;
+}
 void altiserve_models(altiserve *a, void (*fn)(void *, const altiserve_model_info *), void *ctx) {
     (void)a;
     altiserve_model_info other = fake, broken = fake;
@@ -189,6 +260,10 @@ void altiserve_models(altiserve *a, void (*fn)(void *, const altiserve_model_inf
 }
 status altiserve_model(altiserve *a, const char *id, altiserve_model_info *out, error *err) {
     (void)a;
+    if (id && (!strcmp(id, "ranker") || !strcmp(id, "encoder"))) {
+        *out = special(id);
+        return OK;
+    }
     if (id && *id && strcmp(id, "fake")) return error_set(err, E_NOTFOUND, "there is no model \"%s\"; there is fake", id);
     *out = fake;
     return OK;
@@ -777,6 +852,152 @@ static void test_no_memory(void **state) {
     assert_true(wait_live(0));
 }
 
+// ---- embeddings and ranking ----------------------------------------------------------------------
+
+static double num(const reply *r, const char *path) {
+    const json_t *v = at(r->json, path);
+    if (!json_is_number(v)) fail_msg("no number at %s in %s", path, r->body);
+    return json_number_value(v);
+}
+
+static reply post_ok(const char *path, const char *body) {
+    reply r = ask("POST", path, "", body);
+    if (r.code != 200) fail_msg("%s %.200s: %d: %s", path, body, r.code, r.body);
+    return r;
+}
+
+static void test_embeddings(void **state) {
+    (void)state;
+    reply r = post_ok("/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"hello\"}");
+    assert_string_equal(str(&r, "object"), "list");
+    assert_string_equal(str(&r, "data.0.object"), "embedding");
+    assert_string_equal(str(&r, "model"), "encoder");
+    assert_int_equal(json_array_size(at(r.json, "data")), 1);
+    assert_int_equal(json_array_size(at(r.json, "data.0.embedding")), 4);
+    assert_true(num(&r, "data.0.embedding.0") == 5 && num(&r, "data.0.embedding.1") == 'h' && num(&r, "usage.prompt_tokens") == 7 && num(&r, "usage.total_tokens") == 7);
+    assert_true(!seen_embed.raw && !seen_embed.truncate && seen_embed.client);
+    reply_free(&r);
+    r = post_ok("/v1/embeddings", "{\"model\":\"fake\",\"input\":[\"a\",[9,8,7],\"ccc\"]}"); // strings and ids, in order; a model that writes text embeds too
+    assert_int_equal(json_array_size(at(r.json, "data")), 3);
+    assert_true(num(&r, "data.0.embedding.0") == 1 && num(&r, "data.1.embedding.0") == 3 && num(&r, "data.1.embedding.1") == 9 && num(&r, "data.2.embedding.0") == 3 && num(&r, "data.2.index") == 2);
+    assert_true(num(&r, "usage.prompt_tokens") == 21);
+    reply_free(&r);
+    r = post_ok("/v1/embeddings", "{\"model\":\"encoder\",\"input\":[7,8],\"encoding_format\":\"base64\"}"); // 2, 7, 3, 4
+    assert_string_equal(str(&r, "data.0.embedding"), "AAAAQAAA4EAAAEBAAACAQA==");
+    reply_free(&r);
+    r = post_ok("/v1/embeddings", "{\"model\":\"encoder\",\"input\":[4,3,3],\"dimensions\":2}"); // 3, 4 at unit length
+    assert_int_equal(json_array_size(at(r.json, "data.0.embedding")), 2);
+    assert_true(fabs(num(&r, "data.0.embedding.0") - 0.6) < 1e-6 && fabs(num(&r, "data.0.embedding.1") - 0.8) < 1e-6);
+    reply_free(&r);
+    r = post_ok("/api/embed", "{\"model\":\"encoder:latest\",\"input\":[\"ab\",\"TOOLONG\"]}"); // cut, as Ollama does
+    assert_true(num(&r, "embeddings.0.0") == 2 && num(&r, "embeddings.1.0") == 7 && num(&r, "prompt_eval_count") == 14);
+    reply_free(&r);
+    r = post_ok("/api/embeddings", "{\"model\":\"encoder\",\"prompt\":\"ab\"}");
+    assert_true(num(&r, "embedding.0") == 2 && seen_embed.raw);
+    reply_free(&r);
+    r = post_ok("/api/show", "{\"model\":\"encoder\"}");
+    assert_string_equal(str(&r, "capabilities.0"), "embedding");
+    reply_free(&r);
+    r = ask("GET", "/v1/models/ranker", "", "");
+    assert_string_equal(str(&r, "capabilities.0"), "rerank");
+    assert_int_equal(json_array_size(at(r.json, "capabilities")), 1);
+    reply_free(&r);
+    r = ask("GET", "/metrics", "", "");
+    assert_non_null(strstr(r.body, "altiserve_embeddings_total{model_name=\"encoder\"} 6"));
+    reply_free(&r);
+}
+
+// More than are submitted at once, some of them while the queue is full.
+static void test_many_embeddings(void **state) {
+    (void)state;
+    strbuf body = {0};
+    strbuf_adds(&body, "{\"model\":\"encoder\",\"input\":[");
+    for (int i = 0; i < 500; i++) strbuf_addf(&body, "%s\"%0*d\"", i ? "," : "", 1 + i % 7, 1);
+    strbuf_adds(&body, ",\"BUSY ONCE\"]}");
+    atomic_store(&embedding_most, 0);
+    reply r = post_ok("/v1/embeddings", body.data);
+    assert_int_equal(json_array_size(at(r.json, "data")), 501);
+    for (int i = 0; i < 500; i++) {
+        const json_t *x = json_array_get(at(r.json, "data"), (size_t)i);
+        assert_true(json_integer_value(json_object_get(x, "index")) == i && json_number_value(at(x, "embedding.0")) == 1 + i % 7);
+    }
+    assert_true(num(&r, "data.500.embedding.0") == 9);
+    assert_true(atomic_load(&embedding_most) % 1000 <= 64);
+    reply_free(&r);
+    strbuf_free(&body);
+    assert_true(wait_live(0));
+}
+
+static void test_ranking(void **state) {
+    (void)state;
+    static const char *const paths[] = {"/v1/rerank", "/rerank", "/v1/reranking", "/reranking"};
+    for (int i = 0; i < 4; i++) {
+        reply r = post_ok(paths[i], "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[\"bb\",{\"text\":\"dddd\"},\"MINUS\",\"aa\"],\"top_n\":3,\"return_documents\":true}");
+        assert_int_equal(json_array_size(at(r.json, "results")), 3);
+        assert_true(num(&r, "results.0.index") == 1 && num(&r, "results.0.relevance_score") == 4 && num(&r, "results.1.index") == 0 && num(&r, "results.2.index") == 3);
+        assert_string_equal(str(&r, "results.0.document.text"), "dddd");
+        assert_true(num(&r, "usage.total_tokens") == 28);
+        reply_free(&r);
+    }
+    assert_int_equal(seen_embed.text_len, 1); // the query
+    reply r = post_ok("/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[\"bb\",\"MINUS\"]}");
+    assert_true(num(&r, "results.1.index") == 1 && num(&r, "results.1.relevance_score") == -5 && !at(r.json, "results.0.document"));
+    reply_free(&r);
+}
+
+static void test_embedding_refusals(void **state) {
+    (void)state;
+    static const struct { const char *path, *body; int code; const char *param; } cases[] = {
+        {"/v1/embeddings", "{\"model\":\"encoder\"}", 400, "input"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"\"}", 400, "input"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[]}", 400, "input"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":5}", 400, "input"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[\"a\",\"\"]}", 400, "input[1]"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[\"a\",5]}", 400, "input[1]"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[5,\"a\"]}", 400, "input"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[[1],[]]}", 400, "input[1]"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[[1],[256]]}", 400, "input[1]"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[-1]}", 400, "input"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"dimensions\":0}", 400, "dimensions"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"dimensions\":5}", 400, "dimensions"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"dimensions\":\"2\"}", 400, "dimensions"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"encoding_format\":\"hex\"}", 400, "encoding_format"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"encoding_format\":1}", 400, "encoding_format"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"stream\":true}", 400, "stream"},
+        {"/v1/embeddings", "{\"model\":\"none\",\"input\":\"a\"}", 404, "model"}, {"/v1/embeddings", "{\"model\":\"ranker\",\"input\":\"a\"}", 400, "model"}, {"/v1/embeddings", "{\"model\":1,\"input\":\"a\"}", 400, "model"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"TOOLONG\"}", 400, "input"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[\"a\",\"TOOLONG\"]}", 400, "input[1]"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"BUSY\"}", 429, NULL}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[\"a\",\"FAILEARLY\"]}", 503, NULL},
+        {"/v1/rerank", "{\"model\":\"encoder\",\"query\":\"q\",\"documents\":[\"a\"]}", 400, "model"}, {"/v1/rerank", "{\"model\":\"fake\",\"query\":\"q\",\"documents\":[\"a\"]}", 400, "model"},
+        {"/v1/rerank", "{\"model\":\"ranker\",\"documents\":[\"a\"]}", 400, "query"}, {"/v1/rerank", "{\"model\":\"ranker\",\"query\":7,\"documents\":[\"a\"]}", 400, "query"},
+        {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\"}", 400, "documents"}, {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":\"a\"}", 400, "documents"},
+        {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[]}", 400, "documents"}, {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[\"a\",{\"title\":\"b\"}]}", 400, "documents[1]"},
+        {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[\"a\"],\"top_n\":0}", 400, "top_n"}, {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[\"a\"],\"return_documents\":1}", 400, "return_documents"},
+        {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[\"TOOLONG\"]}", 400, "documents"},
+        {"/v1/chat/completions", "{" HELLO ",\"model\":\"encoder\"}", 400, "model"}, {"/v1/completions", "{\"model\":\"ranker\",\"prompt\":\"a\"}", 400, "model"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) expect_error(cases[i].path, cases[i].body, cases[i].code, cases[i].param);
+    static const struct { const char *path, *body; } ollama[] = {
+        {"/api/embed", "{\"model\":\"encoder\"}"}, {"/api/embed", "{\"model\":\"encoder\",\"input\":\"a\",\"truncate\":1}"}, {"/api/embed", "{\"model\":\"encoder\",\"input\":\"TOOLONG\",\"truncate\":false}"},
+        {"/api/embeddings", "{\"model\":\"encoder\"}"}, {"/api/embeddings", "{\"model\":\"encoder\",\"prompt\":\"\"}"}, {"/api/chat", "{" HELLO ",\"model\":\"encoder\"}"},
+    };
+    for (size_t i = 0; i < sizeof ollama / sizeof *ollama; i++) {
+        reply r = ask("POST", ollama[i].path, "", ollama[i].body);
+        if (r.code != 400) fail_msg("%s: %d: %s", ollama[i].body, r.code, r.body);
+        str(&r, "error");
+        reply_free(&r);
+    }
+    assert_true(wait_live(0));
+}
+
+// A client that leaves takes all of its requests with it, and those that were not submitted yet.
+static void test_embedding_leaver(void **state) {
+    (void)state;
+    strbuf body = {0};
+    strbuf_adds(&body, "{\"model\":\"encoder\",\"input\":[");
+    for (int i = 0; i < 200; i++) strbuf_addf(&body, "%s\"HANG\"", i ? "," : "");
+    strbuf_adds(&body, "]}");
+    int before = atomic_load(&submitted);
+    client c = client_open(port, 0);
+    send_request(&c, "POST", "/v1/embeddings", "", body.data, body.len);
+    assert_true(wait_live(64));
+    client_close(&c);
+    assert_true(wait_live(0));
+    assert_int_equal(atomic_load(&submitted), before + 64);
+    strbuf_free(&body);
+}
+
 static void *stopper(void *arg) {
     (void)arg;
     api_stop(server, 3600000);
@@ -804,6 +1025,7 @@ static void test_stop(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
                                        cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
-                                       cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
+                                       cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking),
+                                       cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -427,6 +427,8 @@ static void attend(const attend_args *a)
     else attend_type(DEV_KV_BF16, a);
 }
 
+#include "cpu/cpu_recurrent.h" // needs what is above
+
 static void fill_generic(cpu_kernels *k)
 {
     k->norm = norm;
@@ -441,5 +443,7 @@ static void fill_generic(cpu_kernels *k)
     k->gemm[CPU_BF16] = gemm_bf16;
     k->to_half = to_half;
     k->attend = attend;
+    k->conv = conv;
+    k->scan = scan;
     k->log_sum_exp = log_sum_exp;
 }

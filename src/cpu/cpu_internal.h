@@ -111,6 +111,37 @@ typedef struct attend_args {
     float scale, softcap;
 } attend_args;
 
+enum { SCAN_COLUMNS = 64 }; // of a head's value, or of a convolution: what one worker takes at once
+
+typedef struct conv_args {
+    int32_t rows, columns, taps; // columns <= SCAN_COLUMNS
+    const float *src;
+    float *dst;
+    size_t ld_src, ld_dst;
+    const float *weight, *bias;  // [columns][taps]; NULL
+    float *state;                // [taps - 1][ld_state], oldest row first
+    size_t ld_state;
+    bool fresh;                  // the state counts as zero
+    dev_act act;
+} conv_args;
+
+// One head's columns; pointers are at the head, and at the first column where they have columns. dst may be v.
+typedef struct scan_args {
+    dev_scan_kind kind;
+    dev_rate rate_kind;
+    int32_t rows, columns, head_k;
+    const float *q, *k, *v, *rate, *beta; // rate, beta: NULL where there is none
+    float *dst;
+    size_t ld_q, ld_k, ld_v, ld_rate, ld_beta, ld_dst;
+    const float *rate_bias, *a, *skip;    // rate_bias, skip: NULL where there is none
+    bool skip_columns;                    // skip has a value for each column
+    float scale;
+    float *state;                         // [head_k][ld_state]
+    size_t ld_state;
+    bool fresh;
+    float *scratch;                       // head_k + SCAN_COLUMNS, DEV_RATE_VALUE: + head_k * SCAN_COLUMNS
+} scan_args;
+
 typedef struct cpu_kernels {
     const char *isa;
     bool packed; // weights are packed in panels, integer formats in int8
@@ -127,6 +158,8 @@ typedef struct cpu_kernels {
     void (*tile_row)(const float *x, int64_t k, int64_t row, uint8_t *tiles); // a row into its place among the activation tiles
     void (*gemm[CPU_FORMATS])(const gemm_args *);
     void (*attend)(const attend_args *);
+    void (*conv)(const conv_args *);
+    void (*scan)(const scan_args *);
     void (*to_half)(const float *x, uint16_t *y, int32_t n); // nearest even
     float (*log_sum_exp)(const float *x, int32_t n);
 } cpu_kernels;
@@ -261,6 +294,9 @@ cpu_reg_view cpu_reg(const dev_plan *p, dev_reg r);
 
 // Parts of a step; each is called by all workers.
 void cpu_run_attend(const dev_plan *p, const dev_attend *op, int worker, pool *team);
+void cpu_run_conv(const dev_plan *p, const dev_conv *op, pool *team);
+void cpu_run_scan(const dev_plan *p, const dev_scan *op, int worker, pool *team);
+size_t cpu_scan_scratch(const dev_scan *op); // floats of a worker
 void cpu_run_experts(const dev_plan *p, const dev_experts *op, int worker, pool *team);
 size_t cpu_experts_scratch(const cpu_kernels *kern, const dev_experts *op, int32_t max_rows);
 size_t cpu_attend_scratch(const dev_attend *op); // floats of a worker

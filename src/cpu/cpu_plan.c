@@ -59,7 +59,7 @@ static bool build_phases(cpu_plan *c, const dev_plan *p)
         case DEV_OP_COPY: ok = add_item(c, CPU_ITEM_OP, at, true, p->regs[op->u.copy.dst].wanted); break;
         case DEV_OP_SELECT: case DEV_OP_POOL: ok = add_item(c, CPU_ITEM_OP, at, true, true); break;
         case DEV_OP_HIDDEN: c->hidden = op->u.hidden; break;
-        case DEV_OP_SCAN: case DEV_OP_CONV: break; // refused by prepare
+        case DEV_OP_SCAN: case DEV_OP_CONV: ok = add_item(c, CPU_ITEM_OP, at, false, false); break;
         }
     }
     return ok;
@@ -89,6 +89,10 @@ static int op_regs(const dev_op *op, dev_reg r[16])
     case DEV_OP_POOL: r[n++] = op->u.pool.dst; r[n++] = op->u.pool.src; break;
     case DEV_OP_OUTPUT: r[n++] = op->u.output.src; break;
     case DEV_OP_HIDDEN: r[n++] = op->u.hidden; break;
+    case DEV_OP_CONV: r[n++] = op->u.conv.dst; r[n++] = op->u.conv.src; break;
+    case DEV_OP_SCAN:
+        r[n++] = op->u.scan.dst; r[n++] = op->u.scan.q; r[n++] = op->u.scan.k; r[n++] = op->u.scan.v; r[n++] = op->u.scan.rate; r[n++] = op->u.scan.beta;
+        break;
     default: break;
     }
     return n;
@@ -251,6 +255,9 @@ static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t m
         } else if (op->kind == DEV_OP_ATTEND) {
             size_t b = cpu_attend_scratch(&op->u.attend);
             if (b > n.worker) n.worker = b;
+        } else if (op->kind == DEV_OP_SCAN) {
+            size_t b = cpu_scan_scratch(&op->u.scan);
+            if (b > n.worker) n.worker = b;
         }
     }
     size_t threads = (size_t)pool_threads(cpu_dev_const(dev)->pool);
@@ -288,8 +295,6 @@ size_t cpu_plan_scratch(const device *dev, const dev_plan *p, int32_t max_rows, 
 
 status cpu_plan_prepare(device *dev, dev_plan *p, error *err)
 {
-    for (size_t i = 0; i < p->n_ops; i++)
-        if (p->ops[i].kind == DEV_OP_SCAN || p->ops[i].kind == DEV_OP_CONV) return error_set(err, E_UNSUPPORTED, "the cpu backend has no recurrent blocks yet");
     for (size_t i = 0; i < p->n_ops; i++)
         if (p->ops[i].kind == DEV_OP_EXPERTS && p->ops[i].u.experts.router_src != p->ops[i].u.experts.src && packs(p->ops[i].u.experts.router))
             return error_set(err, E_UNSUPPORTED, "tensor '%s': a quantized router with an input of its own is not built", p->ops[i].u.experts.router->name);

@@ -306,6 +306,8 @@ static void run_worker(void *ctx, int worker, pool *team)
         switch (op->kind) {
         case DEV_OP_LINEAR: run_linear(r, &op->u.linear, rows, worker, team); break;
         case DEV_OP_ATTEND: cpu_run_attend(r->p, &op->u.attend, worker, team); break;
+        case DEV_OP_CONV: cpu_run_conv(r->p, &op->u.conv, team); break;
+        case DEV_OP_SCAN: cpu_run_scan(r->p, &op->u.scan, worker, team); break;
         case DEV_OP_EXPERTS: cpu_run_experts(r->p, &op->u.experts, worker, team); break;
         case DEV_OP_OUTPUT: run_output(r, &op->u.output, worker, team); break;
         default: break;

@@ -15,7 +15,7 @@
 
 #include "base/status.h"
 
-enum { DEV_PAGE_TOKENS = 32, DEV_MAX_GROUPS = 4, DEV_MAX_OUTS = 4 };
+enum { DEV_PAGE_TOKENS = 32, DEV_MAX_GROUPS = 4, DEV_MAX_OUTS = 4, DEV_MAX_TAPS = 16 };
 
 typedef struct device   device;
 typedef struct dev_plan dev_plan;
@@ -73,7 +73,7 @@ typedef struct dev_group {
 
 typedef enum dev_op_kind {
     DEV_OP_EMBED, DEV_OP_NORM, DEV_OP_LINEAR, DEV_OP_ROPE, DEV_OP_ATTEND, DEV_OP_EXPERTS, DEV_OP_ACT, DEV_OP_COMBINE, DEV_OP_VECTOR,
-    DEV_OP_COPY, DEV_OP_SELECT, DEV_OP_POOL, DEV_OP_OUTPUT, DEV_OP_HIDDEN, DEV_OP_SCAN, DEV_OP_CONV // the last two are kept for recurrent groups
+    DEV_OP_COPY, DEV_OP_SELECT, DEV_OP_POOL, DEV_OP_OUTPUT, DEV_OP_HIDDEN, DEV_OP_SCAN, DEV_OP_CONV
 } dev_op_kind;
 
 typedef enum dev_norm_kind { DEV_NORM_RMS, DEV_NORM_LAYER, DEV_NORM_L2 } dev_norm_kind;
@@ -161,6 +161,46 @@ typedef struct dev_attend {
     float   alibi_bias;      // max_bias of ALiBi (slopes as ggml computes them); 0: none
 } dev_attend;
 
+// Recurrent blocks. A layer of a recurrent group has state_width floats for each sequence, in which several ops may have a part each, from
+// `state_at` on. Before a sequence's first token (start 0) the state counts as zero, whatever the page holds.
+
+// A causal convolution over a sequence's rows, column by column: dst[t][c] = act(bias[c] + sum_j weight[c][j] * src[t - taps + 1 + j][c]).
+// State: the last taps - 1 rows of src. dst may be src.
+typedef struct dev_conv {
+    dev_reg dst, src;
+    int32_t group, layer, state_at, taps;
+    const dev_tensor *weight, *bias; // [width][taps]; width values or NULL
+    dev_act act;                     // one that needs no second input
+} dev_conv;
+
+typedef enum dev_scan_kind {
+    DEV_SCAN_SSM,  // S = decay S + k (x) (step v): state spaces (Mamba, arXiv 2312.00752, 2405.21060), linear attention
+    DEV_SCAN_DELTA // S = decay S, then S = S + k (x) (beta (v - S^T k)): gated delta rule (arXiv 2412.06464)
+} dev_scan_kind;
+
+typedef enum dev_rate {
+    DEV_RATE_HEAD, // one rate a head
+    DEV_RATE_KEY,  // one for each of a head's head_k rows (Kimi delta attention, arXiv 2510.26692)
+    DEV_RATE_VALUE // one for each of its head_v columns, and `a` for each row and column (Mamba)
+} dev_rate;
+
+// A recurrence over a sequence's rows. Each head has a matrix S of [head_k][head_v] as its state; from row to row
+//   step = softplus(rate + rate_bias), or 1 without a rate; decay = exp(step a); S as the kind says; dst = scale S^T q + skip v.
+// Head h uses key head h / (n_head / n_key), or h % n_key when tiled.
+typedef struct dev_scan {
+    dev_reg dst, q, k, v; // widths n_head * head_v, n_key * head_k (twice), n_head * head_v; dst may be v
+    dev_reg rate, beta;   // DEV_NONE: none; rate by its kind: n_head, n_head * head_k or n_head * head_v wide; beta n_head
+    dev_scan_kind kind;
+    dev_rate rate_kind;
+    bool    tiled;
+    int32_t group, layer, state_at;
+    int32_t n_head, n_key, head_k, head_v;
+    float   scale;
+    const dev_tensor *rate_bias; // as wide as rate, or NULL
+    const dev_tensor *a;         // n_head values; DEV_RATE_VALUE: [n_head * head_v][head_k]
+    const dev_tensor *skip;      // n_head values, or one a column, or NULL
+} dev_scan;
+
 typedef enum dev_gating {
     DEV_GATE_SOFTMAX,     // probabilities over all experts, then top-k of them
     DEV_GATE_SIGMOID,
@@ -221,6 +261,8 @@ typedef struct dev_op {
         dev_select   select;
         dev_pool     pool;
         dev_output   output;
+        dev_conv     conv;
+        dev_scan     scan;
         dev_reg      hidden; // its rows can be read with dev_hidden after a step
     } u;
 } dev_op;
@@ -270,6 +312,8 @@ void dev_op_select(dev_plan *p, dev_select op);
 void dev_op_pool(dev_plan *p, dev_pool op);
 void dev_op_output(dev_plan *p, dev_output op);
 void dev_op_hidden(dev_plan *p, dev_reg reg);
+void dev_op_conv(dev_plan *p, dev_conv op);
+void dev_op_scan(dev_plan *p, dev_scan op);
 // Shorthands for the usual forms.
 void dev_linear1(dev_plan *p, dev_reg dst, dev_reg src, const dev_tensor *w, const dev_tensor *bias); // dst = w src + bias
 void dev_linear_add(dev_plan *p, dev_reg dst, dev_reg src, const dev_tensor *w, const dev_tensor *bias, dev_reg residual);

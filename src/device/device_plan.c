@@ -285,6 +285,52 @@ void dev_op_hidden(dev_plan *p, dev_reg reg)
     push(p, DEV_OP_HIDDEN)->u.hidden = reg;
 }
 
+// A part of a layer's state in a recurrent group; layers are counted up after the op is recorded, so prepare looks at them.
+static bool state_ok(dev_plan *p, int32_t group, int32_t state_at, int64_t width)
+{
+    return need(p, group >= 0 && group < p->n_groups && p->groups[group].kind == DEV_GROUP_RECURRENT, "a recurrent op needs a recurrent group", group, p->n_groups)
+        && need(p, state_at >= 0 && width <= p->groups[group].state_width && state_at <= p->groups[group].state_width - width, "a state leaves its page", state_at, p->groups[group].state_width);
+}
+
+void dev_op_conv(dev_plan *p, dev_conv op)
+{
+    if (same(p, op.dst, op.src) && need(p, op.taps >= 2 && op.taps <= DEV_MAX_TAPS, "the taps of a convolution are out of range", op.taps, DEV_MAX_TAPS)) {
+        int64_t width = p->regs[op.src].width;
+        need(p, !p->regs[op.src].wanted, "a recurrent op needs all rows", op.src, 0);
+        need(p, op.weight != NULL && op.act != DEV_ACT_SWIGLU_OAI, "a convolution without weights, or with an activation of two inputs", op.act, 0);
+        vector_ok(p, op.weight, width * op.taps);
+        vector_ok(p, op.bias, width);
+        state_ok(p, op.group, op.state_at, width * (op.taps - 1));
+    }
+    push(p, DEV_OP_CONV)->u.conv = op;
+}
+
+static void width_is(dev_plan *p, dev_reg r, int64_t width)
+{
+    if (reg_ok(p, r)) need(p, p->regs[r].width == width && !p->regs[r].wanted, "a register of a recurrent op has the wrong width", p->regs[r].width, (long)width);
+}
+
+void dev_op_scan(dev_plan *p, dev_scan op)
+{
+    if (op.scale == 0) op.scale = 1;
+    if (need(p, op.n_head > 0 && op.n_key > 0 && op.n_head % op.n_key == 0 && op.head_k > 0 && op.head_v > 0 && op.head_k <= MAX_WIDTH && op.head_v <= MAX_WIDTH, "the heads of a recurrent op do not divide", op.n_head, op.n_key)) {
+        int64_t columns = (int64_t)op.n_head * op.head_v, rows = (int64_t)op.n_head * op.head_k, rates = op.rate_kind == DEV_RATE_HEAD ? op.n_head : op.rate_kind == DEV_RATE_KEY ? rows : columns;
+        width_is(p, op.dst, columns);
+        width_is(p, op.v, columns);
+        width_is(p, op.q, (int64_t)op.n_key * op.head_k);
+        width_is(p, op.k, (int64_t)op.n_key * op.head_k);
+        if (op.rate != DEV_NONE) width_is(p, op.rate, rates);
+        need(p, op.kind != DEV_SCAN_DELTA || (op.beta != DEV_NONE && op.rate_kind != DEV_RATE_VALUE), "a delta rule needs a beta, and rates of rows", op.beta, op.rate_kind);
+        if (op.beta != DEV_NONE) width_is(p, op.beta, op.n_head);
+        need(p, op.a != NULL, "a recurrent op without decays", 0, 0);
+        vector_ok(p, op.a, op.rate_kind == DEV_RATE_VALUE ? columns * op.head_k : op.n_head);
+        vector_ok(p, op.rate_bias, rates);
+        if (op.skip && op.skip->k * op.skip->n != op.n_head) vector_ok(p, op.skip, columns);
+        state_ok(p, op.group, op.state_at, columns * op.head_k);
+    }
+    push(p, DEV_OP_SCAN)->u.scan = op;
+}
+
 void dev_linear1(dev_plan *p, dev_reg dst, dev_reg src, const dev_tensor *w, const dev_tensor *bias)
 {
     dev_op_linear(p, (dev_linear){.src = src, .n = 1, .out = {{dst, w, bias, 1, 0}}, .residual = DEV_NONE});
@@ -310,13 +356,19 @@ size_t dev_plan_scratch(const dev_plan *p, int32_t max_rows, int32_t max_wanted)
     return p->failed || max_rows < 1 || max_wanted < 0 ? SIZE_MAX : p->dev->ops->scratch(p->dev, p, max_rows, max_wanted);
 }
 
+static void layer_ok(dev_plan *p, int32_t group, int32_t layer)
+{
+    if (layer < 0 || layer >= p->groups[group].n_layers) fail(p, "a layer is outside its KV group", layer, p->groups[group].n_layers);
+}
+
 status dev_plan_prepare(dev_plan *p, int32_t max_rows, int32_t max_wanted, error *err)
 {
-    for (size_t i = 0; i < p->n_ops && !p->failed; i++)
-        if (p->ops[i].kind == DEV_OP_ATTEND) {
-            const dev_attend *a = &p->ops[i].u.attend;
-            if (a->layer < 0 || a->layer >= p->groups[a->group].n_layers) fail(p, "a layer is outside its KV group", a->layer, p->groups[a->group].n_layers);
-        }
+    for (size_t i = 0; i < p->n_ops && !p->failed; i++) {
+        const dev_op *o = &p->ops[i];
+        if (o->kind == DEV_OP_ATTEND) layer_ok(p, o->u.attend.group, o->u.attend.layer);
+        if (o->kind == DEV_OP_CONV) layer_ok(p, o->u.conv.group, o->u.conv.layer);
+        if (o->kind == DEV_OP_SCAN) layer_ok(p, o->u.scan.group, o->u.scan.layer);
+    }
     if (p->failed) {
         if (err) *err = p->why;
         return p->failed;

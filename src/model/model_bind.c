@@ -55,6 +55,30 @@ static const slot_desc SLOTS[SLOT_COUNT] = {
     [S_GATE_SHARED] = {"ffn_gate_shexp", DEV_USE_MATRIX, false},
     [S_UP_SHARED] = {"ffn_up_shexp", DEV_USE_MATRIX, false},
     [S_DOWN_SHARED] = {"ffn_down_shexp", DEV_USE_MATRIX, false},
+    [S_CONV] = {"shortconv.conv", DEV_USE_VECTOR, false},
+    [S_CONV_IN] = {"shortconv.in_proj", DEV_USE_MATRIX, false},
+    [S_CONV_OUT] = {"shortconv.out_proj", DEV_USE_MATRIX, false},
+    [S_SSM_IN] = {"ssm_in", DEV_USE_MATRIX, false},
+    [S_SSM_CONV] = {"ssm_conv1d", DEV_USE_VECTOR, false},
+    [S_SSM_CONV_Q] = {"ssm_conv1d_q", DEV_USE_VECTOR, true},
+    [S_SSM_CONV_K] = {"ssm_conv1d_k", DEV_USE_VECTOR, true},
+    [S_SSM_CONV_V] = {"ssm_conv1d_v", DEV_USE_VECTOR, true},
+    [S_SSM_X] = {"ssm_x", DEV_USE_MATRIX, false},
+    [S_SSM_DT] = {"ssm_dt", DEV_USE_MATRIX, false},
+    [S_SSM_A] = {"ssm_a", DEV_USE_VECTOR, false},
+    [S_SSM_D] = {"ssm_d", DEV_USE_VECTOR, false},
+    [S_SSM_NORM] = {"ssm_norm", DEV_USE_VECTOR, false},
+    [S_SSM_DT_NORM] = {"ssm_dt_norm", DEV_USE_VECTOR, false},
+    [S_SSM_B_NORM] = {"ssm_b_norm", DEV_USE_VECTOR, false},
+    [S_SSM_C_NORM] = {"ssm_c_norm", DEV_USE_VECTOR, false},
+    [S_SSM_OUT] = {"ssm_out", DEV_USE_MATRIX, false},
+    [S_SSM_BA] = {"ssm_ba", DEV_USE_MATRIX, false},
+    [S_SSM_BETA] = {"ssm_beta", DEV_USE_MATRIX, false},
+    [S_SSM_ALPHA] = {"ssm_alpha", DEV_USE_MATRIX, false},
+    [S_SSM_F_A] = {"ssm_f_a", DEV_USE_MATRIX, false},
+    [S_SSM_F_B] = {"ssm_f_b", DEV_USE_MATRIX, false},
+    [S_SSM_G_A] = {"ssm_g_a", DEV_USE_MATRIX, false},
+    [S_SSM_G_B] = {"ssm_g_b", DEV_USE_MATRIX, false},
 };
 
 // The name that a row has for a slot.
@@ -93,6 +117,16 @@ static status missing(int32_t layer, const char *name, error *err)
 {
     if (layer < 0) return error_set(err, E_INVALID, "the file has no tensor \"%s\"", name);
     return error_set(err, E_INVALID, "the file has no tensor \"blk.%d.%s\"", layer, name);
+}
+
+status bind_want_matrix(const slot_pair *s, int64_t k, int64_t n, error *err) { return want_matrix(s, k, n, 1, err); }
+status bind_want_vector(const bound_tensor *t, int64_t n, error *err) { return want_vector(t, n, err); }
+
+status bind_missing(int32_t layer, slot s, bool bias, error *err)
+{
+    char name[48];
+    snprintf(name, sizeof name, "%s%s", SLOTS[s].name, bias ? ".bias" : s == S_SSM_A || s == S_SSM_D ? "" : ".weight");
+    return missing(layer, name, err);
 }
 
 // Adds a tensor of the file. `use` and the split of its dimensions into rows and experts come from where it stands.
@@ -193,9 +227,17 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
         if (!strcmp(suffix, "input_scale")) return OK; // of activations in half the bits, which are not made here
         if (s >= S_PLE_GATE && s <= S_OUT_SCALE && !(hp->row->traits & A_GEMMA4)) break;
         if (s >= S_Q_A && s <= S_KV_B && !(hp->row->traits & A_LATENT)) break;
+        if (s >= S_CONV && !hp->layers[layer].recurrent) break;
         if (weight && (s == S_K_B || s == S_V_B)) return add_slices(b, t, &pair->w, err);
         if (s == S_SELECT_BIAS && (bias || !*suffix)) return add(b, t, DEV_USE_VECTOR, false, &pair->w, err);
-        if (weight) return add(b, t, SLOTS[s].use, SLOTS[s].experts, &pair->w, err);
+        if (weight) {
+            status st = add(b, t, SLOTS[s].use, SLOTS[s].experts, &pair->w, err);
+            if (!st && s >= S_CONV && SLOTS[s].experts) { // [taps, 1, columns]
+                pair->w->desc.n *= pair->w->desc.experts;
+                pair->w->desc.experts = 1;
+            }
+            return st;
+        }
         if (bias) return add(b, t, DEV_USE_VECTOR, false, &pair->b, err);
     }
     if (len == 17 && !memcmp(stem, "layer_output_norm", 17) && weight && hp->row->attn_post) return add(b, t, DEV_USE_VECTOR, false, &b->layers[layer].s[S_FFN_POST].w, err);
@@ -229,13 +271,14 @@ static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, e
     for (size_t i = 0; i < sizeof globals / sizeof *globals; i++) {
         if (strcmp(t->name, globals[i].name)) continue;
         if (globals[i].pair == offsetof(binding, positions) && !(hp->row->traits & A_LEARNED_POS)) break;
-        if (globals[i].pair == offsetof(binding, embed_norm) && !(hp->row->traits & A_EMBED_NORM)) break;
+        if (globals[i].pair == offsetof(binding, embed_norm) && !(hp->row->traits & A_EMBED_NORM) && hp->row->recur != RECUR_CONV) break;
         if (!strncmp(t->name, "per_layer_", 10) && !hp->n_ple) break;
         if (!strncmp(t->name, "enc.", 4) && !hp->row->encoder) break;
         if (!strncmp(t->name, "cls.", 4) && hp->pooling != MODEL_POOL_RANK) return OK; // heads that nobody asks
         if (!strncmp(t->name, "dense_", 6) && hp->pooling == MODEL_POOL_RANK) return OK;
         if (globals[i].pair == offsetof(binding, output) && hp->no_logits) return OK;
         slot_pair *pair = (slot_pair *)((char *)b + globals[i].pair);
+        if (pair == &b->embed_norm && hp->row->recur == RECUR_CONV) pair = &b->out_norm; // what these files call it
         return add(b, t, globals[i].use, false, globals[i].bias ? &pair->b : &pair->w, err);
     }
     if (hp->row->encoder && !strcmp(t->name, "token_types.weight")) { // every token is of type 0, as the peer has it
@@ -352,13 +395,15 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
     char name[48];
     bool plain = traits & (A_NORM_PLAIN | A_NO_PRE);
     if (!plain && !s[S_ATTN_NORM].w && !(hp->row->encoder && il == 0)) return missing(il, "attn_norm.weight", err);
-    if (!plain && !(traits & A_PARALLEL) && !s[S_FFN_NORM].w) {
+    if (!plain && !(traits & A_PARALLEL) && !s[S_FFN_NORM].w && !l->no_feed && !(l->no_attention && !l->recurrent)) {
         snprintf(name, sizeof name, "%s.weight", slot_name(hp->row, S_FFN_NORM));
         return missing(il, name, err);
     }
     static const slot norms[] = {S_ATTN_NORM, S_ATTN_NORM_2, S_ATTN_POST, S_FFN_NORM, S_FFN_POST, S_NORM_EXPS};
     for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
         if ((st = want_vector(s[norms[i]].w, e, err)) || (st = want_vector(s[norms[i]].b, e, err))) return st;
+    if (l->recurrent && (st = check_recurrent(hp, s, il, err))) return st;
+    if (l->no_attention) return l->no_feed ? OK : check_feed(hp, s, il, e, err);
     if (traits & A_LATENT) return (st = check_latent(hp, s, il, err)) ? st : check_feed(hp, s, il, e, err);
     if (s[S_QKV].w) {
         if ((st = want_matrix(&s[S_QKV], e, q + k + v, 1, err))) return st;
@@ -367,7 +412,7 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
         if (!s[S_K].w && own_kv) return missing(il, "attn_k.weight", err);
         if (!s[S_V].w && !(traits & A_GEMMA4)) return missing(il, "attn_v.weight", err);
         if (!s[S_V].w && k != v) return missing(il, "attn_v.weight", err);
-        if ((st = want_matrix(&s[S_Q], e, q, 1, err)) || (st = want_matrix(&s[S_K], e, k, 1, err)) || (st = want_matrix(&s[S_V], e, v, 1, err))) return st;
+        if ((st = want_matrix(&s[S_Q], e, hp->row->recur == RECUR_DELTA ? 2 * q : q, 1, err)) || (st = want_matrix(&s[S_K], e, k, 1, err)) || (st = want_matrix(&s[S_V], e, v, 1, err))) return st;
     }
     if (traits & A_SUB_NORMS) {
         if (s[S_ROUTER].w || s[S_UP_EXPS].w) return error_set(err, E_UNSUPPORTED, "layer %d has experts, which architecture \"%s\" is not built with", il, hp->row->name);
@@ -385,7 +430,7 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
         if (n != whole && n != l->head_k) return bad_shape(p->w, l->head_k, 1, 1, err);
         if ((st = want_vector(p->b, n, err))) return st;
     }
-    return check_feed(hp, s, il, e, err);
+    return l->no_feed ? OK : check_feed(hp, s, il, e, err);
 }
 
 // Inputs of each layer's own (gemma4): one wide look-up for all layers, and in each a gate, a projection and a norm.

@@ -116,9 +116,15 @@ dev_reg graph_attention(graph *c, int32_t il, dev_reg x)
     int32_t nq = l->n_head * l->head_k, nk = l->n_kv * l->head_k, nv = l->n_kv * l->head_v;
     bool own = l->kv_of == il;
     dev_reg qkv = part(c, c->qkv, nq + nk + nv);
+    bool joint = hp->row->recur == RECUR_DELTA; // each head's query is followed by its gate
     dev_reg q = dev_reg_view(p, qkv, 0, nq), k = dev_reg_view(p, qkv, nq, nk), v = dev_reg_view(p, qkv, nq + nk, nv);
 
-    if (s[S_QKV].w) linear(c, qkv, x, &s[S_QKV], DEV_NONE);
+    if (joint) {
+        dev_reg both = part(c, c->mixed, 2 * nq), gate = part(c, c->result, nq);
+        dev_op_linear(p, (dev_linear){.src = x, .n = 3, .residual = DEV_NONE, .out = {graph_out(both, &s[S_Q]), graph_out(k, &s[S_K]), graph_out(v, &s[S_V])}});
+        for (int i = 0; i < 2; i++)
+            dev_op_copy(p, (dev_copy){.dst = i ? gate : q, .src = both, .n = l->n_head, .width = l->head_k, .src_first = i * l->head_k, .src_stride = 2 * l->head_k, .dst_stride = l->head_k});
+    } else if (s[S_QKV].w) linear(c, qkv, x, &s[S_QKV], DEV_NONE);
     else if (!own || !s[S_V].w) {
         dev_op_linear(p, (dev_linear){.src = x, .n = own ? 2 : 1, .residual = DEV_NONE, .out = {graph_out(q, &s[S_Q]), graph_out(k, &s[S_K])}});
         if (own) dev_scale(p, v, k, 1); // gemma4: keys serve as values
@@ -150,6 +156,10 @@ dev_reg graph_attention(graph *c, int32_t il, dev_reg x)
     dev_op_attend(p, (dev_attend){.dst = att, .q = q, .k = own ? k : DEV_NONE, .v = own ? v : DEV_NONE, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = l->head_k, .head_v = l->head_v,
                                   .scale = hp->attn_scale, .softcap = hp->attn_cap, .window = windowed || (!hp->causal && l->windowed) ? hp->window : 0, .chunk = windowed && (traits & A_CHUNKED) ? hp->window : 0,
                                   .bidirectional = !hp->causal, .sinks = weight(&s[S_SINKS]), .alibi_bias = hp->alibi});
+    if (joint) {
+        dev_reg gate = part(c, c->result, nq);
+        dev_op_act(p, (dev_activate){.dst = att, .gate = gate, .up = att, .act = DEV_ACT_SIGMOID});
+    }
     if (s[S_GATE_ATTN].w) { // attention is gated by its input, column by column (afmoe) or head by head (spark2_5)
         int32_t gates = (int32_t)s[S_GATE_ATTN].w->desc.n;
         dev_reg gate = part(c, c->gate[0], gates);
@@ -265,6 +275,17 @@ static void ple_branch(graph *c, int32_t il)
     dev_add(p, h, h, t);
 }
 
+// A layer of a feed-forward alone (nemotron_h): h = h + feed(norm(h)).
+static void feed_layer(graph *c, int32_t il)
+{
+    if (il == c->hp->n_layers - 1) {
+        to_wanted(c, c->h);
+        c->w = 1;
+    }
+    norm(c, c->n[c->w], c->h[c->w], &c->b->layers[il].s[S_ATTN_NORM]);
+    feed(c, il, c->h[c->w], c->n[c->w], DEV_NONE, c->h[c->w]);
+}
+
 // h = h + attention(norm(h)); h = h + feed(norm(h)), in the order and with the norms of the row.
 static void layer(graph *c, int32_t il)
 {
@@ -272,14 +293,20 @@ static void layer(graph *c, int32_t il)
     const slot_pair *s = c->b->layers[il].s;
     dev_plan *p = c->p;
     unsigned traits = hp->row->traits;
-    bool plain = traits & A_NORM_PLAIN, parallel = !plain && !s[S_FFN_NORM].w && !(traits & A_NO_PRE), beside = (traits & A_EXPERTS_BESIDE) && s[S_NORM_EXPS].w;
+    const layer_hp *l = &hp->layers[il];
+    if (l->no_attention && !l->recurrent) {
+        feed_layer(c, il);
+        return;
+    }
+    bool plain = traits & A_NORM_PLAIN, parallel = !plain && !s[S_FFN_NORM].w && !(traits & A_NO_PRE) && !l->no_feed, beside = (traits & A_EXPERTS_BESIDE) && s[S_NORM_EXPS].w;
     bool both_norms = !parallel && hp->parallel_key; // gptneox: two norms of the same input
     bool early = traits & A_ROUTER_EARLY && s[S_ROUTER].w;
     dev_reg h = c->h[0], x = h;
     if (s[S_ATTN_NORM].w || plain) norm(c, x = c->n[0], h, &s[S_ATTN_NORM]);
     dev_reg att_in = x;
     if (s[S_ATTN_NORM_2].w) norm(c, att_in = c->n2[0], h, &s[S_ATTN_NORM_2]);
-    dev_reg att = traits & A_LATENT ? graph_latent(c, il, att_in) : graph_attention(c, il, att_in);
+    if (l->recurrent && !l->no_attention) linear(c, h, graph_recurrent(c, il, x), &s[S_SSM_OUT], h); // beside attention, which reads x
+    dev_reg att = l->no_attention ? graph_recurrent(c, il, att_in) : traits & A_LATENT ? graph_latent(c, il, att_in) : graph_attention(c, il, att_in);
     if (beside) norm(c, c->n2[0], h, &s[S_NORM_EXPS]);
     if (both_norms) norm(c, c->n[0], h, &s[S_FFN_NORM]);
     if (early) dev_scale(p, c->early[0], h, 1);
@@ -298,6 +325,7 @@ static void layer(graph *c, int32_t il)
         if (s[S_ATTN_POST].w) post_norm(c, c->t[w], &s[S_ATTN_POST]);
         add_branch(c, h, h, c->t[w]);
     } else linear(c, h, att, &s[S_OUT], h);
+    if (l->no_feed) return;
 
     x = c->n[w];
     if (!parallel && !both_norms) {
@@ -329,6 +357,7 @@ static void registers(graph *c)
         if (wide > qkv && !(hp->row->traits & A_LATENT)) qkv = wide;
         int32_t out = l->n_head * (hp->row->traits & A_LATENT ? hp->mla_v : l->head_v);
         if (out > att) att = out;
+        if (l->recurrent && hp->state_heads * hp->state_v > att) att = hp->state_heads * hp->state_v;
         static const slot downs[] = {S_DOWN, S_DOWN_SHARED};
         for (int d = 0; d < 2; d++)
             if (s[downs[d]].w && s[downs[d]].w->desc.k > ff) ff = (int32_t)s[downs[d]].w->desc.k;
@@ -344,6 +373,7 @@ static void registers(graph *c)
     c->ple_slice = hp->n_ple ? dev_reg_wanted(c->p, hp->n_ple) : DEV_NONE;
     for (int w = 0; w < 2; w++) c->ple_gate[w] = !hp->n_ple ? DEV_NONE : w ? dev_reg_wanted(c->p, hp->n_ple) : dev_reg_all(c->p, hp->n_ple);
     if (hp->row->traits & A_LATENT) graph_latent_registers(c);
+    if (hp->row->recur) graph_recurrent_registers(c);
     for (int w = 0; w < 2; w++) {
         dev_reg (*make)(dev_plan *, int32_t) = w ? dev_reg_wanted : dev_reg_all;
         c->h[w] = make(c->p, hp->n_embd);

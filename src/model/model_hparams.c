@@ -88,6 +88,11 @@ static void read_per_layer(reader *r, const char *name, hparams *hp, int64_t hi,
             r->st = error_set(r->err, E_INVALID, "key \"%s\" is not made of integers", r->key);
             return;
         }
+        if (n == 0 && hp->row->recur) { // a layer without attention
+            if (heads_kv) hp->layers[i].n_kv = 0;
+            else hp->layers[i].n_head = 0;
+            continue;
+        }
         if (n == 0) {
             r->st = error_set(r->err, E_UNSUPPORTED, "key \"%s\": layer %d has no attention heads, which this architecture is not built for", r->key, i);
             return;
@@ -250,7 +255,11 @@ static void read_sizes(reader *r, hparams *hp)
     read_per_layer(r, "attention.head_count", hp, MAX_HEADS, false);
     read_per_layer(r, "attention.head_count_kv", hp, MAX_HEADS, true);
     if (r->st) return;
-    hp->head_k = hp->head_v = hp->n_embd / hp->layers[0].n_head;
+    if (hp->row->recur && !r->st) r->st = hparams_recurrent(r->g, hp, r->err);
+    if (r->st) return;
+    int32_t first = 0; // the first layer with attention
+    while (first < hp->n_layers - 1 && hp->layers[first].no_attention) first++;
+    hp->head_k = hp->head_v = hp->layers[first].n_head ? hp->n_embd / hp->layers[first].n_head : hp->n_embd;
     int32_t given = 0;
     if (read_int(r, "attention.key_length", 0, MAX_HEAD_DIM, &given, false) && given) hp->head_k = given;
     given = 0;
@@ -259,7 +268,7 @@ static void read_sizes(reader *r, hparams *hp)
     given = 0;
     if (read_int(r, "rope.dimension_count", 0, MAX_HEAD_DIM, &given, false) && given) hp->n_rot = given;
     for (int32_t i = 0; !r->st && i < hp->n_layers; i++)
-        if (hp->layers[i].n_head % hp->layers[i].n_kv)
+        if (!hp->layers[i].no_attention && hp->layers[i].n_head % hp->layers[i].n_kv)
             r->st = error_set(r->err, E_INVALID, "key \"%s.attention.head_count_kv\": %d heads do not share %d key heads", r->arch, hp->layers[i].n_head, hp->layers[i].n_kv);
     if (!r->st && (hp->head_k < 1 || hp->head_v < 1 || hp->head_k > MAX_HEAD_DIM || hp->head_v > MAX_HEAD_DIM))
         r->st = error_set(r->err, E_INVALID, "key \"%s.attention.head_count\": heads of %d values are out of range", r->arch, hp->head_k);
@@ -287,7 +296,8 @@ static void read_latent(reader *r, hparams *hp)
         hp->head_k = hp->kv_rank + hp->n_rot;
         hp->head_v = hp->kv_rank;
     }
-    for (int32_t i = 0; i < hp->n_layers; i++) hp->layers[i].n_kv = absorbed ? 1 : hp->layers[i].n_head;
+    for (int32_t i = 0; i < hp->n_layers; i++)
+        if (!hp->layers[i].no_attention) hp->layers[i].n_kv = absorbed ? 1 : hp->layers[i].n_head;
     float f = 1 / hp->freq_scale, m = hp->attn_factor * (1 + 0.1f * logf(f)) * (1 + 0.1f * hp->yarn_log_mul * logf(f));
     hp->attn_scale = (hp->row->keys & K_YARN ? m * m : 1) / sqrtf((float)hp->mla_k);
 }

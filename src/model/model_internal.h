@@ -76,6 +76,17 @@ typedef enum arch_encoder {
     ENC_POST  // an encoder whose sums are normalised after each branch (BERT): model_encoder.c
 } arch_encoder;
 
+// The kind of a row's recurrent layers; which layers those are follows from the file's tensors. A row with one may have layers without heads,
+// layers without a feed-forward and layers of a feed-forward alone.
+typedef enum arch_recur {
+    RECUR_NONE,
+    RECUR_CONV,   // short convolution (lfm2)
+    RECUR_MAMBA,  // state spaces with a matrix of decays (mamba, jamba)
+    RECUR_MAMBA2, // with a decay a head (mamba2 and the hybrids)
+    RECUR_DELTA,  // gated delta rule; attention's queries carry its gate (qwen3next, qwen35)
+    RECUR_KDA     // Kimi delta attention: a decay for each column of the key
+} arch_recur;
+
 typedef struct hparams hparams;
 
 typedef struct arch_row {
@@ -90,6 +101,7 @@ typedef struct arch_row {
     float       sum_scale;     // of experts and what stands beside them, added; 0: 1
     const char *ffn_norm, *attn_post, *ffn_post; // tensor names where they differ from ffn_norm, post_attention_norm, post_ffw_norm
     arch_encoder encoder;
+    arch_recur  recur;
     void      (*adjust)(hparams *hp); // defaults and exceptions that depend on sizes; runs before the keys are read
     const char *refuse; // not NULL: known by name, not built: why
 } arch_row;
@@ -102,6 +114,8 @@ const arch_row *arch_at(size_t i);                       // NULL past the last
 typedef struct layer_hp {
     int32_t n_head, n_kv, head_k, head_v, n_rot;
     bool    windowed, rotate;
+    bool    recurrent; // the layer is recurrent, or has a recurrent block beside its attention (falcon-h1)
+    bool    no_attention, no_feed;
     int32_t kv_of; // the layer whose keys and values this one reads: itself, or an earlier one (gemma4)
 } layer_hp;
 
@@ -109,6 +123,8 @@ struct hparams {
     const arch_row *row;
     int32_t n_vocab, n_embd, n_layers, n_rot, head_k, head_v; // the last three of full layers; each layer has its own
     int32_t n_ple; // width of a layer's own input (gemma4)
+    int32_t taps, state_k, state_v, state_heads, state_keys; // recurrent layers: taps of the convolution, a head's state [state_k][state_v], heads, key heads
+    bool    state_norm;  // B, C and the time step are normalised without weights (FalconMamba)
     int32_t kv_rank, mla_k, mla_v; // latent attention: rank, and the widths of a head's key and value before absorption
     int32_t n_expert, top_k, n_group, top_groups;
     uint32_t n_ctx_train, n_ctx_orig, context;
@@ -137,6 +153,9 @@ typedef enum slot {
     S_PLE_GATE, S_PLE_PROJ, S_PLE_NORM, S_OUT_SCALE,
     S_Q_A, S_Q_A_NORM, S_Q_B, S_KV_A, S_KV_A_NORM, S_K_B, S_V_B, S_KV_B,
     S_SHARED_ROUTER, S_GATE_SHARED, S_UP_SHARED, S_DOWN_SHARED,
+    S_CONV, S_CONV_IN, S_CONV_OUT, // recurrent layers from here on: see model_recurrent.c
+    S_SSM_IN, S_SSM_CONV, S_SSM_CONV_Q, S_SSM_CONV_K, S_SSM_CONV_V, S_SSM_X, S_SSM_DT, S_SSM_A, S_SSM_D, S_SSM_NORM, S_SSM_DT_NORM, S_SSM_B_NORM, S_SSM_C_NORM, S_SSM_OUT,
+    S_SSM_BA, S_SSM_BETA, S_SSM_ALPHA, S_SSM_F_A, S_SSM_F_B, S_SSM_G_A, S_SSM_G_B,
     SLOT_COUNT
 } slot;
 
@@ -195,6 +214,8 @@ typedef struct graph {
     dev_reg        h[2], n[2], n2[2], t[2], ff[2], att[2], gate[2], one[2], early[2];
     dev_reg        qkv, tmp, temper, ple, ple_gate[2], ple_slice;
     int32_t        kv_group[MAX_LAYERS], kv_index[MAX_LAYERS]; // where a layer's keys and values are
+    dev_reg        mixed, result, rates, small; // recurrent layers alone: see model_recurrent.c
+    int32_t        state_group;
     dev_reg        low, query, latent, wide; // latent attention alone: see model_latent.c
 } graph;
 
@@ -220,6 +241,19 @@ void    encoder_info(const hparams *hp, const binding *b, model_info *info);
 // att = latent attention of x, n_head * mla_v wide.
 dev_reg graph_latent(graph *c, int32_t il, dev_reg x);
 void    graph_latent_registers(graph *c);
+
+// model_recurrent.c: which layers are recurrent, and the sizes of their states; shapes of their tensors; their part of the plan.
+status hparams_recurrent(const gguf *g, hparams *hp, error *err);
+status check_recurrent(const hparams *hp, slot_pair *s, int32_t il, error *err);
+int32_t recurrent_state_width(const hparams *hp);
+void    graph_recurrent_registers(graph *c);
+// What goes into the layer's last matrix, S_OUT (beside attention: S_SSM_OUT).
+dev_reg graph_recurrent(graph *c, int32_t il, dev_reg x);
+
+// model_bind.c, for check_recurrent: hold a tensor to a shape (n = 0: any), say which is missing.
+status bind_want_matrix(const slot_pair *s, int64_t k, int64_t n, error *err);
+status bind_want_vector(const bound_tensor *t, int64_t n, error *err);
+status bind_missing(int32_t layer, slot s, bool bias, error *err);
 
 // Records the forward pass; every bound tensor has its dev_tensor. Errors of the builder come with dev_plan_prepare.
 status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err);

@@ -64,8 +64,10 @@ dev_reg graph_latent(graph *c, int32_t il, dev_reg x)
     } else graph_linear(c, query, x, &s[S_Q]);
     graph_linear(c, latent, x, &s[S_KV_A]);
     low_norm(c, shared, &s[S_KV_A_NORM]);
-    graph_rotate(c, l, query, heads, hp->mla_k, nope);
-    graph_rotate(c, l, latent, 1, rank + rot, rank);
+    if (l->rotate) {
+        graph_rotate(c, l, query, heads, hp->mla_k, nope);
+        graph_rotate(c, l, latent, 1, rank + rot, rank);
+    }
 
     if (absorbed(hp, s)) {
         int32_t width = hp->head_k; // rank + rot

@@ -38,13 +38,13 @@ static void fingerprint_hparams(dev_fingerprint *f, const hparams *hp)
 {
     mix_bytes(f, hp->row->name, strlen(hp->row->name));
     const int32_t ints[] = {hp->n_vocab, hp->n_embd, hp->n_layers, hp->n_rot, hp->head_k, hp->head_v, hp->kv_rank, hp->mla_k, hp->mla_v, hp->n_expert, hp->top_k, hp->n_group, hp->top_groups, (int32_t)hp->n_ctx_orig, hp->window, hp->temp_length,
-                            hp->temp_offset, hp->exp_norm, hp->parallel_key, hp->causal, hp->long_factors, hp->rope_off, (int32_t)hp->gating, (int32_t)hp->pooling};
+                            hp->temp_offset, hp->exp_norm, hp->parallel_key, hp->causal, hp->long_factors, hp->rope_off, (int32_t)hp->gating, (int32_t)hp->pooling, hp->taps, hp->state_k, hp->state_v, hp->state_heads, hp->state_keys, hp->state_norm};
     const float floats[] = {hp->eps, hp->rope_base, hp->rope_base_window, hp->freq_scale, hp->freq_scale_window, hp->ext_factor, hp->attn_factor, hp->beta_fast, hp->beta_slow, hp->attn_scale, hp->attn_cap,
                             hp->final_cap, hp->logit_scale, hp->resid_scale, hp->embed_scale, hp->clamp, hp->alibi, hp->exp_scale, hp->temp_scale};
     mix_bytes(f, ints, sizeof ints);
     mix_bytes(f, floats, sizeof floats);
     for (int32_t i = 0; i < hp->n_layers; i++) {
-        const int32_t layer[] = {hp->layers[i].n_head, hp->layers[i].n_kv, hp->layers[i].head_k, hp->layers[i].head_v, hp->layers[i].n_rot, hp->layers[i].windowed, hp->layers[i].rotate, hp->layers[i].kv_of};
+        const int32_t layer[] = {hp->layers[i].n_head, hp->layers[i].n_kv, hp->layers[i].head_k, hp->layers[i].head_v, hp->layers[i].n_rot, hp->layers[i].windowed, hp->layers[i].rotate, hp->layers[i].kv_of, hp->layers[i].recurrent, hp->layers[i].no_attention, hp->layers[i].no_feed};
         mix_bytes(f, layer, sizeof layer);
     }
 }
@@ -122,8 +122,10 @@ static status describe(const gguf *g, const model_options *o, hparams *hp, bindi
     info->n_vocab = (uint32_t)hp->n_vocab;
     info->n_embd = (uint32_t)hp->n_embd;
     info->n_layers = (uint32_t)hp->n_layers;
-    info->n_head = (uint32_t)hp->layers[0].n_head;
-    info->n_head_kv = (uint32_t)hp->layers[0].n_kv;
+    int32_t first = 0; // the first layer with attention
+    while (first < hp->n_layers - 1 && hp->layers[first].no_attention) first++;
+    info->n_head = (uint32_t)hp->layers[first].n_head;
+    info->n_head_kv = (uint32_t)hp->layers[first].n_kv;
     info->n_ctx_train = hp->n_ctx_train;
     info->context = hp->context;
     info->n_positions = b->positions.w ? (uint32_t)b->positions.w->desc.n : 0;

@@ -186,17 +186,31 @@ static const arch_row ROWS[] = {
     {.name = "gemma-embedding", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST | A_WINDOW_PLAIN_ROPE | A_BIDIRECTIONAL, .keys = K_WINDOW, .window_period = 6, .encoder = ENC_PRE, .adjust = adjust_gemma3},
     {.name = "llama-embed", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_BIDIRECTIONAL, .encoder = ENC_PRE},
 
+    // Recurrent layers: see model_recurrent.c.
+    {.name = "lfm2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_CONV, .keys = K_WINDOW},
+    {.name = "lfm2moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_CONV, .traits = A_EXPERTS_NORM, .keys = K_WINDOW | K_GATING, .gating = DEV_GATE_SIGMOID},
+    {.name = "mamba", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .recur = RECUR_MAMBA},
+    {.name = "mamba2", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .recur = RECUR_MAMBA2},
+    {.name = "jamba", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .recur = RECUR_MAMBA},
+    {.name = "falcon-h1", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_MAMBA2, .keys = K_ATTN_SCALE},
+    {.name = "granitehybrid", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .recur = RECUR_MAMBA2, .traits = A_LOGIT_DIVIDE | A_EXPERTS_NORM | A_ROPE_SWITCH,
+     .keys = K_LOGIT_SCALE | K_RESID_SCALE | K_EMBED_SCALE | K_ATTN_SCALE},
+    {.name = "nemotron_h", .rope = ROPE_NONE, .act = DEV_ACT_RELU2, .recur = RECUR_MAMBA2, .keys = K_ATTN_SCALE},
+    {.name = "nemotron_h_moe", .rope = ROPE_NONE, .act = DEV_ACT_RELU2, .recur = RECUR_MAMBA2, .keys = K_ATTN_SCALE | K_EXP_NORM | K_EXP_SCALE | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID},
+    {.name = "qwen3next", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_DELTA, .traits = A_EXPERTS_NORM, .keys = K_ATTN_SCALE | K_EXP_SCALE | K_NEXTN, .ffn_norm = "post_attention_norm", .attn_post = "-"},
+    {.name = "qwen35", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_DELTA, .keys = K_ATTN_SCALE | K_NEXTN, .ffn_norm = "post_attention_norm", .attn_post = "-"},
+    {.name = "qwen35moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_DELTA, .traits = A_EXPERTS_NORM, .keys = K_ATTN_SCALE | K_EXP_SCALE | K_NEXTN, .ffn_norm = "post_attention_norm", .attn_post = "-"},
+    {.name = "kimi-linear", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .recur = RECUR_KDA, .traits = A_LATENT | A_EXPERTS_NORM, .keys = K_GATING | K_EXP_SCALE, .gating = DEV_GATE_SIGMOID},
+
     // Known by name, not built: each needs a kind of block that the table does not have.
 #define OUT(n, why) {.name = n, .refuse = why}
     OUT("deepseek32", "sparse latent attention is not built"), OUT("deepseek4", "sparse latent attention is not built"),
    
     OUT("glm-dsa", "sparse latent attention is not built"), OUT("dots3note", "sparse latent attention is not built"), OUT("hy_v4", "sparse latent attention is not built"),
-    OUT("bailingmoe3", "sparse latent attention is not built"), OUT("kimi-linear", "delta attention is not built"), OUT("kimi-k3", "delta attention is not built"),
-    OUT("mamba", "state-space blocks are not built"), OUT("mamba2", "state-space blocks are not built"), OUT("jamba", "state-space blocks are not built"),
-    OUT("falcon-h1", "state-space blocks are not built"), OUT("granitehybrid", "state-space blocks are not built"), OUT("nemotron_h", "state-space blocks are not built"),
-    OUT("nemotron_h_moe", "state-space blocks are not built"), OUT("plamo2", "state-space blocks are not built"), OUT("qwen3next", "gated delta blocks are not built"),
-    OUT("qwen35", "gated delta blocks are not built"), OUT("qwen35moe", "gated delta blocks are not built"), OUT("qwen4exp", "gated delta blocks are not built"),
-    OUT("lfm2", "short convolutions are not built"), OUT("lfm2moe", "short convolutions are not built"), OUT("minimax-01", "linear attention is not built"),
+    OUT("bailingmoe3", "sparse latent attention is not built"), OUT("kimi-k3", "delta attention is not built"),
+    
+    
+    OUT("plamo2", "state-space blocks are not built"), OUT("qwen4exp", "gated delta blocks are not built"), OUT("minimax-01", "linear attention is not built"),
     OUT("minimax-m3", "sparse attention is not built"), OUT("rwkv6", "RWKV blocks are not built"), OUT("rwkv7", "RWKV blocks are not built"),
     OUT("rwkv6qwen2", "RWKV blocks are not built"), OUT("arwkv7", "RWKV blocks are not built"), OUT("gemma3n", "per-layer embeddings are not built"),
     OUT("grovemoe", "expert groups of two sizes are not built"), OUT("cogvlm", "vision experts are not built"),

@@ -5,7 +5,7 @@
 #   ARCHS_DIR  NAME-dense.gguf, NAME-moe.gguf: metadata of architectures (NAME.with: optional tensors)
 #   BUILD_DIR  the build folder (default: the folder of ALTISERVE_BIN, else build)
 #   SAMPLE=1   a few rows;  ONLY=regex  rows whose name matches;  ISA=ref|avx2|...  the tier that is held
-# Bounds (float32 weights, NMSE of all logits): 1e-6; 1e-5 for experts, and where the peer rounds GELU through half precision.
+# Bounds (float32 weights, NMSE of all logits): 1e-6; 1e-5 for experts and recurrent layers, and where the peer rounds GELU through half precision.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -29,7 +29,7 @@ tokens() { # COUNT VOCAB SEED: ids by a generator of its own, the same everywher
 failed=0 rows=0 skipped=""
 # row NAME BASE BOUND [peer random's options...]: makes the model, runs every list and way, prints the worst.
 row() {
-  local name=$1 base=$2 bound=$3 worst=0 lists="1 7 40 200" model vocab n out ref way value args code
+  local name=$1 base=$2 bound=$3 worst=0 lists="${LISTS:-1 7 40 200}" model vocab n out ref way value args code
   shift 3
   [ -n "${ONLY:-}" ] && ! [[ $name =~ $ONLY ]] && return
   model=$cache/$name.gguf
@@ -64,7 +64,7 @@ row() {
 }
 
 if [ -n "${SAMPLE:-}" ]; then
-  bases="llama-dense llama-moe qwen2-dense qwen3-dense qwen3moe-moe mistral3-dense gemma2-dense gemma3-dense phi3-dense gpt2-dense gpt-oss-moe"
+  bases="llama-dense llama-moe lfm2-dense mamba-dense mamba2-dense qwen3next-moe qwen2-dense qwen3-dense qwen3moe-moe mistral3-dense gemma2-dense gemma3-dense phi3-dense gpt2-dense gpt-oss-moe"
 else
   bases=$(cd "$ARCHS_DIR" && ls ./*.gguf | sed 's,^\./,,; s,\.gguf$,,')
 fi
@@ -73,10 +73,13 @@ for base in $bases; do
   [ "$base" = refact-moe ] && continue # the peer leaves the experts out
   case $base in
     *-moe) bound=1e-5 ;;
+    lfm2* | mamba* | jamba* | falcon-h1* | granitehybrid* | nemotron_h* | qwen35*) bound=1e-5 ;; # recurrent
     bloom* | falcon* | gemma* | gpt2* | gptneox* | mpt* | phi2* | starcoder* | codeshell* | plamo3* | grok*) bound=1e-5 ;; # GELU
     *) bound=1e-6 ;;
   esac
-  row "$base" "$base" "$bound"
+  extra=()
+  [ "$base" = kimi-linear-moe ] && extra=(--with blk.1.ffn_gate_shexp.weight,blk.1.ffn_up_shexp.weight,blk.1.ffn_down_shexp.weight) # the peer adds its input where the shared expert is missing
+  row "$base" "$base" "$bound" "${extra[@]}"
 done
 if [ -z "${SAMPLE:-}" ]; then # shapes and scalings that the plain files do not have
   heads="--set attention.head_count=u32:8 --set attention.head_count_kv=u32:2 --set attention.key_length=u32:32 --set attention.value_length=u32:32 --set rope.dimension_count=u32:32"
@@ -127,6 +130,25 @@ if [ -z "${SAMPLE:-}" ]; then # shapes and scalings that the plain files do not 
       --set rope.freq_base_swa=f32:10000 --set rope.dimension_count=u32:64 --set rope.dimension_count_swa=u32:32"
     row gemma4 gemma4 1e-5 $gemma4 --set block_count=u32:4 --set attention.sliding_window_pattern=bools:true,true,true,false --set attention.shared_kv_layers=u32:0 --set embedding_length_per_layer_input=u32:0
     row gemma4-shared gemma4 1e-5 $gemma4 --set block_count=u32:6 --set attention.sliding_window_pattern=bools:true,true,false,true,true,false --set attention.shared_kv_layers=u32:3 --set embedding_length_per_layer_input=u32:32 --with blk.%.attn_v.weight
+    # recurrent layers: long prompts, several heads a key head, experts, windows, norms
+    long="--set context_length=u32:1024"
+    LISTS="700" row lfm2-long lfm2-dense 1e-5 $long
+    row lfm2-unwindowed lfm2-dense 1e-5 --set attention.sliding_window=u32:0
+    row lfm2moe-experts lfm2moe-moe 1e-5 $many
+    LISTS="700" row mamba-long mamba-dense 1e-5 $long
+    row mamba-norms mamba-dense 1e-5 --set ssm.dt_b_c_rms=bool:true --set ssm.state_size=u32:16
+    row mamba2-heads mamba2-dense 1e-5 --set ssm.time_step_rank=u32:8 --set ssm.state_size=u32:16
+    LISTS="700" row mamba2-long mamba2-dense 1e-5 $long
+    row jamba-experts jamba-dense 1e-5 $many
+    row falcon-h1-grouped falcon-h1-dense 1e-5 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set ssm.time_step_rank=u32:8 --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set rope.dimension_count=u32:64
+    row granitehybrid-rotated granitehybrid-dense 1e-5 $many --set rope.scaling.finetuned=bool:true --set logit_scale=f32:2.5 --set attention.scale=f32:0.05 --set embedding_scale=f32:3
+    row nemotron_h-experts nemotron_h_moe-dense 1e-5 $many --set expert_feed_forward_length=u32:64 --set expert_shared_feed_forward_length=u32:96 --set expert_shared_count=u32:1 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
+    delta="--set ssm.time_step_rank=u32:4 --set ssm.group_count=u32:2 --set ssm.inner_size=u32:512"
+    row qwen3next-heads qwen3next-moe 1e-5 $many $delta
+    row qwen35-heads qwen35-dense 1e-5 $delta
+    row qwen35moe-grouped qwen35moe-moe 1e-5 $many $delta --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2
+    LISTS="700" row qwen35-long qwen35-dense 1e-5 $long
+    row kimi-linear-heads kimi-linear-moe 1e-5 $many --set expert_weights_scale=f32:2.5 --set attention.head_count=u32:4 --with blk.1.ffn_gate_shexp.weight,blk.1.ffn_up_shexp.weight,blk.1.ffn_down_shexp.weight
     row llama4-experts llama4-moe 1e-5 --set expert_count=u32:8 --set expert_used_count=u32:1
   }
 fi

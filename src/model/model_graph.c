@@ -283,7 +283,7 @@ static void feed_layer(graph *c, int32_t il)
         c->w = 1;
     }
     norm(c, c->n[c->w], c->h[c->w], &c->b->layers[il].s[S_ATTN_NORM]);
-    feed(c, il, c->h[c->w], c->n[c->w], DEV_NONE, c->h[c->w]);
+    graph_feed(c, il, c->h[c->w], c->n[c->w], DEV_NONE, c->h[c->w]);
 }
 
 // h = h + attention(norm(h)); h = h + feed(norm(h)), in the order and with the norms of the row.

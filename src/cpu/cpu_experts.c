@@ -123,7 +123,7 @@ static void group_pairs(const dev_experts *o, int32_t rows, const int32_t *ids, 
 }
 
 // Products of up to two weights for all experts: items are (weight, expert, chunk of panels).
-static void expert_products(const dev_plan *p, const dev_experts *o, const dev_tensor *const *w, const dev_tensor *const *bias, float *const *y, size_t ldy, int n, const float *x, size_t ldx, const int8_t *q, const cpu_aux *aux,
+static void expert_products(const dev_plan *p, const dev_experts *o, const dev_tensor *const *w, const dev_tensor *const *bias, const dev_tensor *const *each, float *const *y, size_t ldy, int n, const float *x, size_t ldx, const int8_t *q, const cpu_aux *aux,
     const int32_t *start, const int32_t *rows, int worker, pool *team)
 {
     const cpu_plan *c = p->backend;
@@ -148,15 +148,26 @@ static void expert_products(const dev_plan *p, const dev_experts *o, const dev_t
         int64_t first = rest % chunks * chunk;
         gemm_args g = {.w = t, .data = t->data + (size_t)e * t->expert_bytes, .first = first, .count = panels - first < chunk ? panels - first : chunk, .k = t->base.k, .x = x, .ldx = ldx, .q = q, .aux = aux,
             .rows = rows + start[e], .n_rows = start[e + 1] - start[e], .y = y[which] + (size_t)start[e] * ldy + first * PANEL, .ldy = ldy, .scale = 1, .scratch = cpu_worker_scratch(c, worker)};
-        if (bias[which] && cpu_format_tile(t->format)) g.bias = cpu_t(bias[which])->vector + (size_t)e * (size_t)t->base.n + first * PANEL;
+        float factor = each[which] ? cpu_t(each[which])->vector[e] : 1;
+        bool tile = cpu_format_tile(t->format); // tiles end with scale and bias themselves
+        if (tile) g.scale = factor;
+        if (bias[which] && tile) g.bias = cpu_t(bias[which])->vector + (size_t)e * (size_t)t->base.n + first * PANEL;
         kern->gemm[t->format](&g);
-        if (bias[which] && !g.bias) {
+        if (!tile && (bias[which] || each[which])) {
             int64_t cols = g.count * PANEL < t->base.n - first * PANEL ? g.count * PANEL : t->base.n - first * PANEL;
             for (int32_t i = 0; i < g.n_rows; i++)
-                kern->finish(g.y + (size_t)i * ldy, g.y + (size_t)i * ldy, cpu_t(bias[which])->vector + (size_t)e * (size_t)t->base.n + first * PANEL, NULL, 1, (int32_t)cols);
+                kern->finish(g.y + (size_t)i * ldy, g.y + (size_t)i * ldy, bias[which] ? cpu_t(bias[which])->vector + (size_t)e * (size_t)t->base.n + first * PANEL : NULL, NULL, factor, (int32_t)cols);
         }
     }
     pool_barrier(team);
+}
+
+static void limit(float *up, float *gate, float most, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        up[i] = up[i] > most ? most : up[i] < -most ? -most : up[i];
+        if (gate && gate[i] > most) gate[i] = most;
+    }
 }
 
 void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool *team)
@@ -182,22 +193,23 @@ void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool *
     if (worker == 0) group_pairs(o, rows, ids, start, pair_row, pair_slot, pair_at);
     pool_barrier(team);
 
-    const dev_tensor *w[2] = {o->up, o->gate}, *b[2] = {o->up_bias, o->gate_bias};
+    const dev_tensor *w[2] = {o->up, o->gate}, *b[2] = {o->up_bias, o->gate_bias}, *each[2] = {o->up_each, o->gate_each};
     float *y[2] = {up, gate};
-    expert_products(p, o, w, b, y, l.ff_ld, o->gate ? 2 : 1, src.at, src.ld, (const int8_t *)(c->scratch + c->q_at), (const cpu_aux *)(c->scratch + c->aux_at), start, pair_row, worker, team);
+    expert_products(p, o, w, b, each, y, l.ff_ld, o->gate ? 2 : 1, src.at, src.ld, (const int8_t *)(c->scratch + c->q_at), (const cpu_aux *)(c->scratch + c->aux_at), start, pair_row, worker, team);
     for (size_t i; (i = pool_next(team, 1)) < (size_t)rows * (size_t)top_k;) {
         float *u = up + i * l.ff_ld, *g = gate + i * l.ff_ld;
         if (o->weight_first) { // the weight of the input goes through the linear part
             kern->combine(u, u, NULL, weights[pair_slot[i]], 0, false, (int32_t)ff);
             if (o->gate) kern->combine(g, g, NULL, weights[pair_slot[i]], 0, false, (int32_t)ff);
         }
+        if (o->limit > 0) limit(u, o->gate ? g : NULL, o->limit, ff);
         if (o->gate) kern->act(o->act, u, g, u, (int32_t)ff);
         else kern->act(o->act, u, u, NULL, (int32_t)ff);
         if (cpu_format_packs(cpu_t(o->down)->format)) cpu_pack_row(kern, u, ff, (int64_t)i, (uint8_t *)q, aux);
     }
     pool_barrier(team);
-    const dev_tensor *wd[1] = {o->down}, *bd[1] = {o->down_bias};
-    expert_products(p, o, wd, bd, &down, l.width_ld, 1, up, l.ff_ld, q, aux, start, identity, worker, team);
+    const dev_tensor *wd[1] = {o->down}, *bd[1] = {o->down_bias}, *fd[1] = {o->down_each};
+    expert_products(p, o, wd, bd, fd, &down, l.width_ld, 1, up, l.ff_ld, q, aux, start, identity, worker, team);
     for (size_t r; (r = pool_next(team, 1)) < (size_t)rows;) {
         float *to = dst.at + r * dst.ld;
         const float *base = NULL;

@@ -83,9 +83,9 @@ static inline vf act_lanes(dev_act act, vf x)
 
 static void act(dev_act kind, float *y, const float *gate, const float *up, int32_t n)
 {
-    if (kind == DEV_ACT_GELU_ERF || kind == DEV_ACT_TANH) { // library functions: exact, and rare
+    if (kind == DEV_ACT_GELU_ERF || kind == DEV_ACT_TANH || kind == DEV_ACT_SOFTPLUS) { // library functions: exact, and rare
         for (int32_t i = 0; i < n; i++) {
-            float g = kind == DEV_ACT_TANH ? tanhf(gate[i]) : 0.5f * gate[i] * (1.0f + erff(gate[i] * 0.70710678118654752f));
+            float g = kind == DEV_ACT_TANH ? tanhf(gate[i]) : kind == DEV_ACT_SOFTPLUS ? (gate[i] > 20 ? gate[i] : log1pf(expf(gate[i]))) : 0.5f * gate[i] * (1.0f + erff(gate[i] * 0.70710678118654752f));
             y[i] = up ? g * up[i] : g;
         }
         return;

@@ -85,6 +85,7 @@ typedef enum dev_act {
     DEV_ACT_GELU_ERF,   // 0.5 x (1 + erf(x / sqrt(2)))
     DEV_ACT_GELU_QUICK, // x / (1 + exp(-1.702 x))
     DEV_ACT_RELU, DEV_ACT_RELU2, DEV_ACT_SIGMOID, DEV_ACT_TANH,
+    DEV_ACT_SOFTPLUS,   // ln(1 + exp(x))
     DEV_ACT_SWIGLU_OAI, // gated only: x = min(gate, 7), u = clamp(up, -7, 7): x / (1 + exp(-1.702 x)) * (u + 1)
     DEV_ACT_COUNT
 } dev_act;
@@ -221,7 +222,9 @@ typedef struct dev_experts {
     bool    weight_first; // the weight multiplies the input instead of the output (llama4)
     const dev_tensor *gate, *up, *down;                // [n_expert][n][k]; gate NULL: act(up x)
     const dev_tensor *gate_bias, *up_bias, *down_bias; // [n_expert][n] or NULL
+    const dev_tensor *gate_each, *up_each, *down_each; // n_expert factors of whole experts, before the bias, or NULL
     dev_act act;
+    float   limit;        // > 0: gate at most, up at most and at least its negative, before act
 } dev_experts;
 
 // dst = act(gate) * up; up DEV_NONE: act(gate). Widths equal; dst may be either.

@@ -209,6 +209,9 @@ void dev_op_experts(dev_plan *p, dev_experts op)
             vector_ok(p, op.up_bias, ff * op.n_expert);
             vector_ok(p, op.gate_bias, ff * op.n_expert);
             vector_ok(p, op.down_bias, (int64_t)width * op.n_expert);
+            vector_ok(p, op.up_each, op.n_expert);
+            vector_ok(p, op.gate_each, op.n_expert);
+            vector_ok(p, op.down_each, op.n_expert);
         }
         if (op.n_group > 1) need(p, op.n_expert % op.n_group == 0 && op.top_groups > 0 && op.top_groups <= op.n_group && (int64_t)op.top_groups * (op.n_expert / op.n_group) >= op.top_k, "expert groups do not divide", op.n_group, op.top_groups);
     }

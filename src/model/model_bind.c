@@ -32,11 +32,15 @@ static const slot_desc SLOTS[SLOT_COUNT] = {
     [S_DOWN] = {"ffn_down", DEV_USE_MATRIX, false},
     [S_FFN_POST] = {"post_ffw_norm", DEV_USE_VECTOR, false},
     [S_ROUTER] = {"ffn_gate_inp", DEV_USE_MATRIX, false},
+    [S_ROUTER_SCALE] = {"ffn_gate_inp.scale", DEV_USE_VECTOR, false}, // bound where suffixes are read
     [S_SELECT_BIAS] = {"exp_probs_b", DEV_USE_VECTOR, false},
     [S_GATE_EXPS] = {"ffn_gate_exps", DEV_USE_MATRIX, true},
     [S_UP_EXPS] = {"ffn_up_exps", DEV_USE_MATRIX, true},
     [S_DOWN_EXPS] = {"ffn_down_exps", DEV_USE_MATRIX, true},
     [S_NORM_EXPS] = {"ffn_norm_exps", DEV_USE_VECTOR, false},
+    [S_FFN_POST_1] = {"post_ffw_norm_1", DEV_USE_VECTOR, false},
+    [S_FFN_PRE_2] = {"pre_ffw_norm_2", DEV_USE_VECTOR, false},
+    [S_FFN_POST_2] = {"post_ffw_norm_2", DEV_USE_VECTOR, false},
     [S_ATTN_SUB] = {"attn_sub_norm", DEV_USE_VECTOR, false},
     [S_FFN_SUB] = {"ffn_sub_norm", DEV_USE_VECTOR, false},
     [S_PLE_GATE] = {"inp_gate", DEV_USE_MATRIX, false},
@@ -164,6 +168,7 @@ static status add_slices(binding *b, const gguf_tensor *t, bound_tensor **out, e
 static status add_halves(binding *b, const gguf_tensor *t, bound_layer *l, error *err)
 {
     slot_pair *gate = &l->s[S_GATE_EXPS], *up = &l->s[S_UP_EXPS];
+    l->stacked = true;
     status st = add(b, t, DEV_USE_MATRIX, true, &gate->w, err);
     if (!st) st = add(b, t, DEV_USE_MATRIX, true, &up->w, err);
     if (st) return st;
@@ -174,6 +179,19 @@ static status add_halves(binding *b, const gguf_tensor *t, bound_layer *l, error
         d->bytes /= 2;
         d->half = i + 1;
     }
+    return OK;
+}
+
+// A value for each head, as a vector of `head` equal values each.
+static status add_gains(binding *b, const gguf_tensor *t, int32_t head, bound_tensor **out, error *err)
+{
+    if (t->type != QUANT_F32) return error_set(err, E_UNSUPPORTED, "tensor \"%s\" has type %s, expected F32", t->name, quant_type_name(t->type));
+    status st = add(b, t, DEV_USE_VECTOR, false, out, err);
+    if (st) return st;
+    bound_tensor *d = *out;
+    d->desc.k = d->desc.k * d->desc.n * head;
+    d->desc.n = 1;
+    d->repeat = head;
     return OK;
 }
 
@@ -224,8 +242,12 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
             pair->scale = t;
             return OK;
         }
+        if (!strcmp(suffix, "scale") && SLOTS[s].experts && s >= S_GATE_EXPS && s <= S_DOWN_EXPS) return add(b, t, DEV_USE_VECTOR, false, &pair->each, err);
+        if (!strcmp(suffix, "scale") && s == S_ROUTER && hp->row->traits & A_GEMMA4) return add(b, t, DEV_USE_VECTOR, false, &b->layers[layer].s[S_ROUTER_SCALE].w, err);
         if (!strcmp(suffix, "input_scale")) return OK; // of activations in half the bits, which are not made here
-        if (s >= S_PLE_GATE && s <= S_OUT_SCALE && !(hp->row->traits & A_GEMMA4)) break;
+        bool skip = s == S_OUT_SCALE && hp->row->more & B_SKIP;
+        if (((s >= S_PLE_GATE && s <= S_OUT_SCALE) || (s >= S_FFN_POST_1 && s <= S_FFN_POST_2)) && !skip && !(hp->row->traits & A_GEMMA4)) break;
+        if (s == S_Q_NORM && weight && hp->row->more & B_HEAD_GAINS) return add_gains(b, t, hp->layers[layer].head_k, &pair->w, err);
         if (s >= S_Q_A && s <= S_KV_B && !(hp->row->traits & A_LATENT)) break;
         if (s >= S_CONV && !hp->layers[layer].recurrent) break;
         if (weight && (s == S_K_B || s == S_V_B)) return add_slices(b, t, &pair->w, err);
@@ -242,6 +264,7 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
     }
     if (len == 17 && !memcmp(stem, "layer_output_norm", 17) && weight && hp->row->attn_post) return add(b, t, DEV_USE_VECTOR, false, &b->layers[layer].s[S_FFN_POST].w, err);
     if (len == 16 && !memcmp(stem, "ffn_gate_up_exps", 16) && weight) return add_halves(b, t, &b->layers[layer], err);
+    if (hp->row->more & B_VISION && len > 4 && !memcmp(stem, "vis_", 4)) return OK;
     return harmless(t->name) ? OK : unknown(hp, t, err);
 }
 
@@ -289,6 +312,11 @@ static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, e
         return OK;
     }
     if (!strncmp(t->name, "rope_f", 6)) return OK; // bound in bind_rope, which chooses
+    if (!strcmp(t->name, "output.scale")) {
+        b->output.scale = t;
+        return OK;
+    }
+    if (!strcmp(t->name, "output.input_scale")) return OK;
     return harmless(t->name) ? OK : unknown(hp, t, err);
 }
 
@@ -328,8 +356,19 @@ static status check_feed(const hparams *hp, slot_pair *s, int32_t il, int64_t e,
         if (!s[S_DOWN_EXPS].w) return missing(il, "ffn_down_exps.weight", err);
         int64_t ff = s[S_UP_EXPS].w->desc.n;
         if ((st = want_matrix(&s[S_ROUTER], e, x, 1, err)) || (st = want_matrix(&s[S_UP_EXPS], e, ff, x, err)) || (st = want_matrix(&s[S_GATE_EXPS], e, ff, x, err))
-            || (st = want_matrix(&s[S_DOWN_EXPS], ff, e, x, err)) || (st = want_vector(s[S_SELECT_BIAS].w, x, err)))
+            || (st = want_matrix(&s[S_DOWN_EXPS], ff, e, x, err)) || (st = want_vector(s[S_SELECT_BIAS].w, x, err)) || (st = want_vector(s[S_ROUTER_SCALE].w, e, err)))
             return st;
+        for (int i = S_GATE_EXPS; i <= S_DOWN_EXPS; i++) {
+            if (s[i].each && !s[i].w) return error_set(err, E_INVALID, "tensor \"%s\" scales nothing", s[i].each->desc.name);
+            if ((st = want_vector(s[i].each, x, err))) return st;
+        }
+        if (hp->row->traits & A_GEMMA4) {
+            static const slot more[] = {S_FFN_POST_1, S_FFN_PRE_2, S_FFN_POST_2, S_ROUTER_SCALE, S_UP};
+            for (size_t i = 0; i < sizeof more / sizeof *more; i++)
+                if (!s[more[i]].w) return missing(il, SLOTS[more[i]].name, err);
+            for (int i = 0; i < 3; i++)
+                if ((st = want_vector(s[more[i]].w, e, err))) return st;
+        }
         if (s[S_UP_SHARED].w) {
             if (!s[S_DOWN_SHARED].w) return missing(il, "ffn_down_shexp.weight", err);
             ff = s[S_UP_SHARED].w->desc.n;
@@ -385,6 +424,12 @@ static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *e
     return want_matrix(&s[S_OUT], heads * hp->mla_v, e, 1, err);
 }
 
+// Gate and up in one tensor: the file's factors of up are those of both.
+static void share_factors(bound_layer *l)
+{
+    if (l->stacked && !l->s[S_GATE_EXPS].each) l->s[S_GATE_EXPS].each = l->s[S_UP_EXPS].each;
+}
+
 static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *err)
 {
     const layer_hp *l = &hp->layers[il];
@@ -394,6 +439,8 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
     status st;
     char name[48];
     bool plain = traits & (A_NORM_PLAIN | A_NO_PRE);
+    if (hp->row->more & B_HEAD_GAINS && !s[S_Q_NORM].w) return missing(il, "attn_q_norm.weight", err);
+    if (hp->row->more & B_SKIP && !s[S_OUT_SCALE].w) return missing(il, "layer_output_scale.weight", err);
     if (!plain && !s[S_ATTN_NORM].w && !(hp->row->encoder && il == 0)) return missing(il, "attn_norm.weight", err);
     if (!plain && !(traits & A_PARALLEL) && !s[S_FFN_NORM].w && !l->no_feed && !(l->no_attention && !l->recurrent)) {
         snprintf(name, sizeof name, "%s.weight", slot_name(hp->row, S_FFN_NORM));
@@ -427,7 +474,7 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
         int64_t whole = i ? k : q;
         if (!p->w) continue;
         int64_t n = p->w->desc.k * p->w->desc.n;
-        if (n != whole && n != l->head_k) return bad_shape(p->w, l->head_k, 1, 1, err);
+        if (n != whole && (n != l->head_k || hp->row->more & B_HEAD_GAINS)) return bad_shape(p->w, l->head_k, 1, 1, err);
         if ((st = want_vector(p->b, n, err))) return st;
     }
     return l->no_feed ? OK : check_feed(hp, s, il, e, err);
@@ -467,6 +514,8 @@ static status read_factor(const gguf *g, slot_pair *p, error *err)
 
 static status read_scales(const gguf *g, const hparams *hp, binding *b, error *err)
 {
+    status first = read_factor(g, &b->output, err);
+    if (first) return first;
     for (int32_t i = 0; i < hp->n_layers; i++) {
         for (int s = 0; s < SLOT_COUNT; s++) {
             status bad = read_factor(g, &b->layers[i].s[s], err);
@@ -562,7 +611,10 @@ status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
     }
     if (!st) st = bind_rope(b, g, hp, err);
     if (!st) st = check_globals(hp, b, err);
-    for (int32_t i = 0; !st && i < hp->n_layers; i++) st = check_layer(hp, b->layers[i].s, i, err);
+    for (int32_t i = 0; !st && i < hp->n_layers; i++) {
+        share_factors(&b->layers[i]);
+        st = check_layer(hp, b->layers[i].s, i, err);
+    }
     if (!st) st = check_ple(hp, b, err);
     if (!st) st = encoder_check(hp, b, err);
     if (!st) st = read_scales(g, hp, b, err);

@@ -143,7 +143,11 @@ dev_reg graph_attention(graph *c, int32_t il, dev_reg x)
             plain_norm(c, k, l->head_k);
         }
     }
-    if (traits & A_QK_AFTER) {
+    if (hp->row->more & B_HEAD_GAINS) {
+        plain_norm(c, q, l->head_k);
+        plain_norm(c, k, l->head_k);
+        dev_op_vector(p, (dev_vector){.dst = q, .src = q, .scale = weight(&s[S_Q_NORM])});
+    } else if (traits & A_QK_AFTER) {
         qk_norm(c, q, &s[S_Q_NORM], l->head_k, nq);
         if (own) qk_norm(c, k, &s[S_K_NORM], l->head_k, nk);
     }
@@ -160,10 +164,11 @@ dev_reg graph_attention(graph *c, int32_t il, dev_reg x)
         dev_reg gate = part(c, c->result, nq);
         dev_op_act(p, (dev_activate){.dst = att, .gate = gate, .up = att, .act = DEV_ACT_SIGMOID});
     }
+    if (hp->value_scale != 1) dev_scale(p, att, att, hp->value_scale);
     if (s[S_GATE_ATTN].w) { // attention is gated by its input, column by column (afmoe) or head by head (spark2_5)
         int32_t gates = (int32_t)s[S_GATE_ATTN].w->desc.n;
         dev_reg gate = part(c, c->gate[0], gates);
-        dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_SIGMOID, .out = {graph_out(gate, &s[S_GATE_ATTN])}});
+        dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = hp->row->more & B_GATE_SOFTPLUS ? DEV_ACT_SOFTPLUS : DEV_ACT_SIGMOID, .out = {graph_out(gate, &s[S_GATE_ATTN])}});
         for (int32_t h = 0; h < l->n_head && gates != no; h++) {
             dev_reg head = dev_reg_view(p, att, h * l->head_v, l->head_v);
             dev_op_combine(p, (dev_combine){.dst = head, .a = head, .b = dev_reg_view(p, gate, h, 1), .sa = 1, .multiply = true});
@@ -198,14 +203,18 @@ static void dense(graph *c, dev_reg dst, dev_reg x, const slot_pair *gate, const
     linear(c, dst, ff, down, residual);
 }
 
-static void experts(graph *c, dev_reg dst, dev_reg x, dev_reg router_src, const slot_pair *s, dev_reg residual)
+static const dev_tensor *each(const slot_pair *s) { return s->each ? s->each->dev : NULL; }
+
+static void experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual)
 {
     const hparams *hp = c->hp;
+    const slot_pair *s = c->b->layers[il].s;
     dev_op_experts(c->p, (dev_experts){.dst = dst, .src = x, .router_src = router_src, .residual = residual, .router = weight(&s[S_ROUTER]), .router_bias = bias(&s[S_ROUTER]),
                                        .select_bias = weight(&s[S_SELECT_BIAS]), .gating = hp->gating, .n_expert = hp->n_expert, .top_k = hp->top_k, .n_group = hp->n_group,
                                        .top_groups = hp->top_groups, .normalise = hp->exp_norm, .scale = hp->exp_scale, .weight_first = hp->row->traits & A_WEIGHT_FIRST,
                                        .gate = weight(&s[S_GATE_EXPS]), .up = weight(&s[S_UP_EXPS]), .down = weight(&s[S_DOWN_EXPS]), .gate_bias = bias(&s[S_GATE_EXPS]),
-                                       .up_bias = bias(&s[S_UP_EXPS]), .down_bias = bias(&s[S_DOWN_EXPS]), .act = hp->row->act});
+                                       .up_bias = bias(&s[S_UP_EXPS]), .down_bias = bias(&s[S_DOWN_EXPS]),
+                                       .gate_each = each(&s[S_GATE_EXPS]), .up_each = each(&s[S_UP_EXPS]), .down_each = each(&s[S_DOWN_EXPS]), .act = hp->row->act, .limit = hp->layers[il].exp_limit});
 }
 
 // dst = [residual +] feed-forward of x: dense, or experts with what stands beside them. dst is not x.
@@ -223,14 +232,31 @@ void graph_feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src
         dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_SIGMOID, .out = {{one, weight(&s[S_SHARED_ROUTER]), NULL, 1, 0}}});
         dev_op_combine(p, (dev_combine){.dst = t, .a = t, .b = one, .sa = 1, .multiply = true});
         if (residual != DEV_NONE) dev_add(p, t, t, residual);
-        experts(c, dst, x, router_src, s, t);
+        experts(c, il, dst, x, router_src, t);
     } else if (s[S_UP_SHARED].w || s[S_UP].w) { // a shared expert, or a dense part beside experts (grok)
         bool shared = s[S_UP_SHARED].w, scaled = c->hp->row->sum_scale != 0;
         dev_reg sum = scaled ? c->t[c->w] : dst;
         dense(c, sum, x, &s[shared ? S_GATE_SHARED : S_GATE], &s[shared ? S_UP_SHARED : S_UP], &s[shared ? S_DOWN_SHARED : S_DOWN], scaled ? DEV_NONE : residual);
-        experts(c, sum, x, router_src, s, sum);
+        experts(c, il, sum, x, router_src, sum);
         if (scaled) dev_op_combine(p, (dev_combine){.dst = dst, .a = sum, .b = residual, .sa = c->hp->row->sum_scale, .sb = 1});
-    } else experts(c, dst, x, router_src, s, residual);
+    } else experts(c, il, dst, x, router_src, residual);
+}
+
+// gemma4's experts beside a dense part, each with norms of its own: dst = norm_1(dense(norm(h))) + norm_2(experts(pre_2(h))); the router reads
+// h with a norm without weights, times its scale and 1 / sqrt(n_embd). x, n2 and early are overwritten.
+static void feed_beside(graph *c, int32_t il, dev_reg dst, dev_reg x)
+{
+    const slot_pair *s = c->b->layers[il].s;
+    dev_plan *p = c->p;
+    dev_reg h = c->h[c->w], in = c->n2[c->w], route = c->early[c->w];
+    dense(c, dst, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], DEV_NONE);
+    norm(c, dst, dst, &s[S_FFN_POST_1]);
+    norm(c, in, h, &s[S_FFN_PRE_2]);
+    dev_rms(p, route, h, weight(&s[S_ROUTER_SCALE]), c->hp->eps);
+    dev_scale(p, route, route, 1 / sqrtf((float)c->hp->n_embd));
+    experts(c, il, x, in, route, DEV_NONE);
+    norm(c, x, x, &s[S_FFN_POST_2]);
+    dev_add(p, dst, dst, x);
 }
 
 // ---- layers ---------------------------------------------------------------------------------------------------------------
@@ -316,6 +342,7 @@ static void layer(graph *c, int32_t il)
         if (parallel || both_norms) to_wanted(c, c->n);
         if (beside) to_wanted(c, c->n2);
         if (early) to_wanted(c, c->early);
+        if (c->skip[0] != DEV_NONE) to_wanted(c, c->skip);
     }
     int w = c->w;
     h = c->h[w];
@@ -334,12 +361,13 @@ static void layer(graph *c, int32_t il)
     }
     if (beside) { // arctic: the dense part reads h, the experts the layer's input
         dense(c, h, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], h);
-        experts(c, h, c->n2[w], DEV_NONE, s, h);
+        experts(c, il, h, c->n2[w], DEV_NONE, h);
         return;
     }
     dev_reg router_src = early ? c->early[w] : DEV_NONE;
     if (s[S_FFN_POST].w || hp->resid_scale != 1) {
-        graph_feed(c, il, c->t[w], x, router_src, DEV_NONE);
+        if (s[S_FFN_PRE_2].w) feed_beside(c, il, c->t[w], x);
+        else graph_feed(c, il, c->t[w], x, router_src, DEV_NONE);
         if (s[S_FFN_POST].w) post_norm(c, c->t[w], &s[S_FFN_POST]);
         add_branch(c, h, h, c->t[w]);
     } else graph_feed(c, il, h, x, router_src, h);
@@ -361,8 +389,8 @@ static void registers(graph *c)
         static const slot downs[] = {S_DOWN, S_DOWN_SHARED};
         for (int d = 0; d < 2; d++)
             if (s[downs[d]].w && s[downs[d]].w->desc.k > ff) ff = (int32_t)s[downs[d]].w->desc.k;
-        n2 |= s[S_ATTN_NORM_2].w || s[S_NORM_EXPS].w;
-        early |= hp->row->traits & A_ROUTER_EARLY && s[S_ROUTER].w;
+        n2 |= s[S_ATTN_NORM_2].w || s[S_NORM_EXPS].w || s[S_FFN_PRE_2].w;
+        early |= (hp->row->traits & A_ROUTER_EARLY && s[S_ROUTER].w) || s[S_FFN_PRE_2].w;
         one |= s[S_SHARED_ROUTER].w != NULL;
         gate |= s[S_GATE_ATTN].w != NULL;
     }
@@ -384,6 +412,7 @@ static void registers(graph *c)
         c->ff[w] = make(c->p, ff);
         c->att[w] = make(c->p, att);
         c->gate[w] = gate ? make(c->p, att) : DEV_NONE;
+        c->skip[w] = hp->row->more & B_SKIP ? make(c->p, hp->n_embd) : DEV_NONE;
         c->one[w] = one ? make(c->p, 1) : DEV_NONE;
     }
 }
@@ -402,11 +431,13 @@ status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err
     if (hp->n_ple) ple_inputs(&c);
     if (hp->row->traits & A_EMBED_PLAIN) norm(&c, c.h[0], c.h[0], &(slot_pair){.factor = 1});
     if (b->embed_norm.w) norm(&c, c.h[0], c.h[0], &b->embed_norm);
+    if (hp->row->more & B_SKIP) dev_scale(p, c.skip[0], c.h[0], 1);
     for (int32_t il = 0; il < hp->n_layers; il++) {
         if (hp->row->encoder == ENC_POST) graph_encoder_layer(&c, il);
         else layer(&c, il);
         if (hp->n_ple) ple_branch(&c, il);
-        if (b->layers[il].out_scale != 1) dev_scale(p, c.h[c.w], c.h[c.w], b->layers[il].out_scale);
+        if (hp->row->more & B_SKIP) dev_op_combine(p, (dev_combine){.dst = c.h[c.w], .a = c.h[c.w], .b = c.skip[c.w], .sa = 1, .sb = b->layers[il].out_scale});
+        else if (b->layers[il].out_scale != 1) dev_scale(p, c.h[c.w], c.h[c.w], b->layers[il].out_scale);
         if (p->failed) break;
     }
     if (!p->failed) {
@@ -415,7 +446,7 @@ status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err
         graph_embedding(&c, rows);
     }
     if (!p->failed && !hp->no_logits) {
-        float scale = hp->row->traits & A_LOGIT_DIVIDE ? 1 / hp->logit_scale : hp->logit_scale;
+        float scale = (hp->row->traits & A_LOGIT_DIVIDE ? 1 / hp->logit_scale : hp->logit_scale) * b->output.factor;
         dev_op_output(p, (dev_output){.src = c.n[1], .weight = weight(&b->output), .bias = bias(&b->output), .scale = scale, .softcap = hp->final_cap});
     }
     if (p->failed) {

@@ -306,30 +306,48 @@ static void read_latent(reader *r, hparams *hp)
 static void read_layer_sizes(reader *r, hparams *hp)
 {
     int32_t k = hp->head_k, v = hp->head_v, rot = 0, shared = 0, given = 0;
-    bool own = hp->row->traits & A_GEMMA4;
+    bool own = hp->row->traits & A_GEMMA4, dims = own || hp->row->more & B_WINDOW_DIMS;
     if (own) {
         if (read_int(r, "attention.key_length_swa", 0, MAX_HEAD_DIM, &given, false) && given) k = given;
         given = 0;
         if (read_int(r, "attention.value_length_swa", 0, MAX_HEAD_DIM, &given, false) && given) v = given;
-        read_int(r, "rope.dimension_count_swa", 0, MAX_HEAD_DIM, &rot, false);
-        if (!rot) rot = hp->n_rot < k ? hp->n_rot : k;
         read_int(r, "attention.shared_kv_layers", 0, MAX_LAYERS, &shared, false);
         read_int(r, "embedding_length_per_layer_input", 0, MAX_WIDTH / MAX_LAYERS, &hp->n_ple, false);
-        if (!r->st && (rot % 2 || rot > k)) r->st = error_set(r->err, E_INVALID, "key \"%s.rope.dimension_count_swa\" is %d, expected an even number up to %d", r->arch, rot, k);
         if (!r->st && shared && shared > hp->n_layers - 2) r->st = error_set(r->err, E_INVALID, "key \"%s.attention.shared_kv_layers\" is %d of %d layers", r->arch, shared, hp->n_layers);
+    }
+    if (dims) {
+        read_int(r, "rope.dimension_count_swa", 0, MAX_HEAD_DIM, &rot, false);
+        if (!rot) rot = hp->n_rot < k ? hp->n_rot : k;
+        if (!r->st && (rot % 2 || rot > k)) r->st = error_set(r->err, E_INVALID, "key \"%s.rope.dimension_count_swa\" is %d, expected an even number up to %d", r->arch, rot, k);
     }
     for (int32_t i = 0; !r->st && i < hp->n_layers; i++) {
         layer_hp *l = &hp->layers[i];
         bool window = own && l->windowed;
         l->head_k = window ? k : hp->head_k;
         l->head_v = window ? v : hp->head_v;
-        l->n_rot = window ? rot : hp->n_rot;
+        l->n_rot = dims && l->windowed ? rot : hp->n_rot;
         l->kv_of = i;
         if (i < hp->n_layers - shared) continue;
         l->kv_of = hp->n_layers - shared - (l->windowed ? 2 : 1);
         const layer_hp *o = &hp->layers[l->kv_of];
         if (o->windowed != l->windowed || o->n_kv != l->n_kv || l->n_head % o->n_kv)
             r->st = error_set(r->err, E_INVALID, "key \"%s.attention.shared_kv_layers\": layer %d cannot read the keys of layer %d", r->arch, i, l->kv_of);
+    }
+}
+
+// A number for all layers or a list of one a layer.
+static void read_limits(reader *r, hparams *hp)
+{
+    const gguf_value *v = r->st ? NULL : gguf_find(r->g, key_of(r, "swiglu_clamp_exp"));
+    if (!v) return;
+    bool list = gguf_value_type(v) == GGUF_ARRAY;
+    for (int32_t i = 0; i < hp->n_layers; i++) {
+        double x;
+        if (!gguf_value_f64(v, list ? (uint64_t)i : 0, &x) || !isfinite(x) || x < 0) {
+            r->st = error_set(r->err, E_INVALID, "key \"%s\" is no number or list of one a layer, of at least 0", r->key);
+            return;
+        }
+        hp->layers[i].exp_limit = x > 1e-6 ? (float)x : 0;
     }
 }
 
@@ -352,6 +370,8 @@ static void read_options(reader *r, hparams *hp)
     if (keys & K_CLAMP) read_float(r, "attention.clamp_kqv", &hp->clamp);
     if (keys & K_ALIBI) read_float(r, "attention.max_alibi_bias", &hp->alibi);
     if (keys & K_OUT_SCALE) read_float(r, "attention.output_scale", &hp->attn_scale);
+    if (keys & K_VALUE_SCALE) read_float(r, "attention.value_scale", &hp->value_scale);
+    if (keys & K_EXP_LIMIT) read_limits(r, hp);
     if (keys & K_PARALLEL) read_bool(r, "use_parallel_residual", &hp->parallel_key);
     if (keys & K_TEMP) {
         read_float(r, "attention.temperature_scale", &hp->temp_scale);
@@ -390,7 +410,7 @@ status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err)
     hp->eps = 0;
     hp->beta_fast = 32;
     hp->beta_slow = 1;
-    hp->resid_scale = hp->embed_scale = hp->logit_scale = 1;
+    hp->resid_scale = hp->embed_scale = hp->logit_scale = hp->value_scale = 1;
     hp->causal = true;
     read_sizes(&r, hp);
     if (r.st) goto fail;

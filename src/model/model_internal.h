@@ -46,6 +46,15 @@ enum {
     A_LEAD_ROPE    = 1 << 23, // the leading dense layers are rotated whatever their window
 };
 
+// More choices, in a word of their own.
+enum {
+    B_WINDOW_DIMS   = 1 << 0, // rope.dimension_count_swa: layers with a window turn as many values of a head
+    B_GATE_SOFTPLUS = 1 << 1, // attention's gate goes through softplus (laguna) instead of a sigmoid
+    B_HEAD_GAINS    = 1 << 2, // attn_q_norm is a gain for each head, after a norm without weights; keys have no weights (talkie)
+    B_SKIP          = 1 << 3, // layer_output_scale times the embedding is added after each layer (talkie)
+    B_VISION        = 1 << 4, // vis_* tensors are for images: left out (cogvlm)
+};
+
 // Metadata keys that a row reads beyond the common ones; zero in the file means unset.
 enum {
     K_ATTN_CAP    = 1 << 0, // attn_logit_softcapping
@@ -68,6 +77,8 @@ enum {
     K_OUT_SCALE   = 1 << 17, // attention.output_scale
     K_YARN_LOG    = 1 << 19, // rope.scaling.yarn_log_multiplier
     K_ROPE_PATTERN = 1 << 18, // attention.rope_pattern: which layers are rotated
+    K_VALUE_SCALE = 1 << 20, // attention.value_scale: a factor of attention's result
+    K_EXP_LIMIT   = 1 << 21, // swiglu_clamp_exp, a number or one a layer
 };
 
 typedef enum arch_encoder {
@@ -91,7 +102,7 @@ typedef struct hparams hparams;
 
 typedef struct arch_row {
     const char *name;
-    unsigned    traits, keys;
+    unsigned    traits, more, keys;
     arch_rope   rope;
     dev_act     act;
     dev_gating  gating;
@@ -116,6 +127,7 @@ typedef struct layer_hp {
     bool    windowed, rotate;
     bool    recurrent; // the layer is recurrent, or has a recurrent block beside its attention (falcon-h1)
     bool    no_attention, no_feed;
+    float   exp_limit; // of the experts' gate and up; 0: none
     int32_t kv_of; // the layer whose keys and values this one reads: itself, or an earlier one (gemma4)
 } layer_hp;
 
@@ -130,7 +142,7 @@ struct hparams {
     uint32_t n_ctx_train, n_ctx_orig, context;
     int32_t window, window_period, window_size; // window_size: what the architecture has, whatever the file says, unless that is 0
     float   eps, rope_base, rope_base_window, freq_scale, freq_scale_window, ext_factor, attn_factor, yarn_log_mul, beta_fast, beta_slow;
-    float   attn_scale, attn_cap, final_cap, logit_scale, resid_scale, embed_scale, clamp, alibi, exp_scale, temp_scale;
+    float   attn_scale, attn_cap, final_cap, logit_scale, resid_scale, embed_scale, clamp, alibi, exp_scale, temp_scale, value_scale;
     int32_t temp_length, temp_offset;
     model_pooling pooling;
     bool    pooled, no_logits;
@@ -148,7 +160,7 @@ status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err);
 typedef enum slot {
     S_ATTN_NORM, S_ATTN_NORM_2, S_QKV, S_Q, S_K, S_V, S_Q_NORM, S_K_NORM, S_GATE_ATTN, S_OUT, S_SINKS, S_ATTN_POST,
     S_FFN_NORM, S_GATE, S_UP, S_DOWN, S_FFN_POST,
-    S_ROUTER, S_SELECT_BIAS, S_GATE_EXPS, S_UP_EXPS, S_DOWN_EXPS, S_NORM_EXPS,
+    S_ROUTER, S_ROUTER_SCALE, S_SELECT_BIAS, S_GATE_EXPS, S_UP_EXPS, S_DOWN_EXPS, S_NORM_EXPS, S_FFN_POST_1, S_FFN_PRE_2, S_FFN_POST_2,
     S_ATTN_SUB, S_FFN_SUB,
     S_PLE_GATE, S_PLE_PROJ, S_PLE_NORM, S_OUT_SCALE,
     S_Q_A, S_Q_A_NORM, S_Q_B, S_KV_A, S_KV_A_NORM, S_K_B, S_V_B, S_KV_B,
@@ -167,13 +179,14 @@ typedef struct bound_tensor {
     dev_tensor  bare;
     char        beyond[256]; // zeros: what a backend sees that looks past the public part of a tensor which was never imported
     int32_t     half;   // 1 or 2: of each expert's rows the first or the second half (gate and up stacked in one tensor)
+    int32_t repeat;     // > 0: each value of the file stands so many times in a row (then F32)
     const float *made;  // not from the file: float32 values of our own (binding.made)
 } bound_tensor;
 
 // For a stack that is imported in slices (attn_k_b, attn_v_b: one a head) w is the first of as many in a row.
-// scale: a file's factor of the whole matrix (NVFP4, BitNet), its value in `factor` (1 without).
+// scale: a file's factor of the whole matrix (NVFP4, BitNet), its value in `factor` (1 without). each: a factor for each expert of a stack.
 typedef struct slot_pair {
-    bound_tensor      *w, *b;
+    bound_tensor      *w, *b, *each;
     const gguf_tensor *scale;
     float              factor;
 } slot_pair;
@@ -181,6 +194,7 @@ typedef struct slot_pair {
 typedef struct bound_layer {
     slot_pair s[SLOT_COUNT];
     float     out_scale; // 1, or the value of layer_output_scale
+    bool      stacked;   // gate and up of the experts stand in one tensor of the file
 } bound_layer;
 
 typedef struct binding {
@@ -211,7 +225,7 @@ typedef struct graph {
     const hparams *hp;
     const binding *b;
     int            w; // 0: all rows, 1: wanted rows
-    dev_reg        h[2], n[2], n2[2], t[2], ff[2], att[2], gate[2], one[2], early[2];
+    dev_reg        h[2], n[2], n2[2], t[2], ff[2], att[2], gate[2], one[2], early[2], skip[2];
     dev_reg        qkv, tmp, temper, ple, ple_gate[2], ple_slice;
     int32_t        kv_group[MAX_LAYERS], kv_index[MAX_LAYERS]; // where a layer's keys and values are
     dev_reg        mixed, result, rates, small; // recurrent layers alone: see model_recurrent.c

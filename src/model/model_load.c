@@ -40,12 +40,13 @@ static void fingerprint_hparams(dev_fingerprint *f, const hparams *hp)
     const int32_t ints[] = {hp->n_vocab, hp->n_embd, hp->n_layers, hp->n_rot, hp->head_k, hp->head_v, hp->kv_rank, hp->mla_k, hp->mla_v, hp->n_expert, hp->top_k, hp->n_group, hp->top_groups, (int32_t)hp->n_ctx_orig, hp->window, hp->temp_length,
                             hp->temp_offset, hp->exp_norm, hp->parallel_key, hp->causal, hp->long_factors, hp->rope_off, (int32_t)hp->gating, (int32_t)hp->pooling, hp->taps, hp->state_k, hp->state_v, hp->state_heads, hp->state_keys, hp->state_norm};
     const float floats[] = {hp->eps, hp->rope_base, hp->rope_base_window, hp->freq_scale, hp->freq_scale_window, hp->ext_factor, hp->attn_factor, hp->beta_fast, hp->beta_slow, hp->attn_scale, hp->attn_cap,
-                            hp->final_cap, hp->logit_scale, hp->resid_scale, hp->embed_scale, hp->clamp, hp->alibi, hp->exp_scale, hp->temp_scale};
+                            hp->final_cap, hp->logit_scale, hp->resid_scale, hp->embed_scale, hp->clamp, hp->alibi, hp->exp_scale, hp->temp_scale, hp->value_scale};
     mix_bytes(f, ints, sizeof ints);
     mix_bytes(f, floats, sizeof floats);
     for (int32_t i = 0; i < hp->n_layers; i++) {
         const int32_t layer[] = {hp->layers[i].n_head, hp->layers[i].n_kv, hp->layers[i].head_k, hp->layers[i].head_v, hp->layers[i].n_rot, hp->layers[i].windowed, hp->layers[i].rotate, hp->layers[i].kv_of, hp->layers[i].recurrent, hp->layers[i].no_attention, hp->layers[i].no_feed};
         mix_bytes(f, layer, sizeof layer);
+        mix_bytes(f, &hp->layers[i].exp_limit, sizeof hp->layers[i].exp_limit);
     }
 }
 
@@ -72,6 +73,19 @@ static status read_half(const source *s, uint64_t offset, size_t bytes, char *ds
     return OK;
 }
 
+static status read_repeated(const source *s, uint64_t offset, size_t bytes, float *dst, error *err)
+{
+    uint64_t first = offset / sizeof *dst, n = bytes / sizeof *dst;
+    for (uint64_t i = 0; i < n;) { // one value of the file, and as often as it is asked for
+        float v;
+        uint64_t at = (first + i) / (uint64_t)s->t->repeat, end = (at + 1) * (uint64_t)s->t->repeat - first;
+        status st = gguf_read_f32(s->g, s->t->src, at, 1, &v, err);
+        if (st) return st;
+        while (i < n && i < end) dst[i++] = v;
+    }
+    return OK;
+}
+
 static status source_read(void *ctx, uint64_t offset, size_t bytes, void *dst, error *err)
 {
     const source *s = ctx;
@@ -79,6 +93,7 @@ static status source_read(void *ctx, uint64_t offset, size_t bytes, void *dst, e
         memcpy(dst, (const char *)s->t->made + offset, bytes);
         return OK;
     }
+    if (s->t->repeat) return read_repeated(s, offset, bytes, dst, err);
     if (s->t->half) return read_half(s, offset, bytes, dst, err);
     return gguf_read(s->g, s->t->src, s->t->offset + offset, bytes, dst, err);
 }

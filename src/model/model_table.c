@@ -68,6 +68,8 @@ static void adjust_llama4(hparams *hp)
 
 static void adjust_jais(hparams *hp) { hp->attn_scale = 1 / (float)hp->head_k; }
 
+static void adjust_mimo2(hparams *hp) { hp->rope_base_window = 10000; }
+
 static void adjust_exaone4(hparams *hp)
 {
     hp->window = 4096;
@@ -97,7 +99,7 @@ static const arch_row ROWS[] = {
     {.name = "gemma", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT},
     {.name = "gemma2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST, .keys = K_WINDOW | K_ATTN_CAP | K_FINAL_CAP, .window_period = 2, .adjust = adjust_gemma2},
     {.name = "gemma3", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW | K_FINAL_CAP, .window_period = 6, .adjust = adjust_gemma3},
-    {.name = "gemma4", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST | A_GEMMA4 | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW | K_FINAL_CAP, .window_period = 6, .adjust = adjust_gemma4},
+    {.name = "gemma4", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EXPERTS_NORM | A_EMBED_SQRT | A_POST | A_GEMMA4 | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW | K_FINAL_CAP, .window_period = 6, .adjust = adjust_gemma4},
     {.name = "phi2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_PARALLEL},
     {.name = "phi3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_FUSED_UP},
     {.name = "phimoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM},
@@ -170,6 +172,13 @@ static const arch_row ROWS[] = {
     {.name = "mellum", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW, .window_period = 4},
     {.name = "cohere2moe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EITHER_NORM | A_PARALLEL | A_WINDOW_ROPE | A_LEAD_ROPE | A_DENSE_FIRST, .sum_scale = 0.5f, .keys = K_LOGIT_SCALE | K_WINDOW | K_NEXTN | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
 
+    {.name = "laguna", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_WINDOW_PLAIN_ROPE | A_DENSE_FIRST, .more = B_WINDOW_DIMS | B_GATE_SOFTPLUS, .keys = K_WINDOW | EXPERT_KEYS | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
+    {.name = "maple", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_WINDOW_ROPE, .more = B_WINDOW_DIMS, .keys = K_WINDOW | K_EXP_LIMIT | K_EXP_GROUPS, .window_period = 4},
+    {.name = "mimo2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_WINDOW_UNSCALED, .keys = K_WINDOW | K_NEXTN | K_VALUE_SCALE | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID, .window_period = 4, .adjust = adjust_mimo2},
+    {.name = "hy_v3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN, .gating = DEV_GATE_SIGMOID},
+    {.name = "talkie", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_NORM_PLAIN | A_EMBED_PLAIN, .more = B_HEAD_GAINS | B_SKIP, .keys = K_LOGIT_SCALE},
+    {.name = "cogvlm", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .more = B_VISION},
+
     // Encoders: embeddings and scores, no text.
 #define BERT (A_LAYER_NORM | A_NO_PRE | A_EMBED_NORM | A_BIDIRECTIONAL)
 #define BERT_POST .encoder = ENC_POST, .attn_post = "attn_output_norm", .ffn_post = "layer_output_norm"
@@ -213,10 +222,9 @@ static const arch_row ROWS[] = {
     OUT("plamo2", "state-space blocks are not built"), OUT("qwen4exp", "gated delta blocks are not built"), OUT("minimax-01", "linear attention is not built"),
     OUT("minimax-m3", "sparse attention is not built"), OUT("rwkv6", "RWKV blocks are not built"), OUT("rwkv7", "RWKV blocks are not built"),
     OUT("rwkv6qwen2", "RWKV blocks are not built"), OUT("arwkv7", "RWKV blocks are not built"), OUT("gemma3n", "per-layer embeddings are not built"),
-    OUT("grovemoe", "expert groups of two sizes are not built"), OUT("cogvlm", "vision experts are not built"),
-    OUT("apertus", "the xIELU activation is not built"), OUT("talkie", "its layer scales are not built"), OUT("hrm_text", "recurrent depth is not built"),
-    OUT("laguna", "the softplus gate is not built"), OUT("maple", "its clamped activation is not built"),
-    OUT("mimo2", "head sizes that differ between layers are not built"), OUT("step35", "its block is not built"), OUT("hy_v3", "its block is not built"), OUT("qwen3tts", "speech models are not built"),
+    OUT("grovemoe", "expert groups of two sizes are not built"),
+    OUT("apertus", "the xIELU activation is not built"), OUT("hrm_text", "recurrent depth is not built"),
+    OUT("step35", "its block is not built"), OUT("qwen3tts", "speech models are not built"),
     OUT("chameleon", "its norms and image tokens are not built"),
     OUT("t5", "encoder-decoder models are not built"), OUT("t5encoder", "encoders are not built"), OUT("wavtokenizer-dec", "speech models are not built"), OUT("clip", "it holds no language model"),
     OUT("gptj", "its block is not built"), OUT("eagle3", "draft heads are not built"),

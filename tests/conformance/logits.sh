@@ -27,6 +27,8 @@ tokens() { # COUNT VOCAB SEED: ids by a generator of its own, the same everywher
 }
 
 failed=0 rows=0 skipped=""
+shared=blk.%.ffn_gate_shexp.weight,blk.%.ffn_up_shexp.weight,blk.%.ffn_down_shexp.weight
+experts=blk.%.ffn_gate_inp.weight,blk.%.ffn_gate_exps.weight,blk.%.ffn_up_exps.weight,blk.%.ffn_down_exps.weight
 # row NAME BASE BOUND [peer random's options...]: makes the model, runs every list and way, prints the worst.
 row() {
   local name=$1 base=$2 bound=$3 worst=0 lists="${LISTS:-1 7 40 200}" model vocab n out ref way value args code
@@ -78,7 +80,11 @@ for base in $bases; do
     *) bound=1e-6 ;;
   esac
   extra=()
-  [ "$base" = kimi-linear-moe ] && extra=(--with blk.1.ffn_gate_shexp.weight,blk.1.ffn_up_shexp.weight,blk.1.ffn_down_shexp.weight) # the peer adds its input where the shared expert is missing
+  case $base in # what the peer takes for optional; where kimi-linear's and hy_v3's shared expert is missing it adds the input
+    kimi-linear*) extra=(--with blk.1.ffn_gate_shexp.weight,blk.1.ffn_up_shexp.weight,blk.1.ffn_down_shexp.weight) ;;
+    mimo2*) extra=(--with "$experts") ;;
+    hy_v3*) extra=(--with "$experts,$shared") ;;
+  esac
   row "$base" "$base" "$bound" "${extra[@]}"
 done
 if [ -z "${SAMPLE:-}" ]; then # shapes and scalings that the plain files do not have
@@ -149,6 +155,16 @@ if [ -z "${SAMPLE:-}" ]; then # shapes and scalings that the plain files do not 
     row qwen35moe-grouped qwen35moe-moe 1e-5 $many $delta --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2
     LISTS="700" row qwen35-long qwen35-dense 1e-5 $long
     row kimi-linear-heads kimi-linear-moe 1e-5 $many --set expert_weights_scale=f32:2.5 --set attention.head_count=u32:4 --with blk.1.ffn_gate_shexp.weight,blk.1.ffn_up_shexp.weight,blk.1.ffn_down_shexp.weight
+    row gemma4-experts gemma4 1e-5 $gemma4 --set block_count=u32:4 --set attention.sliding_window_pattern=bools:true,true,true,false --set attention.shared_kv_layers=u32:0 --set embedding_length_per_layer_input=u32:0 $many --set expert_feed_forward_length=u32:96 \
+      --with blk.%.attn_v.weight,blk.%.ffn_gate_inp.weight,blk.%.ffn_down_exps.scale
+    row qwen3moe-factors qwen3moe-moe 1e-5 $many --with blk.%.ffn_gate_exps.scale,blk.%.ffn_up_exps.scale,blk.%.ffn_down_exps.scale
+    heads_swa="$heads --set attention.key_length_swa=u32:32 --set attention.value_length_swa=u32:32 --set rope.dimension_count_swa=u32:32"
+    row laguna-heads laguna-moe 1e-5 $many $heads_swa --set block_count=u32:5 --set attention.sliding_window_pattern=bools:false,true,true,true,false --set rope.dimension_count=u32:16 --set expert_weights_norm=bool:true \
+      --set expert_weights_scale=f32:2.5 --set rope.freq_base=f32:500000 $yarn
+    row maple-limit maple-moe 1e-5 $many $heads_swa --set swiglu_clamp_exp=f32:0.05
+    row mimo2-values mimo2-moe 1e-5 $many $heads_swa --set attention.value_length=u32:24 --set attention.value_length_swa=u32:24 --set attention.value_scale=f32:0.7 --with $experts,blk.%.attn_sinks.weight,blk.%.exp_probs_b.bias
+    row hy_v3-experts hy_v3-moe 1e-5 $many --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5 --with $experts,$shared,blk.%.exp_probs_b
+    row talkie-grouped talkie-dense 1e-6 $heads --set logit_scale=f32:0.3
     row llama4-experts llama4-moe 1e-5 --set expert_count=u32:8 --set expert_used_count=u32:1
   }
 fi

@@ -1,7 +1,7 @@
 // cpu/attend: how attention is shared out: by sequence, key head and block of rows. The heads that share a key head read its pages together.
 #include <math.h>
 
-#include "cpu/cpu_internal.h"
+#include "cpu/cpu_tile.h"
 
 enum { QUERIES_AT_ONCE = 32 };
 
@@ -12,10 +12,10 @@ static int32_t rows_at_once(const dev_attend *o)
 }
 
 // Per query: pointers q and out, low, high, own, slope, sink.
-size_t cpu_attend_scratch(const dev_attend *o)
+size_t cpu_attend_scratch(const cpu_kernels *kern, const dev_attend *o)
 {
     size_t n = (size_t)rows_at_once(o) * (size_t)(o->n_head / o->n_kv);
-    return n * (2 * sizeof(void *) / sizeof(float) + 5) + 16;
+    return n * (2 * sizeof(void *) / sizeof(float) + 5) + 16 + (kern->attend_tiles ? cpu_tile_attend_scratch(o->head_k, o->head_v) : 0);
 }
 
 // As ggml: heads up to the greatest power of two take powers of one base, the rest odd powers of another.
@@ -55,8 +55,10 @@ static void attend_block(const dev_plan *p, const dev_attend *o, const dev_seq *
             if (o->sinks) sink[i] = cpu_t(o->sinks)->vector[head];
         }
     attend_args a = {.base = cpu_kv_head(c->kv, o->group, o->layer, kv_head, 0), .page_stride = c->kv->page_bytes[o->group], .pages = s->pages[o->group], .kv_type = (int32_t)c->kv->type, .head_k = o->head_k,
-        .head_v = o->head_v, .n = n, .q = qp, .out = op, .low = low, .high = high, .own = own, .slope = slope, .sink = o->sinks ? sink : NULL, .scale = o->scale, .softcap = o->softcap};
-    cpu_dev_const(p->dev)->kernels.attend(&a);
+        .head_v = o->head_v, .n = n, .q = qp, .out = op, .low = low, .high = high, .own = own, .slope = slope, .sink = o->sinks ? sink : NULL, .scale = o->scale, .softcap = o->softcap, .scratch = sink + n};
+    const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
+    if (kern->attend_tiles && c->kv->type == DEV_KV_BF16) kern->attend_tiles(&a);
+    else kern->attend(&a);
 }
 
 void cpu_run_attend(const dev_plan *p, const dev_attend *o, int worker, pool *team)

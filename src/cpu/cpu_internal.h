@@ -109,6 +109,7 @@ typedef struct attend_args {
     const float *slope;       // [n]
     const float *sink;        // [n] or NULL
     float scale, softcap;
+    float *scratch;           // attend_tiles: cpu_tile_attend_scratch
 } attend_args;
 
 enum { SCAN_COLUMNS = 64 }; // of a head's value, or of a convolution: what one worker takes at once
@@ -160,6 +161,9 @@ typedef struct cpu_kernels {
     void (*attend)(const attend_args *);
     void (*conv)(const conv_args *);
     void (*scan)(const scan_args *);
+    // The tier's own way with bf16 pages, or NULL: one head's key and value into their slot, and attention over them.
+    void (*kv_put)(uint8_t *head, int32_t head_k, int32_t head_v, int32_t slot, const float *k, const float *v);
+    void (*attend_tiles)(const attend_args *);
     void (*to_half)(const float *x, uint16_t *y, int32_t n); // nearest even
     float (*log_sum_exp)(const float *x, int32_t n);
 } cpu_kernels;
@@ -299,7 +303,7 @@ void cpu_run_scan(const dev_plan *p, const dev_scan *op, int worker, pool *team)
 size_t cpu_scan_scratch(const dev_scan *op); // floats of a worker
 void cpu_run_experts(const dev_plan *p, const dev_experts *op, int worker, pool *team);
 size_t cpu_experts_scratch(const cpu_kernels *kern, const dev_experts *op, int32_t max_rows);
-size_t cpu_attend_scratch(const dev_attend *op); // floats of a worker
+size_t cpu_attend_scratch(const cpu_kernels *kern, const dev_attend *op); // floats of a worker
 // Shared out by panels and rows: y = w x for n_rows rows.
 typedef struct cpu_matmul {
     const cpu_tensor *w;

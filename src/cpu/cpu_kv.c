@@ -1,13 +1,14 @@
 // cpu/kv: pages of keys and values. Page: [layer][kv head] { keys [head_k][32 tokens], values [32 tokens][head_v] }: scores are computed
-// for 32 keys at once, sums of values for neighbouring dimensions. A recurrent page is [layer][state_width] float32.
-#include "cpu/cpu_internal.h"
+// for 32 keys at once, sums of values for neighbouring dimensions. bf16 pages of a tier with tiles lie as amx_attend.h says. A recurrent page is [layer][state_width] float32.
+#include "cpu/cpu_tile.h"
 
 size_t cpu_kv_elem(dev_kv_type t) { return t == DEV_KV_F32 ? 4 : 2; }
 
 dev_kv_type cpu_kv_resolve(const device *d, dev_kv_type t) { return t == DEV_KV_AUTO ? cpu_dev_const(d)->kv_auto : t; }
 
-static size_t head_bytes(const dev_group *g, dev_kv_type t)
+static size_t head_bytes(const device *d, const dev_group *g, dev_kv_type t)
 {
+    if (t == DEV_KV_BF16 && cpu_dev_const(d)->kernels.kv_put) return cpu_tile_head_bytes(g->head_k, g->head_v);
     return (((size_t)g->head_k + (size_t)g->head_v) * DEV_PAGE_TOKENS * cpu_kv_elem(t) + 63) & ~(size_t)63;
 }
 
@@ -15,7 +16,7 @@ size_t cpu_page_bytes(const device *d, const dev_group *g, dev_kv_type t)
 {
     t = cpu_kv_resolve(d, t);
     if (g->kind == DEV_GROUP_RECURRENT) return (size_t)g->n_layers * (size_t)g->state_width * sizeof(float);
-    return (size_t)g->n_layers * (size_t)g->n_kv * head_bytes(g, t);
+    return (size_t)g->n_layers * (size_t)g->n_kv * head_bytes(d, g, t);
 }
 
 status cpu_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_kv_type type, dev_kv **out, error *err)
@@ -32,7 +33,7 @@ status cpu_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_k
         kv->groups[g] = p->groups[g];
         kv->n_pages[g] = n_pages[g];
         kv->page_bytes[g] = cpu_page_bytes(d, &p->groups[g], type);
-        kv->head_bytes[g] = head_bytes(&p->groups[g], type);
+        kv->head_bytes[g] = head_bytes(d, &p->groups[g], type);
         kv->layer_bytes[g] = kv->head_bytes[g] * (size_t)p->groups[g].n_kv;
         size_t bytes;
         if (n_pages[g] < 1 || kv->page_bytes[g] < 1 || mul_overflows(kv->page_bytes[g], (size_t)n_pages[g], &bytes)) {
@@ -95,6 +96,10 @@ void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int3
             memcpy(f + first_value + (size_t)slot * (size_t)g->head_v, vh, (size_t)g->head_v * sizeof(float));
         } else {
             uint16_t *f = (uint16_t *)at, *values = f + first_value + (size_t)slot * (size_t)g->head_v;
+            if (kv->type == DEV_KV_BF16 && kern->kv_put) {
+                kern->kv_put(at, g->head_k, g->head_v, slot, kh, vh);
+                continue;
+            }
             if (kv->type == DEV_KV_BF16) {
                 for (int32_t i = 0; i < g->head_k; i++) f[i * DEV_PAGE_TOKENS + slot] = quant_f32_to_bf16(kh[i]);
                 for (int32_t i = 0; i < g->head_v; i++) values[i] = quant_f32_to_bf16(vh[i]);

@@ -253,7 +253,7 @@ static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t m
             size_t b = cpu_experts_scratch(n.kern, e, (int32_t)rows);
             if (b > n.experts) n.experts = b;
         } else if (op->kind == DEV_OP_ATTEND) {
-            size_t b = cpu_attend_scratch(&op->u.attend);
+            size_t b = cpu_attend_scratch(n.kern, &op->u.attend);
             if (b > n.worker) n.worker = b;
         } else if (op->kind == DEV_OP_SCAN) {
             size_t b = cpu_scan_scratch(&op->u.scan);

@@ -45,3 +45,13 @@ static inline size_t cpu_tile_scratch(int64_t k)
 {
     return ((size_t)(cpu_tile_panels(k) + 2) * (size_t)cpu_tile_blocks(k) + TILE_MAX_PANELS * 2) * (TILE_BYTES / sizeof(float)) + (size_t)cpu_tile_blocks(k) * TILE_K;
 }
+
+// Pages of bf16 keys and values as tiles (amx_attend.h).
+static inline size_t cpu_tile_key_bytes(int32_t head_k) { return (size_t)((head_k + 31) / 32) * 2 * TILE_BYTES; }
+static inline size_t cpu_tile_head_bytes(int32_t head_k, int32_t head_v) { return cpu_tile_key_bytes(head_k) + (size_t)((head_v + 15) / 16) * TILE_BYTES; }
+// Floats of a worker: queries, weights, a page's values, results on their way, scores, sums.
+static inline size_t cpu_tile_attend_scratch(int32_t head_k, int32_t head_v)
+{
+    size_t kb = (size_t)(head_k + 31) / 32, vb = (size_t)(head_v + 15) / 16;
+    return (2 * kb + 8 + vb + 4) * (TILE_BYTES / sizeof(float)) + 32 * (128 + 16) + 32 * vb * 16 + 16;
+}

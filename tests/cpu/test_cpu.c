@@ -397,6 +397,8 @@ static void models(void **state)
             toy_logits(*tier, 1, DEV_KV_BF16, &t, 16, 2, z);
             err = row_nmse(z, y);
             if (!(err > 0 && err < 2e-2)) fail_msg("%s %s in bf16: NMSE %g", *tier, quant_type_name(kinds[i]), err);
+            toy_logits(*tier, 1, DEV_KV_BF16, &t, 37, 2, y);
+            assert_memory_equal(z, y, N * sizeof *z);
         }
         free_toy(&t);
     }

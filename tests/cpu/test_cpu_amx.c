@@ -1,5 +1,5 @@
 // Tests of the tile tier, over real tiles where the machine has them and over tile instructions in C where it has not: products of every type against the
-// recipe written out here in plain C, to the bit, for one row and many, gathered rows, chunks and threads.
+// recipe written out here in plain C, to the bit, for one row and many, chunks and threads; attention over bf16 pages against double, and against itself.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -201,8 +201,125 @@ static void recipe(void **state)
     check_type(QUANT_TQ2_0, 256, 50, 37);
 }
 
+// ---- attention ------------------------------------------------------------------------------------------------------------
+
+enum { TOKENS = 300, PAGES = 14 };
+
+typedef struct shape { int32_t n_head, n_kv, head_k, head_v, window, chunk; float softcap, alibi; bool sinks, bidirectional; } shape;
+
+// Outputs of TOKENS rows, fed in steps of `step`; pages begin as NaNs, as a stranger might have left them.
+static void attention(const shape *h, int32_t step, int threads, const float *x, float *y)
+{
+    error e = {0};
+    device *d = open_device(threads);
+    dev_plan *p;
+    int32_t wq = h->n_head * h->head_k, wk = h->n_kv * h->head_k, wv = h->n_kv * h->head_v, out = h->n_head * h->head_v, all = wq + wk + wv;
+    assert_int_equal(dev_plan_create(d, &p, &e), OK);
+    float *zeros = calloc((size_t)all, sizeof *zeros), sink[64];
+    for (int i = 0; i < 64; i++) sink[i] = (float)(i % 5) * 0.5f - 1;
+    bytes table = {(uint8_t *)zeros, (size_t)all * sizeof *zeros}, sink_bytes = {(uint8_t *)sink, (size_t)h->n_head * sizeof *sink};
+    dev_reg in = dev_reg_all(p, all), o = dev_reg_all(p, out);
+    int32_t g = dev_plan_group(p, (dev_group){.kind = h->window ? DEV_GROUP_WINDOW : DEV_GROUP_FULL, .window = h->window, .n_layers = 1, .n_kv = h->n_kv, .head_k = h->head_k, .head_v = h->head_v});
+    dev_op_embed(p, (dev_embed){in, import(d, QUANT_F32, all, 1, 1, DEV_USE_ROWS, &table), 1, false});
+    dev_op_attend(p, (dev_attend){.dst = o, .q = dev_reg_view(p, in, 0, wq), .k = dev_reg_view(p, in, wq, wk), .v = dev_reg_view(p, in, wq + wk, wv), .group = g, .n_head = h->n_head, .n_kv = h->n_kv, .head_k = h->head_k, .head_v = h->head_v,
+        .scale = 0.3f, .softcap = h->softcap, .window = h->window, .chunk = h->chunk, .bidirectional = h->bidirectional, .alibi_bias = h->alibi, .sinks = h->sinks ? import(d, QUANT_F32, h->n_head, 1, 1, DEV_USE_VECTOR, &sink_bytes) : NULL});
+    dev_op_hidden(p, o);
+    if (dev_plan_prepare(p, step, 0, &e)) fail_msg("%s", e.text);
+    dev_kv *kv;
+    int32_t n_pages[1] = {PAGES}, pages[10];
+    if (dev_kv_create(d, p, n_pages, DEV_KV_AUTO, &kv, &e)) fail_msg("%s", e.text);
+    assert_int_equal(dev_kv_resolve(d, DEV_KV_AUTO), DEV_KV_BF16);
+    size_t n = dev_kv_page_bytes(d, &p->groups[0], DEV_KV_AUTO);
+    uint8_t *poison = malloc(n);
+    memset(poison, 0xff, n);
+    for (int i = 0; i < PAGES; i++) dev_kv_import_page(d, kv, 0, i, poison);
+    for (int i = 0; i < 10; i++) pages[i] = (i * 5 + 3) % PAGES;
+    int32_t pos[TOKENS];
+    for (int32_t at = 0; at < TOKENS; at += step) {
+        int32_t rows = TOKENS - at < step ? TOKENS - at : step;
+        for (int32_t i = 0; i < rows; i++) pos[i] = at + i;
+        dev_seq seq = {.n_rows = rows, .start = at, .pages = {pages}, .n_pages = {10}};
+        dev_step st = {.n_rows = rows, .embeddings = x + (size_t)at * (size_t)all, .positions = pos, .n_seqs = 1, .seqs = &seq};
+        dev_ticket ticket;
+        if (dev_submit(p, kv, &st, &ticket, &e)) fail_msg("%s", e.text);
+        for (int32_t i = 0; i < rows; i++) memcpy(y + (size_t)(at + i) * (size_t)out, dev_hidden(p, i), (size_t)out * sizeof *y);
+    }
+    free(poison);
+    free(zeros);
+    dev_kv_destroy(d, kv);
+    dev_plan_destroy(p);
+    dev_destroy(d);
+}
+
+// In double, from the same rounded queries, keys and values; ALiBi's slopes for powers of two.
+static double attention_error(const shape *h, const float *x, const float *y)
+{
+    int32_t wq = h->n_head * h->head_k, wk = h->n_kv * h->head_k, all = wq + wk + h->n_kv * h->head_v, out = h->n_head * h->head_v;
+    double err = 0, total = 0;
+    for (int32_t r = 0; r < TOKENS; r++)
+        for (int32_t head = 0; head < h->n_head; head++) {
+            int32_t kv = head / (h->n_head / h->n_kv), lo = 0, hi = h->bidirectional ? TOKENS : r + 1;
+            if (h->window && r - h->window + 1 > 0) lo = r - h->window + 1;
+            if (h->chunk && r / h->chunk * h->chunk > lo) lo = r / h->chunk * h->chunk;
+            double s[TOKENS], top = h->sinks ? (double)(head % 5) * 0.5 - 1 : -INFINITY, sum, sink = top, o[256] = {0};
+            for (int32_t j = lo; j < hi; j++) {
+                s[j] = 0;
+                for (int32_t i = 0; i < h->head_k; i++) s[j] += (double)to_bf16(x[r * all + head * h->head_k + i]) * (double)to_bf16(x[j * all + wq + kv * h->head_k + i]);
+                s[j] *= (double)0.3f;
+                if (h->softcap > 0) s[j] = (double)h->softcap * tanh(s[j] / (double)h->softcap);
+                if (h->alibi > 0) s[j] += pow(2, -(double)h->alibi / h->n_head * (head + 1)) * (j - r);
+                top = s[j] > top ? s[j] : top;
+            }
+            sum = h->sinks ? exp(sink - top) : 0;
+            for (int32_t j = lo; j < hi; j++) {
+                double p = exp(s[j] - top);
+                sum += p;
+                for (int32_t i = 0; i < h->head_v; i++) o[i] += p * (double)to_bf16(x[j * all + wq + wk + kv * h->head_v + i]);
+            }
+            for (int32_t i = 0; i < h->head_v; i++) {
+                double want = o[i] / sum, diff = want - (double)y[r * out + head * h->head_v + i];
+                err += diff * diff;
+                total += want * want;
+            }
+        }
+    return err / total;
+}
+
+static void attends(void **state)
+{
+    (void)state;
+    if (!tier) skip();
+    static const shape shapes[] = {
+        {4, 2, 64, 64, 0, 0, 0, 0, false, false},
+        {6, 2, 40, 24, 0, 0, 30, 0, true, false},   // widths that end inside tiles
+        {8, 8, 32, 16, 70, 0, 0, 8, false, false},
+        {40, 1, 16, 48, 0, 64, 0, 0, false, false}, // more heads than queries at once
+        {2, 1, 96, 33, 0, 0, 0, 0, true, true},
+    };
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const shape *h = &shapes[i];
+        size_t all = (size_t)(h->n_head * h->head_k + h->n_kv * (h->head_k + h->head_v)), out = (size_t)(h->n_head * h->head_v);
+        float *x = malloc(TOKENS * all * sizeof *x), *y = malloc(TOKENS * out * sizeof *y), *z = malloc(TOKENS * out * sizeof *z);
+        seed = i + 7;
+        for (size_t j = 0; j < TOKENS * all; j++) x[j] = noise();
+        attention(h, TOKENS, 1, x, y);
+        double err = attention_error(h, x, y);
+        if (!(err < 1e-5)) fail_msg("shape %zu: NMSE %g", i, err);
+        if (!h->bidirectional) {
+            static const int32_t steps[] = {1, 37, 128};
+            for (int c = 0; c < 3; c++) {
+                attention(h, steps[c], c == 1 ? 3 : 1, x, z);
+                assert_memory_equal(z, y, TOKENS * out * sizeof *z);
+            }
+        }
+        free(x);
+        free(y);
+        free(z);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(recipe)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(recipe), cmocka_unit_test(attends)};
     return cmocka_run_group_tests(tests, setup, NULL);
 }

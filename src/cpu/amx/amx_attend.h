@@ -1,0 +1,260 @@
+// cpu/amx/attend: attention over bf16 pages with tiles, for prompts and for single rows alike: what is left over of a tile's 16 queries costs nothing where
+// pages come from memory, and there is but one order of sums.
+//
+// A head of a page: keys as weight tiles [dims / 32][half of the keys][16 pairs of dims][16 keys][2], values [dims / 16][16 pairs of keys][16 dims][2]; dims
+// are padded, keys' with zeros. Recipe: queries and softmax weights rounded to bf16; scores and sums of values as TDPBF16PS chains; online softmax over
+// splits of 4 pages at absolute positions, the sum of a split in one accumulator, then out = out * rescale + it.
+// For 32 queries and one page of 128 dims: 16 TDPBF16PS and 16 tile loads for scores, 16 and 16 for values (512 cycles); 64 vectors of exponentials
+// (11 operations each on two ports, 350 cycles, beside the tiles); the rescaling is a quarter of what it would be page by page.
+#pragma once
+#include "cpu/amx/amx_tile.h"
+#include "cpu/cpu_tile.h"
+
+enum { SPLIT = 4, SPLIT_KEYS = SPLIT * DEV_PAGE_TOKENS, QUERIES = 2 * TILE_ROWS, SCORE_LD = SPLIT_KEYS + 16 };
+
+static void amx_kv_put(uint8_t *at, int32_t head_k, int32_t head_v, int32_t slot, const float *k, const float *v)
+{
+    uint8_t *keys = at + slot / 16 * TILE_BYTES + slot % 16 * 4;
+    for (int32_t d = 0; d < head_k; d += 32, keys += 2 * TILE_BYTES) {
+        uint32_t left = head_k - d < 32 ? (1u << (head_k - d)) - 1 : 0xffffffffu, pairs[16];
+        __m512 a = _mm512_maskz_loadu_ps((__mmask16)left, k + d), b = _mm512_maskz_loadu_ps((__mmask16)(left >> 16), k + d + 16);
+        _mm512_storeu_si512(pairs, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+        for (int i = 0; i < 16; i++) memcpy(keys + i * 64, &pairs[i], 4);
+    }
+    uint8_t *values = at + cpu_tile_key_bytes(head_k) + slot / 2 * 64 + slot % 2 * 2;
+    for (int32_t d = 0; d < head_v; d += 16, values += TILE_BYTES) {
+        uint16_t x[16];
+        int32_t n = head_v - d < 16 ? head_v - d : 16;
+        _mm256_storeu_si256((__m256i *)x, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), v + d)));
+        for (int i = 0; i < n; i++) memcpy(values + i * 4, &x[i], 2);
+    }
+}
+
+// exp for what bf16 then rounds: 2^n * p(r), degree 5: within 3e-6. At most 0 comes in; below -87.6, and for what is masked, 0 comes out (denormals are flushed).
+static inline __m512 amx_exp(__m512 x)
+{
+    x = _mm512_max_ps(_mm512_set1_ps(-88.0f), x); // NaN stays
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693147180559945f), x), p = _mm512_set1_ps(1.0f / 120);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 24));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 6));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1));
+    return _mm512_scalef_ps(p, n);
+}
+
+typedef struct attention {
+    const attend_args *a;
+    int32_t first, n;    // queries
+    int32_t kb, vb;      // blocks of 32 key dims, of 16 value dims
+    uint8_t *q, *p;      // tiles [2][kb], [2][SPLIT]
+    float *s, *o, *part; // [QUERIES][SCORE_LD], [QUERIES][vb * 16], 4 tiles
+    uint8_t *tail;       // value tiles of a page that ends early
+    float top[QUERIES], sum[QUERIES], rescale[QUERIES];
+} attention;
+
+static void amx_queries(attention *t)
+{
+    for (int32_t i = 0; i < t->n; i++) {
+        const float *q = t->a->q[t->first + i];
+        uint8_t *to = t->q + (size_t)(i / TILE_ROWS) * (size_t)t->kb * TILE_BYTES + i % TILE_ROWS * 64;
+        for (int32_t d = 0; d < t->a->head_k; d += 32, to += TILE_BYTES) {
+            uint32_t left = t->a->head_k - d < 32 ? (1u << (t->a->head_k - d)) - 1 : 0xffffffffu;
+            __m512 x = _mm512_maskz_loadu_ps((__mmask16)left, q + d), y = _mm512_maskz_loadu_ps((__mmask16)(left >> 16), q + d + 16);
+            _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(y, x));
+        }
+    }
+}
+
+// 32 keys' scores for all queries: page `slot` of the split.
+static void amx_scores(const attention *t, const uint8_t *keys, int slot)
+{
+    const uint8_t *q0 = t->q, *q1 = t->q + (size_t)t->kb * TILE_BYTES;
+    float *s = t->s + slot * DEV_PAGE_TOKENS;
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+    for (int32_t b = 0; b < t->kb; b++) {
+        TILE_LOAD(6, keys + b * 2 * TILE_BYTES, 64);
+        TILE_LOAD(7, keys + b * 2 * TILE_BYTES + TILE_BYTES, 64);
+        TILE_LOAD(4, q0 + b * TILE_BYTES, 64);
+        TILE_DOT(0, 4, 6);
+        TILE_DOT(1, 4, 7);
+        if (t->n > TILE_ROWS) {
+            TILE_LOAD(5, q1 + b * TILE_BYTES, 64);
+            TILE_DOT(2, 5, 6);
+            TILE_DOT(3, 5, 7);
+        }
+    }
+    TILE_STORE(0, s, SCORE_LD * sizeof(float));
+    TILE_STORE(1, s + 16, SCORE_LD * sizeof(float));
+    if (t->n > TILE_ROWS) {
+        TILE_STORE(2, s + 16 * SCORE_LD, SCORE_LD * sizeof(float));
+        TILE_STORE(3, s + 16 * SCORE_LD + 16, SCORE_LD * sizeof(float));
+    }
+}
+
+// One query's scores of a split to softmax weights in bf16.
+static void amx_soften(attention *t, int32_t i, int32_t base)
+{
+    const attend_args *a = t->a;
+    const int32_t n = t->first + i;
+    float *s = t->s + i * SCORE_LD;
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512 x[SPLIT_KEYS / 16], m = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+    for (int v = 0; v < SPLIT_KEYS / 16; v++) {
+        __m512i key = _mm512_add_epi32(lane, _mm512_set1_epi32(base + v * 16));
+        __mmask16 seen = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32(a->low[n])) & _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32(a->high[n]));
+        x[v] = _mm512_set1_ps(-INFINITY);
+        if (!seen) continue; // and not computed, perhaps
+        __m512 y = _mm512_mul_ps(_mm512_loadu_ps(s + v * 16), _mm512_set1_ps(a->scale));
+        if (a->softcap > 0) {
+            float f[16];
+            _mm512_storeu_ps(f, y);
+            for (int j = 0; j < 16; j++) f[j] = seen >> j & 1 ? a->softcap * tanhf(f[j] / a->softcap) : 0;
+            y = _mm512_loadu_ps(f);
+        }
+        if (a->slope[n] != 0) y = _mm512_add_ps(y, _mm512_mul_ps(_mm512_set1_ps(a->slope[n]), _mm512_cvtepi32_ps(_mm512_sub_epi32(key, _mm512_set1_epi32(a->own[n])))));
+        x[v] = _mm512_mask_mov_ps(x[v], seen, y);
+        m = _mm512_max_ps(m, x[v]);
+    }
+    uint8_t *p = t->p + i / TILE_ROWS * SPLIT * TILE_BYTES + i % TILE_ROWS * 64;
+    float new_top = _mm512_reduce_max_ps(m);
+    if (new_top < t->top[i]) new_top = t->top[i];
+    t->rescale[i] = 1;
+    if (new_top == -INFINITY) { // nothing seen yet
+        for (int b = 0; b < SPLIT; b++) _mm512_store_si512(p + b * TILE_BYTES, _mm512_setzero_si512());
+        return;
+    }
+    for (int v = 0; v < SPLIT_KEYS / 16; v += 2) {
+        __m512 e = amx_exp(_mm512_sub_ps(x[v], _mm512_set1_ps(new_top))), f = amx_exp(_mm512_sub_ps(x[v + 1], _mm512_set1_ps(new_top)));
+        total = _mm512_add_ps(total, _mm512_add_ps(e, f));
+        _mm512_store_si512(p + v / 2 * TILE_BYTES, (__m512i)_mm512_cvtne2ps_pbh(f, e));
+    }
+    float part[16];
+    _mm512_storeu_ps(part, total);
+    for (int w = 8; w; w >>= 1)
+        for (int j = 0; j < w; j++) part[j] += part[j + w];
+    if (t->top[i] != new_top) t->rescale[i] = t->top[i] == -INFINITY ? 0 : expf(t->top[i] - new_top);
+    t->sum[i] = t->sum[i] * t->rescale[i] + part[0];
+    t->top[i] = new_top;
+}
+
+// The value tiles of a page whose keys from `keys` on nobody has seen, with those as zeros: a weight of zero times what an older page left there must be zero.
+static const uint8_t *amx_tail(const attention *t, const uint8_t *values, int32_t keys)
+{
+    for (int32_t r = 0; r < t->vb * 16; r++) {
+        int32_t left = keys - r % 16 * 2;
+        __m512i keep = _mm512_set1_epi32(left >= 2 ? -1 : left == 1 ? 0xffff : 0);
+        _mm512_store_si512(t->tail + r * 64, _mm512_and_si512(_mm512_load_si512(values + r * 64), keep));
+    }
+    return t->tail;
+}
+
+static void amx_values(const attention *t, const uint8_t *const values[SPLIT])
+{
+    const bool two = t->n > TILE_ROWS;
+    for (int32_t d = 0; d < t->vb; d += 2) {
+        const int32_t next = d + 1 < t->vb ? TILE_BYTES : 0; // a block alone is done twice
+        TILE_ZERO(0);
+        TILE_ZERO(1);
+        TILE_ZERO(2);
+        TILE_ZERO(3);
+        for (int b = 0; b < SPLIT; b++) {
+            if (!values[b]) continue;
+            TILE_LOAD(6, values[b] + d * TILE_BYTES, 64);
+            TILE_LOAD(7, values[b] + d * TILE_BYTES + next, 64);
+            TILE_LOAD(4, t->p + b * TILE_BYTES, 64);
+            TILE_DOT(0, 4, 6);
+            TILE_DOT(1, 4, 7);
+            if (two) {
+                TILE_LOAD(5, t->p + (SPLIT + b) * TILE_BYTES, 64);
+                TILE_DOT(2, 5, 6);
+                TILE_DOT(3, 5, 7);
+            }
+        }
+        TILE_STORE(0, t->part, 64);
+        TILE_STORE(1, t->part + 512, 64);
+        if (two) {
+            TILE_STORE(2, t->part + 256, 64);
+            TILE_STORE(3, t->part + 768, 64);
+        }
+        for (int32_t i = 0; i < t->n; i++) {
+            float *o = t->o + i * t->vb * 16 + d * 16;
+            __m512 f = _mm512_set1_ps(t->rescale[i]);
+            _mm512_store_ps(o, _mm512_fmadd_ps(_mm512_load_ps(o), f, _mm512_load_ps(t->part + i * 16)));
+            if (next) _mm512_store_ps(o + 16, _mm512_fmadd_ps(_mm512_load_ps(o + 16), f, _mm512_load_ps(t->part + 512 + i * 16)));
+        }
+    }
+}
+
+static void amx_finish(attention *t)
+{
+    const attend_args *a = t->a;
+    for (int32_t i = 0; i < t->n; i++) {
+        const int32_t n = t->first + i;
+        float f = 1, sum = t->sum[i];
+        if (a->sink) {
+            float top = a->sink[n] > t->top[i] ? a->sink[n] : t->top[i];
+            f = t->top[i] == -INFINITY ? 0 : expf(t->top[i] - top);
+            sum = sum * f + expf(a->sink[n] - top);
+        }
+        f = sum > 0 ? f / sum : 0;
+        for (int32_t d = 0; d < a->head_v; d++) a->out[n][d] = t->o[i * t->vb * 16 + d] * f;
+    }
+}
+
+static void amx_attend_group(attention *t)
+{
+    const attend_args *a = t->a;
+    int32_t low = INT32_MAX, high = 0;
+    for (int32_t i = 0; i < t->n; i++) {
+        t->top[i] = -INFINITY;
+        t->sum[i] = 0;
+        if (a->low[t->first + i] < low) low = a->low[t->first + i];
+        if (a->high[t->first + i] > high) high = a->high[t->first + i];
+    }
+    memset(t->o, 0, (size_t)(t->n * t->vb) * 16 * sizeof(float));
+    amx_shape(t->n < TILE_ROWS ? t->n : TILE_ROWS, t->n > TILE_ROWS ? t->n - TILE_ROWS : 1);
+    amx_queries(t);
+    for (int32_t base = low / SPLIT_KEYS * SPLIT_KEYS; base < high; base += SPLIT_KEYS) {
+        const uint8_t *values[SPLIT] = {NULL};
+        for (int b = 0; b < SPLIT; b++) {
+            int32_t at = base + b * DEV_PAGE_TOKENS;
+            if (at + DEV_PAGE_TOKENS <= low || at >= high) continue;
+            const uint8_t *page = a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS] * a->page_stride;
+            amx_scores(t, page, b);
+            values[b] = page + cpu_tile_key_bytes(a->head_k);
+            if (high - at < DEV_PAGE_TOKENS) values[b] = amx_tail(t, values[b], high - at);
+        }
+        for (int32_t i = 0; i < t->n; i++) amx_soften(t, i, base);
+        amx_values(t, values);
+    }
+    amx_finish(t);
+}
+
+static void amx_attend(const attend_args *a)
+{
+    attention t = {.a = a, .kb = (a->head_k + 31) / 32, .vb = (a->head_v + 15) / 16};
+    t.q = (uint8_t *)(((uintptr_t)a->scratch + 63) & ~(uintptr_t)63);
+    t.p = t.q + 2 * t.kb * TILE_BYTES;
+    t.tail = t.p + 2 * SPLIT * TILE_BYTES;
+    t.part = (float *)(t.tail + t.vb * TILE_BYTES);
+    t.s = t.part + 1024;
+    t.o = t.s + QUERIES * SCORE_LD;
+    uint32_t was = amx_begin();
+    for (t.first = 0; t.first < a->n; t.first += QUERIES) {
+        t.n = a->n - t.first < QUERIES ? a->n - t.first : QUERIES;
+        amx_attend_group(&t);
+    }
+    amx_end(was);
+}
+
+static void amx_fill_attend(cpu_kernels *k)
+{
+    k->kv_auto = DEV_KV_BF16;
+    k->kv_put = amx_kv_put;
+    k->attend_tiles = amx_attend;
+}

@@ -1,6 +1,6 @@
 // cpu: the CPU backend. Weights are packed into memory of its own; a step runs as phases over the compute pool.
 //
-// Tiers: "ref" (plain C, float activations, the reference), "avx2" and "avx512" (int8 activations in blocks of 32, exact int32 sums inside a
+// Tiers: "ref" (plain C, float activations, the reference), "avx2", "avx512", "neon", "neon-dotprod" and "neon-i8mm" (int8 activations in blocks of 32, exact int32 sums inside a
 // block, blocks added in ascending order; float weights in float). Each tier is one recipe: a row's result has the same bits alone
 // or among 512 rows, with any number of threads and however its prompt was cut.
 // Threads: one thread at a time per device; it becomes worker 0.
@@ -9,7 +9,7 @@
 
 typedef struct cpu_options {
     int         threads;       // 0: what the process may use (pool_default_threads)
-    const char *isa;           // NULL or "": the best that processor and system support; or "ref", "avx2", "avx512"
+    const char *isa;           // NULL or "": the best that processor and system support; or a tier's name
     dev_kv_type kv_type;       // what DEV_KV_AUTO becomes; DEV_KV_AUTO: the tier's own choice
     bool        deterministic; // all kernels of this backend are; the field is reported by dev_get_info
 } cpu_options;

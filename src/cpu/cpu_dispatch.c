@@ -1,5 +1,6 @@
 // cpu/dispatch: which tiers this processor and this system can run; the one place that asks. The table is filled with C and then
-// overwritten by the tier chosen. A tier needs its instructions (cpuid) and the system's leave to use its registers (XGETBV).
+// overwritten by the tier chosen. On x86 a tier needs its instructions (cpuid) and the system's leave to use
+// its registers (XGETBV); on Arm the system says what there is, in a file of cpu/neon/ for each.
 #include <string.h>
 
 #include "cpu/cpu_internal.h"
@@ -37,22 +38,28 @@ static features detect(void)
 }
 #endif
 
+// Each processor's from the best to the plainest.
 const char *const *cpu_tiers(void)
 {
-    static const char *const all[] = {"amx", "avx512", "avx2", "ref", NULL};
 #if defined(__x86_64__)
+    static const char *const all[] = {"amx", "avx512", "avx2", "ref", NULL};
     features f = detect();
     return f.amx ? all : f.avx512 ? all + 1 : f.avx2 ? all + 2 : all + 3;
+#elif defined(__aarch64__)
+    static const char *const all[] = {"neon-i8mm", "neon-dotprod", "neon", "ref", NULL};
+    cpu_neon_features f = cpu_neon_detect();
+    return f.i8mm ? all : f.dotprod ? all + 1 : all + 2;
 #else
-    return all + 3;
+    static const char *const all[] = {"ref", NULL};
+    return all;
 #endif
 }
 
 status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err)
 {
+    static const char *const names[] = {"ref", "avx2", "avx512", "amx", "neon", "neon-dotprod", "neon-i8mm"};
     const char *const *have = cpu_tiers();
     if (!isa || !*isa) isa = have[0];
-    bool known = !strcmp(isa, "ref") || !strcmp(isa, "avx2") || !strcmp(isa, "avx512") || !strcmp(isa, "amx"), can = false;
 #if defined(__x86_64__)
     if (!strcmp(isa, "amx-emulated")) { // for tests: slow, the same bits
         if (!detect().bf16) return error_set(err, E_UNSUPPORTED, "this machine cannot run the tier '%s'; its best is %s", isa, have[0]);
@@ -62,14 +69,20 @@ status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err)
         return OK;
     }
 #endif
+    bool known = false, can = false;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) known |= !strcmp(isa, names[i]);
     for (int i = 0; have[i]; i++) can |= !strcmp(isa, have[i]);
-    if (!known) return error_set(err, E_USAGE, "no processor tier is called '%s'; there are ref, avx2, avx512 and amx", isa);
+    if (!known) return error_set(err, E_USAGE, "no processor tier is called '%s'; there are ref, avx2, avx512, amx, neon, neon-dotprod and neon-i8mm", isa);
     if (!can) return error_set(err, E_UNSUPPORTED, "this machine cannot run the tier '%s'; its best is %s", isa, have[0]);
     cpu_kernels_ref(k);
 #if defined(__x86_64__)
     if (!strcmp(isa, "avx2")) cpu_kernels_avx2(k);
     if (!strcmp(isa, "avx512") || !strcmp(isa, "amx")) cpu_kernels_avx512(k);
     if (!strcmp(isa, "amx")) cpu_kernels_amx(k); // over what it shares with avx512
+#elif defined(__aarch64__)
+    if (!strcmp(isa, "neon")) cpu_kernels_neon(k);
+    if (!strcmp(isa, "neon-dotprod")) cpu_kernels_neon_dotprod(k);
+    if (!strcmp(isa, "neon-i8mm")) cpu_kernels_neon_i8mm(k);
 #endif
     return OK;
 }

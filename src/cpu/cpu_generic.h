@@ -140,7 +140,9 @@ static void finish(float *y, const float *x, const float *bias, const float *res
 static void to_half(const float *x, uint16_t *y, int32_t n)
 {
     int32_t i = 0;
-#if VW > 1
+#if VW == 4
+    for (; i + 4 <= n; i += 4) vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+#elif VW > 1
     for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i *)(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
 #endif
     for (; i < n; i++) y[i] = quant_f32_to_f16(x[i]);
@@ -284,7 +286,7 @@ static void gemm_raw(const gemm_args *g)
 // Online softmax over pages in ascending order: every page is a split, at its absolute position, so a query's result does not depend on
 // which others are computed beside it. Scores are vectorised over the page's 32 keys, values over dimensions.
 
-enum { KEYS = DEV_PAGE_TOKENS, SCORE_VECTORS = KEYS / VW, QUERIES = VW == 16 ? 8 : VW == 8 ? 2 : 1 };
+enum { KEYS = DEV_PAGE_TOKENS, SCORE_VECTORS = KEYS / VW, QUERIES = VW == 16 ? 8 : VW > 1 ? 2 : 1 };
 
 static inline __attribute__((always_inline)) vf load_kv(int type, const void *p, size_t i)
 {

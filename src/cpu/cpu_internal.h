@@ -174,6 +174,12 @@ void cpu_kernels_avx2(cpu_kernels *k);
 void cpu_kernels_avx512(cpu_kernels *k);
 void cpu_kernels_amx(cpu_kernels *k);
 void cpu_kernels_amx_emulated(cpu_kernels *k); // the same kernels over tile instructions in C
+#elif defined(__aarch64__)
+void cpu_kernels_neon(cpu_kernels *k);
+void cpu_kernels_neon_dotprod(cpu_kernels *k);
+void cpu_kernels_neon_i8mm(cpu_kernels *k);
+typedef struct cpu_neon_features { bool dotprod, i8mm; } cpu_neon_features; // i8mm only together with dotprod
+cpu_neon_features cpu_neon_detect(void);
 #endif
 bool cpu_tile_permission(void); // the system lets this process use tile registers
 // Row `row` of activations, as the tier's packed formats read it.

@@ -1,4 +1,5 @@
-// cpu/vec: one vector of floats as the including file's instruction set has it: VW lanes. With none of them, VW is 1: plain C.
+// cpu/vec: one vector of floats as the including file's instruction set has it: VW lanes. With none of them, or
+// with CPU_PLAIN_C where the whole program is compiled for vectors, VW is 1: plain C.
 // Included only by the kernel files of the tiers.
 #pragma once
 #include <math.h>
@@ -69,6 +70,41 @@ static inline vf vf_round(vf v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEARES
 static inline vf vf_exp2i(vf n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)); }
 static inline vf vf_zero_below(vf v, vf x, float limit) { return _mm256_and_ps(v, _mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_NLT_UQ)); }
 static inline vf vf_nan_of(vf v, vf x) { return _mm256_blendv_ps(v, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q)); }
+#elif defined(__ARM_NEON) && !defined(CPU_PLAIN_C)
+#include <arm_neon.h>
+#define VW 4
+typedef float32x4_t vf;
+static inline vf vf_load(const float *p) { return vld1q_f32(p); }
+static inline void vf_store(float *p, vf v) { vst1q_f32(p, v); }
+static inline vf vf_loadn(const float *p, int n)
+{
+    float t[4] = {0};
+    for (int i = 0; i < n; i++) t[i] = p[i];
+    return vld1q_f32(t);
+}
+static inline void vf_storen(float *p, vf v, int n)
+{
+    float t[4];
+    vst1q_f32(t, v);
+    for (int i = 0; i < n; i++) p[i] = t[i];
+}
+static inline vf vf_set1(float f) { return vdupq_n_f32(f); }
+static inline vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+static inline vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
+static inline vf vf_min(vf a, vf b) { return vminq_f32(a, b); }
+static inline vf vf_load_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+static inline vf vf_load_bf16(const uint16_t *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+static inline float vf_sum(vf v)
+{
+    float t[4];
+    vst1q_f32(t, v);
+    return (t[0] + t[2]) + (t[1] + t[3]);
+}
+static inline float vf_hmax(vf v) { return vmaxvq_f32(v); }
+static inline vf vf_round(vf v) { return vrndnq_f32(v); }
+static inline vf vf_exp2i(vf n) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23)); }
+static inline vf vf_zero_below(vf v, vf x, float limit) { return vbslq_f32(vcltq_f32(x, vdupq_n_f32(limit)), vdupq_n_f32(0), v); }
+static inline vf vf_nan_of(vf v, vf x) { return vbslq_f32(vceqq_f32(x, x), v, x); }
 #else
 #define VW 1
 typedef float vf;

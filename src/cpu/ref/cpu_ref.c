@@ -1,5 +1,6 @@
 // cpu/ref: the reference tier, plain C. Weights stay in the file's blocks and are decoded row by row; activations are float, dot products are
 // summed in double. Slow and obvious: what the other tiers are held to.
+#define CPU_PLAIN_C
 #include "cpu/cpu_generic.h"
 
 void cpu_kernels_ref(cpu_kernels *k)

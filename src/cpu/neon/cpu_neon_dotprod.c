@@ -1,0 +1,4 @@
+// cpu/neon-dotprod: the tier for the dot products of Armv8.2 (Graviton 2, Apple M1).
+#include "cpu/neon/cpu_neon_kernels.h"
+
+void cpu_kernels_neon_dotprod(cpu_kernels *k) { fill_neon(k, "neon-dotprod"); }

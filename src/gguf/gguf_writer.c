@@ -2,6 +2,7 @@
 //
 // Invariants: what it writes, gguf_open reads; a path appears only whole (temporary file beside it, fsync, rename); a writer that is
 // freed before it finished takes the temporary file away. One thread.
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -88,6 +89,7 @@ status gguf_writer_format(gguf_writer *w, uint32_t version, bool big_endian, err
 // ---- bytes of the file
 static void put(const gguf_writer *w, strbuf *b, uint64_t v, size_t n) {
     char raw[8];
+    assert(n <= sizeof raw);
     for (size_t i = 0; i < n; i++) raw[w->big ? n - 1 - i : i] = (char)(v >> 8 * i);
     strbuf_add(b, raw, n);
 }

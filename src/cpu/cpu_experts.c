@@ -87,6 +87,7 @@ static void route(const dev_experts *o, float *logits, int32_t *ids, float *weig
             if (!taken[i] && open[i] && (best < 0 || choose[i] > choose[best])) best = i;
         if (best < 0) best = s; // not reached: the plan's check leaves enough experts open
         taken[best] = true;
+        if (o->share > 1) best /= o->share;
         ids[s] = best;
         weights[s] = logits[best];
     }

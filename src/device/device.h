@@ -216,6 +216,7 @@ typedef struct dev_experts {
     const dev_tensor *select_bias;          // added to the probabilities for choosing only
     dev_gating gating;
     int32_t n_expert, top_k;
+    int32_t share;        // > 1: so many neighbours share an expert of a smaller stack, and its weight is that of the router's column of the stack's number (grovemoe)
     int32_t n_group, top_groups; // group-limited choice (deepseek3: sum of the best two of a group); 0: none
     bool    normalise;    // weights divided by their sum (at least 6.1e-5)
     float   scale;        // of the weights; 0 means 1

@@ -196,22 +196,23 @@ void dev_op_experts(dev_plan *p, dev_experts op)
     if (op.router_src == DEV_NONE) op.router_src = op.src;
     if (op.scale == 0) op.scale = 1;
     if (same(p, op.dst, op.src) && reg_ok(p, op.router_src) && need(p, op.n_expert > 0 && op.n_expert <= 4096 && op.top_k > 0 && op.top_k <= op.n_expert && op.top_k <= 64, "the number of experts is out of range", op.top_k, op.n_expert)) {
-        int32_t width = p->regs[op.src].width;
+        int32_t width = p->regs[op.src].width, stack = op.share > 1 ? op.n_expert / op.share : op.n_expert;
+        need(p, stack > 0 && (op.share <= 1 || op.n_expert % op.share == 0), "experts that share do not divide", op.n_expert, op.share);
         matrix_ok(p, op.router, p->regs[op.router_src].width, op.n_expert, 1);
         vector_ok(p, op.router_bias, op.n_expert);
         vector_ok(p, op.select_bias, op.n_expert);
         if (op.residual != DEV_NONE) same(p, op.residual, op.dst);
         if (need(p, op.up && op.down, "experts without weights", 0, 0)) {
             int64_t ff = op.up->n;
-            matrix_ok(p, op.up, width, ff, op.n_expert);
-            if (op.gate) matrix_ok(p, op.gate, width, ff, op.n_expert);
-            matrix_ok(p, op.down, ff, width, op.n_expert);
-            vector_ok(p, op.up_bias, ff * op.n_expert);
-            vector_ok(p, op.gate_bias, ff * op.n_expert);
-            vector_ok(p, op.down_bias, (int64_t)width * op.n_expert);
-            vector_ok(p, op.up_each, op.n_expert);
-            vector_ok(p, op.gate_each, op.n_expert);
-            vector_ok(p, op.down_each, op.n_expert);
+            matrix_ok(p, op.up, width, ff, stack);
+            if (op.gate) matrix_ok(p, op.gate, width, ff, stack);
+            matrix_ok(p, op.down, ff, width, stack);
+            vector_ok(p, op.up_bias, ff * stack);
+            vector_ok(p, op.gate_bias, ff * stack);
+            vector_ok(p, op.down_bias, (int64_t)width * stack);
+            vector_ok(p, op.up_each, stack);
+            vector_ok(p, op.gate_each, stack);
+            vector_ok(p, op.down_each, stack);
         }
         if (op.n_group > 1) need(p, op.n_expert % op.n_group == 0 && op.top_groups > 0 && op.top_groups <= op.n_group && (int64_t)op.top_groups * (op.n_expert / op.n_group) >= op.top_k, "expert groups do not divide", op.n_group, op.top_groups);
     }

@@ -41,6 +41,9 @@ static const slot_desc SLOTS[SLOT_COUNT] = {
     [S_FFN_POST_1] = {"post_ffw_norm_1", DEV_USE_VECTOR, false},
     [S_FFN_PRE_2] = {"pre_ffw_norm_2", DEV_USE_VECTOR, false},
     [S_FFN_POST_2] = {"post_ffw_norm_2", DEV_USE_VECTOR, false},
+    [S_GATE_CHUNK] = {"ffn_gate_chexps", DEV_USE_MATRIX, true},
+    [S_UP_CHUNK] = {"ffn_up_chexps", DEV_USE_MATRIX, true},
+    [S_DOWN_CHUNK] = {"ffn_down_chexps", DEV_USE_MATRIX, true},
     [S_ATTN_SUB] = {"attn_sub_norm", DEV_USE_VECTOR, false},
     [S_FFN_SUB] = {"ffn_sub_norm", DEV_USE_VECTOR, false},
     [S_PLE_GATE] = {"inp_gate", DEV_USE_MATRIX, false},
@@ -231,6 +234,7 @@ static bool harmless(const char *name)
 
 static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, int32_t layer, const char *stem, size_t len, const char *suffix, error *err)
 {
+    if (hp->row->more & B_CYCLES && layer >= 2 * hp->cycle_layers) return error_set(err, E_INVALID, "tensor \"%s\" is past the last of two stacks of %d layers", t->name, hp->cycle_layers);
     if (layer >= hp->n_layers) return (hp->row->keys & K_NEXTN) ? OK : error_set(err, E_INVALID, "tensor \"%s\" is past the last of %d layers", t->name, hp->n_layers);
     bool weight = !strcmp(suffix, "weight") || !*suffix, bias = !strcmp(suffix, "bias");
     for (int s = 0; s < SLOT_COUNT; s++) {
@@ -247,6 +251,7 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
         if (!strcmp(suffix, "input_scale")) return OK; // of activations in half the bits, which are not made here
         bool skip = s == S_OUT_SCALE && hp->row->more & B_SKIP;
         if (((s >= S_PLE_GATE && s <= S_OUT_SCALE) || (s >= S_FFN_POST_1 && s <= S_FFN_POST_2)) && !skip && !(hp->row->traits & A_GEMMA4)) break;
+        if (s >= S_GATE_CHUNK && s <= S_DOWN_CHUNK && !(hp->row->more & B_CHUNK_EXPERTS)) break;
         if (s == S_Q_NORM && weight && hp->row->more & B_HEAD_GAINS) return add_gains(b, t, hp->layers[layer].head_k, &pair->w, err);
         if (s >= S_Q_A && s <= S_KV_B && !(hp->row->traits & A_LATENT)) break;
         if (s >= S_CONV && !hp->layers[layer].recurrent) break;
@@ -280,6 +285,7 @@ static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, e
         {"per_layer_token_embd.weight", offsetof(binding, ple_embed), false, DEV_USE_ROWS},
         {"per_layer_model_proj.weight", offsetof(binding, ple_proj), false, DEV_USE_MATRIX},
         {"per_layer_proj_norm.weight", offsetof(binding, ple_norm), false, DEV_USE_VECTOR},
+        {"hrm.z_l_init", offsetof(binding, low_init), false, DEV_USE_VECTOR},
         {"output.weight", offsetof(binding, output), false, DEV_USE_MATRIX},
         {"output.bias", offsetof(binding, output), true, DEV_USE_VECTOR},
         {"enc.output_norm.weight", offsetof(binding, out_norm), false, DEV_USE_VECTOR},
@@ -296,6 +302,7 @@ static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, e
         if (globals[i].pair == offsetof(binding, positions) && !(hp->row->traits & A_LEARNED_POS)) break;
         if (globals[i].pair == offsetof(binding, embed_norm) && !(hp->row->traits & A_EMBED_NORM) && hp->row->recur != RECUR_CONV) break;
         if (!strncmp(t->name, "per_layer_", 10) && !hp->n_ple) break;
+        if (globals[i].pair == offsetof(binding, low_init) && !(hp->row->more & B_CYCLES)) break;
         if (!strncmp(t->name, "enc.", 4) && !hp->row->encoder) break;
         if (!strncmp(t->name, "cls.", 4) && hp->pooling != MODEL_POOL_RANK) return OK; // heads that nobody asks
         if (!strncmp(t->name, "dense_", 6) && hp->pooling == MODEL_POOL_RANK) return OK;
@@ -361,6 +368,13 @@ static status check_feed(const hparams *hp, slot_pair *s, int32_t il, int64_t e,
         for (int i = S_GATE_EXPS; i <= S_DOWN_EXPS; i++) {
             if (s[i].each && !s[i].w) return error_set(err, E_INVALID, "tensor \"%s\" scales nothing", s[i].each->desc.name);
             if ((st = want_vector(s[i].each, x, err))) return st;
+        }
+        if (hp->row->more & B_CHUNK_EXPERTS) {
+            int64_t few = x / hp->share;
+            for (int i = S_GATE_CHUNK; i <= S_DOWN_CHUNK; i++)
+                if (!s[i].w) return missing(il, SLOTS[i].name, err);
+            ff = s[S_UP_CHUNK].w->desc.n;
+            if ((st = want_matrix(&s[S_GATE_CHUNK], e, ff, few, err)) || (st = want_matrix(&s[S_UP_CHUNK], e, ff, few, err)) || (st = want_matrix(&s[S_DOWN_CHUNK], ff, e, few, err))) return st;
         }
         if (hp->row->traits & A_GEMMA4) {
             static const slot more[] = {S_FFN_POST_1, S_FFN_PRE_2, S_FFN_POST_2, S_ROUTER_SCALE, S_UP};
@@ -592,6 +606,21 @@ static status add_constants(const hparams *hp, binding *b, error *err)
     return OK;
 }
 
+// The file holds each stack once, low then high; its layers stand wherever a pass of it does.
+static status spread_stacks(const hparams *hp, binding *b, error *err)
+{
+    int32_t n = hp->cycle_layers, low = hp->cycle_low;
+    if (!b->low_init.w) return missing(-1, "hrm.z_l_init", err);
+    status st = want_vector(b->low_init.w, hp->n_embd, err);
+    if (st) return st;
+    bound_layer *file = mem_calloc((size_t)(2 * n), sizeof *file);
+    if (!file) return error_set(err, E_NOMEM, "out of memory for %d layers", 2 * n);
+    memcpy(file, b->layers, (size_t)(2 * n) * sizeof *file);
+    for (int32_t i = 0; i < hp->n_layers; i++) b->layers[i] = file[(i / n % (low + 1) == low ? n : 0) + i % n];
+    mem_free(file);
+    return OK;
+}
+
 status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
 {
     memset(b, 0, sizeof *b);
@@ -611,6 +640,7 @@ status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
     }
     if (!st) st = bind_rope(b, g, hp, err);
     if (!st) st = check_globals(hp, b, err);
+    if (!st && hp->row->more & B_CYCLES) st = spread_stacks(hp, b, err);
     for (int32_t i = 0; !st && i < hp->n_layers; i++) {
         share_factors(&b->layers[i]);
         st = check_layer(hp, b->layers[i].s, i, err);

@@ -217,6 +217,21 @@ static void experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router
                                        .gate_each = each(&s[S_GATE_EXPS]), .up_each = each(&s[S_UP_EXPS]), .down_each = each(&s[S_DOWN_EXPS]), .act = hp->row->act, .limit = hp->layers[il].exp_limit});
 }
 
+// Experts of a second stack read what the first give, by the router's view of x: dst = residual + y + scale * second(y). n2 is overwritten.
+static void chunk_experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg residual)
+{
+    const hparams *hp = c->hp;
+    const slot_pair *s = c->b->layers[il].s;
+    dev_reg y = c->t[c->w], second = c->n2[c->w];
+    int32_t few = hp->n_expert / hp->share;
+    experts(c, il, y, x, DEV_NONE, DEV_NONE);
+    dev_op_experts(c->p, (dev_experts){.dst = second, .src = y, .router_src = x, .residual = DEV_NONE, .router = weight(&s[S_ROUTER]), .gating = hp->gating, .n_expert = hp->n_expert,
+                                       .top_k = hp->top_k < few ? hp->top_k : few, .share = hp->share, .normalise = hp->exp_norm, .gate = weight(&s[S_GATE_CHUNK]), .up = weight(&s[S_UP_CHUNK]),
+                                       .down = weight(&s[S_DOWN_CHUNK]), .act = hp->row->act});
+    dev_op_combine(c->p, (dev_combine){.dst = y, .a = y, .b = second, .sa = 1, .sb = hp->share_scale});
+    dev_add(c->p, dst, residual, y);
+}
+
 // dst = [residual +] feed-forward of x: dense, or experts with what stands beside them. dst is not x.
 void graph_feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual)
 {
@@ -224,6 +239,10 @@ void graph_feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src
     dev_plan *p = c->p;
     if (!s[S_ROUTER].w) {
         dense(c, dst, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], residual);
+        return;
+    }
+    if (s[S_UP_CHUNK].w) {
+        chunk_experts(c, il, dst, x, residual);
         return;
     }
     if (s[S_UP_SHARED].w && s[S_SHARED_ROUTER].w) { // the shared expert has a gate of one value
@@ -389,7 +408,7 @@ static void registers(graph *c)
         static const slot downs[] = {S_DOWN, S_DOWN_SHARED};
         for (int d = 0; d < 2; d++)
             if (s[downs[d]].w && s[downs[d]].w->desc.k > ff) ff = (int32_t)s[downs[d]].w->desc.k;
-        n2 |= s[S_ATTN_NORM_2].w || s[S_NORM_EXPS].w || s[S_FFN_PRE_2].w;
+        n2 |= s[S_ATTN_NORM_2].w || s[S_NORM_EXPS].w || s[S_FFN_PRE_2].w || s[S_UP_CHUNK].w;
         early |= (hp->row->traits & A_ROUTER_EARLY && s[S_ROUTER].w) || s[S_FFN_PRE_2].w;
         one |= s[S_SHARED_ROUTER].w != NULL;
         gate |= s[S_GATE_ATTN].w != NULL;
@@ -417,6 +436,23 @@ static void registers(graph *c)
     }
 }
 
+// hrm_text: a stack reads the sum of the two streams, and its norm becomes the low stream or, of the high stack, the high one. The last pass ends in
+// the output's norm.
+static void start_cycles(graph *c)
+{
+    c->high = dev_reg_all(c->p, c->hp->n_embd);
+    c->low_stream = dev_reg_all(c->p, c->hp->n_embd);
+    dev_scale(c->p, c->high, c->h[0], 1);
+    dev_scale(c->p, c->low_stream, c->h[0], 0);
+    dev_op_vector(c->p, (dev_vector){.dst = c->low_stream, .src = c->low_stream, .bias = weight(&c->b->low_init)});
+}
+
+static void end_pass(graph *c, int32_t il)
+{
+    bool high = il / c->hp->cycle_layers % (c->hp->cycle_low + 1) == c->hp->cycle_low;
+    norm(c, high ? c->high : c->low_stream, c->h[0], &(slot_pair){.factor = 1});
+}
+
 status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err)
 {
     graph c = {.p = p, .hp = hp, .b = b};
@@ -432,10 +468,13 @@ status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err
     if (hp->row->traits & A_EMBED_PLAIN) norm(&c, c.h[0], c.h[0], &(slot_pair){.factor = 1});
     if (b->embed_norm.w) norm(&c, c.h[0], c.h[0], &b->embed_norm);
     if (hp->row->more & B_SKIP) dev_scale(p, c.skip[0], c.h[0], 1);
+    if (hp->row->more & B_CYCLES) start_cycles(&c);
     for (int32_t il = 0; il < hp->n_layers; il++) {
+        if (hp->row->more & B_CYCLES && il % hp->cycle_layers == 0) dev_add(p, c.h[0], c.high, c.low_stream);
         if (hp->row->encoder == ENC_POST) graph_encoder_layer(&c, il);
         else layer(&c, il);
         if (hp->n_ple) ple_branch(&c, il);
+        if (hp->row->more & B_CYCLES && (il + 1) % hp->cycle_layers == 0 && il + 1 < hp->n_layers) end_pass(&c, il);
         if (hp->row->more & B_SKIP) dev_op_combine(p, (dev_combine){.dst = c.h[c.w], .a = c.h[c.w], .b = c.skip[c.w], .sa = 1, .sb = b->layers[il].out_scale});
         else if (b->layers[il].out_scale != 1) dev_scale(p, c.h[c.w], c.h[c.w], b->layers[il].out_scale);
         if (p->failed) break;

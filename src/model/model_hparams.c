@@ -204,6 +204,11 @@ static void read_experts(reader *r, hparams *hp)
         r->st = error_set(r->err, E_INVALID, "key \"%s.expert_used_count\" is %d of %d experts", r->arch, hp->top_k, hp->n_expert);
         return;
     }
+    if (row->more & B_CHUNK_EXPERTS) {
+        read_int(r, "experts_per_group", 1, MAX_EXPERTS, &hp->share, true);
+        read_float(r, "expert_group_scale", &hp->share_scale);
+        if (!r->st && (hp->n_expert < 1 || hp->n_expert % hp->share)) r->st = error_set(r->err, E_INVALID, "key \"%s.experts_per_group\" is %d of %d experts", r->arch, hp->share, hp->n_expert);
+    }
     hp->exp_norm = row->traits & A_EXPERTS_NORM;
     hp->gating = row->gating;
     if (row->keys & K_EXP_NORM) read_bool(r, "expert_weights_norm", &hp->exp_norm);
@@ -225,6 +230,16 @@ static void read_experts(reader *r, hparams *hp)
     }
 }
 
+// Two stacks of as many layers each; block_count counts the layers of all passes (hrm_text).
+static void read_cycles(reader *r, hparams *hp)
+{
+    read_int(r, "hrm.layers_per_stack", 1, MAX_LAYERS, &hp->cycle_layers, true);
+    read_int(r, "hrm.h_cycles", 1, MAX_LAYERS, &hp->cycle_high, true);
+    read_int(r, "hrm.l_cycles", 1, MAX_LAYERS, &hp->cycle_low, true);
+    if (!r->st && (int64_t)hp->cycle_layers * hp->cycle_high * (hp->cycle_low + 1) != hp->n_layers)
+        r->st = error_set(r->err, E_INVALID, "key \"%s.block_count\" is %d, which is not %d layers in %d cycles of %d and one passes", r->arch, hp->n_layers, hp->cycle_layers, hp->cycle_high, hp->cycle_low);
+}
+
 static void read_sizes(reader *r, hparams *hp)
 {
     int32_t ctx = 0, nextn = 0;
@@ -239,8 +254,10 @@ static void read_sizes(reader *r, hparams *hp)
         return;
     }
     hp->n_layers -= nextn;
+    if (hp->row->more & B_CYCLES) read_cycles(r, hp);
+    if (r->st) return;
     char name[32];
-    snprintf(name, sizeof name, "blk.%d.", hp->n_layers - 1);
+    snprintf(name, sizeof name, "blk.%d.", (hp->row->more & B_CYCLES ? 2 * hp->cycle_layers : hp->n_layers) - 1);
     bool found = false; // a count without tensors behind it must not cost memory
     for (size_t i = 0, n = gguf_tensor_count(r->g); i < n && !found; i++) found = !strncmp(gguf_tensor_at(r->g, i)->name, name, strlen(name));
     if (!found) {

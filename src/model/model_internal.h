@@ -53,6 +53,8 @@ enum {
     B_HEAD_GAINS    = 1 << 2, // attn_q_norm is a gain for each head, after a norm without weights; keys have no weights (talkie)
     B_SKIP          = 1 << 3, // layer_output_scale times the embedding is added after each layer (talkie)
     B_VISION        = 1 << 4, // vis_* tensors are for images: left out (cogvlm)
+    B_CHUNK_EXPERTS = 1 << 5, // experts of a second, smaller stack, shared by neighbours, read what the first give (grovemoe)
+    B_CYCLES        = 1 << 6, // two stacks of layers run in cycles over two streams (hrm_text): hparams.cycle_*
 };
 
 // Metadata keys that a row reads beyond the common ones; zero in the file means unset.
@@ -139,10 +141,12 @@ struct hparams {
     bool    state_norm;  // B, C and the time step are normalised without weights (FalconMamba)
     int32_t kv_rank, mla_k, mla_v; // latent attention: rank, and the widths of a head's key and value before absorption
     int32_t n_expert, top_k, n_group, top_groups;
+    int32_t share; // neighbouring experts that share one of the second stack
+    int32_t cycle_layers, cycle_low, cycle_high; // layers of a stack, passes of the low one before each of the high one, and of the high one
     uint32_t n_ctx_train, n_ctx_orig, context;
     int32_t window, window_period, window_size; // window_size: what the architecture has, whatever the file says, unless that is 0
     float   eps, rope_base, rope_base_window, freq_scale, freq_scale_window, ext_factor, attn_factor, yarn_log_mul, beta_fast, beta_slow;
-    float   attn_scale, attn_cap, final_cap, logit_scale, resid_scale, embed_scale, clamp, alibi, exp_scale, temp_scale, value_scale;
+    float   attn_scale, attn_cap, final_cap, logit_scale, resid_scale, embed_scale, clamp, alibi, exp_scale, temp_scale, value_scale, share_scale;
     int32_t temp_length, temp_offset;
     model_pooling pooling;
     bool    pooled, no_logits;
@@ -160,7 +164,7 @@ status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err);
 typedef enum slot {
     S_ATTN_NORM, S_ATTN_NORM_2, S_QKV, S_Q, S_K, S_V, S_Q_NORM, S_K_NORM, S_GATE_ATTN, S_OUT, S_SINKS, S_ATTN_POST,
     S_FFN_NORM, S_GATE, S_UP, S_DOWN, S_FFN_POST,
-    S_ROUTER, S_ROUTER_SCALE, S_SELECT_BIAS, S_GATE_EXPS, S_UP_EXPS, S_DOWN_EXPS, S_NORM_EXPS, S_FFN_POST_1, S_FFN_PRE_2, S_FFN_POST_2,
+    S_ROUTER, S_ROUTER_SCALE, S_SELECT_BIAS, S_GATE_EXPS, S_UP_EXPS, S_DOWN_EXPS, S_NORM_EXPS, S_FFN_POST_1, S_FFN_PRE_2, S_FFN_POST_2, S_GATE_CHUNK, S_UP_CHUNK, S_DOWN_CHUNK,
     S_ATTN_SUB, S_FFN_SUB,
     S_PLE_GATE, S_PLE_PROJ, S_PLE_NORM, S_OUT_SCALE,
     S_Q_A, S_Q_A_NORM, S_Q_B, S_KV_A, S_KV_A_NORM, S_K_B, S_V_B, S_KV_B,
@@ -204,6 +208,7 @@ typedef struct binding {
     slot_pair     embed, positions, embed_norm, out_norm, output;
     slot_pair     cls, cls_norm, cls_out, dense[2]; // heads of encoders
     bound_tensor *token_type;   // the row of type 0
+    slot_pair     low_init; // the low stream's first row (hrm_text)
     slot_pair     ple_embed, ple_proj, ple_norm; // per-layer inputs (gemma4)
     float        *made[2];      // constants that some architectures need as tensors
     bound_tensor *limit;        // the clamp of q, k and v in every column (mpt, dbrx, olmo)
@@ -226,6 +231,7 @@ typedef struct graph {
     const binding *b;
     int            w; // 0: all rows, 1: wanted rows
     dev_reg        h[2], n[2], n2[2], t[2], ff[2], att[2], gate[2], one[2], early[2], skip[2];
+    dev_reg        high, low_stream; // hrm_text's two streams between stacks
     dev_reg        qkv, tmp, temper, ple, ple_gate[2], ple_slice;
     int32_t        kv_group[MAX_LAYERS], kv_index[MAX_LAYERS]; // where a layer's keys and values are
     dev_reg        mixed, result, rates, small; // recurrent layers alone: see model_recurrent.c

@@ -177,6 +177,8 @@ static const arch_row ROWS[] = {
     {.name = "mimo2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_WINDOW_UNSCALED, .keys = K_WINDOW | K_NEXTN | K_VALUE_SCALE | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID, .window_period = 4, .adjust = adjust_mimo2},
     {.name = "hy_v3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN, .gating = DEV_GATE_SIGMOID},
     {.name = "talkie", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_NORM_PLAIN | A_EMBED_PLAIN, .more = B_HEAD_GAINS | B_SKIP, .keys = K_LOGIT_SCALE},
+    {.name = "hrm_text", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_NORM_PLAIN, .more = B_CYCLES, .keys = K_EMBED_SCALE},
+    {.name = "grovemoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .more = B_CHUNK_EXPERTS, .keys = K_EXP_GROUPS},
     {.name = "cogvlm", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .more = B_VISION},
 
     // Encoders: embeddings and scores, no text.
@@ -222,8 +224,8 @@ static const arch_row ROWS[] = {
     OUT("plamo2", "state-space blocks are not built"), OUT("qwen4exp", "gated delta blocks are not built"), OUT("minimax-01", "linear attention is not built"),
     OUT("minimax-m3", "sparse attention is not built"), OUT("rwkv6", "RWKV blocks are not built"), OUT("rwkv7", "RWKV blocks are not built"),
     OUT("rwkv6qwen2", "RWKV blocks are not built"), OUT("arwkv7", "RWKV blocks are not built"), OUT("gemma3n", "per-layer embeddings are not built"),
-    OUT("grovemoe", "expert groups of two sizes are not built"),
-    OUT("apertus", "the xIELU activation is not built"), OUT("hrm_text", "recurrent depth is not built"),
+
+    OUT("apertus", "the xIELU activation is not built"),
     OUT("step35", "its block is not built"), OUT("qwen3tts", "speech models are not built"),
     OUT("chameleon", "its norms and image tokens are not built"),
     OUT("t5", "encoder-decoder models are not built"), OUT("t5encoder", "encoders are not built"), OUT("wavtokenizer-dec", "speech models are not built"), OUT("clip", "it holds no language model"),

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Logits against the peer: for every architecture of the table a small random model, several token lists, the prompt in one piece, in chunks
-# of 7, and batched with strangers. Prints a row each (model, types, worst NMSE); fails when one is out of bound.
+# of 7, and batched with strangers. Prints a row each (model, architecture, type, worst NMSE); fails when one is out of bound.
 #   PEER_DIR   the peer's folder; without it nothing is tested
 #   ARCHS_DIR  NAME-dense.gguf, NAME-moe.gguf: metadata of architectures (NAME.with: optional tensors)
 #   BUILD_DIR  the build folder (default: the folder of ALTISERVE_BIN, else build)
-#   SAMPLE=1   a few rows;  ONLY=regex  rows whose name matches;  ISA=ref|avx2|...  the tier that is held
+#   SAMPLE=1   a few rows;  ONLY=regex  rows whose name matches;  TYPE=regex  of quantized rows, file types that match;  ISA=ref|avx2|...  the tier that is held
 # Bounds (float32 weights, NMSE of all logits): 1e-6; 1e-5 for experts and recurrent layers, and where the peer rounds GELU through half precision.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -32,6 +32,8 @@ experts=blk.%.ffn_gate_inp.weight,blk.%.ffn_gate_exps.weight,blk.%.ffn_up_exps.w
 # row NAME BASE BOUND [peer random's options...]: makes the model, runs every list and way, prints the worst.
 row() {
   local name=$1 base=$2 bound=$3 worst=0 lists="${LISTS:-1 7 40 200}" model vocab n out ref way value args code
+  local arch=${base%-dense}
+  [ "$arch" = "$base" ] && arch=${base%-moe}
   shift 3
   [ -n "${ONLY:-}" ] && ! [[ $name =~ $ONLY ]] && return
   model=$cache/$name.gguf
@@ -50,7 +52,7 @@ row() {
       # shellcheck disable=SC2086
       "$tool" "$model" "$out" "$ids" ${ISA:+--isa "$ISA"} $way 2> "$work/err"
       code=$?
-      if [ $code = 3 ]; then skipped="$skipped $name"; echo "$(printf '%-28s' "$name") out: $(sed 's/^unsupported: //' "$work/err")"; return; fi
+      if [ $code = 3 ]; then skipped="$skipped $name"; echo "$(printf '%-28s %-16s' "$name" "$arch") out: $(sed 's/^unsupported: //' "$work/err")"; return; fi
       [ $code = 0 ] || { echo "$name: $(tail -1 "$work/err")"; failed=1; return; }
       value=$("$PEER_DIR/peer" compare "$out" "$ref" --n-vocab "$vocab" | sed -n 's/.*"nmse": *\([^,]*\),.*/\1/p')
       worst=$(awk -v a="$worst" -v b="${value:-nan}" 'BEGIN { print (b == b + 0 && b <= a + 0) ? a : b }')
@@ -58,9 +60,9 @@ row() {
   done
   rows=$((rows + 1))
   if awk -v v="$worst" -v b="$bound" 'BEGIN { exit !(v == v + 0 && v <= b) }'; then
-    printf '%-28s F32 %-10s holds (%s)\n' "$name" "$worst" "$bound"
+    printf '%-28s %-16s F32 %-10s holds (%s)\n' "$name" "$arch" "$worst" "$bound"
   else
-    printf '%-28s F32 %-10s OUT OF BOUND (%s)\n' "$name" "$worst" "$bound"
+    printf '%-28s %-16s F32 %-10s OUT OF BOUND (%s)\n' "$name" "$arch" "$worst" "$bound"
     failed=1
   fi
 }
@@ -70,7 +72,7 @@ if [ -n "${SAMPLE:-}" ]; then
 else
   bases=$(cd "$ARCHS_DIR" && ls ./*.gguf | sed 's,^\./,,; s,\.gguf$,,')
 fi
-printf '%-28s %-3s %-10s\n' model type "worst NMSE"
+printf '%-28s %-16s %-3s %-10s\n' model architecture type "worst NMSE"
 for base in $bases; do
   [ "$base" = refact-moe ] && continue # the peer leaves the experts out
   case $base in
@@ -164,6 +166,8 @@ if [ -z "${SAMPLE:-}" ]; then # shapes and scalings that the plain files do not 
     row maple-limit maple-moe 1e-5 $many $heads_swa --set swiglu_clamp_exp=f32:0.05
     row mimo2-values mimo2-moe 1e-5 $many $heads_swa --set attention.value_length=u32:24 --set attention.value_length_swa=u32:24 --set attention.value_scale=f32:0.7 --with $experts,blk.%.attn_sinks.weight,blk.%.exp_probs_b.bias
     row hy_v3-experts hy_v3-moe 1e-5 $many --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5 --with $experts,$shared,blk.%.exp_probs_b
+    row grovemoe-shared grovemoe-moe 1e-5 $many --set experts_per_group=u32:2 --set expert_group_scale=f32:0.7 --set expert_chunk_feed_forward_length=u32:96
+    row hrm_text-layers hrm_text-dense 1e-6 --set block_count=u32:18 --set hrm.layers_per_stack=u32:3 --set hrm.l_cycles=u32:2 --set embedding_scale=f32:3
     row talkie-grouped talkie-dense 1e-6 $heads --set logit_scale=f32:0.3
     row llama4-experts llama4-moe 1e-5 --set expert_count=u32:8 --set expert_used_count=u32:1
   }
@@ -171,13 +175,16 @@ fi
 # quantized NAME BASE TYPES...: the exact answer is the peer's on the file decoded to F32; altiserve's NMSE to it, median of five token seeds,
 # is at most 1.1 times the peer's own on the quantized file, or 1e-4.
 quantized() {
-  local name=$1 base=$2 type model seed ids ours theirs
+  local name=$1 base=$2 type model seed ids ours theirs made
   shift 2
   [ -n "${ONLY:-}" ] && ! [[ $name =~ $ONLY ]] && return
   model=$cache/$name.gguf
   "$PEER_DIR/peer" random "$model" --meta "$ARCHS_DIR/$base.gguf" --seed 3 > "$work/log" 2>&1 || { echo "$name: peer random failed"; failed=1; return; }
   for type in "$@"; do
-    "$PEER_DIR/peer" quantize "$model" "$work/q.gguf" "$type" --imatrix uniform > "$work/log" 2>&1 && "$PEER_DIR/peer" quantize "$work/q.gguf" "$work/f.gguf" F32 > "$work/log" 2>&1 \
+    [ -n "${TYPE:-}" ] && ! [[ $type =~ $TYPE ]] && continue
+    made=("$type" --imatrix uniform)
+    [ "$type" = NVFP4 ] && made=(Q4_0 --tensors nvfp4) # the peer has no file type of it
+    "$PEER_DIR/peer" quantize "$model" "$work/q.gguf" "${made[@]}" > "$work/log" 2>&1 && "$PEER_DIR/peer" quantize "$work/q.gguf" "$work/f.gguf" F32 > "$work/log" 2>&1 \
       || { echo "$name $type: the peer cannot make it: $(tail -1 "$work/log")"; continue; }
     : > "$work/pairs"
     for seed in 1 2 3 4 5; do
@@ -194,9 +201,9 @@ quantized() {
     theirs=$(cut -d' ' -f2 "$work/pairs" | sort -g | sed -n 3p)
     rows=$((rows + 1))
     if awk -v a="$ours" -v b="$theirs" 'BEGIN { exit !(a == a + 0 && (a <= 1.1 * b || a <= 1e-4)) }'; then
-      printf '%-20s %-11s %-10s holds (the peer %s)\n' "$name" "$type" "$ours" "$theirs"
+      printf '%-28s %-16s %-10s holds (the peer %s)\n' "$name" "$type" "$ours" "$theirs"
     else
-      printf '%-20s %-11s %-10s OUT OF BOUND (the peer %s)\n' "$name" "$type" "$ours" "$theirs"
+      printf '%-28s %-16s %-10s OUT OF BOUND (the peer %s)\n' "$name" "$type" "$ours" "$theirs"
       failed=1
     fi
   done
@@ -204,7 +211,7 @@ quantized() {
 if [ -n "${SAMPLE:-}" ]; then
   quantized quant-llama llama-dense Q8_0 Q4_K_M
 else
-  quantized quant-llama llama-dense F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K_M Q4_K_M Q5_K_M Q6_K IQ2_XXS IQ2_XS IQ3_XXS IQ3_S IQ1_S IQ1_M IQ4_NL IQ4_XS TQ1_0 TQ2_0
+  quantized quant-llama llama-dense F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q2_K_S Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K IQ2_XXS IQ2_XS IQ2_S IQ2_M IQ3_XXS IQ3_XS IQ3_S IQ3_M IQ1_S IQ1_M IQ4_NL IQ4_XS TQ1_0 TQ2_0 Q1_0 Q2_0 NVFP4
   quantized quant-moe qwen3moe-moe Q8_0 Q4_K_M MXFP4_MOE
 fi
 echo "logits: $rows rows held to the peer; not built: $(echo $skipped | wc -w)"

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Writes docs/MODELS.md from what the conformance scripts printed.
+  report.py LOGS > docs/MODELS.md      LOGS: a folder of *.log, whole runs or pieces; of a row that stands in several the last counts
+Architectures and the reasons of those that are out are read from src/model/model_table.c, so that no row can be missing."""
+import glob
+import os
+import re
+import sys
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+
+
+def architectures():
+    """[(name, reason it is out or None)] in the table's order."""
+    out = []
+    text = open(os.path.join(ROOT, "src/model/model_table.c"), encoding="utf-8").read()
+    for m in re.finditer(r'\{\.name = "([^"]+)"|OUT\("([^"]+)", "([^"]+)"\)', text):
+        if m[1]: out.append((m[1], None))
+        elif m[2]: out.append((m[2], m[3]))
+    return out
+
+
+class Logs:
+    def __init__(self, folder):
+        self.logits, self.quant, self.weights, self.vocab, self.templates = {}, {}, {}, {}, {}
+        self.head = None
+        for path in sorted(glob.glob(os.path.join(folder, "*.log"))):
+            for line in open(path, encoding="utf-8", errors="replace"): self.line(line.rstrip("\n"))
+
+    def line(self, s):
+        if m := re.match(r"(\S+)\s+(\S+)\s+F32\s+(\S+)\s+(holds|OUT OF BOUND) \((\S+)\)$", s):
+            self.logits.setdefault(m[2], {})[m[1]] = (float(m[3]), float(m[5]), m[4] == "holds")
+        elif m := re.match(r"(quant-\S+)\s+(\S+)\s+(\S+)\s+(holds|OUT OF BOUND) \(the peer (\S+)\)$", s):
+            self.quant[(m[1], m[2])] = (float(m[3]), float(m[5]), m[4] == "holds")
+        elif m := re.match(r"(dense|gqa|moe|falcon) (\S+)(?: (.*))?: (holds|OUT)$", s):
+            self.head = (m[2], m[1], (m[3] or "").strip())
+            self.weights.setdefault(m[2], {})[self.head[1:]] = [m[4] == "holds", []]
+        elif self.head and (m := re.match(r"\s+(\S+)\s+(\d+) weights\s+decoded otherwise (\d+)\s+NMSE peer (\S+) ours (\S+) \((\S+)\)$", s)):
+            self.weights[self.head[0]][self.head[1:]][1].append((m[1], int(m[2]), int(m[3]), float(m[4]), float(m[5]), float(m[6])))
+        elif m := re.match(r"(ok|FAIL|skip|BAD)\s+(\S+) (.+?)\s+(\d+) records\s*(?:(\d+) differ)?", s):
+            self.vocab.setdefault(m[2], {})[m[3].strip()] = (int(m[4]), int(m[5] or 0), m[1] == "skip")
+        elif m := re.match(r"(ok|BAD)\s+(\S.*?)\s{2,}(\d+) (\S+), (.*)$", s):
+            self.templates[m[2]] = (int(m[3]), m[4], m[5], m[1] == "ok")
+
+
+def table(head, rows):
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for r in rows: yield "| " + " | ".join(str(c) for c in r) + " |"
+    yield ""
+
+
+def number(x): return "0" if x == 0 else f"{x:.1e}"
+
+
+def of_architectures(logs):
+    held, out, bare = [], [], []
+    for name, why in architectures():
+        models = logs.logits.get(name, {})
+        if why: out.append((f"`{name}`", why))
+        elif not models: bare.append(f"`{name}`")
+        else:
+            worst = max(models.values(), key=lambda v: v[0] / v[1])
+            held.append((f"`{name}`", len(models), number(worst[0]), f"{worst[1]:.0e}", "holds" if all(v[2] for v in models.values()) else "**out of bound**"))
+    yield f"## Architectures: {len(held)} held"
+    yield ""
+    yield "Normalised mean square error of all logits, float32 weights, random models of each architecture: 1 to 200 tokens (700 for some), the prompt in one"
+    yield "piece, in chunks of 7, and batched with strangers. The figure is the worst, relative to its bound."
+    yield ""
+    yield from table(("architecture", "models", "worst NMSE", "bound", ""), held)
+    if bare:
+        yield "Built, and not held by this run: " + ", ".join(bare) + "."
+        yield ""
+    yield f"## Architectures that are out: {len(out)}"
+    yield ""
+    yield "A file of one of these is refused by name when it is loaded, with the reason."
+    yield ""
+    yield from table(("architecture", "why"), out)
+
+
+def of_types(logs):
+    yield "## File types"
+    yield ""
+    yield "Logits: NMSE against the same file decoded to float32, median of five token seeds, altiserve's and the peer's on the same file (bound: 1.1 times the"
+    yield "peer's, or 1e-4). Weights: NMSE of what `quantize` writes against the float32 file, relative to the peer's file of the same name, worst and best of a"
+    yield "tensor type over several models, with and without an importance matrix; and how many weights of the peer's file decode to another value here."
+    yield ""
+    names = list(dict.fromkeys([t for _, t in logs.quant] + list(logs.weights)))
+    rows = []
+    for t in names:
+        q = [v for (m, n), v in logs.quant.items() if n == t]
+        w = [x for v in logs.weights.get(t, {}).values() for x in v[1]]
+        ok = all(v[2] for v in q) and all(v[0] for v in logs.weights.get(t, {}).values())
+        rows.append((f"`{t}`", " ".join(number(v[0]) for v in q) or "–", " ".join(number(v[1]) for v in q) or "–",
+                     f"{max(x[5] for x in w):.3f}" if w else "–", f"{min(x[5] for x in w):.3f}" if w else "–", sum(x[2] for x in w) if w else "–", "holds" if ok else "**out**"))
+    yield from table(("file type", "logits", "the peer's", "weights, worst", "best", "decoded otherwise", ""), rows)
+    tensors = {}
+    for v in logs.weights.values():
+        for _, lines in v.values():
+            for x in lines: tensors.setdefault(x[0], []).append(x)
+    yield "## Tensor types"
+    yield ""
+    yield from table(("tensor type", "weights compared", "decoded otherwise", "NMSE to the peer's, worst"),
+                     [(f"`{t}`", sum(x[1] for x in v), sum(x[2] for x in v), f"{max(x[5] for x in v):.3f}") for t, v in sorted(tensors.items())])
+
+
+def of_vocabularies(logs):
+    yield "## Vocabularies and pre-tokenizers"
+    yield ""
+    yield "Ids against the peer's: its `.inp` texts, random strings by seed (words of many scripts, code, whitespace runs, look-alikes of special tokens, broken"
+    yield "UTF-8) with and without special tokens, and a long mixed text; and text from ids, byte for byte. `pre:` rows are a vocabulary under another"
+    yield "`tokenizer.ggml.pre`, `kind:` rows a vocabulary made for the test."
+    yield ""
+    rows = []
+    for name, parts in logs.vocab.items():
+        ids = [v for k, v in parts.items() if "back to" not in k and "detokenize" not in k]
+        back = [v for k, v in parts.items() if "back to" in k or "detokenize" in k]
+        skipped = sum(v[2] for v in parts.values())
+        say = "holds" if not any(v[1] for v in parts.values()) else "**differs**"
+        if skipped: say += f"; {skipped} texts that the peer cannot take"
+        rows.append((f"`{name}`", sum(v[0] for v in ids), sum(v[1] for v in ids), sum(v[0] for v in back) or "–", sum(v[1] for v in back) if back else "–", say))
+    yield from table(("vocabulary", "strings", "other ids", "texts back", "differ", ""), rows)
+
+
+def of_templates(logs):
+    yield "## Chat templates"
+    yield ""
+    yield "Rendered text against Jinja2's, set up as transformers does, over a matrix of conversations."
+    yield ""
+    yield from table(("template", "cases", "", ""), [(f"`{n}`" if "." in n else n, f"{v[0]} {v[1]}", v[2], "holds" if v[3] else "**differs**") for n, v in logs.templates.items()])
+
+
+def main():
+    if len(sys.argv) != 2: sys.exit("usage: report.py LOGS > docs/MODELS.md")
+    logs = Logs(sys.argv[1])
+    print("# What was held against its references\n")
+    print("Written by `make conformance` (tests/conformance/report.py) from its own output; do not edit. References: llama.cpp (ids, logits, quantized files) and")
+    print("Jinja2 (templates). CI runs a sample of each part.\n")
+    for part in (of_architectures, of_types, of_vocabularies, of_templates): print("\n".join(part(logs)))
+
+
+main()

@@ -8,7 +8,7 @@
 #include "cpu/cpu.h"
 #include "obs/obs.h"
 
-enum { DEFAULT_CONTEXT = 8192, DEFAULT_PARALLEL = 64, DEFAULT_STEP = 512, MIN_TOKENS = 256 };
+enum { DEFAULT_CONTEXT = 8192, DEFAULT_PARALLEL = 64, DEFAULT_STEP = 512, MIN_TOKENS = 256, LEAST_STATES = 2 };
 static const uint64_t KV_COMFORT = 4ull << 30; // pages beyond this are not reserved unless one sequence needs them
 
 uint32_t eng_context(uint32_t asked, uint32_t trained) {
@@ -52,7 +52,6 @@ static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 // Pages of a group when the pool holds `tokens` tokens for up to `parallel` sequences.
 static int32_t pages_of(const dev_group *g, int64_t tokens, int64_t parallel, int64_t rows) {
     int64_t pages = (tokens + DEV_PAGE_TOKENS - 1) / DEV_PAGE_TOKENS;
-    if (g->kind == DEV_GROUP_RECURRENT) pages = 2 * parallel + 2;
     if (g->kind == DEV_GROUP_WINDOW) pages = min64(pages, 2 * parallel * ((g->window + rows) / DEV_PAGE_TOKENS + 2)); // twice: half for the prefix cache
     return (int32_t)min64(pages, INT32_MAX);
 }
@@ -64,11 +63,21 @@ static void size_pages(eng_load_sizes *s, uint64_t left, int64_t parallel) {
     uint64_t token = s->model.kv_token_bytes ? s->model.kv_token_bytes : 1;
     int64_t context = (int64_t)info->context, fit = (int64_t)(left / token), tokens = parallel * context;
     uint64_t comfort = left / 2 < KV_COMFORT ? left / 2 : KV_COMFORT;
+    s->kv = 0;
+    for (int i = 0; i < info->n_groups; i++) { // states: one a sequence and as many again as snapshots, within a quarter, but one of each
+        if (info->groups[i].kind != DEV_GROUP_RECURRENT) continue;
+        uint64_t bytes = s->model.page_bytes[i] ? s->model.page_bytes[i] : 1;
+        int64_t n = min64(4 * parallel + 32, (int64_t)(comfort / 4 / bytes));
+        s->n_pages[i] = (int32_t)(n < LEAST_STATES ? LEAST_STATES : min64(n, INT32_MAX));
+        s->kv += bytes * (uint64_t)s->n_pages[i];
+    }
+    left -= s->kv < left ? s->kv : left;
+    fit = (int64_t)(left / token);
     if (tokens > (int64_t)(comfort / token)) tokens = (int64_t)(comfort / token);
     if (tokens < context + DEV_PAGE_TOKENS) tokens = context + DEV_PAGE_TOKENS;
     if (tokens > fit) tokens = fit;
-    s->kv = 0;
     for (int i = 0; i < info->n_groups; i++) {
+        if (info->groups[i].kind == DEV_GROUP_RECURRENT) continue;
         s->n_pages[i] = pages_of(&info->groups[i], tokens, parallel, s->rows);
         s->kv += s->model.page_bytes[i] * (uint64_t)s->n_pages[i];
     }
@@ -97,6 +106,8 @@ status eng_load_predict(const eng_file *f, const altiserve_options *o, uint64_t 
     dev_destroy(dev);
     if (s != OK) return s;
     uint64_t fixed = out->model.weights + out->model.scratch, least = fixed + out->model.kv_token_bytes * MIN_TOKENS;
+    for (int i = 0; i < out->model.info.n_groups; i++)
+        if (out->model.info.groups[i].kind == DEV_GROUP_RECURRENT) least += out->model.page_bytes[i] * LEAST_STATES;
     if (least > limit)
         return error_set(err, E_NOMEM, "%s needs at least %llu bytes (weights %llu, scratch %llu) and --memory allows %llu", f->id, (unsigned long long)least,
                          (unsigned long long)out->model.weights, (unsigned long long)out->model.scratch, (unsigned long long)limit);

@@ -12,6 +12,8 @@
 #include "base/mem.h"
 #include "obs/obs.h"
 
+enum { SNAPSHOT_EVERY = 1024 }; // tokens of a prompt between recurrent states that are kept
+
 static bool older(const eng_choice *a, const eng_choice *b) {
     if (a->r->priority != b->r->priority) return a->r->priority < b->r->priority;
     return a->r->order != b->r->order ? a->r->order < b->r->order : a->index < b->index;
@@ -110,6 +112,7 @@ status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, e
     kv_config config = {.n_groups = m->plan->n_groups, .index = index && !model_get_info(m->m)->whole, .copy = copy_page, .copy_ctx = v};
     memcpy(config.groups, m->plan->groups, sizeof config.groups);
     memcpy(config.n_pages, m->n_pages, sizeof config.n_pages);
+    for (int i = 0; i < config.n_groups; i++) v->snapshots |= config.index && config.groups[i].kind == DEV_GROUP_RECURRENT;
     size_t rows = (size_t)m->max_rows;
     v->tokens = mem_calloc(rows, sizeof *v->tokens);
     v->positions = mem_calloc(rows, sizeof *v->positions);
@@ -255,7 +258,7 @@ static eng_choice *admit(eng_served *v) {
     }
     size_t cached = kv_seq_match(c->kv, c->tokens, c->n_tokens);
     int64_t need = (int64_t)(c->n_tokens / KV_PAGE) + 2 - (int64_t)(cached / KV_PAGE);
-    if (v->n_running && need + promised(v) > (int64_t)kv_available(v->pool)) {
+    if (v->n_running && (need + promised(v) > (int64_t)kv_available(v->pool) || kv_available_states(v->pool) < 0)) {
         kv_seq_free(c->kv);
         c->kv = NULL;
         return NULL;
@@ -303,6 +306,14 @@ static bool computed_soon(const eng_served *v, const eng_choice *c, size_t at) {
     return false;
 }
 
+// Where a recurrent state is kept while c's prompt is read: every so often, and at the last border that another request with this prompt can go on from.
+static bool keeps_state(const eng_choice *c, size_t at) { return at && (at % SNAPSHOT_EVERY == 0 || at == (c->n_tokens - 1) / KV_PAGE * KV_PAGE); }
+
+static size_t next_state(const eng_choice *c, size_t at) {
+    size_t last = (c->n_tokens - 1) / KV_PAGE * KV_PAGE, next = (at / SNAPSHOT_EVERY + 1) * SNAPSHOT_EVERY;
+    return next < last ? next : at < last ? last : c->n_tokens;
+}
+
 // A chunk of c's prompt; the rows it took.
 static void add_chunk(eng_served *v, eng_choice *c, int32_t *budget) {
     size_t before = kv_seq_len(c->kv), at = kv_seq_match(c->kv, c->tokens, c->n_tokens);
@@ -316,6 +327,7 @@ static void add_chunk(eng_served *v, eng_choice *c, int32_t *budget) {
         n = (size_t)*budget;
         if (n >= KV_PAGE && (at + n) % KV_PAGE < n) n -= (at + n) % KV_PAGE; // end at a page's border: others can go on from there
     }
+    if (v->snapshots && at + n > next_state(c, at)) n = next_state(c, at) - at;
     if (!n) return;
     if (!make_room(v, c, at + n)) {
         if (c->phase == CHOICE_RUNNING && (!v->blocked || older(c, v->blocked))) v->blocked = c;
@@ -429,7 +441,10 @@ static void give(eng_served *v, eng_choice *c) {
 static void harvest(eng_served *v, samp_scratch *scratch) {
     for (int32_t i = 0; i < v->n_seqs; i++) {
         eng_choice *c = v->of[i];
+        bool stream = is_stream(c);
         kv_seq_commit(c->kv, c->tokens, kv_seq_len(c->kv) + (size_t)c->n_rows);
+        size_t len = kv_seq_len(c->kv);
+        if (v->snapshots && len % KV_PAGE == 0 && (stream || keeps_state(c, len))) kv_seq_snapshot(c->kv, stream); // a turn ends anywhere: its last border
     }
     for (int32_t i = 0; i < v->n_seqs; i++) {
         eng_choice *c = v->of[i];

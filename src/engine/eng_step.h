@@ -9,6 +9,7 @@ typedef struct eng_served {
     struct eng_served *next;    // of all served models, under the scheduler's lock
     kv_pool    *pool;
     kv_key      key;
+    bool        snapshots;      // recurrent states are kept at some borders of pages
     int32_t     parallel;
     eng_choice *waiting, *running; // by age
     int32_t     n_waiting, n_running;

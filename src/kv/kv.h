@@ -61,7 +61,8 @@ status kv_seq_reserve(kv_seq *seq, size_t upto, error *err);
 // The tokens up to `len` are computed: full pages enter the index, pages behind a window are given back. tokens: from the sequence's start.
 void   kv_seq_commit(kv_seq *seq, const int32_t *tokens, size_t len);
 // Keeps the recurrent state at this length (a page border) for later matches, if a page can be had without taking one in use. No recurrent group: nothing.
-void   kv_seq_snapshot(kv_seq *seq);
+// moving: in place of the sequence's last moving one, so that a text that grows has one snapshot, at the last border it passed.
+void   kv_seq_snapshot(kv_seq *seq, bool moving);
 // Forgets tokens from `len` on (rejected drafts). Not below what a window has given back.
 void   kv_seq_truncate(kv_seq *seq, size_t len);
 size_t kv_seq_len(const kv_seq *seq);
@@ -71,6 +72,8 @@ const int32_t *kv_seq_pages(const kv_seq *seq, int32_t group, int32_t *n);
 bool   kv_fits(const kv_pool *pool, size_t tokens);
 // Pages that a newcomer could get in every full group (free or cached); a large number where there is no such group.
 int64_t kv_available(const kv_pool *pool);
+// States that newcomers could get in every recurrent group, those kept back for sequences that have none yet; a large number where there is no such group.
+int64_t kv_available_states(const kv_pool *pool);
 // Pages of the group that a sequence of so many tokens holds at most at once.
 int32_t kv_group_need(const kv_pool *pool, int32_t group, size_t tokens);
 

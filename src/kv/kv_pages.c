@@ -86,8 +86,11 @@ status kv_create(const kv_config *config, kv_pool **out, error *err) {
         }
         total += (size_t)g->n;
     }
-    p->max_nodes = 4 * total + 64;
-    for (p->n_heads = 64; p->n_heads < total;) p->n_heads *= 2;
+    // A node without pages lives while a snapshot below it does: where states alone are kept, a few of them hold long chains.
+    bool pages = false;
+    for (int32_t i = 0; i < config->n_groups; i++) pages |= config->groups[i].kind != DEV_GROUP_RECURRENT;
+    p->max_nodes = pages ? 4 * total + 64 : 128 * total + 64;
+    for (p->n_heads = 64; p->n_heads < p->max_nodes / 4;) p->n_heads *= 2;
     if (!(p->heads = mem_alloc(p->n_heads * sizeof *p->heads))) goto nomem;
     memset(p->heads, 0xff, p->n_heads * sizeof *p->heads);
     *out = p;

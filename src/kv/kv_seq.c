@@ -36,7 +36,7 @@ status kv_seq_create(kv_pool *p, const kv_key *key, kv_seq **out, error *err) {
     s->root[0] = h.low64;
     s->root[1] = h.high64;
     s->pool = p;
-    s->tip = -1;
+    s->tip = s->moving = -1;
     s->next = p->seqs;
     if (s->next) s->next->prev = s;
     p->seqs = s;
@@ -77,7 +77,7 @@ status kv_seq_fork(kv_seq *s, kv_seq **out, error *err) {
     memset(f->table, 0, sizeof f->table);
     memset(f->cap, 0, sizeof f->cap);
     memset(f->n, 0, sizeof f->n);
-    f->tip = -1;
+    f->tip = f->moving = -1;
     f->prev = NULL;
     f->next = p->seqs;
     if (f->next) f->next->prev = f;
@@ -207,6 +207,17 @@ int64_t kv_available(const kv_pool *p) {
     return least;
 }
 
+int64_t kv_available_states(const kv_pool *p) {
+    int64_t least = INT64_MAX / 4;
+    for (int32_t g = 0; g < p->config.n_groups; g++) {
+        if (!recurrent(p, g)) continue;
+        int64_t n = (int64_t)p->groups[g].n_free + p->groups[g].n_cached;
+        for (const kv_seq *s = p->seqs; s; s = s->next) n -= s->n[g] == 0;
+        if (n < least) least = n;
+    }
+    return least;
+}
+
 bool kv_fits(const kv_pool *p, size_t tokens) {
     for (int32_t g = 0; g < p->config.n_groups; g++) {
         if (windowed(p, g)) continue; // bounded by window + chunk: the caller sizes the pool for that
@@ -303,11 +314,17 @@ void kv_seq_commit(kv_seq *s, const int32_t *tokens, size_t len) {
     }
 }
 
-void kv_seq_snapshot(kv_seq *s) {
+void kv_seq_snapshot(kv_seq *s, bool moving) {
     kv_pool *p = s->pool;
     if (!p->config.index || s->index_off || !s->len || s->len % KV_PAGE || s->indexed != s->len / KV_PAGE || s->tip < 0) return;
+    int32_t last = moving ? s->moving : -1;
     for (int32_t g = 0; g < p->config.n_groups; g++) {
         if (!recurrent(p, g) || !s->n[g] || p->nodes[s->tip].page[g] >= 0) continue;
+        if (last >= 0 && last != s->tip && p->nodes[last].page[g] >= 0) { // the tip's chain holds the node
+            int32_t old = p->nodes[last].page[g];
+            p->nodes[last].page[g] = -1;
+            page_detach(p, g, old);
+        }
         int32_t id = page_take(p, g);
         if (id < 0) continue;
         p->config.copy(p->config.copy_ctx, g, s->table[g][0], id);
@@ -315,6 +332,7 @@ void kv_seq_snapshot(kv_seq *s) {
         p->nodes[s->tip].page[g] = id;
         p->groups[g].pages[id].node = s->tip;
         page_unref(p, g, id);
+        if (moving) s->moving = s->tip;
     }
 }
 
@@ -331,6 +349,7 @@ void kv_seq_truncate(kv_seq *s, size_t len) {
         }
     }
     while (s->indexed > len / KV_PAGE) {
+        if (s->moving == s->tip) s->moving = -1;
         set_tip(s, p->nodes[s->tip].parent);
         s->indexed--;
     }

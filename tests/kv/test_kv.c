@@ -137,7 +137,7 @@ static void random_operations(const dev_group *groups, const int32_t *pages, int
             size_t upto = s->len + 1 + draw(200);
             s->len = kv_seq_match(s->kv, s->tokens, upto < MAX_TOKENS ? upto : MAX_TOKENS);
         } else if (what < 75) {
-            kv_seq_snapshot(s->kv);
+            kv_seq_snapshot(s->kv, draw(2));
         } else if (what < 85) {
             seq *f = &seqs[draw(SEQS)];
             if (!f->kv) {
@@ -196,6 +196,42 @@ static void window_alone(void **state) {
 static void recurrent_and_full(void **state) {
     (void)state;
     random_operations((dev_group[]){{.kind = DEV_GROUP_FULL}, {.kind = DEV_GROUP_RECURRENT}}, (int32_t[]){60, 30}, 2, 1500000, false);
+}
+
+static void recurrent_alone(void **state) {
+    (void)state;
+    random_operations((dev_group[]){{.kind = DEV_GROUP_RECURRENT}}, (int32_t[]){24}, 1, 1000000, false);
+}
+
+// A hit ends exactly at a snapshot; a moving one leaves its last place.
+static void snapshots(void **state) {
+    (void)state;
+    static const dev_group groups[] = {{.kind = DEV_GROUP_FULL}, {.kind = DEV_GROUP_RECURRENT}};
+    world w = {0};
+    kv_config c = config_of(&w, groups, (int32_t[]){20, 4}, 2);
+    assert_int_equal(kv_create(&c, &w.pool, NULL), OK);
+    seq a = {0}, b = {0};
+    for (int i = 0; i < 400; i++) a.tokens[i] = b.tokens[i] = i;
+    open_seq(&w, &a);
+    assert_int_equal(kv_available_states(w.pool), 3); // a's own is kept back
+    for (int i = 1; i <= 6; i++) {
+        assert_true(advance(&w, &a, (size_t)i * KV_PAGE, groups));
+        if (i == 2) kv_seq_snapshot(a.kv, false);
+        if (i == 4 || i == 5) kv_seq_snapshot(a.kv, true);
+    }
+    assert_int_equal(kv_available_states(w.pool), 3); // snapshots count: they give way
+    static const struct { size_t prompt, hit; } found[] = {{64, 0}, {65, 64}, {150, 64}, {161, 160}, {300, 160}};
+    for (size_t i = 0; i < sizeof found / sizeof *found; i++) {
+        open_seq(&w, &b);
+        b.len = kv_seq_match(b.kv, b.tokens, found[i].prompt);
+        assert_int_equal(b.len, found[i].hit);
+        read_back(&w, &b, groups);
+        check(&w);
+        kv_seq_free(b.kv);
+    }
+    kv_seq_free(a.kv);
+    check(&w);
+    kv_destroy(w.pool);
 }
 
 static const dev_group one_full[] = {{.kind = DEV_GROUP_FULL}};
@@ -279,7 +315,7 @@ static void allocation_failures(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(match_is_shorter_than_the_prompt), cmocka_unit_test(eviction_takes_leaves_first), cmocka_unit_test(allocation_failures),
-        cmocka_unit_test(full_group), cmocka_unit_test(full_and_window), cmocka_unit_test(window_alone), cmocka_unit_test(recurrent_and_full),
+        cmocka_unit_test(full_group), cmocka_unit_test(full_and_window), cmocka_unit_test(window_alone), cmocka_unit_test(recurrent_and_full), cmocka_unit_test(recurrent_alone), cmocka_unit_test(snapshots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,187 @@
+// Recurrent models in the engine: a small random hybrid (state-space, attention and feed-forward layers) from a file. Reuse of prefixes goes on from
+// kept states and changes no token; states are few, and requests that want more of them than there are wait and answer as they do alone.
+#include <unistd.h>
+
+#include "engine/engine_util.h"
+#include "gguf/gguf.h"
+
+enum { EMBED = 32, VOCAB = 64, INNER = 64, HEADS = 4, GROUPS = 2, STATE = 8, TAPS = 4, WIDE = INNER + 2 * GROUPS * STATE, LONGEST = 1400 };
+
+static char path[64];
+
+static float noise(void)
+{
+    static uint64_t s = 11;
+    s = s * 6364136223846793005u + 1442695040888963407u;
+    return (float)(int32_t)(s >> 32) / 2147483648.0f;
+}
+
+static float *values[64];
+static size_t n_values;
+
+static void put(gguf_writer *w, const char *name, uint64_t k, uint64_t n, float scale, float shift)
+{
+    uint64_t dims[2] = {k, n};
+    float *v = values[n_values++] = mem_alloc(k * n * sizeof *v);
+    for (uint64_t i = 0; i < k * n; i++) v[i] = noise() * scale + shift;
+    assert_int_equal(gguf_writer_tensor(w, name, 0, n > 1 ? 2 : 1, dims, v, NULL), OK);
+}
+
+static int write_model(void **state)
+{
+    (void)state;
+    static const struct { const char *key; uint32_t value; } keys[] = {{"block_count", 3}, {"embedding_length", EMBED}, {"context_length", 2048}, {"attention.head_count", 2}, {"attention.head_count_kv", 2},
+        {"attention.key_length", 16}, {"attention.value_length", 16}, {"ssm.conv_kernel", TAPS}, {"ssm.inner_size", INNER}, {"ssm.state_size", STATE}, {"ssm.time_step_rank", HEADS}, {"ssm.group_count", GROUPS}};
+    gguf_writer *w;
+    error err = {0};
+    char name[64];
+    assert_int_equal(gguf_writer_create(&w, &err), OK);
+    gguf_writer_set_text(w, "general.architecture", "nemotron_h", &err);
+    gguf_writer_set_text(w, "tokenizer.ggml.model", "test", &err);
+    char spelled[VOCAB][8];
+    gguf_str names[VOCAB];
+    for (int i = 0; i < VOCAB; i++) names[i] = (gguf_str){spelled[i], (size_t)snprintf(spelled[i], sizeof spelled[i], "t%d", i)};
+    assert_int_equal(gguf_writer_set(w, "tokenizer.ggml.tokens", GGUF_ARRAY, &(gguf_items){GGUF_STRING, VOCAB, names}, &err), OK);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        snprintf(name, sizeof name, "nemotron_h.%s", keys[i].key);
+        gguf_writer_set_u32(w, name, keys[i].value, &err);
+    }
+    gguf_writer_set_f32(w, "nemotron_h.attention.layer_norm_rms_epsilon", 1e-5f, &err);
+    put(w, "token_embd.weight", EMBED, VOCAB, 1, 0);
+    put(w, "output_norm.weight", EMBED, 1, 0.2f, 1);
+    put(w, "output.weight", EMBED, VOCAB, 1, 0);
+    put(w, "blk.0.attn_norm.weight", EMBED, 1, 0.2f, 1);
+    put(w, "blk.0.ssm_in.weight", EMBED, INNER + WIDE + HEADS, 0.4f, 0);
+    put(w, "blk.0.ssm_conv1d.weight", TAPS, WIDE, 0.6f, 0);
+    put(w, "blk.0.ssm_conv1d.bias", WIDE, 1, 0.3f, 0);
+    put(w, "blk.0.ssm_dt.bias", HEADS, 1, 0.5f, -2);
+    put(w, "blk.0.ssm_a", 1, HEADS, 0.01f, -0.02f); // a memory of hundreds of tokens
+    put(w, "blk.0.ssm_d", 1, HEADS, 1, 0);
+    put(w, "blk.0.ssm_norm.weight", INNER / GROUPS, GROUPS, 0.2f, 1);
+    put(w, "blk.0.ssm_out.weight", INNER, EMBED, 0.5f, 0);
+    put(w, "blk.1.attn_norm.weight", EMBED, 1, 0.2f, 1);
+    put(w, "blk.1.attn_q.weight", EMBED, EMBED, 0.4f, 0);
+    put(w, "blk.1.attn_k.weight", EMBED, EMBED, 0.4f, 0);
+    put(w, "blk.1.attn_v.weight", EMBED, EMBED, 0.4f, 0);
+    put(w, "blk.1.attn_output.weight", EMBED, EMBED, 0.4f, 0);
+    put(w, "blk.2.attn_norm.weight", EMBED, 1, 0.2f, 1);
+    put(w, "blk.2.ffn_up.weight", EMBED, 64, 0.4f, 0);
+    put(w, "blk.2.ffn_down.weight", 64, EMBED, 0.4f, 0);
+    snprintf(path, sizeof path, "/tmp/altiserve-recurrent-%ld.gguf", (long)getpid());
+    status st = gguf_writer_path(w, path, &err);
+    gguf_writer_free(w);
+    while (n_values) mem_free(values[--n_values]);
+    return st == OK ? 0 : -1;
+}
+
+static int remove_model(void **state)
+{
+    (void)state;
+    return unlink(path);
+}
+
+static altiserve *engine(bool cache, int parallel, int step)
+{
+    altiserve_options o = toy_options();
+    o.open_paths = true;
+    o.prefix_cache = cache;
+    o.parallel = parallel;
+    o.step_tokens = step;
+    return engine_with(o);
+}
+
+static int32_t text[2][LONGEST];
+
+static void make_texts(void)
+{
+    for (int i = 0; i < LONGEST; i++) {
+        text[0][i] = (i * 7 + i * i % 11) % VOCAB;
+        text[1][i] = (i * 5 + i * i % 13) % VOCAB;
+    }
+}
+
+static altiserve_generate prompt(const int32_t *tokens, size_t n, uint32_t max_tokens)
+{
+    return (altiserve_generate){.model = path, .tokens = tokens, .n_tokens = n, .n = 1, .max_tokens = max_tokens, .logprobs = -1, .ignore_eos = true, .sampling = {.temperature = 0}, .given = SAMPLING_TEMPERATURE};
+}
+
+static answer *asked(altiserve *a, const int32_t *tokens, size_t n, uint32_t max_tokens)
+{
+    altiserve_generate g = prompt(tokens, n, max_tokens);
+    answer *out = ask(a, &g);
+    if (out->submitted != OK || out->end == FINISH_ERROR) fail_msg("%s", out->err.text);
+    return out;
+}
+
+// The same answers with reuse as without, for prompts that end inside and at the end of a page; and how much was found.
+static void prefixes_are_reused(void **state)
+{
+    (void)state;
+    make_texts();
+    altiserve *plain = engine(false, 4, 64), *a = engine(true, 4, 100);
+    static const struct { size_t n; uint32_t cached; } asks[] = {{77, 0}, {77, 64}, {97, 64}, {98, 96}, {96, 64}, {1400, 96}, {1399, 1376}, {1040, 1024}, {1025, 1024}, {20, 0}};
+    for (size_t i = 0; i < sizeof asks / sizeof *asks; i++) {
+        answer *x = asked(plain, text[0], asks[i].n, 24), *y = asked(a, text[0], asks[i].n, 24);
+        same_tokens(x, y, 0, 0);
+        if (y->usage.cached_tokens != asks[i].cached) fail_msg("prompt %zu of %zu tokens: %u cached, expected %u", i, asks[i].n, y->usage.cached_tokens, asks[i].cached);
+        assert_int_equal(x->usage.cached_tokens, 0);
+        answer_free(x);
+        answer_free(y);
+    }
+    altiserve_destroy(plain);
+    altiserve_destroy(a);
+}
+
+// The next turn goes on from the last border of the answer before.
+static void turns_are_reused(void **state)
+{
+    (void)state;
+    make_texts();
+    altiserve *plain = engine(false, 4, 64), *a = engine(true, 4, 64);
+    int32_t tokens[400];
+    size_t n = 50;
+    memcpy(tokens, text[1], sizeof tokens);
+    for (int turn = 0; turn < 3; turn++) {
+        answer *x = asked(plain, tokens, n, 60), *y = asked(a, tokens, n, 60);
+        same_tokens(x, y, 0, 0);
+        assert_int_equal(y->n_tokens[0], 60);
+        if (turn) assert_int_equal(y->usage.cached_tokens, (n - 9 - 1) / 32 * 32); // the last token of an answer was never read
+        memcpy(tokens + n, y->tokens[0], 60 * sizeof *tokens);
+        n += 60 + 9; // and what the user says next
+        answer_free(x);
+        answer_free(y);
+    }
+    altiserve_destroy(plain);
+    altiserve_destroy(a);
+}
+
+// Many at once, several choices among them: as each alone.
+static void crowds_answer_as_one(void **state)
+{
+    (void)state;
+    make_texts();
+    enum { CROWD = 10 };
+    altiserve *plain = engine(false, 1, 64), *a = engine(true, 3, 48);
+    altiserve_request *r[CROWD];
+    error err;
+    for (int i = 0; i < CROWD; i++) {
+        altiserve_generate g = prompt(text[i % 2], 40 + 31 * (size_t)(i / 2), 20);
+        g.n = i % 4 == 3 ? 3 : 1;
+        assert_int_equal(altiserve_submit(a, &g, &r[i], &err), OK);
+    }
+    for (int i = 0; i < CROWD; i++) {
+        answer *y = mem_calloc(1, sizeof *y), *x = asked(plain, text[i % 2], 40 + 31 * (size_t)(i / 2), 20);
+        collect(r[i], y);
+        for (int c = 0; c < (i % 4 == 3 ? 3 : 1); c++) same_tokens(x, y, 0, c);
+        answer_free(x);
+        answer_free(y);
+    }
+    altiserve_destroy(plain);
+    altiserve_destroy(a);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(prefixes_are_reused), cmocka_unit_test(turns_are_reused), cmocka_unit_test(crowds_answer_as_one)};
+    return cmocka_run_group_tests(tests, write_model, remove_model);
+}

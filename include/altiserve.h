@@ -31,6 +31,11 @@ typedef struct altiserve_options {
     bool        rescan;       // watch the folder while running
     bool        open_paths;   // a model may be named by any path; off where names come from clients
     bool        prefix_cache; // reuse computed pages between requests
+    // Tiers of the prefix cache below the pool of pages; without prefix_cache they are off.
+    const char *cache_dir;    // folder for computed pages that outlives the process; NULL: none. One process a folder
+    uint64_t    cache_size;   // bytes of it at most; 0: 8 GiB
+    uint64_t    cache_write_rate; // bytes written there a second at most; 0: 256 MiB
+    uint64_t    host_cache;   // bytes of host memory, beside `memory`, for pages that the pool evicts; 0: none
 } altiserve_options;
 
 // Defaults: everything 0 or off but rescan and prefix_cache, which are on.

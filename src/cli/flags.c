@@ -32,6 +32,10 @@ static const flag_row table[FLAG_COUNT] = {
     [FLAG_LOAD_TIMEOUT] = {"load-timeout", REAL, CMD_SERVE, "SECONDS", 600, 1, 86400, NULL, "how long a request waits for its model (default 600)"},
     [FLAG_DRAIN_TIMEOUT] = {"drain-timeout", REAL, CMD_SERVE, "SECONDS", 30, 0, 86400, NULL, "how long running requests may go on after a stop signal (default 30)"},
     [FLAG_NO_PREFIX_CACHE] = {"no-prefix-cache", SWITCH, CMD_SERVE | CMD_RUN, NULL, 0, 0, 1, NULL, "compute every prompt in full"},
+    [FLAG_CACHE_DIR] = {"cache-dir", TEXT, CMD_SERVE | CMD_RUN, "DIR", 0, 0, 0, NULL, "keep computed pages of prompts here, also past a restart"},
+    [FLAG_CACHE_SIZE] = {"cache-size", SIZE, CMD_SERVE | CMD_RUN, "SIZE", 0, 0, 1e15, NULL, "bytes of --cache-dir at most (default 8G)"},
+    [FLAG_CACHE_WRITE_RATE] = {"cache-write-rate", SIZE, CMD_SERVE | CMD_RUN, "SIZE", 0, 0, 1e15, NULL, "bytes written there a second at most (default 256M)"},
+    [FLAG_HOST_CACHE] = {"host-cache", SIZE, CMD_SERVE | CMD_RUN, "SIZE", 0, 0, 1e15, NULL, "memory beside --memory for pages that the pool evicts (default none)"},
     [FLAG_THREADS] = {"threads", INTEGER, CMD_COMPUTES | CMD_QUANTIZE, "N", 0, 0, 1024, NULL, "compute threads (default: the processors this process may use)"},
     [FLAG_CONTEXT] = {"context", INTEGER, CMD_COMPUTES | CMD_INSPECT, "N", 0, 0, 16777216, NULL, "tokens a sequence may have (default: the file's, at most 8192)"},
     [FLAG_MEMORY] = {"memory", SIZE, CMD_COMPUTES | CMD_INSPECT, "SIZE", 0, 0, 1e15, NULL, "budget for weights, cache and scratch, as 8G (default: 80 % of the system's)"},
@@ -199,6 +203,10 @@ altiserve_options flags_engine(const flags *f) {
     o.step_tokens = (int)f->number[FLAG_STEP_TOKENS];
     o.load_timeout_ms = (uint32_t)(f->number[FLAG_LOAD_TIMEOUT] * 1000);
     o.rescan = f->command == CMD_SERVE;
+    o.cache_dir = f->text[FLAG_CACHE_DIR];
+    o.cache_size = (uint64_t)f->number[FLAG_CACHE_SIZE];
+    o.cache_write_rate = (uint64_t)f->number[FLAG_CACHE_WRITE_RATE];
+    o.host_cache = (uint64_t)f->number[FLAG_HOST_CACHE];
     o.prefix_cache = f->number[FLAG_NO_PREFIX_CACHE] == 0;
     return o;
 }

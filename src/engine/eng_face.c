@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "engine/eng_load.h"
 #include "engine/eng_sched.h"
+#include "engine/eng_tiers.h"
 
 const char *altiserve_version(void) { return ALTISERVE_VERSION; }
 
@@ -27,14 +28,15 @@ status altiserve_create(const altiserve_options *options, altiserve **out, error
     if (!a->o.queue) a->o.queue = 256;
     if (!a->o.step_tokens) a->o.step_tokens = 512;
     device *dev = NULL;
-    status s = keep(&a->models_dir, &a->o.models_dir) && keep(&a->kv_type, &a->o.kv_type) && keep(&a->device, &a->o.device) && keep(&a->isa, &a->o.isa)
+    status s = keep(&a->models_dir, &a->o.models_dir) && keep(&a->kv_type, &a->o.kv_type) && keep(&a->device, &a->o.device) && keep(&a->isa, &a->o.isa) && keep(&a->cache_dir, &a->o.cache_dir)
                    ? OK
                    : error_set(err, E_NOMEM, "no memory for the engine");
     if (s == OK) s = eng_load_device(&a->o, &dev, err); // a wrong --device or --cpu is said now, not at the first request
     dev_destroy(dev);
     if (s == OK) s = eng_sched_create(&a->o, &a->sched, err);
     if (s == OK) s = eng_models_create(&a->o, eng_sched_wake, a->sched, &a->models, err);
-    if (s == OK) s = eng_sched_start(a->sched, a->models, err);
+    if (s == OK) s = eng_tiers_create(&a->o, &a->tiers, err);
+    if (s == OK) s = eng_sched_start(a->sched, a->models, a->tiers, err);
     if (s != OK) {
         altiserve_destroy(a);
         return s;
@@ -50,10 +52,12 @@ void altiserve_destroy(altiserve *a) {
     if (a->models) eng_models_stop(a->models);
     if (a->sched) eng_sched_destroy(a->sched);
     eng_models_destroy(a->models);
+    eng_tiers_destroy(a->tiers);
     mem_free(a->models_dir);
     mem_free(a->kv_type);
     mem_free(a->device);
     mem_free(a->isa);
+    mem_free(a->cache_dir);
     mem_free(a);
 }
 

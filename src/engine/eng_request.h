@@ -40,6 +40,7 @@ typedef struct eng_choice {
     int32_t   *tokens;          // prompt, then output
     size_t     n_tokens, cap_tokens, n_out;
     kv_seq    *kv;              // NULL while waiting
+    struct eng_tier_fetch *fetch; // pages of it are on their way from lower tiers: no rows meanwhile
     sampler   *samp;
     tok_stream stream;
     samp_stop  stop;

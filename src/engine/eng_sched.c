@@ -26,6 +26,7 @@ typedef struct job {
 struct eng_sched {
     altiserve_options o;
     eng_models *models;
+    eng_tiers  *tiers;
     pthread_t   thread;
     bool        started;
 
@@ -191,7 +192,7 @@ static status served_of(eng_sched *s, eng_model *m, eng_served **out, error *err
         *out = m->sched;
         return OK;
     }
-    status st = eng_served_create(m, s, s->o.parallel, s->o.prefix_cache, out, err);
+    status st = eng_served_create(m, s, s->o.parallel, s->o.prefix_cache, s->tiers, out, err);
     if (st != OK) return st;
     m->sched = *out;
     m->sched_free = forget_served;
@@ -383,7 +384,8 @@ static void *engine_main(void *arg) {
     }
 }
 
-status eng_sched_start(eng_sched *s, eng_models *ms, error *err) {
+status eng_sched_start(eng_sched *s, eng_models *ms, eng_tiers *tiers, error *err) {
+    s->tiers = tiers;
     s->models = ms;
     if (pthread_create(&s->thread, NULL, engine_main, s)) return error_set(err, E_NOMEM, "the system started no engine thread");
     pthread_mutex_lock(&s->lock);

@@ -7,9 +7,10 @@
 #include "engine/eng_models.h"
 
 typedef struct eng_sched eng_sched;
+typedef struct eng_tiers eng_tiers;
 
 status eng_sched_create(const altiserve_options *o, eng_sched **out, error *err); // starts the thread once eng_sched_start is called
-status eng_sched_start(eng_sched *s, eng_models *ms, error *err);
+status eng_sched_start(eng_sched *s, eng_models *ms, eng_tiers *tiers, error *err);
 void   eng_sched_wake(void *sched);  // something changed: look again (the models' `changed` callback)
 void   eng_sched_drain(eng_sched *s, uint32_t deadline_ms); // as altiserve_drain
 void   eng_sched_destroy(eng_sched *s); // drains with deadline 0, joins, frees
@@ -22,7 +23,8 @@ status eng_sched_job(eng_sched *s, eng_file *f, eng_job fn, void *ctx, error *er
 
 struct altiserve {
     altiserve_options o;      // strings owned here
-    char *models_dir, *kv_type, *device, *isa;
+    char *models_dir, *kv_type, *device, *isa, *cache_dir;
     eng_models *models;
     eng_sched  *sched;
+    eng_tiers *tiers; // NULL: the pool alone
 };

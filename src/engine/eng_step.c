@@ -49,6 +49,7 @@ static void to_running(eng_served *v, eng_choice *c) {
 }
 
 static void leave(eng_served *v, eng_choice *c) {
+    eng_tiers_leave(v, c);
     if (v->blocked == c) v->blocked = NULL;
     if (c->phase == CHOICE_RUNNING && take_out(&v->running, c)) {
         v->n_running--;
@@ -103,7 +104,7 @@ static void copy_page(void *ctx, int32_t group, int32_t from, int32_t to) {
     dev_kv_copy_page(v->m->dev, v->m->kv, group, from, to);
 }
 
-status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, eng_served **out, error *err) {
+status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, eng_tiers *tiers, eng_served **out, error *err) {
     eng_served *v = mem_calloc(1, sizeof *v);
     if (!v) return error_set(err, E_NOMEM, "no memory for the scheduler");
     v->m = m;
@@ -113,6 +114,7 @@ status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, e
     memcpy(config.groups, m->plan->groups, sizeof config.groups);
     memcpy(config.n_pages, m->n_pages, sizeof config.n_pages);
     for (int i = 0; i < config.n_groups; i++) v->snapshots |= config.index && config.groups[i].kind == DEV_GROUP_RECURRENT;
+    eng_tiers_config(tiers, v, &config);
     size_t rows = (size_t)m->max_rows;
     v->tokens = mem_calloc(rows, sizeof *v->tokens);
     v->positions = mem_calloc(rows, sizeof *v->positions);
@@ -245,14 +247,18 @@ static void note_start(altiserve_request *r, size_t cached) {
     eng_request_push(r, &ev); // for want of memory it is left out: the text that follows says as much
 }
 
+status eng_served_seq(eng_served *v, const eng_choice *c, kv_seq **out, error *err) {
+    kv_key key = v->key;
+    key.salt = c->r->salt;
+    return kv_seq_create(v->pool, &key, out, err);
+}
+
 // Starts the next that waits, when its prompt and one page are to be had. NULL: nobody waits or it must go on waiting.
 static eng_choice *admit(eng_served *v) {
     if (!v->waiting || v->n_running >= v->parallel) return NULL;
     eng_choice *c = next_of(v->waiting, NULL);
     error err = {0};
-    kv_key key = v->key;
-    key.salt = c->r->salt;
-    if (kv_seq_create(v->pool, &key, &c->kv, &err) != OK) {
+    if (eng_served_seq(v, c, &c->kv, &err) != OK) {
         fail(v, c->r, &err);
         return NULL;
     }
@@ -267,6 +273,8 @@ static eng_choice *admit(eng_served *v) {
     v->n_waiting--;
     to_running(v, c);
     note_start(c->r, cached);
+    eng_tiers_hit(v, cached);
+    eng_tiers_begin(v, c);
     return c;
 }
 
@@ -316,8 +324,10 @@ static size_t next_state(const eng_choice *c, size_t at) {
 
 // A chunk of c's prompt; the rows it took.
 static void add_chunk(eng_served *v, eng_choice *c, int32_t *budget) {
+    if (c->fetch) return;
     size_t before = kv_seq_len(c->kv), at = kv_seq_match(c->kv, c->tokens, c->n_tokens);
     if (at > before && !c->n_out) c->r->cached += (uint32_t)(at - before);
+    eng_tiers_hit(v, at - before);
     bool whole = model_get_info(v->m->m)->whole;
     if (!whole && computed_soon(v, c, at)) return;
     size_t n = c->n_tokens - at;
@@ -361,6 +371,7 @@ static void compose(eng_served *v) {
     v->n_rows = v->n_wanted = v->n_seqs = 0;
     v->load = (pol_step){0};
     make_way(v);
+    v->more = eng_tiers_pump(v, make_room);
     for (eng_choice *c = v->running; c; c = c->next) c->n_rows = 0, c->passed = false;
     if (v->blocked) { // before the streams take the pages again
         eng_choice *c = v->blocked;
@@ -445,6 +456,7 @@ static void harvest(eng_served *v, samp_scratch *scratch) {
         kv_seq_commit(c->kv, c->tokens, kv_seq_len(c->kv) + (size_t)c->n_rows);
         size_t len = kv_seq_len(c->kv);
         if (v->snapshots && len % KV_PAGE == 0 && (stream || keeps_state(c, len))) kv_seq_snapshot(c->kv, stream); // a turn ends anywhere: its last border
+        eng_tiers_save(v, c);
     }
     for (int32_t i = 0; i < v->n_seqs; i++) {
         eng_choice *c = v->of[i];
@@ -473,7 +485,7 @@ bool eng_served_step(eng_served *v, samp_scratch *scratch) {
     compose(v);
     if (!v->n_rows) {
         publish(v);
-        return false;
+        return v->more;
     }
     error err = {0};
     int64_t begin = eng_now_us();

@@ -2,6 +2,7 @@
 // Threads: the engine thread, but for eng_served_free (whoever drops the model last; nothing runs then) and the page counts (atomic).
 #pragma once
 #include "engine/eng_request.h"
+#include "engine/eng_tiers.h"
 
 typedef struct eng_served {
     eng_model  *m;              // owns this
@@ -10,6 +11,8 @@ typedef struct eng_served {
     kv_pool    *pool;
     kv_key      key;
     bool        snapshots;      // recurrent states are kept at some borders of pages
+    eng_tiers  *tiers;          // NULL: the pool alone
+    bool        more;           // tiers have brought pages in that a step could not take yet
     int32_t     parallel;
     eng_choice *waiting, *running; // by age
     int32_t     n_waiting, n_running;
@@ -25,7 +28,9 @@ typedef struct eng_served {
     atomic_int  running_now;
 } eng_served;
 
-status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, eng_served **out, error *err);
+status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, eng_tiers *tiers, eng_served **out, error *err);
+// An empty sequence for c, under its key.
+status eng_served_seq(eng_served *v, const eng_choice *c, kv_seq **out, error *err);
 void   eng_served_free(eng_served *v);
 // The request's choices enter the queue. On failure the request has its outcome set and no live choice.
 void   eng_served_add(eng_served *v, altiserve_request *r);

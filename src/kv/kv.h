@@ -31,6 +31,16 @@ typedef struct kv_key {
     uint64_t salt;            // keeps tenants apart; 0: shared
 } kv_key;
 
+// One page of one group as tiers below the pool name it. id: SHA-256 over the parent's id and the tokens; the first page's parent is SHA-256 of
+// the key. So an id stands for the key and for every token up to the page's end.
+typedef struct kv_record {
+    uint8_t  id[32], parent[32];
+    int32_t  tokens[KV_PAGE];
+    uint32_t index; // number of the page in its sequence
+    int32_t  group;
+    uint64_t bytes; // of its content
+} kv_record;
+
 typedef struct kv_config {
     int32_t   n_groups;
     dev_group groups[KV_GROUPS];
@@ -39,6 +49,13 @@ typedef struct kv_config {
     // Copies a page; called inside kv_seq_reserve, kv_seq_match, kv_seq_snapshot.
     void    (*copy)(void *ctx, int32_t group, int32_t from, int32_t to);
     void     *copy_ctx;
+    // Tiers below the pool; tier_ctx NULL: there are none and the rest is not looked at.
+    void     *tier_ctx;
+    size_t    page_bytes[KV_GROUPS];
+    // An indexed page is full and computed. False: not now, it is offered again. Called inside kv_seq_save and kv_seq_snapshot.
+    bool    (*filled)(void *ctx, const kv_record *what, int32_t page);
+    // The index lets go of a page to make room; its content is still there. Called inside what takes pages. May be NULL.
+    void    (*evicted)(void *ctx, const kv_record *what, int32_t page);
 } kv_config;
 
 typedef struct kv_pool kv_pool;
@@ -66,6 +83,17 @@ void   kv_seq_snapshot(kv_seq *seq, bool moving);
 // Forgets tokens from `len` on (rejected drafts). Not below what a window has given back.
 void   kv_seq_truncate(kv_seq *seq, size_t len);
 size_t kv_seq_len(const kv_seq *seq);
+
+// ---- tiers
+// Offers the indexed pages that were not yet taken to config.filled, in order, until it says no; returns how many are left. last: nothing follows on the
+// sequence, so the snapshot that moved with it is offered too.
+size_t kv_seq_save(kv_seq *seq, bool last);
+// The longest page border below n that pool and tiers together reach, where has(ctx, page) says what tiers have, and what must be brought for it
+// (mem_free(*list)), by index of page. The sequence's length when tiers do not lengthen it (*list NULL).
+size_t kv_seq_plan(kv_seq *seq, const int32_t *tokens, size_t n, bool (*has)(void *ctx, const kv_record *page), void *ctx, kv_record **list, size_t *n_list);
+// Goes on by one page on the way to `last`, a border from kv_seq_plan: fill(ctx, group, page) writes what the pool does not have. Between the first such
+// page and `last` the sequence must not be computed with. E_BUSY: no page was left; E_NOTFOUND: fill said no; nothing has changed then.
+status kv_seq_restore(kv_seq *seq, const int32_t *tokens, size_t last, bool (*fill)(void *ctx, int32_t group, int32_t page), void *ctx, error *err);
 // Page ids by index of page, -1 where a window has passed; valid until the next call on the sequence.
 const int32_t *kv_seq_pages(const kv_seq *seq, int32_t group, int32_t *n);
 // Whether a sequence of `tokens` tokens could ever be held, all other sequences gone.
@@ -86,3 +114,5 @@ void kv_drop_cache(kv_pool *pool); // every cached page becomes free
 
 // Asserts every invariant; returns false with the sentence in err instead of aborting.
 status kv_check(const kv_pool *pool, error *err);
+
+#include "kv/kv_store.h" // the tiers below the pool, part of what this room offers

@@ -21,7 +21,8 @@ int32_t node_find(const kv_pool *p, int32_t parent, const uint64_t root[2], cons
     return -1;
 }
 
-int32_t node_add(kv_pool *p, int32_t parent, const uint64_t root[2], const int32_t *tokens) {
+int32_t node_add(kv_pool *p, int32_t parent, const kv_seq *of, const int32_t *tokens) {
+    const uint64_t *root = of->root;
     int32_t i = p->free_node;
     if (i >= 0) {
         p->free_node = p->nodes[i].next;
@@ -33,6 +34,11 @@ int32_t node_add(kv_pool *p, int32_t parent, const uint64_t root[2], const int32
     *x = (kv_node){.hash = node_hash(parent_hash(p, parent), root, tokens), .root = {root[0], root[1]}, .parent = parent, .live = true};
     memcpy(x->tokens, tokens, sizeof x->tokens);
     for (int32_t g = 0; g < KV_GROUPS; g++) x->page[g] = -1;
+    if (parent >= 0) x->index = p->nodes[parent].index + 1;
+    if (p->config.tier_ctx) {
+        memcpy(x->parent_id, parent >= 0 ? p->nodes[parent].id : of->root_id, sizeof x->parent_id);
+        kv_chain_id(x->parent_id, tokens, x->id);
+    }
     int32_t *head = &p->heads[x->hash & (p->n_heads - 1)];
     x->next = *head;
     *head = i;
@@ -72,6 +78,10 @@ void node_lost(kv_pool *p, int32_t i, int32_t group) {
     for (int32_t g = 0; g < p->config.n_groups; g++) {
         if (x->page[g] < 0 || !(all || g == group)) continue;
         int32_t id = x->page[g];
+        if (p->config.tier_ctx && p->config.evicted) {
+            kv_record what = kv_record_of(p, i, g);
+            p->config.evicted(p->config.tier_ctx, &what, id);
+        }
         x->page[g] = -1;
         page_detach(p, g, id);
     }

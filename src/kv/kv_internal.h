@@ -26,6 +26,8 @@ typedef struct kv_node {
     int32_t  next;                   // in its hash bucket, or the list of free nodes
     int32_t  page[KV_GROUPS];        // -1: not here. Recurrent groups: the snapshot at the end of this page
     bool     live;
+    uint32_t index;                  // number of the page
+    uint8_t  id[32], parent_id[32];  // as kv_record's; set where there are tiers
 } kv_node;
 
 struct kv_pool {
@@ -44,6 +46,8 @@ struct kv_seq {
     kv_pool *pool;
     kv_seq  *prev, *next;
     uint64_t root[2];
+    uint8_t  root_id[32];        // SHA-256 of the key
+    size_t   saved;              // pages from the start that tiers have taken
     size_t   len;                // tokens computed
     int32_t *table[KV_GROUPS];
     size_t   n[KV_GROUPS], cap[KV_GROUPS];
@@ -63,6 +67,16 @@ void    page_detach(kv_pool *p, int32_t group, int32_t id); // the index lets go
 // kv_index.c
 uint64_t node_hash(uint64_t parent_hash, const uint64_t root[2], const int32_t *tokens);
 int32_t  node_find(const kv_pool *p, int32_t parent, const uint64_t root[2], const int32_t *tokens);
-int32_t  node_add(kv_pool *p, int32_t parent, const uint64_t root[2], const int32_t *tokens); // -1: full or no memory
+int32_t  node_add(kv_pool *p, int32_t parent, const kv_seq *of, const int32_t *tokens); // -1: full or no memory
 void     node_prune(kv_pool *p, int32_t node); // removes it, and its ancestors, while nothing holds them
 void     node_lost(kv_pool *p, int32_t node, int32_t group); // its page of the group was evicted
+
+// kv_seq.c
+void     seq_tip(kv_seq *s, int32_t node);
+bool     seq_room(kv_seq *s, int32_t group, size_t n);
+size_t   seq_first_seen(const kv_pool *p, int32_t group, size_t at); // the first page that a token at `at` or later still sees
+
+// kv_tiers.c
+void     kv_chain_id(const uint8_t parent[32], const int32_t *tokens, uint8_t out[32]);
+void     kv_root_id(const kv_key *key, uint8_t out[32]); // padding of the key must be zero
+kv_record kv_record_of(const kv_pool *p, int32_t node, int32_t group);

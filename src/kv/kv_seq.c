@@ -11,14 +11,13 @@
 static bool recurrent(const kv_pool *p, int32_t g) { return p->groups[g].spec.kind == DEV_GROUP_RECURRENT; }
 static bool windowed(const kv_pool *p, int32_t g) { return p->groups[g].spec.kind == DEV_GROUP_WINDOW && p->groups[g].spec.window > 0; }
 
-// The first page that a token at position `at` or later still sees.
-static size_t first_seen(const kv_pool *p, int32_t g, size_t at) {
+size_t seq_first_seen(const kv_pool *p, int32_t g, size_t at) {
     if (!windowed(p, g)) return 0;
     size_t w = (size_t)p->groups[g].spec.window;
     return at + 1 > w ? (at + 1 - w) / KV_PAGE : 0;
 }
 
-static bool room(kv_seq *s, int32_t g, size_t n) { return mem_grow((void **)&s->table[g], &s->cap[g], n, sizeof **s->table); }
+bool seq_room(kv_seq *s, int32_t g, size_t n) { return mem_grow((void **)&s->table[g], &s->cap[g], n, sizeof **s->table); }
 
 status kv_seq_create(kv_pool *p, const kv_key *key, kv_seq **out, error *err) {
     *out = NULL;
@@ -35,6 +34,7 @@ status kv_seq_create(kv_pool *p, const kv_key *key, kv_seq **out, error *err) {
     XXH128_hash_t h = XXH3_128bits(&k, sizeof k);
     s->root[0] = h.low64;
     s->root[1] = h.high64;
+    if (p->config.tier_ctx) kv_root_id(&k, s->root_id);
     s->pool = p;
     s->tip = s->moving = -1;
     s->next = p->seqs;
@@ -44,7 +44,7 @@ status kv_seq_create(kv_pool *p, const kv_key *key, kv_seq **out, error *err) {
     return OK;
 }
 
-static void set_tip(kv_seq *s, int32_t node) {
+void seq_tip(kv_seq *s, int32_t node) {
     int32_t old = s->tip;
     if (node >= 0) s->pool->nodes[node].pins++;
     s->tip = node;
@@ -61,7 +61,7 @@ void kv_seq_free(kv_seq *s) {
             if (s->table[g][i] >= 0) page_unref(p, g, s->table[g][i]);
         mem_free(s->table[g]);
     }
-    set_tip(s, -1);
+    seq_tip(s, -1);
     if (s->prev) s->prev->next = s->next;
     else p->seqs = s->next;
     if (s->next) s->next->prev = s->prev;
@@ -83,7 +83,7 @@ status kv_seq_fork(kv_seq *s, kv_seq **out, error *err) {
     if (f->next) f->next->prev = f;
     p->seqs = f;
     for (int32_t g = 0; g < p->config.n_groups; g++) {
-        if (!room(f, g, s->n[g])) {
+        if (!seq_room(f, g, s->n[g])) {
             kv_seq_free(f);
             return error_set(err, E_NOMEM, "no memory for a page table");
         }
@@ -102,7 +102,7 @@ status kv_seq_fork(kv_seq *s, kv_seq **out, error *err) {
             f->table[g][f->n[g]++] = id;
         }
     }
-    set_tip(f, s->tip);
+    seq_tip(f, s->tip);
     *out = f;
     return OK;
 }
@@ -116,7 +116,7 @@ static bool satisfied(const kv_seq *s, size_t have, const int32_t *nodes, size_t
             if (p->nodes[nodes[pages - have - 1]].page[g] < 0) return false;
             continue;
         }
-        size_t first = first_seen(p, g, at);
+        size_t first = seq_first_seen(p, g, at);
         for (size_t i = first > have ? first : have; i < pages; i++)
             if (p->nodes[nodes[i - have]].page[g] < 0) return false;
     }
@@ -140,7 +140,7 @@ size_t kv_seq_match(kv_seq *s, const int32_t *tokens, size_t n) {
     }
     for (best = found; best > 0 && !satisfied(s, have, nodes, (have + best) * KV_PAGE); best--) {}
     for (int32_t g = 0; best && g < p->config.n_groups; g++)
-        if (!room(s, g, have + best)) best = 0;
+        if (!seq_room(s, g, have + best)) best = 0;
     if (!best) {
         mem_free(nodes);
         return s->len;
@@ -170,7 +170,7 @@ size_t kv_seq_match(kv_seq *s, const int32_t *tokens, size_t n) {
             int32_t id = s->table[g][--s->n[g]];
             if (id >= 0) page_unref(p, g, id);
         }
-        size_t first = first_seen(p, g, len);
+        size_t first = seq_first_seen(p, g, len);
         for (size_t i = have; i < have + best; i++) {
             int32_t id = i >= first ? p->nodes[nodes[i - have]].page[g] : -1;
             if (id >= 0) page_ref(p, g, id);
@@ -184,7 +184,7 @@ size_t kv_seq_match(kv_seq *s, const int32_t *tokens, size_t n) {
             if ((int32_t)first > s->gone[g]) s->gone[g] = (int32_t)first;
         }
     }
-    set_tip(s, nodes[best - 1]);
+    seq_tip(s, nodes[best - 1]);
     s->indexed = have + best;
     p->hits_tokens += len - s->len;
     s->len = len;
@@ -246,7 +246,7 @@ status kv_seq_reserve(kv_seq *s, size_t upto, error *err) {
             return error_set(err, E_LIMIT, "%zu tokens need %zu KV pages and there are %d", upto, need, p->groups[g].n);
         if (need > (size_t)p->groups[g].n_free + (size_t)p->groups[g].n_cached)
             return error_set(err, E_BUSY, "no free KV pages: %zu wanted, %d free", need, p->groups[g].n_free + p->groups[g].n_cached);
-        if (!room(s, g, pages)) return error_set(err, E_NOMEM, "no memory for a page table");
+        if (!seq_room(s, g, pages)) return error_set(err, E_NOMEM, "no memory for a page table");
     }
     for (int32_t g = 0; g < p->config.n_groups; g++) {
         size_t pages = recurrent(p, g) ? 1 : (upto + KV_PAGE - 1) / KV_PAGE;
@@ -276,7 +276,7 @@ static bool index_page(kv_seq *s, const int32_t *tokens) {
     kv_pool *p = s->pool;
     size_t i = s->indexed;
     int32_t node = node_find(p, s->tip, s->root, tokens + i * KV_PAGE);
-    if (node < 0) node = node_add(p, s->tip, s->root, tokens + i * KV_PAGE);
+    if (node < 0) node = node_add(p, s->tip, s, tokens + i * KV_PAGE);
     if (node < 0) return false;
     kv_node *x = &p->nodes[node];
     for (int32_t g = 0; g < p->config.n_groups; g++) {
@@ -293,9 +293,23 @@ static bool index_page(kv_seq *s, const int32_t *tokens) {
             page_unref(p, g, own);
         }
     }
-    set_tip(s, node);
+    seq_tip(s, node);
     s->indexed++;
     return true;
+}
+
+// Pages that no later token sees.
+static void give_back(kv_seq *s) {
+    kv_pool *p = s->pool;
+    for (int32_t g = 0; g < p->config.n_groups; g++) {
+        if (!windowed(p, g)) continue;
+        size_t first = seq_first_seen(p, g, s->len);
+        for (size_t i = (size_t)s->gone[g]; i < first && i < s->n[g]; i++) {
+            if (s->table[g][i] >= 0) page_unref(p, g, s->table[g][i]);
+            s->table[g][i] = -1;
+        }
+        if ((int32_t)first > s->gone[g]) s->gone[g] = (int32_t)first;
+    }
 }
 
 void kv_seq_commit(kv_seq *s, const int32_t *tokens, size_t len) {
@@ -303,15 +317,7 @@ void kv_seq_commit(kv_seq *s, const int32_t *tokens, size_t len) {
     if (len > s->len) s->len = len;
     while (p->config.index && !s->index_off && (s->indexed + 1) * KV_PAGE <= s->len)
         if (!index_page(s, tokens)) s->index_off = true;
-    for (int32_t g = 0; g < p->config.n_groups; g++) {
-        if (!windowed(p, g)) continue;
-        size_t first = first_seen(p, g, s->len);
-        for (size_t i = (size_t)s->gone[g]; i < first && i < s->n[g]; i++) {
-            if (s->table[g][i] >= 0) page_unref(p, g, s->table[g][i]);
-            s->table[g][i] = -1;
-        }
-        if ((int32_t)first > s->gone[g]) s->gone[g] = (int32_t)first;
-    }
+    give_back(s);
 }
 
 void kv_seq_snapshot(kv_seq *s, bool moving) {
@@ -331,6 +337,10 @@ void kv_seq_snapshot(kv_seq *s, bool moving) {
         p->copies++;
         p->nodes[s->tip].page[g] = id;
         p->groups[g].pages[id].node = s->tip;
+        if (p->config.tier_ctx && !moving) { // one that moves is offered where it comes to rest
+            kv_record what = kv_record_of(p, s->tip, g);
+            p->config.filled(p->config.tier_ctx, &what, id);
+        }
         page_unref(p, g, id);
         if (moving) s->moving = s->tip;
     }
@@ -350,9 +360,10 @@ void kv_seq_truncate(kv_seq *s, size_t len) {
     }
     while (s->indexed > len / KV_PAGE) {
         if (s->moving == s->tip) s->moving = -1;
-        set_tip(s, p->nodes[s->tip].parent);
+        seq_tip(s, p->nodes[s->tip].parent);
         s->indexed--;
     }
+    if (s->saved > s->indexed) s->saved = s->indexed;
 }
 
 size_t kv_seq_len(const kv_seq *s) { return s->len; }

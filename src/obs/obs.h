@@ -51,6 +51,9 @@ typedef enum obs_metric {
     OBS_STEP_SECONDS,       // histogram; label model
     OBS_STEP_ROWS,          // histogram; label model
     OBS_PREEMPTIONS,        // counter; label model
+    OBS_TIER_TOKENS,        // counter, tokens that were not computed; labels model, tier ("pool", "host", "disk")
+    OBS_TIER_PAGES,         // counter; labels tier, event ("written", "read", "dropped", "damaged", "evicted")
+    OBS_TIER_BYTES,         // gauge; label tier
     OBS_LOADS,              // counter; labels model, result ("ok", "error")
     OBS_LOAD_SECONDS,       // histogram; label model
     OBS_UNLOADS,            // counter; label model

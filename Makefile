@@ -33,10 +33,13 @@ conformance: build
 	@tools/setup check
 	@tests/conformance/run
 
+# FUZZ_SECONDS (60) for each target, from seeds and from what earlier runs found.
 fuzz:
 	@tools/setup fuzz
 	@CC=clang tools/cmake-build build-fuzz -DCMAKE_BUILD_TYPE=RelWithDebInfo -DALTISERVE_FUZZ=ON -DALTISERVE_SANITIZE=address,undefined
-	@for f in build-fuzz/fuzz_*; do [ ! -x $$f ] || [ -d $$f ] || $$f -max_total_time=$${FUZZ_SECONDS:-60} -rss_limit_mb=2048 || exit 1; done
+	@build-fuzz/seed_corpus build-fuzz/seeds
+	@for f in build-fuzz/fuzz_*; do [ -x $$f -a ! -d $$f ] || continue; n=$${f##*fuzz_}; mkdir -p build-fuzz/found/$$n build-fuzz/seeds/$$n; \
+	  $$f -max_total_time=$${FUZZ_SECONDS:-60} -rss_limit_mb=2048 -artifact_prefix=build-fuzz/ build-fuzz/found/$$n build-fuzz/seeds/$$n || exit 1; done
 
 bench: build
 	@bench/run

@@ -3,6 +3,7 @@
 #pragma once
 #include <assert.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -136,6 +137,7 @@ static float fake_act(dev_act a, float x)
     case DEV_ACT_GELU: return 0.5f * x * (1 + tanhf(0.79788456f * x * (1 + 0.044715f * x * x)));
     case DEV_ACT_RELU: return x > 0 ? x : 0;
     case DEV_ACT_RELU2: return x > 0 ? x * x : 0;
+    case DEV_ACT_TANH: return tanhf(x);
     case DEV_ACT_SIGMOID: return 1 / (1 + expf(-x));
     default: return x;
     }
@@ -241,11 +243,13 @@ static void fake_attend(fake_run *r, const dev_attend *o)
                 for (int pass = 0; pass < 2; pass++) {
                     if (pass) memset(y, 0, (size_t)o->head_v * 4);
                     for (int32_t j = 0; j <= last; j++) {
+                        if (o->bidirectional && o->window && abs(j - own) > o->window / 2) continue;
                         if ((o->window && j <= own - o->window) || (o->chunk && j < own / o->chunk * o->chunk)) continue;
                         size_t slot = (size_t)(s->pages[o->group][j / DEV_PAGE_TOKENS] * DEV_PAGE_TOKENS + j % DEV_PAGE_TOKENS);
                         if (!pass) {
                             w[j] = o->scale * fake_dot(r->kv->k[at] + slot * (size_t)wk + kvh * o->head_k, x, o->head_k);
                             if (o->softcap > 0) w[j] = o->softcap * tanh(w[j] / o->softcap);
+                            if (o->alibi_bias > 0) w[j] -= pow(2, -(double)o->alibi_bias * (h + 1) / o->n_head) * abs(j - own); // of a power of two heads
                             if (w[j] > max) max = w[j];
                         } else
                             for (int32_t d = 0; d < o->head_v; d++) y[d] += (float)exp(w[j] - max) * r->kv->v[at][slot * (size_t)wv + (size_t)(kvh * o->head_v + d)];
@@ -336,6 +340,18 @@ static void fake_op(fake_run *r, const dev_op *op)
     case DEV_OP_SELECT:
         for (int32_t i = 0; i < r->s->n_wanted; i++) memcpy(fake_row(r, op->u.select.dst, i), fake_row(r, op->u.select.src, r->s->wanted[i]), (size_t)r->p->regs[op->u.select.dst].width * 4);
         break;
+    case DEV_OP_POOL:
+        for (int32_t i = 0; i < r->s->n_wanted; i++)
+            for (int32_t q = 0; q < r->s->n_seqs; q++) {
+                const dev_seq *s = &r->s->seqs[q];
+                if (r->s->wanted[i] < s->first_row || r->s->wanted[i] >= s->first_row + s->n_rows) continue;
+                for (int32_t j = 0; j < r->p->regs[op->u.pool.dst].width; j++) {
+                    double sum = 0;
+                    for (int32_t k = 0; k < s->n_rows; k++) sum += fake_row(r, op->u.pool.src, s->first_row + k)[j];
+                    fake_row(r, op->u.pool.dst, i)[j] = (float)(sum / s->n_rows);
+                }
+            }
+        break;
     case DEV_OP_OUTPUT: {
         const dev_output *o = &op->u.output;
         for (int32_t i = 0; i < r->s->n_wanted; i++)
@@ -362,6 +378,15 @@ static status fake_submit(device *d, dev_plan *p, dev_kv *kv, const dev_step *s,
 static status fake_wait(device *d, dev_ticket t, error *err) { (void)d; (void)t; (void)err; return OK; }
 static const float *fake_logits(device *d, dev_plan *p, int32_t i) { (void)d; return ((fake_plan *)p->backend)->logits + (size_t)i * (size_t)p->n_vocab; }
 
+static const float *fake_hidden(device *d, dev_plan *p, int32_t i)
+{
+    (void)d;
+    fake_run r = {p, p->backend, NULL, NULL};
+    for (size_t k = 0; k < p->n_ops; k++)
+        if (p->ops[k].kind == DEV_OP_HIDDEN) return fake_row(&r, p->ops[k].u.hidden, i);
+    return NULL;
+}
+
 static const dev_ops fake_ops = {.info = fake_info, .import_weight = fake_import, .free_weight = fake_free_weight, .weight_size = fake_size, .prepare = fake_prepare, .plan_free = fake_plan_free,
                                  .scratch = fake_scratch, .page_bytes = fake_page, .kv_create = fake_kv_create, .kv_destroy = fake_kv_destroy, .kv_type = fake_kv_type, .submit = fake_submit,
-                                 .wait = fake_wait, .logits = fake_logits};
+                                 .wait = fake_wait, .logits = fake_logits, .hidden = fake_hidden};

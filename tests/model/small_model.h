@@ -27,13 +27,13 @@ typedef struct small_model {
     gguf        *g;
 } small_model;
 
-static float small_random(uint64_t *s)
+static inline float small_random(uint64_t *s)
 {
     *s = *s * 6364136223846793005u + 1442695040888963407u;
     return (float)(int32_t)(*s >> 32) / 2147483648.0f;
 }
 
-static void small_tensor(small_model *m, const small_spec *s, const char *name, uint64_t k, uint64_t n, uint64_t x)
+static inline void small_tensor(small_model *m, const small_spec *s, const char *name, uint64_t k, uint64_t n, uint64_t x)
 {
     error err;
     uint64_t seed = 1469598103934665603u, dims[3] = {k, n, x};
@@ -48,7 +48,7 @@ static void small_tensor(small_model *m, const small_spec *s, const char *name, 
     assert_int_equal(gguf_writer_tensor(m->w, name, QUANT_F32, x > 1 ? 3 : n > 1 ? 2 : 1, dims, v, &err), OK);
 }
 
-static void small_pair(small_model *m, const small_spec *s, const char *name, uint64_t k, uint64_t n, bool bias)
+static inline void small_pair(small_model *m, const small_spec *s, const char *name, uint64_t k, uint64_t n, bool bias)
 {
     char full[128];
     snprintf(full, sizeof full, "%s.weight", name);
@@ -57,21 +57,21 @@ static void small_pair(small_model *m, const small_spec *s, const char *name, ui
     if (bias) small_tensor(m, s, full, n > 1 ? n : k, 1, 1);
 }
 
-static void small_u32(small_model *m, const small_spec *s, const char *key, uint32_t v)
+static inline void small_u32(small_model *m, const small_spec *s, const char *key, uint32_t v)
 {
     char full[96];
     snprintf(full, sizeof full, "%s.%s", s->arch, key);
     assert_int_equal(gguf_writer_set_u32(m->w, full, v, NULL), OK);
 }
 
-static void small_f32(small_model *m, const small_spec *s, const char *key, float v)
+static inline void small_f32(small_model *m, const small_spec *s, const char *key, float v)
 {
     char full[96];
     snprintf(full, sizeof full, "%s.%s", s->arch, key);
     assert_int_equal(gguf_writer_set_f32(m->w, full, v, NULL), OK);
 }
 
-static void small_begin(small_model *m, const small_spec *s)
+static inline void small_begin(small_model *m, const small_spec *s)
 {
     memset(m, 0, sizeof *m);
     assert_int_equal(gguf_writer_create(&m->w, NULL), OK);
@@ -128,7 +128,7 @@ static void small_begin(small_model *m, const small_spec *s)
     }
 }
 
-static void small_end(small_model *m)
+static inline void small_end(small_model *m)
 {
     error err;
     assert_int_equal(gguf_writer_memory(m->w, &m->file, &m->bytes, &err), OK);
@@ -139,7 +139,7 @@ static void small_end(small_model *m)
     if (gguf_open_memory(m->file, m->bytes, "small", &m->g, &err)) fail_msg("%s", err.text);
 }
 
-static void small_free(small_model *m)
+static inline void small_free(small_model *m)
 {
     gguf_close(m->g);
     mem_free(m->file);

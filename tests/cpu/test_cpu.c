@@ -412,6 +412,68 @@ static void models(void **state)
 }
 
 // Every allocation of creating, importing and preparing fails once: an error, no crash, no leak.
+// Attention that looks both ways, with ALiBi and a window, and the mean of each sequence's rows, against sums in double: two sequences in one step.
+static void both_ways(void **state)
+{
+    (void)state;
+    enum { ROWS = 77, FIRST = 30, SPAN = 16 };
+    static const struct { int32_t window; float alibi; } cases[] = {{0, 0}, {0, 8}, {SPAN, 0}, {SPAN, 8}};
+    seed = 11;
+    weight table = make(QUANT_F32, HEADS * HEAD, VOCAB, 1, DEV_USE_ROWS, 0.4f);
+    const float *x = (const float *)table.data;
+    for (const char *const *tier = tiers(); *tier; tier++)
+        for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+            for (int threads = 1; threads <= 2; threads++) {
+                error e = {0};
+                device *d = open_device(*tier, threads);
+                dev_plan *p;
+                assert_int_equal(dev_plan_create(d, &p, &e), OK);
+                dev_reg q = dev_reg_all(p, HEADS * HEAD), a = dev_reg_all(p, HEADS * HEAD), mean = dev_reg_wanted(p, HEADS * HEAD);
+                int32_t g = dev_plan_group(p, (dev_group){.kind = DEV_GROUP_FULL, .n_layers = 1, .n_kv = HEADS, .head_k = HEAD, .head_v = HEAD});
+                dev_op_embed(p, (dev_embed){q, import(d, &table), 1, false});
+                dev_op_attend(p, (dev_attend){.dst = a, .q = q, .k = q, .v = q, .group = g, .n_head = HEADS, .n_kv = HEADS, .head_k = HEAD, .head_v = HEAD, .scale = 0.3f, .window = cases[c].window,
+                    .bidirectional = true, .alibi_bias = cases[c].alibi});
+                dev_op_pool(p, (dev_pool){.dst = mean, .src = a});
+                dev_op_hidden(p, mean);
+                if (dev_plan_prepare(p, ROWS, 2, &e)) fail_msg("%s", e.text);
+                int32_t n_pages[1] = {3}, pages[2][2] = {{2}, {1, 0}}, tokens[ROWS], pos[ROWS], wanted[2] = {0, ROWS - 1};
+                dev_seq seq[2] = {{.first_row = 0, .n_rows = FIRST, .pages = {pages[0]}, .n_pages = {1}}, {.first_row = FIRST, .n_rows = ROWS - FIRST, .pages = {pages[1]}, .n_pages = {2}}};
+                for (int32_t i = 0; i < ROWS; i++) tokens[i] = (i * i + 3 * i) % VOCAB, pos[i] = i < FIRST ? i : i - FIRST;
+                dev_kv *kv;
+                if (dev_kv_create(d, p, n_pages, DEV_KV_F32, &kv, &e)) fail_msg("%s", e.text);
+                dev_step step = {.n_rows = ROWS, .tokens = tokens, .positions = pos, .n_seqs = 2, .seqs = seq, .n_wanted = 2, .wanted = wanted};
+                dev_ticket ticket;
+                if (dev_submit(p, kv, &step, &ticket, &e)) fail_msg("%s", e.text);
+                assert_int_equal(dev_wait(p, ticket, &e), OK);
+                for (int s = 0; s < 2; s++) {
+                    double want[HEADS * HEAD] = {0}, err = 0, sum = 0;
+                    for (int32_t i = 0; i < seq[s].n_rows; i++)
+                        for (int h = 0; h < HEADS; h++) {
+                            double w[ROWS], total = 0;
+                            const int32_t *t = tokens + seq[s].first_row;
+                            int power = 1;
+                            while (power * 2 <= HEADS) power *= 2;
+                            double slope = cases[c].alibi == 0 ? 0 : h < power ? pow(2, -8.0 / power * (h + 1)) : pow(2, -4.0 / power * (2 * (h - power) + 1));
+                            for (int32_t j = 0; j < seq[s].n_rows; j++) {
+                                w[j] = 0;
+                                if (cases[c].window && abs(j - i) > SPAN / 2) continue;
+                                for (int k = 0; k < HEAD; k++) w[j] += 0.3 * x[t[i] * HEADS * HEAD + h * HEAD + k] * x[t[j] * HEADS * HEAD + h * HEAD + k];
+                                total += w[j] = exp(w[j] - slope * abs(j - i));
+                            }
+                            for (int32_t j = 0; j < seq[s].n_rows; j++)
+                                for (int k = 0; k < HEAD; k++) want[h * HEAD + k] += w[j] / total * x[t[j] * HEADS * HEAD + h * HEAD + k] / seq[s].n_rows;
+                        }
+                    const float *got = dev_hidden(p, s);
+                    for (int k = 0; k < HEADS * HEAD; k++) err += (got[k] - want[k]) * (got[k] - want[k]), sum += want[k] * want[k];
+                    if (!(err / sum < (in_bf16(*tier) ? 1e-4 : 1e-10))) fail_msg("%s, window %d, ALiBi %g, sequence %d: NMSE %g", *tier, cases[c].window, (double)cases[c].alibi, s, err / sum);
+                }
+                dev_kv_destroy(d, kv);
+                dev_plan_destroy(p);
+                dev_destroy(d);
+            }
+    free(table.data);
+}
+
 static void no_memory(void **state)
 {
     (void)state;
@@ -540,6 +602,6 @@ int main(int argc, char **argv)
 {
     quick = argc > 1 && !strcmp(argv[1], "quick");
     if (argc > 2) cmocka_set_test_filter(argv[2]);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(look_up), cmocka_unit_test(products), cmocka_unit_test(models), cmocka_unit_test(reduces), cmocka_unit_test(refusals), cmocka_unit_test(no_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(look_up), cmocka_unit_test(products), cmocka_unit_test(models), cmocka_unit_test(both_ways), cmocka_unit_test(reduces), cmocka_unit_test(refusals), cmocka_unit_test(no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

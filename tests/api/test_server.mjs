@@ -386,6 +386,28 @@ const tests = {
     const how = await two.child.ended;
     assert.ok(how.signal || how.code, JSON.stringify(how));
   },
+
+  // toy-1 writes text, and embeds by its last token; it neither ranks nor is listed as a model for embeddings.
+  async 'embeddings of a model that writes text'() {
+    const input = ['a cat', 'a cat', 'the price of gold'];
+    const { status, json } = await post('/v1/embeddings', { model: 'toy-1', input });
+    assert.equal(status, 200);
+    assert.deepEqual(json.data.map((d) => d.index), [0, 1, 2]);
+    assert.deepEqual(json.data[0].embedding, json.data[1].embedding);
+    assert.notDeepEqual(json.data[0].embedding, json.data[2].embedding);
+    const length = Math.hypot(...json.data[2].embedding);
+    assert.ok(Math.abs(length - 1) < 1e-4, length);
+    const packed = await post('/v1/embeddings', { model: 'toy-1', input: input[2], encoding_format: 'base64', dimensions: 8 });
+    const bytes = Buffer.from(packed.json.data[0].embedding, 'base64');
+    assert.equal(bytes.length, 32);
+    const cut = json.data[2].embedding.slice(0, 8), scale = Math.hypot(...cut);
+    cut.forEach((x, i) => assert.ok(Math.abs(bytes.readFloatLE(4 * i) - x / scale) < 1e-5));
+    const ranked = await post('/v1/rerank', { model: 'toy-1', query: 'a', documents: ['b'] });
+    assert.equal(ranked.status, 400);
+    assert.equal(ranked.json.error.param, 'model');
+    const { json: model } = await fetch(`${url}/v1/models/toy-1`).then(async (r) => ({ json: await r.json() }));
+    assert.deepEqual(model.capabilities, ['completion']);
+  },
 };
 
 let failed = 0;

@@ -141,6 +141,7 @@ typedef struct altiserve_generate {
     const char *client_name;  // how metrics call the client (a key itself is never shown); NULL: "anonymous"
     double   client_weight;   // its share of work beside others'; 0: 1
     int64_t  priority;        // lower is served first and may displace higher
+    bool     explain;         // altiserve_request_explain is wanted
     const char *cache_salt;   // computed prefixes are shared between equal salts alone; NULL: with all who have none
     uint32_t timeout_ms;      // 0: none
     // Called on the engine thread whenever events wait, never after altiserve_request_free returned. Must not block. May be NULL.
@@ -200,6 +201,23 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, a
 void   altiserve_cancel(altiserve_request *r); // its pages are free within a step; EVENT_END follows
 void   altiserve_request_free(altiserve_request *r); // cancels if needed; r may not be used afterwards
 altiserve_usage altiserve_request_usage(altiserve_request *r);
+
+// Why a prompt was computed as far as it was (generate.explain). Only prompts of the same client and salt are looked at: texts of others are not told.
+typedef enum altiserve_why {
+    WHY_NOTHING,   // not asked for, or not known yet: it is from the first token on
+    WHY_ALL,       // every whole page was found; less than a page and the last token are always computed
+    WHY_NEW,       // no earlier prompt begins alike
+    WHY_DIFFERS,   // an earlier prompt is the same up to token `same`
+    WHY_EVICTED,   // computed once, up to token `same`, and given up since (or not finished yet)
+    WHY_VERSION,   // computed with another version of the model
+    WHY_OFF        // the prefix cache is off
+} altiserve_why;
+typedef struct altiserve_explanation {
+    altiserve_why why;
+    uint32_t prompt_tokens, cached_tokens, same;
+    char     ours[160], theirs[160]; // WHY_DIFFERS: the texts around the first difference, in this prompt and in the earlier one
+} altiserve_explanation;
+void altiserve_request_explain(altiserve_request *r, altiserve_explanation *out);
 
 // ---- embeddings and ranking ----------------------------------------------------------------------
 
@@ -272,4 +290,11 @@ typedef struct altiserve_stats {
     uint32_t retry_after_s; // by the measured rate of service, what waits now will have begun by then
 } altiserve_stats;
 void altiserve_get_stats(altiserve *a, altiserve_stats *out);
+typedef struct altiserve_model_stats {
+    const char *id;
+    uint32_t running, waiting; // sequences; waiting: for a place or pages of this model
+    uint64_t pages_free, pages_cached, pages_used;
+} altiserve_model_stats;
+// Calls fn for every model that is loaded. What it is given lives only during the call, which must not call the engine.
+void altiserve_each_stats(altiserve *a, void (*fn)(void *ctx, const altiserve_model_stats *), void *ctx);
 const char *altiserve_version(void);

@@ -10,7 +10,7 @@
 
 #include "api/api_internal.h"
 
-typedef enum kind { K_INT, K_NUMBER, K_BOOL, K_STRING, K_STOP, K_BIAS, K_STREAM_OPTIONS, K_KWARGS } kind;
+typedef enum kind { K_INT, K_NUMBER, K_BOOL, K_STRING, K_STOP, K_BIAS, K_STREAM_OPTIONS, K_KWARGS, K_SALT, K_ALTISERVE } kind;
 
 typedef struct field {
     const char *name;
@@ -51,6 +51,9 @@ static const field fields[] = {
     {"top_logprobs", K_INT, 0, 20, AT(top_logprobs), 0, FOR_CHAT},
     {"logprobs", K_INT, 0, 20, AT(logprobs), 0, FOR_COMPLETION},
     {"echo", K_BOOL, 0, 0, AT(echo), 0, FOR_COMPLETION},
+    {"priority", K_INT, -1000000, 1000000, AT(priority), 0, ANY},
+    {"cache_salt", K_SALT, 0, 0, AT(cache_salt), 0, ANY},
+    {"altiserve", K_ALTISERVE, 0, 0, 0, 0, FOR_OPENAI},
     {"chat_template_kwargs", K_KWARGS, 0, 0, AT(template_kwargs), 0, FOR_CHAT},
 };
 
@@ -70,6 +73,7 @@ static const struct {
     {"truncate_prompt_tokens", NULL, NULL, ANY}, {"mirostat", NULL, NULL, ANY}, {"dynatemp_range", NULL, NULL, ANY}, {"xtc_probability", NULL, NULL, ANY},
     {"dry_multiplier", NULL, NULL, ANY}, {"top_n_sigma", "-1", "-1.0", ANY}, {"samplers", NULL, NULL, ANY}, {"min_keep", NULL, NULL, ANY},
     {"lora", NULL, NULL, ANY}, {"thinking", "{\"type\":\"disabled\"}", NULL, FOR_MESSAGES}, {"think", NULL, NULL, FOR_OLLAMA},
+    {"altiserve", NULL, NULL, FOR_MESSAGES | FOR_OLLAMA | FOR_NATIVE},
     {"template", NULL, NULL, FOR_OLLAMA}, {"context", NULL, NULL, FOR_OLLAMA}, {"logprobs", NULL, NULL, FOR_OLLAMA}, {"n_probs", NULL, NULL, FOR_NATIVE}, {"image_data", NULL, NULL, FOR_NATIVE}, {"t_max_predict_ms", NULL, NULL, FOR_NATIVE},
     {"n_indent", NULL, NULL, FOR_NATIVE}, {"n_keep", NULL, NULL, FOR_NATIVE}, {"response_fields", NULL, NULL, FOR_NATIVE},
     {"add_generation_prompt", "true", NULL, FOR_CHAT}, {"continue_final_message", NULL, NULL, FOR_CHAT}, {"chat_template", NULL, NULL, FOR_CHAT},
@@ -169,7 +173,22 @@ static bool read_number(params *p, const field *f, const char *name, const json_
         memcpy((char *)p + f->at, &i, sizeof i);
     } else memcpy((char *)p + f->at, &d, sizeof d);
     p->g.given |= f->given;
+    if (f->at == AT(priority)) p->has_priority = true;
     if (f->at == AT(seed)) p->g.sampling.has_seed = p->seed != -1; // -1 is llama-server's word for "any"
+    return true;
+}
+
+// What only this server knows: {"explain": true}.
+static bool read_altiserve(params *p, const char *name, const json_t *v, api_error *e) {
+    const char *key;
+    json_t *value;
+    if (!json_is_object(v)) return wrong_type(e, name, "an object", v);
+    json_object_foreach((json_t *)v, key, value) {
+        if (strcmp(key, "explain")) return api_fail(e, 400, name, "invalid_value", "altiserve knows \"explain\", not \"%.60s\"", key);
+        if (json_is_null(value)) continue;
+        if (!json_is_boolean(value)) return wrong_type(e, "altiserve.explain", "a boolean", value);
+        p->explain = json_is_true(value);
+    }
     return true;
 }
 
@@ -183,8 +202,10 @@ static bool read_field(params *p, const field *f, const char *name, json_t *v, a
         memcpy((char *)p + f->at, &b, sizeof b);
         return true;
     }
+    case K_SALT:
     case K_STRING: {
         if (!json_is_string(v)) return wrong_type(e, name, "a string", v);
+        if (f->kind == K_SALT && (!json_string_length(v) || json_string_length(v) > 256)) return api_fail(e, 400, name, "invalid_value", "%s must have 1 to 256 bytes", name);
         const char *s = arena_strndup(&p->mem, json_string_value(v), json_string_length(v));
         if (!s) return no_memory(e);
         memcpy((char *)p + f->at, &s, sizeof s);
@@ -200,6 +221,7 @@ static bool read_field(params *p, const field *f, const char *name, json_t *v, a
         p->has_options = true;
         return true;
     }
+    case K_ALTISERVE: return read_altiserve(p, name, v, e);
     case K_KWARGS:
         if (!json_is_object(v)) return wrong_type(e, name, "an object", v);
         memcpy((char *)p + f->at, &v, sizeof v);

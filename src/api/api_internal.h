@@ -23,6 +23,7 @@ typedef struct api_error {
     char message[560];
     char param[96];       // the field at fault; "" for none
     const char *code;     // a literal, or NULL
+    uint32_t retry_after; // seconds, for 429; 0: as little as one
 } api_error;
 
 // Fills *e; returns false, so that a check reads `return api_fail(...)`. param and code may be NULL.
@@ -45,6 +46,8 @@ const char *api_json_type(const json_t *v);                     // "a string", "
 
 // ---- what a request asks for ---------------------------------------------------------------------
 
+typedef struct api_key api_key;
+
 typedef struct params {
     arena    mem;             // strings of the request
     altiserve_generate g;     // model, sampling, n, max_tokens, stop, logprobs
@@ -55,7 +58,9 @@ typedef struct params {
     int64_t  max_tokens, max_completion_tokens; // 0: not given
     int64_t  top_k, last_n, n, seed;
     double   temperature, top_p, min_p, typical_p, repetition, presence, frequency;
-    bool     ignore_eos, has_options;
+    bool     ignore_eos, has_options, explain, has_priority;
+    int64_t  priority;
+    const char *cache_salt;
     const char *model;
     json_t  *template_kwargs; // borrowed
 } params;
@@ -99,6 +104,7 @@ typedef struct part {         // one engine request; a completion with several p
     altiserve_request *req;   // under the job's lock
     bool ended;
     altiserve_usage usage;
+    altiserve_explanation explanation; // where it was asked for, once it has ended
     char *echo;               // text put before the answer
     size_t echo_len;
     float *embedding;         // of requests that embed
@@ -147,6 +153,7 @@ struct job {
     int64_t       created;
     altiserve_model_info model;
     char          key[80];    // who asks: for fairness
+    const api_key *client;    // the line of the key file, or NULL
 };
 
 typedef struct worker {
@@ -155,10 +162,18 @@ typedef struct worker {
     int       index;
 } worker;
 
+// A line of the key file: KEY [name=NAME] [weight=W] [priority=P] [private]
+struct api_key {
+    char   *key, *name;       // name: in metrics
+    double  weight;           // share of work beside other keys'
+    int64_t priority;         // the best it may ask for, and what it has otherwise
+    bool    has_priority, own_salt; // own_salt ("private"): computed prefixes are not shared with other keys
+};
+
 struct api {
     altiserve   *engine;
     http_server *http;
-    char       **keys;
+    api_key     *keys;
     size_t       n_keys, cap_keys;
     double       begin_s;     // a stream that has waited so long begins before its first token
     pthread_mutex_t lock;     // the pool's
@@ -204,6 +219,7 @@ void api_chat_completions(job *j);
 void api_completions(job *j);
 void api_health(job *j);
 void api_metrics(job *j);
+void api_trace(job *j);
 void api_tokenize(job *j);
 void api_detokenize(job *j);
 void api_apply_template(job *j);

@@ -106,6 +106,7 @@ static void notify(void *ctx) { job_post(ctx); }
 static void end_part(job *j, part *p) {
     if (!p->req) return;
     p->usage = altiserve_request_usage(p->req);
+    if (j->p.explain) altiserve_request_explain(p->req, &p->explanation);
     pthread_mutex_lock(&j->lock); // on_close may be cancelling it
     altiserve_request *req = p->req;
     p->req = NULL;
@@ -140,6 +141,11 @@ static void count_request(job *j) {
     obs_observe(OBS_QUEUE_TIME, m, NULL, u.queue_s);
     obs_observe(OBS_PREFILL_TIME, m, NULL, u.prefill_s);
     obs_observe(OBS_DECODE_TIME, m, NULL, u.decode_s);
+    obs_observe(OBS_INFERENCE_TIME, m, NULL, u.prefill_s + u.decode_s);
+    const char *who = j->client ? j->client->name : "anonymous";
+    obs_count(OBS_CLIENT_TOKENS, who, "prompt", u.prompt_tokens);
+    obs_count(OBS_CLIENT_TOKENS, who, "cached", u.cached_tokens);
+    obs_count(OBS_CLIENT_TOKENS, who, "generated", u.completion_tokens);
     obs_observe(OBS_E2E, m, NULL, api_now() - j->arrived);
     bool length = false;
     for (uint32_t i = 0; i < j->n_choices; i++) length |= j->choices[i].finish == FINISH_LENGTH;
@@ -328,6 +334,28 @@ static void new_id(job *j) {
     j->created = time(NULL);
 }
 
+// Who asks, what share and priority it has, and whose prefixes it may share.
+static bool set_client(job *j, altiserve_generate *g) {
+    const api_key *k = j->client;
+    const char *salt = j->p.cache_salt ? j->p.cache_salt : "";
+    g->client = j->key;
+    g->client_name = k ? k->name : NULL;
+    g->client_weight = k ? k->weight : 0;
+    g->priority = j->p.priority;
+    if (k && k->has_priority && (!j->p.has_priority || g->priority < k->priority)) g->priority = k->priority;
+    g->explain = j->p.explain;
+    g->cache_salt = salt;
+    if (!k || !k->own_salt) return true;
+    size_t n = strlen(k->key), m = strlen(salt);
+    char *both = arena_alloc(&j->p.mem, n + m + 2);
+    if (!both) return false;
+    memcpy(both, k->key, n);
+    both[n] = '\n'; // in no key
+    memcpy(both + n + 1, salt, m + 1);
+    g->cache_salt = both;
+    return true;
+}
+
 void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *, uint32_t, altiserve_generate *), const char *prompt_param) {
     api_error e;
     new_id(j);
@@ -350,15 +378,21 @@ void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *,
     for (uint32_t i = 0; i < n_parts && !failed; i++) {
         altiserve_generate g = j->p.g;
         g.model = j->model.id;
-        g.client = j->key;
         g.notify = notify;
         g.notify_ctx = j;
         parts[i].owner = j;
         set(j, i, &g);
         altiserve_request *req = NULL;
         error err = {0};
-        if (altiserve_submit(j->a->engine, &g, &req, &err)) {
+        status st = set_client(j, &g) ? OK : error_set(&err, E_NOMEM, "no memory for this request");
+        if (st == OK) st = altiserve_submit(j->a->engine, &g, &req, &err);
+        if (st != OK) {
             api_fail_status(&e, &err, prompt_param);
+            if (st == E_BUSY) {
+                altiserve_stats stats = {0};
+                altiserve_get_stats(j->a->engine, &stats);
+                e.retry_after = stats.retry_after_s;
+            }
             failed = true;
             break;
         }

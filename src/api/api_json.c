@@ -13,6 +13,7 @@
 bool api_fail(api_error *e, int http, const char *param, const char *code, const char *fmt, ...) {
     e->http = http;
     e->code = code;
+    e->retry_after = 0;
     snprintf(e->param, sizeof e->param, "%s", param ? param : "");
     va_list ap;
     va_start(ap, fmt);
@@ -76,7 +77,9 @@ void api_send_error(http_request *r, api_shape shape, const api_error *e) {
     strbuf out = {0};
     if (e->http >= 500) obs_log(OBS_WARN, "%s %s: %d: %s", http_method(r), http_path(r), e->http, e->message);
     api_put_error(&out, shape, e);
-    if (e->http == 429 || e->http == 503) http_add_header(r, "Retry-After", e->http == 429 ? "1" : "5");
+    char seconds[16];
+    snprintf(seconds, sizeof seconds, "%u", e->retry_after ? e->retry_after : e->http == 429 ? 1 : 5);
+    if (e->http == 429 || e->http == 503) http_add_header(r, "Retry-After", seconds);
     if (e->http == 401) http_add_header(r, "WWW-Authenticate", "Bearer");
     if (!out.failed) http_respond(r, e->http, "application/json", out.data, out.len);
     strbuf_free(&out); // when memory is gone http_release answers for us

@@ -11,22 +11,39 @@ void api_health(job *j) {
     job_respond(j, 200, "application/json", &out);
 }
 
+static void set_model(void *ctx, const altiserve_model_stats *m) {
+    (void)ctx;
+    uint64_t total = m->pages_free + m->pages_cached + m->pages_used; // cached pages are given up when others need them
+    obs_set(OBS_RUNNING, m->id, NULL, m->running);
+    obs_set(OBS_WAITING, m->id, NULL, m->waiting);
+    obs_set(OBS_KV_USAGE, m->id, NULL, total ? (double)m->pages_used / (double)total : 0);
+    obs_set(OBS_PAGES, m->id, "free", (double)m->pages_free);
+    obs_set(OBS_PAGES, m->id, "cached", (double)m->pages_cached);
+    obs_set(OBS_PAGES, m->id, "used", (double)m->pages_used);
+    double read = obs_read(OBS_PROMPT_SECONDS, m->id, NULL), made = obs_read(OBS_GENERATED_SECONDS, m->id, NULL);
+    obs_set(OBS_PROMPT_RATE, m->id, NULL, read > 0 ? obs_read(OBS_PROMPT_TOKENS, m->id, NULL) / read : 0);
+    obs_set(OBS_GENERATED_RATE, m->id, NULL, made > 0 ? obs_read(OBS_GENERATED_TOKENS, m->id, NULL) / made : 0);
+}
+
 void api_metrics(job *j) {
+    static const obs_metric of_models[] = {OBS_RUNNING, OBS_WAITING, OBS_KV_USAGE, OBS_PAGES, OBS_PROMPT_RATE, OBS_GENERATED_RATE};
     altiserve_stats s = {0};
     altiserve_get_stats(j->a->engine, &s);
-    obs_set(OBS_RUNNING, NULL, NULL, s.running);
-    obs_set(OBS_WAITING, NULL, NULL, s.waiting);
+    for (size_t i = 0; i < sizeof of_models / sizeof *of_models; i++) obs_zero(of_models[i]); // of models that are gone
+    altiserve_each_stats(j->a->engine, set_model, NULL);
+    obs_set(OBS_QUEUED, NULL, NULL, s.waiting);
     obs_set(OBS_LOADING, NULL, NULL, s.loading);
-    obs_set(OBS_PAGES_TOTAL, NULL, NULL, (double)s.pages_total);
-    obs_set(OBS_PAGES_FREE, NULL, NULL, (double)s.pages_free);
-    obs_set(OBS_PAGES_CACHED, NULL, NULL, (double)s.pages_cached);
-    uint64_t idle = s.pages_free + s.pages_cached; // cached pages are given up when others need them
-    obs_set(OBS_KV_USAGE, NULL, NULL, s.pages_total && idle < s.pages_total ? (double)(s.pages_total - idle) / (double)s.pages_total : 0);
     obs_set(OBS_MEMORY_LIMIT, NULL, NULL, (double)s.memory_limit);
     obs_set(OBS_MEMORY_USED, NULL, NULL, (double)s.memory_used);
     strbuf out = {0};
     obs_render(&out);
     job_respond(j, 200, "text/plain; version=0.0.4; charset=utf-8", &out);
+}
+
+void api_trace(job *j) {
+    strbuf out = {0};
+    obs_trace_render(&out);
+    job_respond(j, 200, "application/json", &out);
 }
 
 // ---- text and ids --------------------------------------------------------------------------------

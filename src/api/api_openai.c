@@ -92,12 +92,38 @@ static void put_head(strbuf *out, const job *j, const char *kind, const char *ob
 // The end of every chunk: usage is null in all but the last when it was asked for.
 static void put_tail(strbuf *out, const job *j) { strbuf_adds(out, j->p.include_usage ? "],\"usage\":null}\n\n" : "]}\n\n"); }
 
+// ,"altiserve":{"explain":[...]}: why each prompt was computed, where that was asked for.
+static void put_explain(strbuf *out, const job *j) {
+    static const char *const why[] = {"unknown", "cached", "never_seen", "differs", "evicted", "other_version", "cache_off"};
+    if (!j->p.explain) return;
+    strbuf_adds(out, ",\"altiserve\":{\"explain\":[");
+    for (uint32_t i = 0; i < j->n_parts; i++) {
+        const altiserve_explanation *x = &j->parts[i].explanation;
+        strbuf_addf(out, "%s{\"prompt_tokens\":%u,\"cached_tokens\":%u,\"computed_tokens\":%u,\"why\":\"%s\"", i ? "," : "", x->prompt_tokens, x->cached_tokens,
+                    x->prompt_tokens - x->cached_tokens, (unsigned)x->why < sizeof why / sizeof *why ? why[x->why] : why[0]);
+        if (x->why == WHY_DIFFERS || x->why == WHY_EVICTED || x->why == WHY_VERSION) strbuf_addf(out, ",\"same_tokens\":%u", x->same);
+        if (x->why == WHY_DIFFERS) {
+            strbuf_adds(out, ",\"first_difference\":{\"this_prompt\":");
+            api_put_string(out, x->ours, strlen(x->ours));
+            strbuf_adds(out, ",\"earlier_prompt\":");
+            api_put_string(out, x->theirs, strlen(x->theirs));
+            strbuf_addc(out, '}');
+        }
+        strbuf_addc(out, '}');
+    }
+    strbuf_adds(out, "]}");
+}
+
 static void close_stream(job *j, const char *kind, const char *object, strbuf *out) {
-    if (j->p.include_usage) {
+    if (j->p.include_usage || j->p.explain) {
         strbuf_adds(out, "data: ");
         put_head(out, j, kind, object);
-        strbuf_adds(out, "],\"usage\":");
-        put_usage(out, j);
+        strbuf_adds(out, "]");
+        if (j->p.include_usage) {
+            strbuf_adds(out, ",\"usage\":");
+            put_usage(out, j);
+        }
+        put_explain(out, j);
         strbuf_adds(out, "}\n\n");
     }
     strbuf_adds(out, "data: [DONE]\n\n");
@@ -214,6 +240,7 @@ static void chat_whole(job *j, strbuf *out) {
     }
     strbuf_adds(out, "],\"usage\":");
     put_usage(out, j);
+    put_explain(out, j);
     strbuf_addc(out, '}');
 }
 
@@ -354,6 +381,7 @@ static void text_whole(job *j, strbuf *out) {
     }
     strbuf_adds(out, "],\"usage\":");
     put_usage(out, j);
+    put_explain(out, j);
     strbuf_addc(out, '}');
 }
 

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <time.h>
@@ -16,6 +17,7 @@ static const api_route routes[] = {
     {"GET", "/health", api_health, true, SHAPE_OPENAI},
     {"GET", "/v1/health", api_health, true, SHAPE_OPENAI},
     {"GET", "/metrics", api_metrics, false, SHAPE_OPENAI},
+    {"GET", "/debug/trace", api_trace, false, SHAPE_OPENAI},
     {"GET", "/v1/models", api_models_list, false, SHAPE_OPENAI},
     {"GET", "/v1/models/*", api_models_one, false, SHAPE_OPENAI},
     {"POST", "/v1/chat/completions", api_chat_completions, false, SHAPE_OPENAI},
@@ -67,11 +69,48 @@ static const char *key_of(const http_request *r) {
     return http_header(r, "x-api-key");
 }
 
-static bool key_allowed(const api *a, const http_request *r) {
+static const api_key *find_key(const api *a, const http_request *r) {
     const char *key = key_of(r);
-    bool found = false;
-    for (size_t i = 0; key && i < a->n_keys; i++) found |= same_key(a->keys[i], key);
+    const api_key *found = NULL;
+    for (size_t i = 0; key && i < a->n_keys; i++)
+        if (same_key(a->keys[i].key, key)) found = &a->keys[i];
     return found;
+}
+
+// One option of a key's line.
+static bool read_option(api_key *k, const char *word) {
+    char *end = NULL;
+    if (!strcmp(word, "private")) return k->own_salt = true;
+    if (!strncmp(word, "name=", 5) && word[5]) {
+        mem_free(k->name);
+        return (k->name = mem_strdup(word + 5)) != NULL;
+    }
+    if (!strncmp(word, "weight=", 7)) {
+        k->weight = strtod(word + 7, &end);
+        return end != word + 7 && !*end && k->weight >= 0.001 && k->weight <= 1000;
+    }
+    if (!strncmp(word, "priority=", 9)) {
+        k->priority = strtol(word + 9, &end, 10);
+        return k->has_priority = end != word + 9 && !*end && k->priority >= -1000000 && k->priority <= 1000000;
+    }
+    return false;
+}
+
+static status add_key(api *a, char *line, int number, const char *path, error *err) {
+    char *rest, *word = strtok_r(line, " \t\r\n", &rest), name[24];
+    if (!word || *word == '#') return OK;
+    void *p = a->keys;
+    if (!mem_grow(&p, &a->cap_keys, a->n_keys + 1, sizeof *a->keys)) return error_set(err, E_NOMEM, "no memory for the API keys");
+    a->keys = p;
+    api_key *k = &a->keys[a->n_keys++];
+    snprintf(name, sizeof name, "key-%zu", a->n_keys);
+    *k = (api_key){.key = mem_strdup(word), .name = mem_strdup(name), .weight = 1};
+    if (!k->key || !k->name) return error_set(err, E_NOMEM, "no memory for the API keys");
+    while ((word = strtok_r(NULL, " \t\r\n", &rest)))
+        if (!read_option(k, word))
+            return error_set(err, E_INVALID, "the API key file %s, line %d: after the key may stand name=NAME, weight=0.001 to 1000, priority=-1000000 to 1000000 and private, not \"%.40s\"",
+                             path, number, word);
+    return OK;
 }
 
 static status read_keys(api *a, const char *path, error *err) {
@@ -79,17 +118,7 @@ static status read_keys(api *a, const char *path, error *err) {
     if (!f) return error_errno(err, "cannot open the API key file %s", path);
     char line[1024];
     status st = OK;
-    while (!st && fgets(line, sizeof line, f)) {
-        line[strcspn(line, "\r\n")] = 0;
-        char *key = line + strspn(line, " \t");
-        for (size_t n = strlen(key); n && (key[n - 1] == ' ' || key[n - 1] == '\t');) key[--n] = 0;
-        if (!*key || *key == '#') continue;
-        void *p = a->keys;
-        bool ok = mem_grow(&p, &a->cap_keys, a->n_keys + 1, sizeof *a->keys);
-        a->keys = p;
-        if (!ok || !(a->keys[a->n_keys] = mem_strdup(key))) st = error_set(err, E_NOMEM, "no memory for the API keys");
-        else a->n_keys++;
-    }
+    for (int number = 1; !st && fgets(line, sizeof line, f); number++) st = add_key(a, line, number, path, err);
     fclose(f);
     explicit_bzero(line, sizeof line);
     if (!st && !a->n_keys) st = error_set(err, E_INVALID, "the API key file %s holds no key; put one a line", path);
@@ -259,7 +288,8 @@ static void on_request(void *ctx, http_request *r) {
         return;
     }
     http_set_route(r, route->path);
-    if (a->n_keys && !route->open && !key_allowed(a, r)) {
+    const api_key *client = a->n_keys ? find_key(a, r) : NULL;
+    if (a->n_keys && !route->open && !client) {
         refuse(r, route->shape, 401, "invalid_api_key", "%s", key_of(r) ? "the API key is not known to this server" : "an API key is needed: Authorization: Bearer KEY");
         return;
     }
@@ -274,7 +304,8 @@ static void on_request(void *ctx, http_request *r) {
     j->arrived = api_now();
     pthread_mutex_init(&j->lock, NULL);
     atomic_init(&j->refs, 2); // until it is done, and until on_close
-    snprintf(j->key, sizeof j->key, "%s", a->n_keys && key_of(r) ? key_of(r) : http_client(r));
+    j->client = client;
+    snprintf(j->key, sizeof j->key, "%s", client ? client->name : http_client(r)); // keys of one name are one client
     pthread_mutex_lock(&a->lock);
     j->all_next = a->all;
     if (a->all) a->all->all_prev = j;
@@ -290,8 +321,9 @@ static void on_request(void *ctx, http_request *r) {
 
 static void free_api(api *a) {
     for (size_t i = 0; i < a->n_keys; i++) {
-        explicit_bzero(a->keys[i], strlen(a->keys[i]));
-        mem_free(a->keys[i]);
+        if (a->keys[i].key) explicit_bzero(a->keys[i].key, strlen(a->keys[i].key));
+        mem_free(a->keys[i].key);
+        mem_free(a->keys[i].name);
     }
     mem_free(a->keys);
     pthread_cond_destroy(&a->cond);

@@ -80,6 +80,8 @@ void altiserve_get_stats(altiserve *a, altiserve_stats *out) {
     eng_sched_stats(a->sched, out);
 }
 
+void altiserve_each_stats(altiserve *a, void (*fn)(void *, const altiserve_model_stats *), void *ctx) { eng_sched_each(a->sched, fn, ctx); }
+
 static status nothing(void *ctx, eng_model *m, error *err) {
     (void)ctx, (void)m, (void)err;
     return OK;

@@ -10,6 +10,7 @@
 #include <xxhash.h>
 
 #include "base/mem.h"
+#include "obs/obs.h"
 
 int64_t eng_now_us(void) {
     struct timespec t;
@@ -87,8 +88,10 @@ static status take_prompt(altiserve_request *r, const altiserve_generate *g, err
     if (s != OK) return s;
     uint32_t context = r->file->info.context;
     if (!r->n_prompt) return error_set(err, E_INVALID, "the prompt is empty");
-    if (r->n_prompt >= context)
+    if (r->n_prompt >= context) {
+        obs_count(OBS_REJECTS, r->file->id, "context", 1);
         return error_set(err, E_INVALID, "the prompt has %zu tokens; the context of %s is %u, and an answer needs at least one", r->n_prompt, r->file->id, context);
+    }
     return eng_check_ids(r, err);
 }
 
@@ -127,6 +130,7 @@ static status fill(altiserve_request *r, const altiserve_generate *g, error *err
     r->notify = g->notify;
     r->notify_ctx = g->notify_ctx;
     r->priority = g->priority;
+    r->explain = g->explain;
     r->weight = g->client_weight;
     r->salt = g->cache_salt && *g->cache_salt ? XXH3_64bits(g->cache_salt, strlen(g->cache_salt)) : 0;
     if (r->n > ENG_MAX_CHOICES) return error_set(err, E_INVALID, "n must be from 1 to %d", ENG_MAX_CHOICES);
@@ -302,6 +306,12 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, a
     free_event(before);
     if (wake) eng_sched_wake(r->sched);
     return out->kind;
+}
+
+void altiserve_request_explain(altiserve_request *r, altiserve_explanation *out) {
+    pthread_mutex_lock(&r->lock);
+    *out = r->explanation;
+    pthread_mutex_unlock(&r->lock);
 }
 
 altiserve_usage altiserve_request_usage(altiserve_request *r) {

@@ -67,7 +67,7 @@ struct altiserve_request {
     eng_client *client;         // of the scheduler's table; a reference from submit to end
     double      weight, due;    // due: seconds, as pol_deadline has it; set when its choices enter the queue
     uint64_t    salt;
-    bool        ignore_eos;
+    bool        ignore_eos, explain;
     bool        embeds, raw;    // wants the embedding of its prompt (eng_embed.c)
     int         top;            // logprobs asked for: -1 none
     samp_params params;
@@ -96,6 +96,7 @@ struct altiserve_request {
     altiserve_finish finish;    // of EVENT_END
     error       err;
     altiserve_usage usage;
+    altiserve_explanation explanation;
     void      (*notify)(void *);
     void       *notify_ctx;
 };

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "base/mem.h"
+#include "engine/eng_history.h"
 #include "engine/eng_step.h"
 #include "obs/obs.h"
 
@@ -44,6 +45,7 @@ struct eng_sched {
 
     altiserve_request *all;   // engine thread
     samp_scratch scratch;
+    eng_history history;
 };
 
 // ---- from other threads --------------------------------------------------------------------------
@@ -80,6 +82,7 @@ status eng_sched_submit(eng_sched *s, altiserve_request *r, const char *client, 
         eng_client *c = eng_client_find(&s->clients, client, name);
         if (!pol_admits(s->queued, c->waiting, (uint32_t)s->o.queue)) {
             c->refs--;
+            obs_count(OBS_REJECTS, r->file->id, "queue", 1);
             st = error_set(err, E_BUSY, "%u requests are waiting already (%u of this client), and the queue holds %d: try again in %u s", s->queued, c->waiting, s->o.queue,
                            pol_retry_after(s->queued, s->start_interval));
         } else r->client = c;
@@ -153,6 +156,7 @@ void eng_sched_destroy(eng_sched *s) {
     pthread_cond_destroy(&s->quiet);
     eng_clients_free(&s->clients);
     samp_scratch_free(&s->scratch);
+    eng_history_free(&s->history);
     mem_free(s);
 }
 
@@ -168,6 +172,20 @@ void eng_sched_stats(eng_sched *s, altiserve_stats *out) {
     }
     pthread_mutex_unlock(&s->lock);
 }
+
+void eng_sched_each(eng_sched *s, void (*fn)(void *, const altiserve_model_stats *), void *ctx) {
+    pthread_mutex_lock(&s->lock);
+    for (eng_served *v = s->served; v; v = v->next) {
+        altiserve_model_stats st = {.id = v->m->file->id, .running = (uint32_t)atomic_load(&v->running_now), .waiting = (uint32_t)atomic_load(&v->waiting_now),
+                                    .pages_free = atomic_load(&v->pages_free), .pages_cached = atomic_load(&v->pages_cached)};
+        uint64_t total = atomic_load(&v->pages_total), idle = st.pages_free + st.pages_cached; // read one after the other: never below nothing
+        st.pages_used = total > idle ? total - idle : 0;
+        fn(ctx, &st);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+struct eng_history *eng_sched_history(eng_sched *s) { return &s->history; }
 
 // ---- the engine thread ---------------------------------------------------------------------------
 
@@ -218,9 +236,21 @@ static void unqueue(eng_sched *s, altiserve_request *r) {
     pthread_mutex_unlock(&s->lock);
 }
 
+// A request as it went, for the trace.
+static void trace_request(const altiserve_request *r, uint32_t made) {
+    int64_t now = eng_now_us(), came = r->arrived * 1000, started = r->started ? r->started : now;
+    uint64_t id = r->order + 1;
+    obs_trace_span(&(obs_span){.name = "request", .id = id, .begin_us = came, .end_us = now,
+                               .args = {{"prompt", (double)r->n_prompt}, {"cached", r->cached}, {"generated", made}, {"priority", (double)r->priority}}});
+    obs_trace_span(&(obs_span){.name = "queue", .id = id, .begin_us = came, .end_us = started > came ? started : came});
+    if (r->started) obs_trace_span(&(obs_span){.name = "prefill", .id = id, .begin_us = started, .end_us = r->first ? r->first : now});
+    if (r->first) obs_trace_span(&(obs_span){.name = "decode", .id = id, .begin_us = r->first, .end_us = now});
+}
+
 static void end_request(eng_sched *s, altiserve_request *r, altiserve_finish how, const error *err) {
     eng_model *m = r->model;
     if (m && m->sched) eng_served_drop(m->sched, r);
+    if (m && r->begun && r->choices && r->choices[0].tokens) eng_history_note(&s->history, r, model_get_info(m->m)->fingerprint, r->choices[0].tokens, r->choices[0].n_tokens);
     for (uint32_t i = 0; r->choices && i < r->n; i++) eng_choice_free(&r->choices[i]);
     mem_free(r->choices);
     r->choices = NULL;
@@ -232,6 +262,7 @@ static void end_request(eng_sched *s, altiserve_request *r, altiserve_finish how
     eng_client *client = r->client;
     if (r->entered) pol_client_leave(&client->fair);
     eng_request_usage_set(r, 0);
+    trace_request(r, altiserve_request_usage(r).completion_tokens);
     eng_request_end(r, how, err);
     eng_model_release(m);
     pthread_mutex_lock(&s->lock);
@@ -271,6 +302,7 @@ static int64_t sweep(eng_sched *s, bool cut) {
             continue;
         }
         if (r->deadline && now >= r->deadline) {
+            obs_count(OBS_REJECTS, r->file->id, "timeout", 1);
             fail_request(s, r, E_CANCELLED, "the request ran into its time limit");
             continue;
         }

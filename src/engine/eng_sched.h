@@ -15,6 +15,8 @@ void   eng_sched_wake(void *sched);  // something changed: look again (the model
 void   eng_sched_drain(eng_sched *s, uint32_t deadline_ms); // as altiserve_drain
 void   eng_sched_destroy(eng_sched *s); // drains with deadline 0, joins, frees
 void   eng_sched_stats(eng_sched *s, altiserve_stats *out);  // running, waiting, pages_*
+void   eng_sched_each(eng_sched *s, void (*fn)(void *ctx, const altiserve_model_stats *), void *ctx); // as altiserve_each_stats
+struct eng_history *eng_sched_history(eng_sched *s);         // engine thread
 
 // Runs fn on the engine thread, between steps, with the loaded model of f (loading it first); returns what fn returned. For logits and bench, which
 // bring KV pages of their own.

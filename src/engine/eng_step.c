@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "engine/eng_history.h"
 #include "obs/obs.h"
 
 enum { SNAPSHOT_EVERY = 1024 }; // tokens of a prompt between recurrent states that are kept
@@ -75,6 +76,9 @@ static void publish(eng_served *v) {
     atomic_store(&v->pages_free, st.free);
     atomic_store(&v->pages_cached, st.cached);
     atomic_store(&v->running_now, v->n_running);
+    atomic_store(&v->waiting_now, v->n_waiting);
+    if (st.evictions > v->evictions) obs_count(OBS_EVICTIONS, v->m->file->id, NULL, (double)(st.evictions - v->evictions));
+    v->evictions = st.evictions;
 }
 
 void eng_served_drop(eng_served *v, altiserve_request *r) {
@@ -130,6 +134,13 @@ status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, e
     dev_get_info(m->dev, &info);
     v->key = (kv_key){.weights = model_get_info(m->m)->fingerprint, .layout = 1, .kv_type = (uint32_t)dev_kv_resolve(m->dev, m->kv_type)};
     memcpy(v->key.recipe, info.isa, strnlen(info.isa, sizeof v->key.recipe));
+    v->index = config.index;
+    static const char *const reasons[] = {"queue", "context", "pages", "timeout"}, *const phases[] = {"compose", "compute", "sample"}, *const kinds[] = {"prompt", "decode", "mixed"};
+    for (int i = 0; i < 4; i++) obs_count(OBS_REJECTS, m->file->id, reasons[i], 0); // so that rates begin at zero
+    for (int i = 0; i < 3; i++) obs_count(OBS_STEP_PHASE, m->file->id, phases[i], 0), obs_count(OBS_STEP_KIND, m->file->id, kinds[i], 0);
+    obs_count(OBS_PREEMPTIONS, m->file->id, NULL, 0);
+    obs_count(OBS_DISPLACED, m->file->id, NULL, 0);
+    obs_count(OBS_EVICTIONS, m->file->id, NULL, 0);
     publish(v);
     *out = v;
     return OK;
@@ -154,7 +165,9 @@ void eng_served_add(eng_served *v, altiserve_request *r) {
     if (r->n_prompt + more > v->m->context)
         s = error_set(&err, E_LIMIT, "the prompt has %zu tokens and memory allows a context of %u", r->n_prompt, v->m->context);
     else if (!kv_fits(v->pool, r->n_prompt + more))
-        s = error_set(&err, E_LIMIT, "the prompt has %zu tokens, more than all KV pages hold", r->n_prompt);
+        s = error_set(&err, E_LIMIT, "the prompt has %zu tokens, which take %zu KV pages of %d tokens; the memory that --memory allows this model has %d", r->n_prompt,
+                      (r->n_prompt + more + KV_PAGE - 1) / KV_PAGE, KV_PAGE, v->m->n_pages[0]);
+    if (s == E_LIMIT) obs_count(OBS_REJECTS, v->m->file->id, "pages", 1);
     if (s == OK && !(r->choices = mem_calloc(r->n, sizeof *r->choices))) s = error_set(&err, E_NOMEM, "no memory for %u choices", r->n);
     for (uint32_t i = 0; s == OK && i < r->n; i++) s = eng_choice_init(&r->choices[i], r, i, v->m->plan->n_vocab, &err);
     if (s != OK) {
@@ -200,7 +213,9 @@ static void make_way(eng_served *v) {
         pol_item item = item_of(c);
         if (pol_displaces(&waiting, next->r->client->running, &item, c->r->client->running)) victim = c;
     }
-    if (victim) preempt(v, victim);
+    if (!victim) return;
+    preempt(v, victim);
+    obs_count(OBS_DISPLACED, v->m->file->id, NULL, 1);
 }
 
 // The youngest running choice that is younger than c and not in the step.
@@ -408,12 +423,30 @@ static status compute(eng_served *v, error *err) {
     return s == OK ? dev_wait(v->m->plan, ticket, err) : s;
 }
 
+// The prompt is read: it is remembered, and explained where that is wanted.
+static void note_prompt(eng_served *v, altiserve_request *r) {
+    if (!v->sched) return;
+    eng_history *h = eng_sched_history(v->sched);
+    dev_fingerprint weights = model_get_info(v->m->m)->fingerprint;
+    if (r->explain) {
+        altiserve_explanation e;
+        eng_history_explain(h, r, weights, v->index, r->cached, &e);
+        pthread_mutex_lock(&r->lock);
+        r->explanation = e;
+        pthread_mutex_unlock(&r->lock);
+    }
+    eng_history_note(h, r, weights, r->prompt, r->n_prompt);
+}
+
 static void draw(eng_served *v, eng_choice *c, const float *logits, samp_scratch *scratch) {
     altiserve_request *r = c->r;
     altiserve_finish how;
     error err = {0};
     size_t before = c->n_out;
-    if (!r->first) r->first = eng_now_us();
+    if (!r->first) {
+        r->first = eng_now_us();
+        note_prompt(v, r);
+    }
     status s = eng_choice_draw(c, scratch, logits, v->m->plan->n_vocab, v->m->context, &how, &err);
     eng_request_usage_set(r, (uint32_t)(c->n_out - before));
     if (s != OK) fail(v, r, &err);
@@ -472,9 +505,20 @@ static void harvest(eng_served *v, samp_scratch *scratch) {
     for (eng_choice *c = v->running; c; c = c->next) c->n_rows = 0;
 }
 
-static void measure(eng_served *v, double seconds) {
+// Times of a step, in microseconds: it was begun, composed, computed and sampled at.
+static void measure(eng_served *v, const int64_t at[4]) {
     const char *id = v->m->file->id;
+    double seconds = (double)(at[3] - at[1]) / 1e6;
     pol_cost_note(&v->cost, &v->load, seconds);
+    obs_count(OBS_STEP_PHASE, id, "compose", (double)(at[1] - at[0]) / 1e6);
+    obs_count(OBS_STEP_PHASE, id, "compute", (double)(at[2] - at[1]) / 1e6);
+    obs_count(OBS_STEP_PHASE, id, "sample", (double)(at[3] - at[2]) / 1e6);
+    obs_count(OBS_STEP_KIND, id, v->load.rows == 0 ? "decode" : v->load.streams == 0 ? "prompt" : "mixed", 1);
+    obs_observe(OBS_STEP_SEQUENCES, id, NULL, v->n_seqs);
+    obs_trace_span(&(obs_span){.name = "step", .track = id, .begin_us = at[0], .end_us = at[3],
+                               .args = {{"streams", v->load.streams}, {"prompt_rows", v->load.rows}, {"sequences", v->n_seqs}, {"waiting", v->n_waiting}}});
+    obs_trace_span(&(obs_span){.name = "compute", .track = id, .begin_us = at[1], .end_us = at[2]});
+    obs_trace_span(&(obs_span){.name = "sample", .track = id, .begin_us = at[2], .end_us = at[3]});
     obs_count(OBS_STEPS, id, NULL, 1);
     obs_observe(OBS_STEP_SECONDS, id, NULL, seconds);
     obs_observe(OBS_STEP_ROWS, id, NULL, v->n_rows);
@@ -482,16 +526,19 @@ static void measure(eng_served *v, double seconds) {
 
 bool eng_served_step(eng_served *v, samp_scratch *scratch) {
     if (!v->running && !v->waiting) return false;
+    int64_t at[4] = {eng_now_us()};
     compose(v);
+    at[1] = eng_now_us();
     if (!v->n_rows) {
         publish(v);
         return v->more;
     }
     error err = {0};
-    int64_t begin = eng_now_us();
     if (compute(v, &err) == OK) {
+        at[2] = eng_now_us();
         harvest(v, scratch);
-        measure(v, (double)(eng_now_us() - begin) / 1e6);
+        at[3] = eng_now_us();
+        measure(v, at);
     } else {
         obs_log(OBS_ERROR, "%s: a step failed: %s", v->m->file->id, err.text);
         for (int32_t i = 0; i < v->n_seqs; i++)

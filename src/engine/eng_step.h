@@ -25,7 +25,9 @@ typedef struct eng_served {
     eng_choice **of;            // the choice of each sequence
     int32_t     n_rows, n_wanted, n_seqs;
     atomic_ullong pages_total, pages_free, pages_cached;
-    atomic_int  running_now;
+    atomic_int  running_now, waiting_now;
+    uint64_t    evictions;      // counted in metrics so far
+    bool        index;          // prefixes are kept
 } eng_served;
 
 status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, eng_tiers *tiers, eng_served **out, error *err);

@@ -43,14 +43,24 @@ typedef enum obs_metric {
     OBS_PREFIX_QUERIES,     // counter, tokens of prompts
     OBS_PREFIX_HITS,        // counter, tokens of prompts that were cached
     OBS_EMBEDDINGS,         // counter, embeddings and scores
+    OBS_INFERENCE_TIME,     // histogram, seconds: reading the prompt and generating
+    OBS_CLIENT_TOKENS,      // counter; labels client (the key's name), kind ("prompt", "cached", "generated")
+    // the api room, when /metrics is read, from altiserve_each_stats; label model. OBS_PAGES: labels model, state ("free", "cached", "used")
+    OBS_RUNNING, OBS_WAITING, OBS_KV_USAGE, OBS_PAGES,
+    OBS_PROMPT_RATE, OBS_GENERATED_RATE, // gauges, tokens a second of the time spent so
     // the api room, when /metrics is read, from altiserve_get_stats; no labels
-    OBS_RUNNING, OBS_WAITING, OBS_LOADING, OBS_KV_USAGE, OBS_PAGES_TOTAL, OBS_PAGES_FREE, OBS_PAGES_CACHED,
-    OBS_MEMORY_LIMIT, OBS_MEMORY_USED,
+    OBS_QUEUED, OBS_LOADING, OBS_MEMORY_LIMIT, OBS_MEMORY_USED,
     // the engine
     OBS_STEPS,              // counter; label model
     OBS_STEP_SECONDS,       // histogram; label model
     OBS_STEP_ROWS,          // histogram; label model
-    OBS_PREEMPTIONS,        // counter; label model
+    OBS_STEP_SEQUENCES,     // histogram; label model
+    OBS_STEP_PHASE,         // counter, seconds; labels model, phase ("compose", "compute", "sample")
+    OBS_STEP_KIND,          // counter; labels model, kind ("prompt", "decode", "mixed")
+    OBS_PREEMPTIONS,        // counter; label model: for want of pages
+    OBS_DISPLACED,          // counter; label model: for a client or priority whose turn it was
+    OBS_EVICTIONS,          // counter, pages; label model
+    OBS_REJECTS,            // counter; labels model, reason ("queue", "context", "pages", "timeout")
     OBS_TIER_TOKENS,        // counter, tokens that were not computed; labels model, tier ("pool", "host", "disk")
     OBS_TIER_PAGES,         // counter; labels tier, event ("written", "read", "dropped", "damaged", "evicted")
     OBS_TIER_BYTES,         // gauge; label tier
@@ -71,8 +81,24 @@ typedef enum obs_metric {
 void obs_count(obs_metric m, const char *label1, const char *label2, double add);     // counters; add >= 0
 void obs_set(obs_metric m, const char *label1, const char *label2, double value);     // gauges
 void obs_observe(obs_metric m, const char *label1, const char *label2, double value); // histograms
+void obs_zero(obs_metric m); // every series of a gauge: before those that are there are set again
 // The value of a counter or gauge, or the count of a histogram; 0 when never touched.
 double obs_read(obs_metric m, const char *label1, const char *label2);
+
+// ---- traces --------------------------------------------------------------------------------------
+
+// What took from begin to end (microseconds, CLOCK_MONOTONIC). The last OBS_SPANS are kept.
+enum { OBS_SPANS = 16384, OBS_SPAN_ARGS = 4 };
+typedef struct obs_span {
+    const char *name;        // a literal
+    const char *track;       // spans of a track lie beside or inside each other; copied, cut at 47 bytes
+    uint64_t    id;          // not 0: a request, whose spans may overlap others' (track is then ignored)
+    int64_t     begin_us, end_us;
+    struct { const char *name; double value; } args[OBS_SPAN_ARGS]; // names are literals; NULL ends
+} obs_span;
+void obs_trace_span(const obs_span *span);
+// Appends everything that is kept as Chrome's trace format (JSON; opens in Perfetto and chrome://tracing). False when memory is gone.
+bool obs_trace_render(strbuf *out);
 
 // Appends the Prometheus text format (version 0.0.4) of everything, with process_* numbers. False when memory is gone.
 bool obs_render(strbuf *out);

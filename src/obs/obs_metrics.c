@@ -96,6 +96,11 @@ void obs_set(obs_metric m, const char *l1, const char *l2, double v) {
     if (s) atomic_store_explicit(&s->value, to_bits(v), memory_order_relaxed);
 }
 
+void obs_zero(obs_metric m) {
+    if ((unsigned)m >= OBS_METRICS) return;
+    for (series *s = atomic_load_explicit(&metrics[m].head, memory_order_acquire); s; s = s->next) atomic_store_explicit(&s->value, to_bits(0), memory_order_relaxed);
+}
+
 static int n_bounds(const obs_row *row) {
     int n = 0;
     while (row->bounds && row->bounds[n] != 0) n++;

@@ -292,7 +292,15 @@ status altiserve_template(altiserve *a, const char *id, const char *input, size_
 }
 void altiserve_get_stats(altiserve *a, altiserve_stats *out) {
     (void)a;
-    *out = (altiserve_stats){.running = (uint32_t)atomic_load(&live), .pages_total = 10, .pages_free = 4, .pages_cached = 1};
+    *out = (altiserve_stats){.running = (uint32_t)atomic_load(&live), .pages_total = 10, .pages_free = 4, .pages_cached = 1, .retry_after_s = 17};
+}
+void altiserve_each_stats(altiserve *a, void (*fn)(void *, const altiserve_model_stats *), void *ctx) {
+    (void)a;
+    fn(ctx, &(altiserve_model_stats){.id = "fake", .running = (uint32_t)atomic_load(&live), .pages_free = 4, .pages_cached = 1, .pages_used = 5});
+}
+void altiserve_request_explain(altiserve_request *r, altiserve_explanation *out) {
+    (void)r;
+    *out = (altiserve_explanation){.why = WHY_DIFFERS, .prompt_tokens = 100, .cached_tokens = 64, .same = 70, .ours = "her \"cat\"", .theirs = "his dog"};
 }
 const char *altiserve_version(void) { return "0.0-test"; }
 
@@ -602,7 +610,7 @@ static void test_refusals(void **state) {
     reply_free(&r);
     free(wide);
     r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"BUSY\"}]}");
-    assert_non_null(strstr(r.head, "Retry-After: 1"));
+    assert_non_null(strstr(r.head, "Retry-After: 17"));
     reply_free(&r);
     r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"TOOLONG\"}]}");
     assert_string_equal(str(&r, "error.code"), "context_length_exceeded");
@@ -714,8 +722,8 @@ static void test_leaving(void **state) {
         if (i == 0) assert_true(client_read_until(&c, "w0.3", 1, 5000));
         assert_true(wait_live(1));
         reply m = ask("GET", "/metrics", "", "");
-        assert_non_null(strstr(m.body, "\nvllm:num_requests_running 1\n"));
-        assert_non_null(strstr(m.body, "\nvllm:kv_cache_usage_perc 0.5\n"));
+        assert_non_null(strstr(m.body, "\nvllm:num_requests_running{model_name=\"fake\"} 1\n"));
+        assert_non_null(strstr(m.body, "\nvllm:kv_cache_usage_perc{model_name=\"fake\"} 0.5\n"));
         reply_free(&m);
         client_close(&c);
         assert_true(wait_live(0));

@@ -59,7 +59,8 @@ function gather(list, index = 0) {
 }
 async function metrics(from = url) {
   const text = await (await fetch(`${from}/metrics`)).text();
-  return (name) => Number((text.split('\n').find((l) => l.startsWith(`${name} `)) ?? `${name} 0`).slice(name.length + 1));
+  // The series of that name, or the sum over all labels.
+  return (name) => text.split('\n').filter((l) => l.startsWith(`${name} `) || l.startsWith(`${name}{`)).reduce((n, l) => n + Number(l.slice(l.lastIndexOf(' '))), 0);
 }
 const ABORTED = 'vllm:request_success_total{model_name="toy-1",finished_reason="abort"}';
 // Polls until the condition holds; the deadline is far beyond what any machine needs.
@@ -234,7 +235,8 @@ const tests = {
       aborted++;
       await until(`${how}: counted`, async () => (await metrics())(ABORTED) === aborted);
       const m = await metrics();
-      assert.equal(m('altiserve_kv_pages_free') + m('altiserve_kv_pages_cached'), m('altiserve_kv_pages_total'));
+      assert.equal(m('altiserve_kv_pages{model_name="toy-1",state="used"}'), 0);
+      assert.ok(m('altiserve_kv_pages') > 0);
       socket.destroy();
     }
     assert.equal((await ask('Hello!')).status, 200);
@@ -316,6 +318,72 @@ const tests = {
     assert.ok(m('vllm:time_to_first_token_seconds_count{model_name="toy-1"}') > 32);
   },
 
+  async 'why a prompt was computed'() {
+    const explain = { altiserve: { explain: true }, max_tokens: 4 };
+    const text = 'Once upon a time there was a server with a long memory, and it kept every page that it had read, and told nobody. '.repeat(3);
+    const why = async (content, more = {}, headers = {}) => (await post('/v1/chat/completions', { model: 'toy-1', messages: [{ role: 'user', content }], temperature: 0, ...explain, ...more }, headers)).json.altiserve.explain[0];
+    assert.equal((await why(text)).why === 'never_seen' || (await why(text)).why === 'cached', true);
+    const again = await why(text);
+    assert.equal(again.why, 'cached');
+    assert.ok(again.cached_tokens >= 32 && again.computed_tokens <= 32 && again.prompt_tokens === again.cached_tokens + again.computed_tokens);
+    const other = await why(text.slice(0, 150) + 'BUT THEN it forgot all of it. ' + text);
+    assert.equal(other.why, 'differs');
+    assert.ok(other.same_tokens >= other.cached_tokens && other.same_tokens < other.cached_tokens + 32);
+    assert.match(other.first_difference.this_prompt, /BUT/);
+    assert.doesNotMatch(other.first_difference.earlier_prompt, /BUT/);
+    // another salt: nothing is shared, and nothing is told
+    assert.equal((await why(text, { cache_salt: 'mine' })).why, 'never_seen');
+    assert.equal((await why(text, { cache_salt: 'mine' })).why, 'cached');
+    const streamed = events((await ask(text, { ...explain, stream: true })).text).at(-1);
+    assert.deepEqual(streamed.choices, []);
+    assert.equal(streamed.altiserve.explain[0].why, 'cached');
+    for (const [body, param] of [[{ altiserve: { explain: 1 } }, 'altiserve.explain'], [{ altiserve: { other: true } }, 'altiserve'], [{ cache_salt: '' }, 'cache_salt'], [{ priority: 'high' }, 'priority'], [{ priority: 1e12 }, 'priority']]) {
+      const bad = await ask('Hello!', body);
+      assert.equal(bad.status, 400);
+      assert.equal(bad.json.error.param, param);
+    }
+  },
+
+  async 'a full queue'() {
+    const small = await serve('--queue', '2', '--parallel', '1');
+    const work = { prompt: 'Count: ', max_tokens: 2000, ignore_eos: true, stream: true };
+    const stop = new AbortController();
+    let refused;
+    for (let i = 0; i < 8; i++) {
+      const response = await fetch(`${small.url}/v1/completions`, { method: 'POST', body: JSON.stringify(work), signal: stop.signal }).catch(() => null);
+      if (response?.status === 429) { refused = response; break; }
+    }
+    // streams of waiting requests begin late; those that are refused are answered at once
+    assert.ok(refused);
+    assert.ok(Number(refused.headers.get('retry-after')) >= 1);
+    assert.match((await refused.json()).error.message, /the queue holds 2/);
+    stop.abort();
+    small.child.kill('SIGKILL');
+  },
+
+  async 'keys with names, shares, priorities and salts'() {
+    const file = join(dir, 'keys-2');
+    writeFileSync(file, 'alpha name=team-a weight=2 priority=5\nbeta name=team-b private\n');
+    const keyed = await serve('--api-key-file', file);
+    const as = (key, more = {}) => fetch(`${keyed.url}/v1/completions`, { method: 'POST', headers: { authorization: `Bearer ${key}` },
+      body: JSON.stringify({ prompt: 'The quick brown fox jumps over the lazy dog. '.repeat(6), max_tokens: 2, ...more }) }).then((r) => r.json());
+    await as('alpha');
+    assert.ok((await as('alpha', { priority: -3 })).usage.prompt_tokens_details.cached_tokens >= 32);
+    assert.equal((await as('beta')).usage.prompt_tokens_details.cached_tokens, 0); // beta learns nothing of alpha's prompts
+    assert.ok((await as('beta')).usage.prompt_tokens_details.cached_tokens >= 32);
+    const text = await (await fetch(`${keyed.url}/metrics`, { headers: { authorization: 'Bearer beta' } })).text();
+    assert.match(text, /altiserve_client_tokens_total\{client="team-a",kind="generated"\} 4\n/);
+    assert.doesNotMatch(text, /alpha|beta/);
+    const trace = await (await fetch(`${keyed.url}/debug/trace`, { headers: { authorization: 'Bearer beta' } })).json();
+    const names = new Set(trace.traceEvents.map((e) => e.name));
+    for (const name of ['step', 'compute', 'request', 'prefill', 'decode']) assert.ok(names.has(name), name);
+    assert.ok(trace.traceEvents.every((e) => e.ph === 'M' || Number.isInteger(e.ts)));
+    keyed.child.kill('SIGTERM');
+    await keyed.child.ended;
+    writeFileSync(file, 'alpha weight=0\n');
+    await assert.rejects(serve('--api-key-file', file));
+  },
+
   async 'keys'() {
     const file = join(dir, 'keys');
     writeFileSync(file, '# who may\nsecret\n');
@@ -349,7 +417,7 @@ const tests = {
     await call('POST', '/v1/completions', JSON.stringify(work), (request) => request.destroy());
     await until('the work stops', async () => {
       const text = await call('GET', '/metrics');
-      return /\nvllm:num_requests_running 0\n/.test(text) && text.includes(`${ABORTED} 1\n`);
+      return /\nvllm:num_requests_running\{model_name="toy-1"\} 0\n/.test(text) && text.includes(`${ABORTED} 1\n`);
     });
     secure.child.kill('SIGINT');
     assert.deepEqual(await secure.child.ended, { code: 0, signal: null });

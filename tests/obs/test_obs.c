@@ -100,14 +100,16 @@ static void test_threads(void **state) {
 static void test_text(void **state) {
     (void)state;
     obs_count(OBS_HTTP_REQUESTS, "a\"b\\c\nd", "200", 3);
-    obs_set(OBS_KV_USAGE, NULL, NULL, 0.1);
+    obs_set(OBS_KV_USAGE, "m", NULL, 0.1);
+    obs_set(OBS_RUNNING, "gone", NULL, 7);
+    obs_zero(OBS_RUNNING);
     obs_observe(OBS_TTFT, "m", NULL, -1);
     strbuf out = {0};
     assert_true(obs_render(&out));
     assert_non_null(strstr(out.data, "# TYPE altiserve_http_requests_total counter\naltiserve_http_requests_total{path=\"a\\\"b\\\\c\\nd\",code=\"200\"} 3\n"));
-    assert_non_null(strstr(out.data, "\nvllm:kv_cache_usage_perc 0.1\n"));
-    assert_non_null(strstr(out.data, "\nllamacpp:kv_cache_usage_ratio 0.1\n"));
-    assert_non_null(strstr(out.data, "\nllamacpp:requests_processing 0\n"));
+    assert_non_null(strstr(out.data, "\nvllm:kv_cache_usage_perc{model_name=\"m\"} 0.1\n"));
+    assert_non_null(strstr(out.data, "\nllamacpp:kv_cache_usage_ratio{model_name=\"m\"} 0.1\n"));
+    assert_non_null(strstr(out.data, "\nllamacpp:requests_processing{model_name=\"gone\"} 0\n"));
     assert_non_null(strstr(out.data, "\nprocess_resident_memory_bytes "));
     assert_non_null(strstr(out.data, "\nprocess_open_fds "));
     assert_non_null(strstr(out.data, "\nprocess_start_time_seconds "));
@@ -115,6 +117,21 @@ static void test_text(void **state) {
     mem_fail_at(1);
     assert_false(obs_render(&out));
     mem_fail_at(0);
+    strbuf_free(&out);
+}
+
+// The ring keeps the last spans; the text is JSON that names no more than it should.
+static void test_trace(void **state) {
+    (void)state;
+    for (int i = 0; i < OBS_SPANS + 5; i++)
+        obs_trace_span(&(obs_span){.name = "step", .track = "a \"model\" \xff", .begin_us = i, .end_us = i + 2, .args = {{"rows", i}}});
+    obs_trace_span(&(obs_span){.name = "queue", .id = 9, .begin_us = 1, .end_us = 3});
+    strbuf out = {0};
+    assert_true(obs_trace_render(&out));
+    assert_null(strstr(out.data, "\"ts\":5,"));
+    assert_non_null(strstr(out.data, "{\"ph\":\"X\",\"name\":\"step\",\"pid\":1,\"tid\":1,\"ts\":6,\"dur\":2,\"args\":{\"rows\":6}}"));
+    assert_non_null(strstr(out.data, "\"args\":{\"name\":\"a \\\"model\\\" ?\"}"));
+    assert_non_null(strstr(out.data, "{\"ph\":\"b\",\"cat\":\"request\",\"name\":\"queue\",\"id\":9,\"pid\":1,\"tid\":0,\"ts\":1,"));
     strbuf_free(&out);
 }
 
@@ -131,6 +148,6 @@ static void test_series_bound(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_log), cmocka_unit_test(test_table), cmocka_unit_test(test_threads),
-                                       cmocka_unit_test(test_text), cmocka_unit_test(test_series_bound)};
+                                       cmocka_unit_test(test_text), cmocka_unit_test(test_trace), cmocka_unit_test(test_series_bound)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -250,7 +250,7 @@ static void trace_request(const altiserve_request *r, uint32_t made) {
 static void end_request(eng_sched *s, altiserve_request *r, altiserve_finish how, const error *err) {
     eng_model *m = r->model;
     if (m && m->sched) eng_served_drop(m->sched, r);
-    if (m && r->begun && r->choices && r->choices[0].tokens) eng_history_note(&s->history, r, model_get_info(m->m)->fingerprint, r->choices[0].tokens, r->choices[0].n_tokens);
+    if (m && r->begun && !r->embeds && r->choices && r->choices[0].tokens) eng_history_note(&s->history, r, model_get_info(m->m)->fingerprint, r->choices[0].tokens, r->choices[0].n_tokens);
     for (uint32_t i = 0; r->choices && i < r->n; i++) eng_choice_free(&r->choices[i]);
     mem_free(r->choices);
     r->choices = NULL;

@@ -40,7 +40,7 @@ const obs_row obs_table[OBS_METRICS] = {
     {OBS_MEMORY_USED, OBS_GAUGE, {"altiserve_memory_used_bytes"}, "What weights, pages and scratch take of the budget.", {NULL, NULL}, NULL},
     {OBS_STEPS, OBS_COUNTER, {"llamacpp:n_decode_total", "altiserve_steps_total"}, "Forward steps.", MODEL, NULL},
     {OBS_STEP_SECONDS, OBS_HISTOGRAM, {"altiserve_step_seconds"}, "Time of a forward step.", MODEL, steps},
-    {OBS_STEP_ROWS, OBS_HISTOGRAM, {"vllm:iteration_tokens_total"}, "Rows (tokens) of a forward step.", MODEL, rows},
+    {OBS_STEP_ROWS, OBS_HISTOGRAM, {"altiserve_step_tokens"}, "Rows (tokens) of a forward step.", MODEL, rows},
     {OBS_STEP_SEQUENCES, OBS_HISTOGRAM, {"altiserve_step_sequences"}, "Sequences of a forward step.", MODEL, rows},
     {OBS_STEP_PHASE, OBS_COUNTER, {"altiserve_step_phase_seconds_total"}, "Time of steps by phase: compose, compute, sample.", {"model_name", "phase"}, NULL},
     {OBS_STEP_KIND, OBS_COUNTER, {"altiserve_steps_by_kind_total"}, "Forward steps by what they held: prompt, decode, mixed.", {"model_name", "kind"}, NULL},

@@ -89,11 +89,11 @@ static void test_threads(void **state) {
     strbuf out = {0};
     assert_true(obs_render(&out));
     // A quarter each of 1, 2, 3, 4: buckets add up, a bound includes its own value.
-    assert_non_null(strstr(out.data, "vllm:iteration_tokens_total_bucket{model_name=\"shared\",le=\"1\"} 40000\n"));
-    assert_non_null(strstr(out.data, "vllm:iteration_tokens_total_bucket{model_name=\"shared\",le=\"2\"} 80000\n"));
-    assert_non_null(strstr(out.data, "vllm:iteration_tokens_total_bucket{model_name=\"shared\",le=\"+Inf\"} 160000\n"));
-    assert_non_null(strstr(out.data, "vllm:iteration_tokens_total_sum{model_name=\"shared\"} 400000\n"));
-    assert_non_null(strstr(out.data, "vllm:iteration_tokens_total_count{model_name=\"shared\"} 160000\n"));
+    assert_non_null(strstr(out.data, "altiserve_step_tokens_bucket{model_name=\"shared\",le=\"1\"} 40000\n"));
+    assert_non_null(strstr(out.data, "altiserve_step_tokens_bucket{model_name=\"shared\",le=\"2\"} 80000\n"));
+    assert_non_null(strstr(out.data, "altiserve_step_tokens_bucket{model_name=\"shared\",le=\"+Inf\"} 160000\n"));
+    assert_non_null(strstr(out.data, "altiserve_step_tokens_sum{model_name=\"shared\"} 400000\n"));
+    assert_non_null(strstr(out.data, "altiserve_step_tokens_count{model_name=\"shared\"} 160000\n"));
     strbuf_free(&out);
 }
 

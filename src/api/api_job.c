@@ -266,12 +266,25 @@ static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, s
     }
 }
 
+// The request's, but not better than the key may ask for; the key's where it says nothing.
+static int64_t priority_of(const job *j) {
+    const api_key *k = j->client;
+    return k && k->has_priority && (!j->p.has_priority || j->p.priority < k->priority) ? k->priority : j->p.priority;
+}
+
+static uint32_t retry_after(const job *j) {
+    altiserve_stats stats = {0};
+    altiserve_get_stats(j->a->engine, &stats);
+    return stats.retry_after_s;
+}
+
 // Submits what may be, for jobs that embed: a queue that others fill is waited for as long as one of ours will end.
 static void feed(job *j) {
     enum { IN_FLIGHT = 64 };
     while (!j->failed && !away(j) && j->n_submitted < j->n_parts && j->in_flight < IN_FLIGHT) {
         uint32_t i = j->n_submitted;
-        altiserve_embed what = {.model = j->model.id, .client = j->key, .notify = notify, .notify_ctx = j};
+        altiserve_embed what = {.model = j->model.id, .client = j->key, .notify = notify, .notify_ctx = j, .priority = priority_of(j)};
+        if (j->client) what.client_name = j->client->name, what.client_weight = j->client->weight;
         altiserve_request *req = NULL;
         error err = {0};
         j->parts[i].owner = j;
@@ -284,6 +297,7 @@ static void feed(job *j) {
             char param[96];
             snprintf(param, sizeof param, j->n_parts > 1 ? "%s[%u]" : "%s", j->embed_param, i);
             api_fail_status(&e, &err, param);
+            if (st == E_BUSY) e.retry_after = retry_after(j);
             fail_generation(j, &e);
             break;
         }
@@ -341,8 +355,7 @@ static bool set_client(job *j, altiserve_generate *g) {
     g->client = j->key;
     g->client_name = k ? k->name : NULL;
     g->client_weight = k ? k->weight : 0;
-    g->priority = j->p.priority;
-    if (k && k->has_priority && (!j->p.has_priority || g->priority < k->priority)) g->priority = k->priority;
+    g->priority = priority_of(j);
     g->explain = j->p.explain;
     g->cache_salt = salt;
     if (!k || !k->own_salt) return true;
@@ -388,11 +401,7 @@ void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *,
         if (st == OK) st = altiserve_submit(j->a->engine, &g, &req, &err);
         if (st != OK) {
             api_fail_status(&e, &err, prompt_param);
-            if (st == E_BUSY) {
-                altiserve_stats stats = {0};
-                altiserve_get_stats(j->a->engine, &stats);
-                e.retry_after = stats.retry_after_s;
-            }
+            if (st == E_BUSY) e.retry_after = retry_after(j);
             failed = true;
             break;
         }

@@ -136,7 +136,7 @@ typedef struct scan_args {
     size_t ld_q, ld_k, ld_v, ld_rate, ld_beta, ld_dst;
     const float *rate_bias, *a, *skip;    // rate_bias, skip: NULL where there is none
     bool skip_columns;                    // skip has a value for each column
-    float scale;
+    float scale, a_scale;
     float *state;                         // [head_k][ld_state]
     size_t ld_state;
     bool fresh;

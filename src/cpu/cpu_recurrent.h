@@ -84,16 +84,16 @@ static void scan(const scan_args *s)
         for (int32_t r = 0; r < s->head_k; r++) memset(s->state + (size_t)r * s->ld_state, 0, (size_t)n * sizeof(float));
     if (s->rate_kind == DEV_RATE_VALUE)
         for (int32_t c = 0; c < n; c++)
-            for (int32_t r = 0; r < s->head_k; r++) at[(size_t)r * SCAN_COLUMNS + (size_t)c] = s->a[(size_t)c * (size_t)s->head_k + (size_t)r];
+            for (int32_t r = 0; r < s->head_k; r++) at[(size_t)r * SCAN_COLUMNS + (size_t)c] = s->a[(size_t)c * (size_t)s->head_k + (size_t)r] * s->a_scale;
     for (int32_t t = 0; t < s->rows; t++) {
         const float *q = s->q + (size_t)t * s->ld_q, *k = s->k + (size_t)t * s->ld_k, *v = s->v + (size_t)t * s->ld_v, *rate = s->rate ? s->rate + (size_t)t * s->ld_rate : NULL;
         float *dst = s->dst + (size_t)t * s->ld_dst, step = 1, beta = s->beta ? s->beta[(size_t)t * s->ld_beta] : 1;
         if (s->rate_kind == DEV_RATE_HEAD) {
             if (rate) step = softplus(rate[0] + (s->rate_bias ? s->rate_bias[0] : 0));
-            float d = expf(step * s->a[0]);
+            float d = expf(step * (s->a[0] * s->a_scale));
             for (int32_t r = 0; r < s->head_k; r++) decay[r] = d;
         } else if (s->rate_kind == DEV_RATE_KEY)
-            for (int32_t r = 0; r < s->head_k; r++) decay[r] = expf((rate ? softplus(rate[r] + (s->rate_bias ? s->rate_bias[r] : 0)) : 1) * s->a[0]);
+            for (int32_t r = 0; r < s->head_k; r++) decay[r] = expf((rate ? softplus(rate[r] + (s->rate_bias ? s->rate_bias[r] : 0)) : 1) * (s->a[0] * s->a_scale));
         else
             for (int32_t c = 0; c < n; c++) steps[c] = rate ? softplus(rate[c] + (s->rate_bias ? s->rate_bias[c] : 0)) : 1;
         int32_t c = 0;

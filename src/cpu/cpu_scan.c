@@ -45,7 +45,7 @@ static void scan_item(const dev_plan *p, const dev_scan *o, const dev_seq *s, in
     int32_t key = o->tiled ? head % o->n_key : head / (o->n_head / o->n_key), column = head * o->head_v + first;
     int32_t rate = o->rate_kind == DEV_RATE_HEAD ? head : o->rate_kind == DEV_RATE_KEY ? head * o->head_k : column;
     scan_args a = {.kind = o->kind, .rate_kind = o->rate_kind, .rows = s->n_rows, .columns = o->head_v - first < SCAN_COLUMNS ? o->head_v - first : SCAN_COLUMNS, .head_k = o->head_k,
-        .rate_bias = o->rate_bias ? vec(o->rate_bias) + rate : NULL, .scale = o->scale, .ld_state = (size_t)o->head_v, .fresh = s->start == 0, .scratch = scratch,
+        .rate_bias = o->rate_bias ? vec(o->rate_bias) + rate : NULL, .scale = o->scale, .a_scale = o->a_scale, .ld_state = (size_t)o->head_v, .fresh = s->start == 0, .scratch = scratch,
         .state = state_of(c, s, o->group, o->layer, o->state_at) + (size_t)head * (size_t)o->head_k * (size_t)o->head_v + first};
     a.a = vec(o->a) + (o->rate_kind == DEV_RATE_VALUE ? (size_t)column * (size_t)o->head_k : (size_t)head);
     if (o->skip) {

@@ -186,7 +186,7 @@ typedef enum dev_rate {
 } dev_rate;
 
 // A recurrence over a sequence's rows. Each head has a matrix S of [head_k][head_v] as its state; from row to row
-//   step = softplus(rate + rate_bias), or 1 without a rate; decay = exp(step a); S as the kind says; dst = scale S^T q + skip v.
+//   step = softplus(rate + rate_bias), or 1 without a rate; decay = exp(step a a_scale); S as the kind says; dst = scale S^T q + skip v.
 // Head h uses key head h / (n_head / n_key), or h % n_key when tiled.
 typedef struct dev_scan {
     dev_reg dst, q, k, v; // widths n_head * head_v, n_key * head_k (twice), n_head * head_v; dst may be v
@@ -196,7 +196,7 @@ typedef struct dev_scan {
     bool    tiled;
     int32_t group, layer, state_at;
     int32_t n_head, n_key, head_k, head_v;
-    float   scale;
+    float   scale, a_scale; // 0 means 1
     const dev_tensor *rate_bias; // as wide as rate, or NULL
     const dev_tensor *a;         // n_head values; DEV_RATE_VALUE: [n_head * head_v][head_k]
     const dev_tensor *skip;      // n_head values, or one a column, or NULL

@@ -317,6 +317,7 @@ static void width_is(dev_plan *p, dev_reg r, int64_t width)
 void dev_op_scan(dev_plan *p, dev_scan op)
 {
     if (op.scale == 0) op.scale = 1;
+    if (op.a_scale == 0) op.a_scale = 1;
     if (need(p, op.n_head > 0 && op.n_key > 0 && op.n_head % op.n_key == 0 && op.head_k > 0 && op.head_v > 0 && op.head_k <= MAX_WIDTH && op.head_v <= MAX_WIDTH, "the heads of a recurrent op do not divide", op.n_head, op.n_key)) {
         int64_t columns = (int64_t)op.n_head * op.head_v, rows = (int64_t)op.n_head * op.head_k, rates = op.rate_kind == DEV_RATE_HEAD ? op.n_head : op.rate_kind == DEV_RATE_KEY ? rows : columns;
         width_is(p, op.dst, columns);

@@ -462,7 +462,8 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
     }
     static const slot norms[] = {S_ATTN_NORM, S_ATTN_NORM_2, S_ATTN_POST, S_FFN_NORM, S_FFN_POST, S_NORM_EXPS};
     for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
-        if ((st = want_vector(s[norms[i]].w, e, err)) || (st = want_vector(s[norms[i]].b, e, err))) return st;
+        if (norms[i] == S_ATTN_NORM_2 && hp->row->recur == RECUR_LIGHTNING && l->recurrent) continue; // of the result
+        else if ((st = want_vector(s[norms[i]].w, e, err)) || (st = want_vector(s[norms[i]].b, e, err))) return st;
     if (l->recurrent && (st = check_recurrent(hp, s, il, err))) return st;
     if (l->no_attention) return l->no_feed ? OK : check_feed(hp, s, il, e, err);
     if (traits & A_LATENT) return (st = check_latent(hp, s, il, err)) ? st : check_feed(hp, s, il, e, err);
@@ -597,6 +598,11 @@ static status add_constants(const hparams *hp, binding *b, error *err)
         if ((st = add_made(b, 0, "clamp", widest, 1, DEV_USE_VECTOR, &b->limit, err))) return st;
         for (int64_t i = 0; i < widest; i++) b->made[0][i] = hp->clamp;
     }
+    if (hp->row->recur == RECUR_LIGHTNING && hp->state_heads) { // 2^(-8/n) and its powers, as ALiBi's slopes
+        if ((st = add_made(b, 2, "decays", hp->state_heads, 1, DEV_USE_VECTOR, &b->slopes, err))) return st;
+        float first = powf(2, -powf(2, 3 - log2f((float)hp->state_heads)));
+        for (int32_t h = 0; h < hp->state_heads; h++) b->made[2][h] = -first * powf(first, (float)h);
+    }
     int64_t last = (int64_t)hp->context - 1 + hp->temp_offset;
     if (hp->temp_scale != 0 && last >= hp->temp_length) { // below it the factor is 1
         if (hp->context > 1u << 26) return error_set(err, E_UNSUPPORTED, "a context of %u with attention temperature is not built", hp->context);
@@ -624,7 +630,7 @@ static status spread_stacks(const hparams *hp, binding *b, error *err)
 status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
 {
     memset(b, 0, sizeof *b);
-    b->cap = 2 * gguf_tensor_count(g) + 3;
+    b->cap = 2 * gguf_tensor_count(g) + 4;
     for (size_t i = 0; i < gguf_tensor_count(g); i++) // slices have bytes in the file, so their number is bounded by its size
         if (hp->row->traits & A_LATENT && sliced(gguf_tensor_at(g, i)->name) && gguf_tensor_at(g, i)->bytes >= gguf_tensor_at(g, i)->dims[2]) b->cap += gguf_tensor_at(g, i)->dims[2];
     b->all = mem_calloc(b->cap, sizeof *b->all);
@@ -659,5 +665,6 @@ void binding_free(binding *b)
     mem_free(b->layers);
     mem_free(b->made[0]);
     mem_free(b->made[1]);
+    mem_free(b->made[2]);
     memset(b, 0, sizeof *b);
 }

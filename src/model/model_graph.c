@@ -331,6 +331,22 @@ static void feed_layer(graph *c, int32_t il)
     graph_feed(c, il, c->h[c->w], c->n[c->w], DEV_NONE, c->h[c->w]);
 }
 
+// What a branch adds to is its own input, scaled: h = r n + attention(n), n = norm(h); the same with the feed-forward (minimax-01).
+static void inward_layer(graph *c, int32_t il)
+{
+    const slot_pair *s = c->b->layers[il].s;
+    float r = c->hp->resid_scale;
+    norm(c, c->n[0], c->h[0], &s[S_ATTN_NORM]);
+    dev_reg att = c->hp->layers[il].recurrent ? graph_recurrent(c, il, c->n[0]) : graph_attention(c, il, c->n[0]);
+    dev_scale(c->p, c->h[0], c->n[0], r);
+    if (il == c->hp->n_layers - 1) att = graph_select(c, att);
+    dev_reg h = c->h[c->w], n = c->n[c->w];
+    linear(c, h, att, &s[S_OUT], h);
+    norm(c, n, h, &s[S_FFN_NORM]);
+    dev_scale(c->p, h, n, r);
+    graph_feed(c, il, h, n, DEV_NONE, h);
+}
+
 // h = h + attention(norm(h)); h = h + feed(norm(h)), in the order and with the norms of the row.
 static void layer(graph *c, int32_t il)
 {
@@ -341,6 +357,10 @@ static void layer(graph *c, int32_t il)
     const layer_hp *l = &hp->layers[il];
     if (l->no_attention && !l->recurrent) {
         feed_layer(c, il);
+        return;
+    }
+    if (hp->row->recur == RECUR_LIGHTNING) {
+        inward_layer(c, il);
         return;
     }
     bool plain = traits & A_NORM_PLAIN, parallel = !plain && !s[S_FFN_NORM].w && !(traits & A_NO_PRE) && !l->no_feed, beside = (traits & A_EXPERTS_BESIDE) && s[S_NORM_EXPS].w;

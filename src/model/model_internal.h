@@ -97,7 +97,9 @@ typedef enum arch_recur {
     RECUR_MAMBA,  // state spaces with a matrix of decays (mamba, jamba)
     RECUR_MAMBA2, // with a decay a head (mamba2 and the hybrids)
     RECUR_DELTA,  // gated delta rule; attention's queries carry its gate (qwen3next, qwen35)
-    RECUR_KDA     // Kimi delta attention: a decay for each column of the key
+    RECUR_KDA,    // Kimi delta attention: a decay for each column of the key
+    RECUR_PLAMO,  // Mamba with a decay a head and its gate among the heads (plamo2)
+    RECUR_LIGHTNING // linear attention with fixed decays; each branch adds to its scaled, normalised input (minimax-01)
 } arch_recur;
 
 typedef struct hparams hparams;
@@ -210,8 +212,9 @@ typedef struct binding {
     bound_tensor *token_type;   // the row of type 0
     slot_pair     low_init; // the low stream's first row (hrm_text)
     slot_pair     ple_embed, ple_proj, ple_norm; // per-layer inputs (gemma4)
-    float        *made[2];      // constants that some architectures need as tensors
+    float        *made[3];      // constants that some architectures need as tensors
     bound_tensor *limit;        // the clamp of q, k and v in every column (mpt, dbrx, olmo)
+    bound_tensor *slopes;       // decays of the heads of linear attention (minimax-01)
     bound_tensor *temper;       // [context] a factor of the query by position (llama4, mistral3)
     bound_tensor *rope_factors; // rope_freqs or the chosen one of rope_factors_long/short
 } binding;

@@ -1,5 +1,5 @@
 // model/recurrent: layers whose memory is a state of fixed size: short convolutions (LFM2), state spaces (Mamba, arXiv 2312.00752; Mamba-2,
-// 2405.21060), gated delta rule (arXiv 2412.06464), Kimi delta attention (arXiv 2510.26692).
+// 2405.21060), gated delta rule (arXiv 2412.06464), Kimi delta attention (arXiv 2510.26692), lightning attention.
 //
 // Which layers are recurrent follows from their tensors. A layer's state: the convolution's last inputs, then the heads' matrices; layers of a model
 // are alike, so they are one group. Registers: mixed what the first matrix makes; result a gate; rates the time steps; small what is narrow.
@@ -35,7 +35,8 @@ static status need_int(const gguf *g, const hparams *hp, const char *name, int64
 // What each layer consists of. Mamba's rows may have layers of one part alone; in the others every layer has a feed-forward.
 static status read_layers(const gguf *g, hparams *hp, error *err)
 {
-    static const char *const marks[] = {[RECUR_CONV] = "shortconv.conv", [RECUR_MAMBA] = "ssm_conv1d", [RECUR_MAMBA2] = "ssm_conv1d", [RECUR_DELTA] = "ssm_conv1d", [RECUR_KDA] = "ssm_conv1d_q"};
+    static const char *const marks[] = {[RECUR_CONV] = "shortconv.conv", [RECUR_MAMBA] = "ssm_conv1d", [RECUR_MAMBA2] = "ssm_conv1d", [RECUR_DELTA] = "ssm_conv1d", [RECUR_KDA] = "ssm_conv1d_q", [RECUR_PLAMO] = "ssm_conv1d",
+                                          [RECUR_LIGHTNING] = "attn_qkv"};
     static const char *const feeds[] = {"ffn_norm", "ffn_up", "ffn_up_exps", "ffn_gate_up_exps", "ffn_gate_inp"};
     bool mamba = hp->row->recur == RECUR_MAMBA || hp->row->recur == RECUR_MAMBA2;
     for (int32_t i = 0; i < hp->n_layers; i++) {
@@ -72,7 +73,7 @@ static status read_kda(const gguf *g, hparams *hp, error *err)
 static int64_t conv_width(const hparams *hp)
 {
     int64_t keys = (int64_t)hp->state_keys * hp->state_k, values = (int64_t)hp->state_heads * hp->state_v;
-    return hp->row->recur == RECUR_CONV || hp->row->recur == RECUR_MAMBA ? values : values + 2 * keys;
+    return hp->row->recur == RECUR_CONV || hp->row->recur == RECUR_MAMBA || hp->row->recur == RECUR_PLAMO ? values : values + 2 * keys;
 }
 
 status hparams_recurrent(const gguf *g, hparams *hp, error *err)
@@ -83,6 +84,14 @@ status hparams_recurrent(const gguf *g, hparams *hp, error *err)
     for (int32_t i = 0; i < hp->n_layers; i++) any |= hp->layers[i].recurrent;
     if (!any) return OK;
     arch_recur kind = hp->row->recur;
+    if (kind == RECUR_LIGHTNING) { // no convolution
+        hp->taps = 1;
+        hp->state_heads = hp->state_keys = hp->layers[0].n_head;
+        if ((st = need_int(g, hp, "attention.key_length", 1, MAX_HEAD_DIM, &hp->state_k, err))) return st;
+        hp->state_v = hp->state_k;
+        if (hp->state_heads < 1 || (int64_t)hp->state_heads * hp->state_k > MAX_WIDTH / 6) return error_set(err, E_INVALID, "key \"%s.attention.head_count\" is out of range", hp->row->name);
+        return OK;
+    }
     if ((st = need_int(g, hp, kind == RECUR_CONV ? "shortconv.l_cache" : "ssm.conv_kernel", 2, DEV_MAX_TAPS, &hp->taps, err))) return st;
     hp->state_heads = hp->state_keys = 1;
     if (kind == RECUR_CONV) {
@@ -95,7 +104,7 @@ status hparams_recurrent(const gguf *g, hparams *hp, error *err)
     }
     int32_t inner;
     if ((st = need_int(g, hp, "ssm.state_size", 1, MAX_HEAD_DIM, &hp->state_k, err)) || (st = need_int(g, hp, "ssm.inner_size", 1, MAX_WIDTH, &inner, err))) return st;
-    if (kind != RECUR_MAMBA && ((st = need_int(g, hp, "ssm.time_step_rank", 1, MAX_HEADS, &hp->state_heads, err)) || (st = need_int(g, hp, "ssm.group_count", 1, MAX_HEADS, &hp->state_keys, err)))) return st;
+    if (kind != RECUR_MAMBA && ((st = need_int(g, hp, "ssm.time_step_rank", 1, MAX_HEADS, &hp->state_heads, err)) || (kind != RECUR_PLAMO && (st = need_int(g, hp, "ssm.group_count", 1, MAX_HEADS, &hp->state_keys, err))))) return st;
     if (inner % hp->state_heads || hp->state_heads % hp->state_keys)
         return error_set(err, E_INVALID, "keys \"%s.ssm.*\": %d columns, %d heads and %d groups do not divide", hp->row->name, inner, hp->state_heads, hp->state_keys);
     hp->state_v = inner / hp->state_heads;
@@ -167,9 +176,14 @@ status check_recurrent(const hparams *hp, slot_pair *s, int32_t il, error *err)
                     MAT(S_SSM_F_A, e, state), MAT(S_SSM_F_B, state, inner), MAT(S_SSM_BETA, e, heads), VEC(S_SSM_A, heads), BIAS(S_SSM_DT, inner), MAT(S_SSM_G_A, e, state), MAT(S_SSM_G_B, state, inner),
                     VEC(S_SSM_NORM, hp->state_v), MAT(S_OUT, inner, e));
         break;
+    case RECUR_PLAMO:
+        st = SHAPES(MAT(S_SSM_IN, e, 2 * inner), VEC(S_SSM_CONV, wide * hp->taps), BIAS_MAY(S_SSM_CONV, wide), MAT(S_SSM_DT, rank, heads), BIAS(S_SSM_DT, heads), MAT(S_SSM_X, inner, rank + 2 * state),
+                    VEC(S_SSM_A, heads), VEC(S_SSM_D, heads), MAT(S_SSM_OUT, inner, e), VEC(S_SSM_DT_NORM, rank), VEC(S_SSM_B_NORM, state), VEC(S_SSM_C_NORM, state));
+        break;
+    case RECUR_LIGHTNING: st = SHAPES(MAT(S_QKV, e, 3 * inner), MAT(S_GATE_ATTN, e, inner), VEC(S_ATTN_NORM_2, inner), MAT(S_OUT, inner, e)); break;
     case RECUR_NONE: break;
     }
-    if (st || !alone || hp->row->recur == RECUR_KDA) return st;
+    if (st || !alone || hp->row->recur == RECUR_KDA || hp->row->recur == RECUR_LIGHTNING) return st;
     slot out = hp->row->recur == RECUR_CONV ? S_CONV_OUT : S_SSM_OUT;
     if (s[S_OUT].w) return error_set(err, E_UNSUPPORTED, "tensor \"%s\" stands in a recurrent layer", s[S_OUT].w->desc.name);
     s[S_OUT] = s[out];
@@ -188,11 +202,13 @@ void graph_recurrent_registers(graph *c)
     if (hp->row->recur == RECUR_MAMBA2) mixed = inner + wide + hp->state_heads;
     if (hp->row->recur == RECUR_MAMBA) mixed = 2 * inner;
     if (hp->row->recur == RECUR_MAMBA || hp->row->recur == RECUR_KDA) rates = inner;
+    if (hp->row->recur == RECUR_PLAMO) mixed = 3 * inner;
+    if (hp->row->recur == RECUR_LIGHTNING) mixed = 6 * inner;
     if (hp->row->recur == RECUR_KDA) small = hp->state_k + hp->state_heads;
     for (int32_t i = 0; i < hp->n_layers; i++) {
         const layer_hp *l = &hp->layers[i];
         any |= l->recurrent;
-        if (l->recurrent && hp->row->recur == RECUR_MAMBA && c->b->layers[i].s[S_SSM_X].w->desc.n > small) small = (int32_t)c->b->layers[i].s[S_SSM_X].w->desc.n;
+        if (l->recurrent && c->b->layers[i].s[S_SSM_X].w && c->b->layers[i].s[S_SSM_X].w->desc.n > small) small = (int32_t)c->b->layers[i].s[S_SSM_X].w->desc.n;
         if (hp->row->recur != RECUR_DELTA || l->no_attention) continue; // the query with its gate
         if (2 * l->n_head * l->head_k > mixed) mixed = 2 * l->n_head * l->head_k;
         if (l->n_head * l->head_k > result) result = l->n_head * l->head_k;
@@ -260,6 +276,59 @@ static void mamba(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_re
     op.skip = graph_weight(&s[S_SSM_D]);
     dev_op_scan(c->p, op);
     gated(c, att, dev_reg_view(c->p, xz, inner, inner), DEV_ACT_SILU);
+}
+
+// As mamba, but for the order of parts: each head's gate, then its input, in one matrix; B, C, then the time step in the other.
+static void plamo(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att)
+{
+    const hparams *hp = c->hp;
+    int32_t each = hp->state_v, inner = hp->state_heads * each, rank = (int32_t)s[S_SSM_DT].w->desc.k, n = hp->state_k;
+    dev_reg all = graph_part(c, c->mixed, 3 * inner), zx = dev_reg_view(c->p, all, 0, 2 * inner), in = dev_reg_view(c->p, all, 2 * inner, inner), z = graph_part(c, c->result, inner);
+    dev_reg low = graph_part(c, c->small, rank + 2 * n), rates = graph_part(c, c->rates, hp->state_heads);
+    dev_reg parts[3] = {dev_reg_view(c->p, low, 0, n), dev_reg_view(c->p, low, n, n), dev_reg_view(c->p, low, 2 * n, rank)};
+    static const slot norms[3] = {S_SSM_B_NORM, S_SSM_C_NORM, S_SSM_DT_NORM};
+    graph_linear(c, zx, x, &s[S_SSM_IN]);
+    for (int i = 0; i < 2; i++)
+        dev_op_copy(c->p, (dev_copy){.dst = i ? in : z, .src = zx, .n = hp->state_heads, .width = each, .src_first = i * each, .src_stride = 2 * each, .dst_stride = each});
+    conv(c, in, &s[S_SSM_CONV], layer, 0, DEV_ACT_SILU);
+    graph_linear(c, low, in, &s[S_SSM_X]);
+    for (int i = 0; i < 3; i++) norm(c, parts[i], DEV_NORM_RMS, 0, &s[norms[i]]);
+    dev_linear1(c->p, rates, parts[2], graph_weight(&s[S_SSM_DT]), NULL);
+    dev_scan op = scan_of(c, layer);
+    op.dst = att;
+    op.v = in;
+    op.k = parts[0];
+    op.q = parts[1];
+    op.rate = rates;
+    op.rate_bias = graph_bias(&s[S_SSM_DT]);
+    op.a = graph_weight(&s[S_SSM_A]);
+    op.skip = graph_weight(&s[S_SSM_D]);
+    dev_op_scan(c->p, op);
+    gated(c, att, z, DEV_ACT_SILU);
+}
+
+// Lightning attention (arXiv 2401.04658): queries, keys and values of each head in a row; heads forget at fixed rates, late layers less.
+static void lightning(graph *c, const slot_pair *s, int32_t il, int32_t layer, dev_reg x, dev_reg att)
+{
+    const hparams *hp = c->hp;
+    int32_t each = hp->state_v, inner = hp->state_heads * each;
+    dev_reg all = graph_part(c, c->mixed, 6 * inner), raw = dev_reg_view(c->p, all, 0, 3 * inner), gate = graph_part(c, c->result, inner), part[3];
+    dev_op_linear(c->p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_SILU, .out = {graph_out(raw, &s[S_QKV])}});
+    dev_op_linear(c->p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_SIGMOID, .out = {graph_out(gate, &s[S_GATE_ATTN])}});
+    for (int i = 0; i < 3; i++) {
+        part[i] = dev_reg_view(c->p, all, (3 + i) * inner, inner);
+        dev_op_copy(c->p, (dev_copy){.dst = part[i], .src = raw, .n = hp->state_heads, .width = each, .src_first = i * each, .src_stride = 3 * each, .dst_stride = each});
+    }
+    dev_scan op = scan_of(c, layer);
+    op.dst = att;
+    op.q = part[0];
+    op.k = part[1];
+    op.v = part[2];
+    op.a = c->b->slopes->dev;
+    op.a_scale = (float)(1.0 - (hp->n_layers > 1 ? (double)il / (hp->n_layers - 1) : 0) + 1e-5);
+    dev_op_scan(c->p, op);
+    norm(c, att, DEV_NORM_RMS, 0, &s[S_ATTN_NORM_2]);
+    dev_op_combine(c->p, (dev_combine){.dst = att, .a = att, .b = gate, .sa = 1, .multiply = true});
 }
 
 static void mamba2(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att)
@@ -365,6 +434,8 @@ dev_reg graph_recurrent(graph *c, int32_t il, dev_reg x)
     case RECUR_MAMBA2: mamba2(c, s, layer, x, att); break;
     case RECUR_DELTA: delta(c, s, layer, x, att); break;
     case RECUR_KDA: kimi_delta(c, s, layer, x, att); break;
+    case RECUR_PLAMO: plamo(c, s, layer, x, att); break;
+    case RECUR_LIGHTNING: lightning(c, s, il, layer, x, att); break;
     case RECUR_NONE: break;
     }
     return att;

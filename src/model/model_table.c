@@ -212,6 +212,8 @@ static const arch_row ROWS[] = {
     {.name = "qwen35", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_DELTA, .keys = K_ATTN_SCALE | K_NEXTN, .ffn_norm = "post_attention_norm", .attn_post = "-"},
     {.name = "qwen35moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_DELTA, .traits = A_EXPERTS_NORM, .keys = K_ATTN_SCALE | K_EXP_SCALE | K_NEXTN, .ffn_norm = "post_attention_norm", .attn_post = "-"},
     {.name = "kimi-linear", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .recur = RECUR_KDA, .traits = A_LATENT | A_EXPERTS_NORM, .keys = K_GATING | K_EXP_SCALE, .gating = DEV_GATE_SIGMOID},
+    {.name = "plamo2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_PLAMO, .traits = A_POST | A_FUSED_UP},
+    {.name = "minimax-01", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_LIGHTNING, .traits = A_EXPERTS_NORM, .keys = K_RESID_SCALE | K_EXP_SCALE},
 
     // Known by name, not built: each needs a kind of block that the table does not have.
 #define OUT(n, why) {.name = n, .refuse = why}
@@ -221,7 +223,7 @@ static const arch_row ROWS[] = {
     OUT("bailingmoe3", "sparse latent attention is not built"), OUT("kimi-k3", "delta attention is not built"),
     
     
-    OUT("plamo2", "state-space blocks are not built"), OUT("qwen4exp", "gated delta blocks are not built"), OUT("minimax-01", "linear attention is not built"),
+    OUT("qwen4exp", "gated delta blocks are not built"), 
     OUT("minimax-m3", "sparse attention is not built"), OUT("rwkv6", "RWKV blocks are not built"), OUT("rwkv7", "RWKV blocks are not built"),
     OUT("rwkv6qwen2", "RWKV blocks are not built"), OUT("arwkv7", "RWKV blocks are not built"), OUT("gemma3n", "per-layer embeddings are not built"),
 

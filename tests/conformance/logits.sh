@@ -77,7 +77,7 @@ for base in $bases; do
   [ "$base" = refact-moe ] && continue # the peer leaves the experts out
   case $base in
     *-moe) bound=1e-5 ;;
-    lfm2* | mamba* | jamba* | falcon-h1* | granitehybrid* | nemotron_h* | qwen35*) bound=1e-5 ;; # recurrent
+    lfm2* | mamba* | jamba* | falcon-h1* | granitehybrid* | nemotron_h* | qwen35* | plamo2*) bound=1e-5 ;; # recurrent
     bloom* | falcon* | gemma* | gpt2* | gptneox* | mpt* | phi2* | starcoder* | codeshell* | plamo3* | grok*) bound=1e-5 ;; # GELU
     *) bound=1e-6 ;;
   esac
@@ -147,7 +147,7 @@ if [ -z "${SAMPLE:-}" ]; then # shapes and scalings that the plain files do not 
     row mamba-norms mamba-dense 1e-5 --set ssm.dt_b_c_rms=bool:true --set ssm.state_size=u32:16
     row mamba2-heads mamba2-dense 1e-5 --set ssm.time_step_rank=u32:8 --set ssm.state_size=u32:16
     LISTS="700" row mamba2-long mamba2-dense 1e-5 $long
-    row jamba-experts jamba-dense 1e-5 $many
+    row jamba-experts jamba-dense 1e-5 $many --with blk.1.ffn_gate_inp.weight
     row falcon-h1-grouped falcon-h1-dense 1e-5 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set ssm.time_step_rank=u32:8 --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set rope.dimension_count=u32:64
     row granitehybrid-rotated granitehybrid-dense 1e-5 $many --set rope.scaling.finetuned=bool:true --set logit_scale=f32:2.5 --set attention.scale=f32:0.05 --set embedding_scale=f32:3
     row nemotron_h-experts nemotron_h_moe-dense 1e-5 $many --set expert_feed_forward_length=u32:64 --set expert_shared_feed_forward_length=u32:96 --set expert_shared_count=u32:1 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
@@ -156,6 +156,8 @@ if [ -z "${SAMPLE:-}" ]; then # shapes and scalings that the plain files do not 
     row qwen35-heads qwen35-dense 1e-5 $delta
     row qwen35moe-grouped qwen35moe-moe 1e-5 $many $delta --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2
     LISTS="700" row qwen35-long qwen35-dense 1e-5 $long
+    row plamo2-heads plamo2-dense 1e-5 --set ssm.time_step_rank=u32:8 --set ssm.state_size=u32:16
+    row minimax-01-heads minimax-01-moe 1e-5 $many --set residual_scale=f32:0.3 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set rope.dimension_count=u32:64
     row kimi-linear-heads kimi-linear-moe 1e-5 $many --set expert_weights_scale=f32:2.5 --set attention.head_count=u32:4 --with blk.1.ffn_gate_shexp.weight,blk.1.ffn_up_shexp.weight,blk.1.ffn_down_shexp.weight
     row gemma4-experts gemma4 1e-5 $gemma4 --set block_count=u32:4 --set attention.sliding_window_pattern=bools:true,true,true,false --set attention.shared_kv_layers=u32:0 --set embedding_length_per_layer_input=u32:0 $many --set expert_feed_forward_length=u32:96 \
       --with blk.%.attn_v.weight,blk.%.ffn_gate_inp.weight,blk.%.ffn_down_exps.scale

@@ -113,7 +113,7 @@ static void naive_scan(const recipe *r, int seq, double *out)
                 for (int32_t i = 0; i < K; i++) {
                     int32_t at = r->rate_kind == DEV_RATE_HEAD ? h : r->rate_kind == DEV_RATE_KEY ? h * K + i : h * V + c;
                     if (r->rated) step = log1p(exp((double)rate[at] + (r->biased ? (double)r->bias[at] : 0)));
-                    s[i] *= exp(step * (double)(r->rate_kind == DEV_RATE_VALUE ? r->a[(h * V + c) * K + i] : r->a[h]));
+                    s[i] *= exp(step * 0.75 * (double)(r->rate_kind == DEV_RATE_VALUE ? r->a[(h * V + c) * K + i] : r->a[h]));
                     kept += s[i] * (double)k[key * K + i];
                 }
                 double add = r->kind == DEV_SCAN_DELTA ? (in - kept) * (double)beta[h] : in * step;
@@ -144,7 +144,7 @@ static dev_plan *plan_of(device *d, const recipe *r, int32_t rows)
     else
         dev_op_scan(p, (dev_scan){.dst = y, .q = dev_reg_view(p, x, 0, keys), .k = dev_reg_view(p, x, keys, keys), .v = dev_reg_view(p, x, 2 * keys, n), .rate = rates ? dev_reg_view(p, x, 2 * keys + n, rates) : DEV_NONE,
                                   .beta = r->kind == DEV_SCAN_DELTA ? dev_reg_view(p, x, 2 * keys + n + rates, r->heads) : DEV_NONE, .kind = r->kind, .rate_kind = r->rate_kind, .tiled = r->tiled, .group = group,
-                                  .layer = 1, .state_at = gap, .n_head = r->heads, .n_key = r->keys, .head_k = r->k, .head_v = r->v, .scale = 0.5f, .a = import(d, r->a, a_count(r), 1, DEV_USE_VECTOR),
+                                  .layer = 1, .state_at = gap, .n_head = r->heads, .n_key = r->keys, .head_k = r->k, .head_v = r->v, .scale = 0.5f, .a_scale = 0.75f, .a = import(d, r->a, a_count(r), 1, DEV_USE_VECTOR),
                                   .rate_bias = rates && r->biased ? import(d, r->bias, rates, 1, DEV_USE_VECTOR) : NULL,
                                   .skip = r->skip ? import(d, r->skips, r->skip == 1 ? r->heads : n, 1, DEV_USE_VECTOR) : NULL});
     dev_op_hidden(p, y);

@@ -269,6 +269,7 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
     }
     if (len == 17 && !memcmp(stem, "layer_output_norm", 17) && weight && hp->row->attn_post) return add(b, t, DEV_USE_VECTOR, false, &b->layers[layer].s[S_FFN_POST].w, err);
     if (len == 16 && !memcmp(stem, "ffn_gate_up_exps", 16) && weight) return add_halves(b, t, &b->layers[layer], err);
+    if (hp->row->more & B_INDEXER && len > 8 && !memcmp(stem, "indexer.", 8)) return OK; // chooses nothing as long as all are chosen
     if (hp->row->more & B_VISION && len > 4 && !memcmp(stem, "vis_", 4)) return OK;
     return harmless(t->name) ? OK : unknown(hp, t, err);
 }

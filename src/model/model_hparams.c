@@ -413,6 +413,15 @@ static void read_options(reader *r, hparams *hp)
     if (!r->st && (hp->attn_cap < 0 || hp->final_cap < 0 || hp->clamp < 0 || hp->alibi < 0)) r->st = error_set(r->err, E_INVALID, "a soft cap, clamp or ALiBi bias of the file is negative");
 }
 
+static void read_indexer(reader *r, hparams *hp)
+{
+    int32_t top_k = 0, block = 0;
+    read_int(r, "attention.indexer.top_k", 1, INT32_MAX, &top_k, true);
+    read_int(r, "attention.indexer.block_size", 0, INT32_MAX, &block, false); // some choose whole blocks of keys (minimax-m3)
+    uint64_t most = (uint64_t)top_k * (uint64_t)(block > 1 ? block : 1);
+    if (!r->st && most <= UINT32_MAX && (hp->context > most || !hp->context)) hp->context = (uint32_t)most;
+}
+
 status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err)
 {
     memset(hp, 0, sizeof *hp);
@@ -432,6 +441,7 @@ status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err)
     read_sizes(&r, hp);
     if (r.st) goto fail;
     hp->context = context ? context : hp->n_ctx_train;
+    if (hp->row->more & B_INDEXER) read_indexer(&r, hp);
     hp->attn_scale = 1 / sqrtf((float)hp->head_k);
     if (hp->row->traits & A_EMBED_SQRT) hp->embed_scale = sqrtf((float)hp->n_embd);
     if (hp->row->adjust) hp->row->adjust(hp);

@@ -54,6 +54,7 @@ enum {
     B_SKIP          = 1 << 3, // layer_output_scale times the embedding is added after each layer (talkie)
     B_VISION        = 1 << 4, // vis_* tensors are for images: left out (cogvlm)
     B_CHUNK_EXPERTS = 1 << 5, // experts of a second, smaller stack, shared by neighbours, read what the first give (grovemoe)
+    B_INDEXER       = 1 << 7, // attention sees the indexer.top_k keys that an indexer chooses: all of them up to that many tokens, to which the context is held
     B_CYCLES        = 1 << 6, // two stacks of layers run in cycles over two streams (hrm_text): hparams.cycle_*
 };
 

@@ -179,6 +179,9 @@ static const arch_row ROWS[] = {
     {.name = "talkie", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_NORM_PLAIN | A_EMBED_PLAIN, .more = B_HEAD_GAINS | B_SKIP, .keys = K_LOGIT_SCALE},
     {.name = "hrm_text", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_NORM_PLAIN, .more = B_CYCLES, .keys = K_EMBED_SCALE},
     {.name = "grovemoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .more = B_CHUNK_EXPERTS, .keys = K_EXP_GROUPS},
+    {.name = "deepseek32", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT | A_MSCALE_BOTH, .more = B_INDEXER, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_YARN_LOG | K_NEXTN},
+    {.name = "glm-dsa", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT | A_MSCALE_BOTH, .more = B_INDEXER, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_NEXTN, .gating = DEV_GATE_SIGMOID},
+    {.name = "minimax-m3", .rope = ROPE_HALVES, .act = DEV_ACT_SWIGLU_OAI, .more = B_INDEXER, .keys = EXPERT_KEYS | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID},
     {.name = "cogvlm", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .more = B_VISION},
 
     // Encoders: embeddings and scores, no text.
@@ -217,18 +220,17 @@ static const arch_row ROWS[] = {
 
     // Known by name, not built: each needs a kind of block that the table does not have.
 #define OUT(n, why) {.name = n, .refuse = why}
-    OUT("deepseek32", "sparse latent attention is not built"), OUT("deepseek4", "sparse latent attention is not built"),
-   
-    OUT("glm-dsa", "sparse latent attention is not built"), OUT("dots3note", "sparse latent attention is not built"), OUT("hy_v4", "sparse latent attention is not built"),
-    OUT("bailingmoe3", "sparse latent attention is not built"), OUT("kimi-k3", "delta attention is not built"),
+    OUT("deepseek4", "compressed attention and hyper-connections are not built"),
+ OUT("dots3note", "latent attention in windows is not built"), OUT("hy_v4", "compressed attention and hyper-connections are not built"),
+    OUT("bailingmoe3", "linear beside latent attention is not built"), OUT("kimi-k3", "delta attention is not built"),
     
     
-    OUT("qwen4exp", "gated delta blocks are not built"), 
-    OUT("minimax-m3", "sparse attention is not built"), OUT("rwkv6", "RWKV blocks are not built"), OUT("rwkv7", "RWKV blocks are not built"),
-    OUT("rwkv6qwen2", "RWKV blocks are not built"), OUT("arwkv7", "RWKV blocks are not built"), OUT("gemma3n", "per-layer embeddings are not built"),
+    OUT("qwen4exp", "gated delta blocks are not built"),
+    OUT("rwkv6", "RWKV blocks are not built"), OUT("rwkv7", "RWKV blocks are not built"),
+    OUT("rwkv6qwen2", "RWKV blocks are not built"), OUT("arwkv7", "RWKV blocks are not built"), OUT("gemma3n", "alternating updates of several streams (AltUp) are not built"),
 
     OUT("apertus", "the xIELU activation is not built"),
-    OUT("step35", "its block is not built"), OUT("qwen3tts", "speech models are not built"),
+    OUT("step35", "activations that are clamped after the gate are not built"), OUT("qwen3tts", "it writes codes of speech, not text"),
     OUT("chameleon", "its norms and image tokens are not built"),
     OUT("t5", "encoder-decoder models are not built"), OUT("t5encoder", "encoders are not built"), OUT("wavtokenizer-dec", "speech models are not built"), OUT("clip", "it holds no language model"),
     OUT("gptj", "its block is not built"), OUT("eagle3", "draft heads are not built"),

@@ -170,6 +170,9 @@ if [ -z "${SAMPLE:-}" ]; then # shapes and scalings that the plain files do not 
     row hy_v3-experts hy_v3-moe 1e-5 $many --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5 --with $experts,$shared,blk.%.exp_probs_b
     row grovemoe-shared grovemoe-moe 1e-5 $many --set experts_per_group=u32:2 --set expert_group_scale=f32:0.7 --set expert_chunk_feed_forward_length=u32:96
     row hrm_text-layers hrm_text-dense 1e-6 --set block_count=u32:18 --set hrm.layers_per_stack=u32:3 --set hrm.l_cycles=u32:2 --set embedding_scale=f32:3
+    row deepseek32-heads deepseek32-moe 1e-5 $many --set attention.head_count=u32:4 --set embedding_length=u32:512 --set attention.indexer.top_k=u32:256
+    row glm-dsa-heads glm-dsa-moe 1e-5 $many --set attention.head_count=u32:4 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
+    row minimax-m3-grouped minimax-m3-moe 1e-5 $many $heads_swa --set rope.dimension_count=u32:16 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2
     row talkie-grouped talkie-dense 1e-6 $heads --set logit_scale=f32:0.3
     row llama4-experts llama4-moe 1e-5 --set expert_count=u32:8 --set expert_used_count=u32:1
   }

@@ -232,11 +232,57 @@ static void test_progress_and_cancel(void **state)
     small_free(&f);
 }
 
+// Rows with keys or tensors of their own name them when they are missing or do not fit.
+static void cycles_other(small_model *m)
+{
+    gguf_writer_set_u32(m->w, "hrm_text.hrm.layers_per_stack", 1, NULL);
+    gguf_writer_set_u32(m->w, "hrm_text.hrm.h_cycles", 2, NULL);
+    gguf_writer_set_u32(m->w, "hrm_text.hrm.l_cycles", 3, NULL); // eight layers, not two
+}
+static void cycles_one(small_model *m)
+{
+    gguf_writer_set_u32(m->w, "hrm_text.hrm.layers_per_stack", 1, NULL);
+    gguf_writer_set_u32(m->w, "hrm_text.hrm.h_cycles", 1, NULL);
+    gguf_writer_set_u32(m->w, "hrm_text.hrm.l_cycles", 1, NULL);
+}
+static void share_odd(small_model *m) { gguf_writer_set_u32(m->w, "grovemoe.experts_per_group", 3, NULL); }
+static void share_two(small_model *m) { gguf_writer_set_u32(m->w, "grovemoe.experts_per_group", 2, NULL); }
+static void limit_negative(small_model *m) { gguf_writer_set_f32(m->w, "maple.swiglu_clamp_exp", -1, NULL); }
+static void limits_few(small_model *m)
+{
+    static const float one[1] = {7};
+    gguf_items items = {GGUF_F32, 1, one};
+    gguf_writer_set(m->w, "maple.swiglu_clamp_exp", GGUF_ARRAY, &items, NULL);
+}
+
+static void test_rows(void **state)
+{
+    (void)state;
+    small_spec s = LLAMA;
+    s.arch = "hrm_text";
+    refused(&s, NULL, E_INVALID, "hrm_text.hrm.layers_per_stack");
+    refused(&s, cycles_other, E_INVALID, "hrm_text.block_count");
+    refused(&s, cycles_one, E_INVALID, "hrm.z_l_init");
+    s.arch = "talkie";
+    refused(&s, NULL, E_INVALID, "attn_q_norm.weight");
+    s.arch = "minimax-m3";
+    refused(&s, NULL, E_INVALID, "minimax-m3.attention.indexer.top_k");
+    s.experts = 4;
+    s.used = 2;
+    s.arch = "grovemoe";
+    refused(&s, NULL, E_INVALID, "grovemoe.experts_per_group");
+    refused(&s, share_odd, E_INVALID, "grovemoe.experts_per_group");
+    refused(&s, share_two, E_INVALID, "ffn_gate_chexps");
+    s.arch = "maple";
+    refused(&s, limit_negative, E_INVALID, "maple.swiglu_clamp_exp");
+    refused(&s, limits_few, E_INVALID, "maple.swiglu_clamp_exp");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_missing), cmocka_unit_test(test_shapes), cmocka_unit_test(test_numbers), cmocka_unit_test(test_unknown_tensors), cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_progress_and_cancel),
+        cmocka_unit_test(test_progress_and_cancel), cmocka_unit_test(test_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

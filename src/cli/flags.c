@@ -23,7 +23,7 @@ static const flag_row table[FLAG_COUNT] = {
     [FLAG_MODELS] = {"models", TEXT, ~0u & ~CMD_QUANTIZE, "DIR", 0, 0, 0, NULL, "folder of GGUF files (default models)"},
     [FLAG_HOST] = {"host", TEXT, CMD_SERVE, "ADDRESS", 0, 0, 0, NULL, "address to listen on (default 127.0.0.1)"},
     [FLAG_PORT] = {"port", INTEGER, CMD_SERVE, "N", 8080, 0, 65535, NULL, "port to listen on; 0 takes a free one (default 8080)"},
-    [FLAG_API_KEY_FILE] = {"api-key-file", TEXT, CMD_SERVE, "FILE", 0, 0, 0, NULL, "keys that clients must send, one a line"},
+    [FLAG_API_KEY_FILE] = {"api-key-file", TEXT, CMD_SERVE, "FILE", 0, 0, 0, NULL, "keys that clients must send, one a line: KEY [name=N] [weight=W] [priority=P] [private]"},
     [FLAG_TLS_CERT] = {"tls-cert", TEXT, CMD_SERVE, "FILE", 0, 0, 0, NULL, "certificate chain (PEM); needs --tls-key"},
     [FLAG_TLS_KEY] = {"tls-key", TEXT, CMD_SERVE, "FILE", 0, 0, 0, NULL, "private key (PEM)"},
     [FLAG_PARALLEL] = {"parallel", INTEGER, CMD_SERVE | CMD_BENCH, "N", 0, 0, 4096, NULL, "sequences at once (default 64; bench: 1)"},

@@ -13,9 +13,16 @@
 
 enum { MAX_PAGES = 64, SEQS = 12, MAX_TOKENS = 1200 };
 
+// A tier below the pool that forgets now and then.
+enum { KEPT = 1 << 14 };
+typedef struct kept { kv_record what; int32_t content[KV_PAGE]; bool used; } kept;
+
 typedef struct world {
     kv_pool *pool;
+    kept    *tier; // NULL: none
+    uint64_t restored;
     int      n_groups;
+    const dev_group *groups;
     int32_t  content[KV_GROUPS][MAX_PAGES][KV_PAGE]; // the token that was written; a recurrent page: [0] = length, [1] = sum
 } world;
 
@@ -28,6 +35,47 @@ static uint64_t rng = 88172645463325252u;
 static uint32_t draw(uint32_t n) {
     rng ^= rng << 13, rng ^= rng >> 7, rng ^= rng << 17;
     return (uint32_t)(rng >> 33) % n;
+}
+
+static kept *slot_of(world *w, const kv_record *what) {
+    uint32_t at;
+    memcpy(&at, what->id, sizeof at);
+    return &w->tier[(at * 5 + (uint32_t)what->group) % KEPT];
+}
+
+static bool in_tier(void *ctx, const kv_record *what) {
+    const kept *k = slot_of(ctx, what);
+    if (!k->used || memcmp(k->what.id, what->id, sizeof what->id) || k->what.group != what->group) return false;
+    assert_memory_equal(k->what.tokens, what->tokens, sizeof what->tokens);
+    assert_memory_equal(k->what.parent, what->parent, sizeof what->parent);
+    assert_int_equal(k->what.index, what->index);
+    return true;
+}
+
+static void keep_page(void *ctx, const kv_record *what, int32_t page) {
+    world *w = ctx;
+    kept *k = slot_of(w, what);
+    *k = (kept){.what = *what, .used = true};
+    memcpy(k->content, w->content[what->group][page], sizeof k->content);
+}
+
+static bool offered(void *ctx, const kv_record *what, int32_t page) {
+    if (draw(10) == 0) return false;
+    if (draw(50)) keep_page(ctx, what, page);
+    return true;
+}
+
+typedef struct bringing { world *w; const kv_record *list; size_t n, index; } bringing;
+
+static bool bring_page(void *ctx, int32_t group, int32_t page) {
+    bringing *b = ctx;
+    for (size_t i = 0; i < b->n; i++) {
+        if (b->list[i].group != group || b->list[i].index != b->index) continue;
+        if (!in_tier(b->w, &b->list[i]) || draw(100) == 0) return false; // damaged
+        memcpy(b->w->content[group][page], slot_of(b->w, &b->list[i])->content, sizeof b->w->content[group][page]);
+        return true;
+    }
+    return false;
 }
 
 static void check(const world *w) {
@@ -106,6 +154,29 @@ static void open_seq(world *w, seq *s) {
     s->len = 0;
 }
 
+// What the engine does at admission: a plan, then page by page; a way that breaks off begins again from the pool.
+static void bring(world *w, seq *s, size_t n) {
+    kv_record *list;
+    size_t n_list, last = kv_seq_plan(s->kv, s->tokens, n, in_tier, w, &list, &n_list);
+    assert_true(last == s->len || (last > s->len && last < n && last % KV_PAGE == 0 && n_list));
+    while (s->len < last) {
+        bringing b = {w, list, n_list, s->len / KV_PAGE};
+        if (draw(3) == 0) kv_seq_reserve(s->kv, s->len + KV_PAGE, NULL);
+        if (kv_seq_restore(s->kv, s->tokens, last, bring_page, &b, NULL) != OK) break;
+        s->len += KV_PAGE;
+        if (draw(20) == 0) check(w);
+    }
+    if (s->len < last) {
+        kv_seq_free(s->kv);
+        open_seq(w, s);
+        s->len = kv_seq_match(s->kv, s->tokens, n);
+    } else if (n_list) {
+        w->restored++;
+        read_back(w, s, w->groups);
+    }
+    mem_free(list);
+}
+
 // Few distinct texts with common beginnings, so that much is shared.
 static void fill_tokens(seq *s) {
     uint32_t kind = draw(4), branch = draw(40);
@@ -113,10 +184,21 @@ static void fill_tokens(seq *s) {
     s->salt = draw(8) == 0;
 }
 
-static void random_operations(const dev_group *groups, const int32_t *pages, int n, long operations, bool truncates) {
+static long times = 1; // `test_kv long`: ten million operations a group and all of a test again
+
+static void operate(const dev_group *groups, const int32_t *pages, int n, long operations, bool truncates, bool tiers) {
     world *w = mem_calloc(1, sizeof *w);
+    operations *= times;
     seq *seqs = mem_calloc(SEQS, sizeof *seqs);
     kv_config c = config_of(w, groups, pages, n);
+    w->groups = groups;
+    if (tiers) {
+        w->tier = mem_calloc(KEPT, sizeof *w->tier);
+        c.tier_ctx = w;
+        c.filled = offered;
+        c.evicted = keep_page;
+        for (int g = 0; g < n; g++) c.page_bytes[g] = KV_PAGE * sizeof(int32_t);
+    }
     assert_int_equal(kv_create(&c, &w->pool, NULL), OK);
     uint64_t hits = 0;
     for (long op = 0; op < operations; op++) {
@@ -125,7 +207,9 @@ static void random_operations(const dev_group *groups, const int32_t *pages, int
         if (!s->kv) {
             fill_tokens(s);
             open_seq(w, s);
-            s->len = kv_seq_match(s->kv, s->tokens, 1 + draw(MAX_TOKENS - 1));
+            size_t prompt = 1 + draw(MAX_TOKENS - 1);
+            s->len = kv_seq_match(s->kv, s->tokens, prompt);
+            if (tiers) bring(w, s, prompt);
             hits += s->len;
         } else if (what < 55) {
             size_t upto = s->len + 1 + draw(what < 20 ? 70 : 2);
@@ -151,6 +235,7 @@ static void random_operations(const dev_group *groups, const int32_t *pages, int
             kv_seq_truncate(s->kv, s->len);
             for (size_t i = s->len; i < MAX_TOKENS; i++) s->tokens[i] += 5000000;
         } else if (what < 90) {
+            if (tiers) kv_seq_save(s->kv, true);
             kv_seq_free(s->kv);
             s->kv = NULL;
         } else if (what == 99 && draw(200) == 0) {
@@ -158,6 +243,7 @@ static void random_operations(const dev_group *groups, const int32_t *pages, int
         }
         if (s->kv) {
             assert_int_equal(kv_seq_len(s->kv), s->len);
+            if (tiers && what < 20) kv_seq_save(s->kv, false);
             if (op % 16 == 0) read_back(w, s, groups);
         }
         if (op % 64 == 0) check(w);
@@ -173,9 +259,16 @@ static void random_operations(const dev_group *groups, const int32_t *pages, int
     kv_get_stats(w->pool, &st);
     assert_int_equal(st.free, st.total);
     assert_true(st.evictions > 0);
+    assert_true(!tiers || w->restored > 0);
     kv_destroy(w->pool);
+    mem_free(w->tier);
     mem_free(w);
     mem_free(seqs);
+}
+
+static void random_operations(const dev_group *groups, const int32_t *pages, int n, long operations, bool truncates) {
+    operate(groups, pages, n, operations, truncates, false);
+    operate(groups, pages, n, operations / 40, truncates, true);
 }
 
 static void full_group(void **state) {
@@ -312,7 +405,8 @@ static void allocation_failures(void **state) {
     }
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], "long")) times = 10;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(match_is_shorter_than_the_prompt), cmocka_unit_test(eviction_takes_leaves_first), cmocka_unit_test(allocation_failures),
         cmocka_unit_test(full_group), cmocka_unit_test(full_and_window), cmocka_unit_test(window_alone), cmocka_unit_test(recurrent_and_full), cmocka_unit_test(recurrent_alone), cmocka_unit_test(snapshots),

@@ -1,0 +1,237 @@
+// The disk and host tiers by themselves: what comes back, bounds, order of eviction, rates, remains of a killed writer, files of others.
+#include <dirent.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "kv/kv.h"
+
+static char dir[200];
+enum { BYTES = 5000 };
+
+static void remove_all(const char *path) {
+    char sub[500];
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
+        snprintf(sub, sizeof sub, "%.200s/%.255s", path, e->d_name);
+        if (unlink(sub)) remove_all(sub);
+    }
+    if (d) closedir(d);
+    rmdir(path);
+}
+
+static int setup(void **state) {
+    (void)state;
+    remove_all(dir);
+    return 0;
+}
+
+// Page `index` of chain `chain`: any distinct names do.
+static kv_record page(int chain, uint32_t index) {
+    kv_record r = {.index = index, .group = (int32_t)(index % 2), .bytes = BYTES};
+    memset(r.id, chain, sizeof r.id);
+    memset(r.parent, chain, sizeof r.parent);
+    memcpy(r.id + 1, &index, sizeof index);
+    uint32_t before = index - 1;
+    memcpy(r.parent + 1, &before, sizeof before);
+    for (int i = 0; i < KV_PAGE; i++) r.tokens[i] = chain * 1000 + (int32_t)index * 32 + i;
+    return r;
+}
+
+static void content_of(const kv_record *r, uint8_t *out) {
+    for (size_t i = 0; i < r->bytes; i++) out[i] = (uint8_t)(r->id[0] * 7 + r->index * 13 + i * 3);
+}
+
+static kv_disk *open_with(uint64_t bytes, uint64_t rate) {
+    kv_disk *d;
+    error err = {0};
+    if (kv_disk_open(&(kv_disk_options){.dir = dir, .bytes = bytes, .rate = rate}, &d, &err) != OK) fail_msg("%s", err.text);
+    return d;
+}
+
+static kv_put put(kv_disk *d, kv_record r) {
+    void *content;
+    kv_put how = kv_disk_begin(d, &r, &content);
+    if (how != KV_PUT_FILL) return how;
+    content_of(&r, content);
+    kv_disk_end(d, content);
+    return how;
+}
+
+// Whether the page is read back; what is read must be right.
+static bool get(kv_disk *d, kv_record r) {
+    kv_fetch *f;
+    void *content;
+    status s;
+    assert_int_equal(kv_fetch_begin(d, &r, 1, NULL, NULL, &f, NULL), OK);
+    while ((s = kv_fetch_next(f, &content)) == E_BUSY) usleep(100);
+    if (s == OK) {
+        uint8_t want[BYTES];
+        content_of(&r, want);
+        assert_memory_equal(content, want, BYTES);
+        mem_free(content);
+    }
+    kv_fetch_free(f);
+    return s == OK;
+}
+
+static void what_was_put_comes_back(void **state) {
+    (void)state;
+    kv_disk *d = open_with(0, 0);
+    for (uint32_t i = 0; i < 20; i++) assert_int_equal(put(d, page(1, i)), KV_PUT_FILL);
+    assert_int_equal(put(d, page(1, 3)), KV_PUT_THERE);
+    kv_disk_flush(d);
+    for (uint32_t i = 0; i < 20; i++) assert_true(get(d, page(1, i)));
+    assert_false(get(d, page(2, 0)));
+    kv_record other = page(1, 4);
+    other.tokens[5]++;
+    assert_false(get(d, other)); // the same name, other tokens: a miss (and the file goes)
+    kv_disk_close(d);
+    d = open_with(0, 0);
+    for (uint32_t i = 0; i < 20; i++) {
+        kv_record r = page(1, i);
+        assert_int_equal(kv_disk_has(d, &r), i != 4);
+        assert_int_equal(get(d, r), i != 4);
+    }
+    kv_disk_close(d);
+}
+
+static void leaves_go_first_and_bytes_are_bounded(void **state) {
+    (void)state;
+    kv_disk *d = open_with(10 * 8192, 0);
+    for (uint32_t i = 0; i < 6; i++) put(d, page(1, i));
+    for (uint32_t i = 0; i < 4; i++) put(d, page(2, i));
+    kv_disk_flush(d);
+    assert_true(get(d, page(1, 5))); // used: chain 2 goes before it
+    for (uint32_t i = 0; i < 5; i++) put(d, page(3, i));
+    kv_disk_flush(d);
+    kv_disk_stats st;
+    kv_disk_get_stats(d, &st);
+    assert_true(st.bytes <= 10 * 8192);
+    assert_int_equal(st.evicted, 5);
+    for (int chain = 1; chain <= 3; chain++)
+        for (uint32_t i = 1; i < 6; i++) { // nothing outlives its parent
+            kv_record r = page(chain, i), up = page(chain, i - 1);
+            assert_true(!kv_disk_has(d, &r) || kv_disk_has(d, &up));
+        }
+    kv_record last = page(3, 4);
+    assert_true(kv_disk_has(d, &last));
+    kv_disk_close(d);
+    d = open_with(3 * 8192, 0); // a smaller bound at the next start
+    kv_disk_get_stats(d, &st);
+    assert_true(st.bytes <= 3 * 8192 && st.files == 3);
+    kv_disk_close(d);
+}
+
+static void the_rate_is_kept(void **state) {
+    (void)state;
+    kv_disk *d = open_with(0, 3 * BYTES);
+    int taken = 0, later = 0;
+    for (uint32_t i = 0; i < 50; i++) {
+        kv_put how = put(d, page(1, i));
+        taken += how == KV_PUT_FILL;
+        later += how == KV_PUT_LATER;
+    }
+    assert_true(taken >= 3 && later >= 1);
+    kv_disk_dropped(d, (uint64_t)later);
+    kv_disk_stats st;
+    kv_disk_get_stats(d, &st);
+    assert_int_equal(st.dropped, later);
+    kv_disk_close(d);
+}
+
+static void write_to(const char *path, const void *data, size_t n) {
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    fwrite(data, 1, n, f);
+    fclose(f);
+}
+
+static void strangers_stay_and_remains_go(void **state) {
+    (void)state;
+    kv_disk *d = open_with(0, 0);
+    kv_record r = page(1, 0);
+    put(d, r);
+    kv_disk_close(d);
+    char file[400], mine[500], part[500], bad[500];
+    int n = snprintf(file, sizeof file, "%s/%02x/", dir, r.id[0]);
+    snprintf(mine, sizeof mine, "%sholiday.jpg", file);
+    for (int i = 0; i < 32; i++) n += snprintf(file + n, sizeof file - (size_t)n, "%02x", r.id[i]);
+    snprintf(part, sizeof part, "%s.1.part", file);
+    snprintf(bad, sizeof bad, "%s.1", file);
+    snprintf(file + n, sizeof file - (size_t)n, ".0");
+    assert_int_equal(access(file, R_OK), 0);
+    write_to(mine, "me", 2);
+    write_to(part, "half", 4);
+    write_to(bad, "no header", 9);
+    d = open_with(0, 0);
+    assert_int_equal(access(mine, R_OK), 0);
+    assert_int_not_equal(access(part, R_OK), 0);
+    assert_int_not_equal(access(bad, R_OK), 0);
+    assert_true(get(d, r));
+    kv_disk *second;
+    assert_int_equal(kv_disk_open(&(kv_disk_options){.dir = dir}, &second, NULL), E_BUSY);
+    kv_disk_close(d);
+}
+
+static void every_damage_is_seen(void **state) {
+    (void)state;
+    kv_record r = page(1, 0);
+    uint8_t file[KV_FILE_HEADER + BYTES];
+    const uint8_t *content;
+    content_of(&r, file + KV_FILE_HEADER);
+    kv_file_header(&r, file + KV_FILE_HEADER, file);
+    assert_int_equal(kv_file_check(file, sizeof file, &r, &content, NULL), OK);
+    for (size_t i = 0; i < sizeof file; i++) {
+        file[i] ^= (uint8_t)(1 << i % 8);
+        assert_int_equal(kv_file_check(file, sizeof file, &r, &content, NULL), E_INVALID);
+        file[i] ^= (uint8_t)(1 << i % 8);
+    }
+    for (size_t n = 0; n < sizeof file; n += 7) assert_int_equal(kv_file_check(file, n, &r, &content, NULL), E_INVALID);
+}
+
+static void host_memory_is_bounded(void **state) {
+    (void)state;
+    kv_host *h;
+    assert_int_equal(kv_host_create(4 * BYTES, &h, NULL), OK);
+    for (uint32_t i = 0; i < 6; i++) {
+        kv_record r = page(1, i);
+        content_of(&r, kv_host_put(h, &r));
+    }
+    for (uint32_t i = 0; i < 6; i++) {
+        kv_record r = page(1, i);
+        uint8_t want[BYTES];
+        assert_int_equal(kv_host_has(h, &r), i >= 2); // the first two went
+        void *x = kv_host_take(h, &r);
+        assert_int_equal(x != NULL, i >= 2);
+        content_of(&r, want);
+        if (x) assert_memory_equal(x, want, BYTES);
+        mem_free(x);
+        assert_false(kv_host_has(h, &r));
+    }
+    kv_record big = page(2, 0);
+    big.bytes = 5 * BYTES;
+    assert_null(kv_host_put(h, &big));
+    kv_host_destroy(h);
+}
+
+int main(void) {
+    snprintf(dir, sizeof dir, "/tmp/altiserve-kv-disk-%d", (int)getpid());
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(what_was_put_comes_back, setup), cmocka_unit_test_setup(leaves_go_first_and_bytes_are_bounded, setup),
+        cmocka_unit_test_setup(the_rate_is_kept, setup), cmocka_unit_test_setup(strangers_stay_and_remains_go, setup),
+        cmocka_unit_test(every_damage_is_seen), cmocka_unit_test(host_memory_is_bounded),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    remove_all(dir);
+    return failed;
+}

@@ -79,6 +79,11 @@ status altiserve_inspect(altiserve *a, const char *id, char **out, error *err) {
                                   "quantization", info.quantization, "file_bytes", (json_int_t)info.file_bytes, "layers", (int)info.layers, "embedding",
                                   (int)info.embedding, "vocabulary", (int)info.vocabulary, "context_trained", (int)info.context_trained, "context", (int)info.context,
                                   "chat_template", info.has_template);
+        json_t *purpose = json_array(); // what the model is for
+        if (info.generates) json_array_append_new(purpose, json_string("text"));
+        if (info.embedding_model && info.embeds) json_array_append_new(purpose, json_string("embeddings"));
+        if (info.ranks) json_array_append_new(purpose, json_string("ranking"));
+        json_object_set_new(facts, "purpose", purpose);
         json_object_update(report, facts);
         json_decref(facts);
         gguf_str kind;

@@ -25,7 +25,7 @@ static void add(gguf_writer *w, float **list, size_t *n, const char *name, uint6
 }
 
 // A BERT with words a to z. rank: it has a head of `CLASSES` scores; context as given.
-static void put_encoder(const char *id, int pooling, uint32_t context) {
+static void put_encoder(const char *id, int pooling, uint32_t context, const char *template) {
     gguf_writer *w = NULL;
     float *data[128];
     size_t n = 0;
@@ -63,6 +63,7 @@ static void put_encoder(const char *id, int pooling, uint32_t context) {
             add(w, data, &n, name[0], l < 0 ? E : (uint64_t)parts[i].k, l < 0 ? 1 : (uint64_t)parts[i].n);
             add(w, data, &n, name[1], l < 0 || parts[i].n == 1 ? E : (uint64_t)parts[i].n, 1);
         }
+    if (template) gguf_writer_set_text(w, "tokenizer.chat_template.rerank", template, NULL);
     if (pooling == 4) {
         add(w, data, &n, "cls.output.weight", E, CLASSES);
         add(w, data, &n, "cls.output.bias", CLASSES, 1);
@@ -74,21 +75,22 @@ static void put_encoder(const char *id, int pooling, uint32_t context) {
     for (size_t i = 0; i < n; i++) mem_free(data[i]);
 }
 
-static const char *const ids[] = {"mean", "first", "last", "ranker", "long"};
+static const char *const ids[] = {"mean", "first", "last", "ranker", "long", "templated"};
 
 static int setup(void **state) {
     (void)state;
     snprintf(dir, sizeof dir, "%s/embed-XXXXXX", BINARY_DIR);
     if (!mkdtemp(dir)) return -1;
-    for (int i = 0; i < 4; i++) put_encoder(ids[i], i + 1, CONTEXT);
-    put_encoder(ids[4], 1, 1500);
+    for (int i = 0; i < 4; i++) put_encoder(ids[i], i + 1, CONTEXT, NULL);
+    put_encoder(ids[4], 1, 1500, NULL);
+    put_encoder(ids[5], 4, CONTEXT, "[CLS] e {query} f [SEP] {document} g {query} [SEP]");
     return 0;
 }
 
 static int teardown(void **state) {
     (void)state;
     char path[600];
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 6; i++) {
         snprintf(path, sizeof path, "%s/%s.gguf", dir, ids[i]);
         unlink(path);
     }
@@ -247,6 +249,15 @@ static void ranks(void **state) {
     vector w = of(a, &e);
     assert_int_equal(v.usage.prompt_tokens, 10);
     assert_true(v.n == CLASSES && !memcmp(v.x, w.x, sizeof(float) * CLASSES));
+    // By the file's template: its own control tokens are, the documents' are text.
+    e = (altiserve_embed){.model = "templated", .text = "a", .text_len = 1, .pair = "b [SEP]", .pair_len = 7};
+    v = of(a, &e);
+    if (v.st != OK) fail_msg("%s", v.err.text);
+    const int32_t written[] = {2, 9, 5, 10, 3, 6, 1, 1, 1, 11, 5, 3};
+    e = (altiserve_embed){.model = "templated", .tokens = written, .n_tokens = 12};
+    w = of(a, &e);
+    assert_int_equal(v.usage.prompt_tokens, 12);
+    assert_memory_equal(v.x, w.x, sizeof(float) * CLASSES);
     altiserve_destroy(a);
 }
 

@@ -220,20 +220,15 @@ static const arch_row ROWS[] = {
 
     // Known by name, not built: each needs a kind of block that the table does not have.
 #define OUT(n, why) {.name = n, .refuse = why}
-    OUT("deepseek4", "compressed attention and hyper-connections are not built"),
- OUT("dots3note", "latent attention in windows is not built"), OUT("hy_v4", "compressed attention and hyper-connections are not built"),
-    OUT("bailingmoe3", "linear beside latent attention is not built"), OUT("kimi-k3", "delta attention is not built"),
-    
-    
-    OUT("qwen4exp", "gated delta blocks are not built"),
-    OUT("rwkv6", "RWKV blocks are not built"), OUT("rwkv7", "RWKV blocks are not built"),
-    OUT("rwkv6qwen2", "RWKV blocks are not built"), OUT("arwkv7", "RWKV blocks are not built"), OUT("gemma3n", "alternating updates of several streams (AltUp) are not built"),
-
-    OUT("apertus", "the xIELU activation is not built"),
+    OUT("deepseek4", "compressed attention and hyper-connections are not built"), OUT("dots3note", "latent attention in windows is not built"),
+    OUT("hy_v4", "compressed attention and hyper-connections are not built"), OUT("bailingmoe3", "linear beside latent attention is not built"),
+    OUT("kimi-k3", "delta attention is not built"), OUT("qwen4exp", "gated delta blocks are not built"), OUT("rwkv6", "RWKV blocks are not built"),
+    OUT("rwkv7", "RWKV blocks are not built"), OUT("rwkv6qwen2", "RWKV blocks are not built"), OUT("arwkv7", "RWKV blocks are not built"),
+    OUT("gemma3n", "alternating updates of several streams (AltUp) are not built"), OUT("apertus", "the xIELU activation is not built"),
     OUT("step35", "activations that are clamped after the gate are not built"), OUT("qwen3tts", "it writes codes of speech, not text"),
-    OUT("chameleon", "its norms and image tokens are not built"),
-    OUT("t5", "encoder-decoder models are not built"), OUT("t5encoder", "encoders are not built"), OUT("wavtokenizer-dec", "speech models are not built"), OUT("clip", "it holds no language model"),
-    OUT("gptj", "its block is not built"), OUT("eagle3", "draft heads are not built"),
+    OUT("chameleon", "its norms and image tokens are not built"), OUT("t5", "encoder-decoder models are not built"), OUT("t5encoder", "encoders are not built"),
+    OUT("wavtokenizer-dec", "speech models are not built"), OUT("clip", "it holds no language model"), OUT("gptj", "its block is not built"),
+    OUT("eagle3", "draft heads are not built"),
 #undef OUT
 };
 

@@ -1,5 +1,5 @@
 # Two commands: `make run` serves what is in models/, `make test` tests. The rest of the work is CMake's.
-.PHONY: run build test check-deps sanitize tsan conformance fuzz bench toy clean
+.PHONY: run build test check-deps sanitize tsan conformance fuzz bench kerncheck toy clean
 CTEST = ctest --test-dir $(1) --output-on-failure
 
 run: build
@@ -43,6 +43,11 @@ fuzz:
 
 bench: build
 	@bench/run
+
+# Kernels of every tier that this machine has against the reference in C, and their speed (ARGS: see bench/kerncheck.c).
+kerncheck: build
+	@cmake --build build --target kerncheck
+	@build/kerncheck $(ARGS)
 
 # Trains toy-1 again from its corpus generator (under an hour on two cores).
 toy:

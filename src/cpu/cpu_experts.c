@@ -171,6 +171,14 @@ static void limit(float *up, float *gate, float most, int64_t n)
     }
 }
 
+bool cpu_experts_apart(const dev_experts *o) { return o->router_src != o->src && cpu_format_packs(cpu_t(o->router)->format); }
+
+static void pack_rows(const cpu_kernels *kern, cpu_reg_view x, int64_t k, int32_t rows, uint8_t *q, cpu_aux *aux, pool *team)
+{
+    for (size_t r; (r = pool_next(team, 1)) < (size_t)rows;) cpu_pack_row(kern, x.at + r * x.ld, k, (int64_t)r, q, aux);
+    pool_barrier(team);
+}
+
 void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool *team)
 {
     const cpu_plan *c = p->backend;
@@ -186,9 +194,14 @@ void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool *
     const int32_t *identity = (const int32_t *)(c->scratch + c->identity_at);
     cpu_reg_view src = cpu_reg(p, o->src), router = cpu_reg(p, o->router_src), dst = cpu_reg(p, o->dst);
 
-    // A quantized router reads the same quantized rows as the experts (prepare refuses another input).
+    // A router that reads packed rows of its own has them where the experts' will be after it.
+    uint8_t *packed = c->scratch + c->q_at;
+    cpu_aux *packed_aux = (cpu_aux *)(c->scratch + c->aux_at);
+    bool apart = cpu_experts_apart(o);
+    if (apart) pack_rows(kern, router, o->router->k, rows, packed, packed_aux, team);
     cpu_matmul m = {.w = cpu_t(o->router), .y = logits, .ldy = (size_t)o->n_expert, .bias = o->router_bias ? cpu_t(o->router_bias)->vector : NULL, .scale = 1};
     cpu_run_matmuls(p, &m, 1, router.at, router.ld, NULL, rows, worker, team);
+    if (apart && (cpu_format_packs(cpu_t(o->up)->format) || (o->gate && cpu_format_packs(cpu_t(o->gate)->format)))) pack_rows(kern, src, o->up->k, rows, packed, packed_aux, team);
     for (size_t r; (r = pool_next(team, 1)) < (size_t)rows;) route(o, logits + r * (size_t)o->n_expert, ids + r * (size_t)top_k, weights + r * (size_t)top_k);
     pool_barrier(team);
     if (worker == 0) group_pairs(o, rows, ids, start, pair_row, pair_slot, pair_at);

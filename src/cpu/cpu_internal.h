@@ -308,6 +308,7 @@ void cpu_run_conv(const dev_plan *p, const dev_conv *op, pool *team);
 void cpu_run_scan(const dev_plan *p, const dev_scan *op, int worker, pool *team);
 size_t cpu_scan_scratch(const dev_scan *op); // floats of a worker
 void cpu_run_experts(const dev_plan *p, const dev_experts *op, int worker, pool *team);
+bool cpu_experts_apart(const dev_experts *op); // the router reads packed rows that are not the experts': the op packs both itself
 size_t cpu_experts_scratch(const cpu_kernels *kern, const dev_experts *op, int32_t max_rows);
 size_t cpu_attend_scratch(const cpu_kernels *kern, const dev_attend *op); // floats of a worker
 // Shared out by panels and rows: y = w x for n_rows rows.

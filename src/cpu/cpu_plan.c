@@ -43,7 +43,7 @@ static bool build_phases(cpu_plan *c, const dev_plan *p)
             break;
         case DEV_OP_EXPERTS: {
             const dev_experts *e = &op->u.experts;
-            if (packs(e->gate) || packs(e->up) || packs(e->router)) ok = add_item(c, CPU_ITEM_QUANTIZE, at, true, p->regs[e->src].wanted);
+            if ((packs(e->gate) || packs(e->up) || packs(e->router)) && !cpu_experts_apart(e)) ok = add_item(c, CPU_ITEM_QUANTIZE, at, true, p->regs[e->src].wanted);
             ok = ok && add_item(c, CPU_ITEM_OP, at, false, p->regs[e->src].wanted);
             break;
         }
@@ -295,9 +295,6 @@ size_t cpu_plan_scratch(const device *dev, const dev_plan *p, int32_t max_rows, 
 
 status cpu_plan_prepare(device *dev, dev_plan *p, error *err)
 {
-    for (size_t i = 0; i < p->n_ops; i++)
-        if (p->ops[i].kind == DEV_OP_EXPERTS && p->ops[i].u.experts.router_src != p->ops[i].u.experts.src && packs(p->ops[i].u.experts.router))
-            return error_set(err, E_UNSUPPORTED, "tensor '%s': a quantized router with an input of its own is not built", p->ops[i].u.experts.router->name);
     cpu_plan *c = mem_calloc(1, sizeof *c);
     if (!c || !lay_out(c, dev, p, p->max_rows, p->max_wanted) || !(c->scratch = cpu_big_alloc(c->bytes))) {
         size_t bytes = c ? c->bytes : 0;

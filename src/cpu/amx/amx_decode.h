@@ -9,6 +9,8 @@
 #include "cpu/cpu_tile.h"
 #include <immintrin.h>
 
+enum { AMX_AHEAD = 8192 }; // bytes that weights are asked for ahead, into the second level (docs/PERFORMANCE.md)
+
 typedef struct amx_scales { __m512 d[2][2], m[2]; } amx_scales; // [half of the columns][half of the rows], m minus what is taken off
 
 static inline __m512 amx_half16(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
@@ -80,7 +82,7 @@ static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scal
     const size_t bytes = bits == 16 ? 1024 : bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256;
     const uint8_t *area = panel + scale_bytes + (size_t)b * bytes;
     const bool two = kind == TILE_K6 || kind == TILE_NV, less = kind == TILE_DM || kind == TILE_K4;
-    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + 4096 + i, _MM_HINT_T0);
+    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + AMX_AHEAD + i, _MM_HINT_T1);
     amx_scales s;
     if (!halves) amx_load_scales(kind, panel, b, &s);
     __m512 table = _mm512_setzero_ps(), high = table;

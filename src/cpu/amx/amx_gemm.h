@@ -223,7 +223,7 @@ static void amx_one_row(const work *w)
         for (int64_t b = 0; b < w->blocks; b++) {
             const uint8_t *t = ready + b * TILE_BYTES;
             if (ready) {
-                for (int i = 0; i < 16; i++) _mm_prefetch((const char *)t + 4096 + i * 64, _MM_HINT_T0);
+                for (int i = 0; i < 16; i++) _mm_prefetch((const char *)t + AMX_AHEAD + i * 64, _MM_HINT_T1);
             } else {
                 w->decode(from, g->w->scale_bytes, b, w->values, w->weights + (b & 3) * TILE_BYTES);
                 t = w->weights + (b & 3) * TILE_BYTES;

@@ -2,7 +2,7 @@
 //   kerncheck [--threads N] [--seconds S] [--emulated] [TIER...]
 // A line a tier and type: the worst NMSE of a row to the reference, on random rows and on zeros, denormals, large and uneven ones; whether a row has the same
 // bits alone, in pairs and among 64; then GB/s of weights with 1, 2 and 8 rows, and 10^12 operations a second with 512, packing of activations included.
-// Where the tier decodes tiles, 1 and 2 rows of 8 bits and more are different kernels (amx_gemm.h): the faster should serve both.
+// Where the tier decodes tiles, 1 and 2 rows of 16 bits are different kernels (amx_gemm.h): the faster should serve both.
 // --emulated also checks the tile tier over instructions in C; its speeds say nothing and are not printed. Exit status 1: something is out of bound.
 #include <math.h>
 #include <stdio.h>

@@ -6,9 +6,10 @@
 //              to 8 panels are decoded once (512 KB) and used by all rows; a block of 32 rows' activations then serves all of them from the second-level
 //              cache. Results go to contiguous tiles (16 KB, in the first level) and from there with bias, residual and scale to their rows, 512 bytes
 //              at a time: what the sketch lost to results in rows a power of two apart is a copy here, once for all of K.
-//   few rows   (2 to 16, and one row of 4 to 6 bits) each weight tile is decoded into the first-level cache and used at once: per 32 columns of
+//   few rows   (2 to 16, and one row that must be unpacked) each weight tile is decoded into the first-level cache and used at once: per 32 columns of
 //              two panels 128 cycles of decoding, 3 tile loads, 2 TDPBF16PS that the decoding hides.
-//   one row    of 8 bits and more: the same two chains in AVX-512 lanes, no tiles: per tile row 2 operations to widen and 2 FMAs beside the decoding.
+//   one row    of 16 bits, where memory binds anyway: the same two chains in AVX-512 lanes, no tiles. Per tile row 2 operations to widen and 2 FMAs: beside
+//              decoding that is half as much again (on a Zen 4 it halved the speed), where a tile product is one operation that runs apart.
 #pragma once
 #include "cpu/amx/amx_decode.h"
 #include "cpu/amx/amx_tile.h"
@@ -252,7 +253,7 @@ static void amx_gemm(const gemm_args *g)
     w.floats = w.results + TILE_MAX_PANELS * 512;
     uint32_t was = amx_begin();
     if (g->n_rows > TILE_ROWS) amx_many_rows(&w);
-    else if (g->n_rows == 1 && cpu_tile_layout(g->w->format)->bits >= 8) amx_one_row(&w);
+    else if (g->n_rows == 1 && cpu_tile_layout(g->w->format)->bits == 16) amx_one_row(&w);
     else amx_few_rows(&w);
     amx_end(was);
 }

@@ -171,7 +171,10 @@ static void limit(float *up, float *gate, float most, int64_t n)
     }
 }
 
-bool cpu_experts_apart(const dev_experts *o) { return o->router_src != o->src && cpu_format_packs(cpu_t(o->router)->format); }
+bool cpu_experts_apart(const cpu_kernels *kern, const dev_experts *o)
+{
+    return o->router_src != o->src && cpu_format_packs(cpu_format_of(kern, o->router->type, o->router->k, o->router->use));
+}
 
 static void pack_rows(const cpu_kernels *kern, cpu_reg_view x, int64_t k, int32_t rows, uint8_t *q, cpu_aux *aux, pool *team)
 {
@@ -197,7 +200,7 @@ void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool *
     // A router that reads packed rows of its own has them where the experts' will be after it.
     uint8_t *packed = c->scratch + c->q_at;
     cpu_aux *packed_aux = (cpu_aux *)(c->scratch + c->aux_at);
-    bool apart = cpu_experts_apart(o);
+    bool apart = cpu_experts_apart(kern, o);
     if (apart) pack_rows(kern, router, o->router->k, rows, packed, packed_aux, team);
     cpu_matmul m = {.w = cpu_t(o->router), .y = logits, .ldy = (size_t)o->n_expert, .bias = o->router_bias ? cpu_t(o->router_bias)->vector : NULL, .scale = 1};
     cpu_run_matmuls(p, &m, 1, router.at, router.ld, NULL, rows, worker, team);

@@ -188,6 +188,12 @@ static inline void cpu_pack_row(const cpu_kernels *kern, const float *x, int64_t
     if (kern->tiles) kern->tile_row(x, k, row, q);
     else kern->quantize(x, k, (int8_t *)q + row * k, aux + row * (k / BLOCK));
 }
+// How a tier keeps a weight, by what is known before it is there: plans are also laid out to predict memory.
+static inline cpu_format cpu_format_of(const cpu_kernels *kern, uint32_t type, int64_t k, unsigned use)
+{
+    bool matrix = use & DEV_USE_MATRIX;
+    return matrix && kern->tiles ? cpu_tile_format(type) : cpu_choose_format(type, k, kern->packed && matrix);
+}
 // Bytes of q for that many rows.
 static inline size_t cpu_packed_bytes(const cpu_kernels *kern, int64_t k, size_t rows)
 {
@@ -308,7 +314,7 @@ void cpu_run_conv(const dev_plan *p, const dev_conv *op, pool *team);
 void cpu_run_scan(const dev_plan *p, const dev_scan *op, int worker, pool *team);
 size_t cpu_scan_scratch(const dev_scan *op); // floats of a worker
 void cpu_run_experts(const dev_plan *p, const dev_experts *op, int worker, pool *team);
-bool cpu_experts_apart(const dev_experts *op); // the router reads packed rows that are not the experts': the op packs both itself
+bool cpu_experts_apart(const cpu_kernels *kern, const dev_experts *op); // the router reads packed rows that are not the experts': the op packs both itself
 size_t cpu_experts_scratch(const cpu_kernels *kern, const dev_experts *op, int32_t max_rows);
 size_t cpu_attend_scratch(const cpu_kernels *kern, const dev_attend *op); // floats of a worker
 // Shared out by panels and rows: y = w x for n_rows rows.

@@ -18,7 +18,7 @@ static bool add_item(cpu_plan *c, cpu_item_kind kind, int32_t op, bool rows, boo
     return true;
 }
 
-static bool packs(const dev_tensor *t) { return t && cpu_format_packs(cpu_t(t)->format); }
+static bool packs(const dev_plan *p, const dev_tensor *t) { return t && cpu_format_packs(cpu_format_of(&cpu_dev_const(p->dev)->kernels, t->type, t->k, t->use)); }
 
 // Rows of other workers are read only by shared ops and after a change between all and wanted rows, where a new phase begins anyway.
 static bool build_phases(cpu_plan *c, const dev_plan *p)
@@ -31,7 +31,7 @@ static bool build_phases(cpu_plan *c, const dev_plan *p)
         case DEV_OP_LINEAR: {
             const dev_linear *l = &op->u.linear;
             bool wanted = p->regs[l->src].wanted, q = false;
-            for (int o = 0; o < l->n; o++) q |= packs(l->out[o].weight);
+            for (int o = 0; o < l->n; o++) q |= packs(p, l->out[o].weight);
             if (q) ok = add_item(c, CPU_ITEM_QUANTIZE, at, true, wanted);
             ok = ok && add_item(c, CPU_ITEM_OP, at, false, wanted);
             if (ok && l->epilogue >= DEV_EP_ACT && l->epilogue <= DEV_EP_GATED) ok = add_item(c, CPU_ITEM_GATE, at, true, wanted);
@@ -43,12 +43,12 @@ static bool build_phases(cpu_plan *c, const dev_plan *p)
             break;
         case DEV_OP_EXPERTS: {
             const dev_experts *e = &op->u.experts;
-            if ((packs(e->gate) || packs(e->up) || packs(e->router)) && !cpu_experts_apart(e)) ok = add_item(c, CPU_ITEM_QUANTIZE, at, true, p->regs[e->src].wanted);
+            if ((packs(p, e->gate) || packs(p, e->up) || packs(p, e->router)) && !cpu_experts_apart(&cpu_dev_const(p->dev)->kernels, e)) ok = add_item(c, CPU_ITEM_QUANTIZE, at, true, p->regs[e->src].wanted);
             ok = ok && add_item(c, CPU_ITEM_OP, at, false, p->regs[e->src].wanted);
             break;
         }
         case DEV_OP_OUTPUT:
-            if (packs(op->u.output.weight)) ok = ok && add_item(c, CPU_ITEM_QUANTIZE, at, true, true);
+            if (packs(p, op->u.output.weight)) ok = ok && add_item(c, CPU_ITEM_QUANTIZE, at, true, true);
             ok = ok && add_item(c, CPU_ITEM_OP, at, false, true);
             break;
         case DEV_OP_EMBED: case DEV_OP_ROPE: ok = add_item(c, CPU_ITEM_OP, at, true, false); break;
@@ -216,7 +216,7 @@ typedef struct needs { const cpu_kernels *kern; size_t q, aux, rows, gate, exper
 static void look(needs *n, const dev_tensor *w, size_t rows)
 {
     if (!w) return;
-    cpu_format f = cpu_t(w)->format;
+    cpu_format f = cpu_format_of(n->kern, w->type, w->k, w->use);
     size_t floats = cpu_format_tile(f) ? cpu_tile_scratch(w->k) : (size_t)w->k * (cpu_format_int8(f) ? 6 : 1); // see gemm_args
     size_t q = cpu_packed_bytes(n->kern, w->k, rows), aux = (size_t)w->k / BLOCK * rows * sizeof(cpu_aux);
     if (floats > n->worker) n->worker = floats;

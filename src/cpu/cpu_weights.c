@@ -34,8 +34,7 @@ static status lay_out(const cpu_device *d, const dev_weight *w, layout *l, error
     if (w->k < 1 || w->n < 1 || w->experts < 1 || !quant_row_bytes((int)w->type, (uint64_t)w->k, &l->row_bytes))
         return error_set(err, E_INVALID, "tensor '%s': rows of %lld do not fit blocks of %s", w->name, (long long)w->k, t->name);
     if (!(w->use & (DEV_USE_MATRIX | DEV_USE_ROWS | DEV_USE_VECTOR))) return error_set(err, E_USAGE, "tensor '%s' has no use", w->name);
-    bool matrix = w->use & DEV_USE_MATRIX;
-    l->format = matrix && d->kernels.tiles ? cpu_tile_format(w->type) : cpu_choose_format(w->type, w->k, d->kernels.packed && matrix);
+    l->format = cpu_format_of(&d->kernels, w->type, w->k, w->use);
     l->n_panels = (w->n + PANEL - 1) / PANEL;
     size_t total = 0;
     bool over = false;

@@ -76,10 +76,9 @@ static int64_t conv_width(const hparams *hp)
     return hp->row->recur == RECUR_CONV || hp->row->recur == RECUR_MAMBA || hp->row->recur == RECUR_PLAMO ? values : values + 2 * keys;
 }
 
-status hparams_recurrent(const gguf *g, hparams *hp, error *err)
+static status read_sizes(const gguf *g, hparams *hp, error *err)
 {
-    status st = read_layers(g, hp, err);
-    if (st) return st;
+    status st;
     bool any = false;
     for (int32_t i = 0; i < hp->n_layers; i++) any |= hp->layers[i].recurrent;
     if (!any) return OK;
@@ -89,8 +88,7 @@ status hparams_recurrent(const gguf *g, hparams *hp, error *err)
         hp->state_heads = hp->state_keys = hp->layers[0].n_head;
         if ((st = need_int(g, hp, "attention.key_length", 1, MAX_HEAD_DIM, &hp->state_k, err))) return st;
         hp->state_v = hp->state_k;
-        if (hp->state_heads < 1 || (int64_t)hp->state_heads * hp->state_k > MAX_WIDTH / 6) return error_set(err, E_INVALID, "key \"%s.attention.head_count\" is out of range", hp->row->name);
-        return OK;
+        return hp->state_heads ? OK : error_set(err, E_INVALID, "key \"%s.attention.head_count\" is 0", hp->row->name);
     }
     if ((st = need_int(g, hp, kind == RECUR_CONV ? "shortconv.l_cache" : "ssm.conv_kernel", 2, DEV_MAX_TAPS, &hp->taps, err))) return st;
     hp->state_heads = hp->state_keys = 1;
@@ -110,8 +108,17 @@ status hparams_recurrent(const gguf *g, hparams *hp, error *err)
     hp->state_v = inner / hp->state_heads;
     char key[96];
     snprintf(key, sizeof key, "%s.ssm.dt_b_c_rms", hp->row->name);
-    if (kind == RECUR_MAMBA && gguf_find(g, key) && (st = gguf_get_bool(g, key, &hp->state_norm, err))) return st;
-    if (conv_width(hp) > MAX_WIDTH || (int64_t)inner * hp->state_k > 1 << 28) return error_set(err, E_INVALID, "keys \"%s.ssm.*\" make a state that is out of range", hp->row->name);
+    return kind == RECUR_MAMBA && gguf_find(g, key) ? gguf_get_bool(g, key, &hp->state_norm, err) : OK;
+}
+
+status hparams_recurrent(const gguf *g, hparams *hp, error *err)
+{
+    status st = read_layers(g, hp, err);
+    if (!st) st = read_sizes(g, hp, err);
+    if (st) return st;
+    int64_t columns = (int64_t)hp->state_heads * hp->state_v;
+    if (conv_width(hp) > MAX_WIDTH || columns * hp->state_k > 1 << 28) // what follows may count in 32 bits
+        return error_set(err, E_INVALID, "architecture \"%s\": %d heads with states of [%d, %d] are out of range", hp->row->name, hp->state_heads, hp->state_k, hp->state_v);
     return OK;
 }
 

@@ -1,0 +1,91 @@
+// Recurrent models that are not whole: every missing tensor and every size out of range is refused by name, before anything is allocated for it.
+#include "model/small_model.h"
+
+#include "model/model.h"
+
+enum { E = 16, INNER = 32, HEADS = 4, GROUPS = 2, STATE = 8, TAPS = 4, WIDE = INNER + 2 * GROUPS * STATE };
+
+typedef struct spec { const char *arch, *without, *longer, *key; uint32_t value; } spec;
+
+static void number(gguf_writer *w, const spec *s, const char *key, uint32_t value)
+{
+    char full[64];
+    snprintf(full, sizeof full, "%s.%s", s->arch, key);
+    assert_int_equal(gguf_writer_set_u32(w, full, s->key && !strcmp(s->key, key) ? s->value : value, NULL), OK);
+}
+
+static const struct { const char *name; uint64_t k, n; } MAMBA2[] = {
+    {"token_embd.weight", E, 12}, {"output_norm.weight", E, 1}, {"blk.0.attn_norm.weight", E, 1}, {"blk.0.ssm_in.weight", E, INNER + WIDE + HEADS}, {"blk.0.ssm_conv1d.weight", TAPS, WIDE},
+    {"blk.0.ssm_dt.bias", HEADS, 1}, {"blk.0.ssm_a", 1, HEADS}, {"blk.0.ssm_d", 1, HEADS}, {"blk.0.ssm_norm.weight", INNER / GROUPS, GROUPS}, {"blk.0.ssm_out.weight", INNER, E}},
+  DELTA[] = {
+    {"token_embd.weight", E, 12}, {"output_norm.weight", E, 1}, {"blk.0.attn_norm.weight", E, 1}, {"blk.0.post_attention_norm.weight", E, 1}, {"blk.0.attn_qkv.weight", E, WIDE},
+    {"blk.0.attn_gate.weight", E, INNER}, {"blk.0.ssm_conv1d.weight", TAPS, WIDE}, {"blk.0.ssm_dt.bias", HEADS, 1}, {"blk.0.ssm_a", HEADS, 1}, {"blk.0.ssm_beta.weight", E, HEADS},
+    {"blk.0.ssm_alpha.weight", E, HEADS}, {"blk.0.ssm_norm.weight", INNER / HEADS, 1}, {"blk.0.ssm_out.weight", INNER, E}, {"blk.0.ffn_gate.weight", E, 24}, {"blk.0.ffn_up.weight", E, 24},
+    {"blk.0.ffn_down.weight", 24, E}};
+
+static status check(const spec *s, error *err)
+{
+    bool delta = !strcmp(s->arch, "qwen35");
+    size_t n = delta ? sizeof DELTA / sizeof *DELTA : sizeof MAMBA2 / sizeof *MAMBA2;
+    small_model m = {0};
+    assert_int_equal(gguf_writer_create(&m.w, NULL), OK);
+    gguf_writer_set_text(m.w, "general.architecture", s->arch, NULL);
+    static const struct { const char *key; uint32_t value; } keys[] = {{"block_count", 1}, {"embedding_length", E}, {"context_length", 64}, {"attention.head_count", 2}, {"ssm.conv_kernel", TAPS},
+        {"ssm.inner_size", INNER}, {"ssm.state_size", STATE}, {"ssm.time_step_rank", HEADS}, {"ssm.group_count", GROUPS}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) number(m.w, s, keys[i].key, keys[i].value);
+    small_spec t = {.arch = s->arch, .leave_out = s->without, .reshape = s->longer};
+    for (size_t i = 0; i < n; i++) {
+        if (delta) small_tensor(&m, &t, DELTA[i].name, DELTA[i].k, DELTA[i].n, 1);
+        else small_tensor(&m, &t, MAMBA2[i].name, MAMBA2[i].k, MAMBA2[i].n, 1);
+    }
+    small_end(&m);
+    status st = model_check(m.g, err);
+    small_free(&m);
+    return st;
+}
+
+static void whole_ones_pass(void **state)
+{
+    (void)state;
+    error err = {0};
+    if (check(&(spec){.arch = "mamba2"}, &err) || check(&(spec){.arch = "qwen35"}, &err)) fail_msg("%s", err.text);
+}
+
+static void refused(const spec *s, const char *word)
+{
+    error err = {0};
+    status st = check(s, &err);
+    if (st != E_INVALID && st != E_UNSUPPORTED) fail_msg("%s without %s, %s longer, %s = %u: %s", s->arch, s->without ? s->without : "-", s->longer ? s->longer : "-", s->key ? s->key : "-", s->value, status_name(st));
+    if (!strstr(err.text, word)) fail_msg("expected \"%s\" in: %s", word, err.text);
+}
+
+static void parts_are_missed(void **state)
+{
+    (void)state;
+    for (size_t i = 2; i < sizeof MAMBA2 / sizeof *MAMBA2; i++) {
+        if (strstr(MAMBA2[i].name, "ssm_norm")) continue; // may be left out
+        if (!strstr(MAMBA2[i].name, "conv1d")) refused(&(spec){.arch = "mamba2", .without = MAMBA2[i].name}, MAMBA2[i].name + 6);
+        else refused(&(spec){.arch = "mamba2", .without = MAMBA2[i].name}, "layer 0");
+        refused(&(spec){.arch = "mamba2", .longer = MAMBA2[i].name}, MAMBA2[i].name);
+    }
+    for (size_t i = 2; i < sizeof DELTA / sizeof *DELTA; i++) {
+        if (strstr(DELTA[i].name, "ffn_gate")) continue;
+        if (!strstr(DELTA[i].name, "conv1d")) refused(&(spec){.arch = "qwen35", .without = DELTA[i].name}, DELTA[i].name + 6);
+        refused(&(spec){.arch = "qwen35", .longer = DELTA[i].name}, "blk.0.");
+    }
+}
+
+static void sizes_are_bounded(void **state)
+{
+    (void)state;
+    static const char *const keys[] = {"ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.time_step_rank", "ssm.group_count"};
+    static const uint32_t values[] = {0, 1, 3, 4096, 1u << 22, 0x7fffffff, 0xffffffff};
+    for (size_t k = 0; k < sizeof keys / sizeof *keys; k++)
+        for (size_t v = 0; v < sizeof values / sizeof *values; v++) refused(&(spec){.arch = v % 2 ? "mamba2" : "qwen35", .key = keys[k], .value = values[v]}, "");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(whole_ones_pass), cmocka_unit_test(parts_are_missed), cmocka_unit_test(sizes_are_bounded)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,8 +1,7 @@
 // The scheduler's policy: its parts against what they promise, and a simulation of an engine that decides by it, over a million requests.
 //
 // The simulation is deterministic: virtual seconds, a cost of steps as measured (q06-Q4_K_M on two cores: 20 ms a step, 3.3 ms a row, 1.1 us a
-// thousand pairs) with noise that the fit has to see through, and arrivals from a generator with bursts, or from a recorded trace
-// (tests/engine/arrivals.tsv). It does with counts what eng_step.c does with sequences and checks pages after every step.
+// thousand pairs) with noise that the fit has to see through, and arrivals from a generator with bursts. It does with counts what eng_step.c does with sequences and checks pages after every step.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>

@@ -5,10 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include "api/api_internal.h"
+#include "base/os.h"
 
 // ---- ends ----------------------------------------------------------------------------------------
 
@@ -343,7 +343,7 @@ static void pump(job *j) {
 
 static void new_id(job *j) {
     uint64_t random = 0;
-    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) random = (uint64_t)(api_now() * 1e9);
+    if (!os_random(&random, sizeof random)) random = (uint64_t)(api_now() * 1e9);
     snprintf(j->id, sizeof j->id, "%016llx", (unsigned long long)random);
     j->created = time(NULL);
 }

@@ -1,12 +1,11 @@
 #include "base/pool.h"
 
+#include <math.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <unistd.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 
 // A job is published by raising `epoch`; each worker runs it once and counts itself in `done`. Barriers count arrivals in
 // `waiting` and open by raising `phase`. Every wait spins SPIN times, then sleeps on the condition variable.
@@ -168,30 +167,9 @@ void pool_destroy(pool *p) {
     mem_free(p);
 }
 
-static long read_long(const char *path, const char *format, long *second) {
-    FILE *f = fopen(path, "re");
-    if (!f) return -1;
-    long a = -1, b = 0;
-    int n = fscanf(f, format, &a, &b);
-    fclose(f);
-    if (second) *second = n == 2 ? b : 0;
-    return n >= 1 ? a : -1;
-}
-
 int pool_default_threads(void) {
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-#ifdef __linux__
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
-    long period = 0, quota = read_long("/sys/fs/cgroup/cpu.max", "%ld %ld", &period);
-    if (quota < 0) {
-        quota = read_long("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "%ld", NULL);
-        period = read_long("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "%ld", NULL);
-    }
-    if (quota > 0 && period > 0) {
-        long held = (quota + period - 1) / period;
-        if (held < n) n = held;
-    }
-#endif
-    return n < 1 ? 1 : n > 1024 ? 1024 : (int)n;
+    int n = os_processors();
+    double held = ceil(os_process_limits().processors);
+    if (held > 0 && held < n) n = (int)held;
+    return n > 1024 ? 1024 : n;
 }

@@ -2,9 +2,9 @@
 // piece a worker is held twice. The fingerprint is xxh128 over the pieces' own hashes, in order.
 //
 // Threads: called by the device's thread; the source is read from pool workers.
-#include <sys/mman.h>
 #include <xxhash.h>
 
+#include "base/os.h"
 #include "cpu/cpu_internal.h"
 
 enum { HUGE_PAGE = 2 << 20, PIECE = 1 << 20 };
@@ -14,9 +14,7 @@ void *cpu_big_alloc(size_t bytes)
     if (bytes < HUGE_PAGE) return mem_aligned(64, bytes ? bytes : 64);
     size_t all = (bytes + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
     void *p = mem_aligned(HUGE_PAGE, all);
-#ifdef MADV_HUGEPAGE
-    if (p) madvise(p, all, MADV_HUGEPAGE); // advice: without it the pages are small, and that is all
-#endif
+    if (p) os_huge_pages(p, all);
     return p;
 }
 

@@ -2,9 +2,9 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "cpu/cpu.h"
 #include "obs/obs.h"
 
@@ -17,15 +17,8 @@ uint32_t eng_context(uint32_t asked, uint32_t trained) {
 }
 
 uint64_t eng_default_memory(void) {
-    uint64_t bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-    static const char *const limits[] = {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
-    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
-        FILE *f = fopen(limits[i], "r");
-        unsigned long long held;
-        if (!f) continue;
-        if (fscanf(f, "%llu", &held) == 1 && held < bytes) bytes = held;
-        fclose(f);
-    }
+    uint64_t bytes = os_memory(), held = os_process_limits().memory;
+    if (held && held < bytes) bytes = held;
     return bytes / 5 * 4;
 }
 

@@ -4,12 +4,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "obs/obs.h"
 
 int64_t eng_now_us(void) {
@@ -111,7 +111,7 @@ static status take_sampling(altiserve_request *r, const altiserve_generate *g, e
     p->presence = given & SAMPLING_PRESENCE ? s->presence_penalty : d->presence_penalty;
     p->frequency = given & SAMPLING_FREQUENCY ? s->frequency_penalty : d->frequency_penalty;
     p->seed = s->seed;
-    if (!s->has_seed && getrandom(&p->seed, sizeof p->seed, 0) != (ssize_t)sizeof p->seed) p->seed = (uint64_t)eng_now_us() * 0x9E3779B97F4A7C15u;
+    if (!s->has_seed && !os_random(&p->seed, sizeof p->seed)) p->seed = (uint64_t)eng_now_us() * 0x9E3779B97F4A7C15u;
     if (s->n_bias) {
         if (!(r->bias = mem_calloc(s->n_bias, sizeof *r->bias))) return error_set(err, E_NOMEM, "no memory for %zu biases", s->n_bias);
         for (size_t i = 0; i < s->n_bias; i++) r->bias[i] = (samp_bias){s->bias[i].token, s->bias[i].bias};
@@ -161,11 +161,7 @@ altiserve_request *eng_request_new(altiserve *a, eng_file *f, uint32_t timeout_m
     }
     atomic_store(&r->refs, 1);
     pthread_mutex_init(&r->lock, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&r->wake, &attr);
-    pthread_condattr_destroy(&attr);
+    os_cond_init(&r->wake);
     r->tail = &r->head;
     r->file = f;
     r->sched = a->sched;
@@ -268,7 +264,7 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, a
     pthread_mutex_lock(&r->lock);
     while (!r->head && !r->ended && timeout_ms) {
         if (timeout_ms == UINT32_MAX) pthread_cond_wait(&r->wake, &r->lock);
-        else if (pthread_cond_timedwait(&r->wake, &r->lock, &until) == ETIMEDOUT) break;
+        else if (os_cond_wait_until(&r->wake, &r->lock, &until) == ETIMEDOUT) break;
     }
     eng_event *e = r->head, *before = r->current;
     bool wake = false;

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "engine/eng_history.h"
 #include "engine/eng_step.h"
 #include "obs/obs.h"
@@ -56,12 +57,8 @@ status eng_sched_create(const altiserve_options *o, eng_sched **out, error *err)
     s->o = *o;
     s->inbox_tail = &s->inbox;
     pthread_mutex_init(&s->lock, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&s->wake, &attr);
-    pthread_cond_init(&s->quiet, &attr);
-    pthread_condattr_destroy(&attr);
+    os_cond_init(&s->wake);
+    os_cond_init(&s->quiet);
     *out = s;
     return OK;
 }
@@ -129,7 +126,7 @@ void eng_sched_drain(eng_sched *s, uint32_t deadline_ms) {
     pthread_mutex_lock(&s->lock);
     s->draining = true;
     while (s->live && deadline_ms && !s->cut)
-        if (pthread_cond_timedwait(&s->quiet, &s->lock, &until) == ETIMEDOUT) break;
+        if (os_cond_wait_until(&s->quiet, &s->lock, &until) == ETIMEDOUT) break;
     s->cut = true;
     s->woken = true;
     pthread_cond_signal(&s->wake);
@@ -389,7 +386,7 @@ static void *engine_main(void *arg) {
                 continue;
             }
             struct timespec until = at_ms(deadline);
-            if (pthread_cond_timedwait(&s->wake, &s->lock, &until) == ETIMEDOUT) break;
+            if (os_cond_wait_until(&s->wake, &s->lock, &until) == ETIMEDOUT) break;
         }
         s->woken = false;
         altiserve_request *fresh = s->inbox;

@@ -55,8 +55,10 @@ static void describe(http_server *s, const struct sockaddr *a, socklen_t n) {
 }
 
 static int open_socket(const struct addrinfo *ai) {
-    int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, ai->ai_protocol), on = 1, off = 0;
+    int fd = socket(ai->ai_family, SOCK_STREAM, ai->ai_protocol), on = 1, off = 0;
     if (fd < 0) return -1;
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    fcntl(fd, F_SETFL, O_NONBLOCK);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (ai->ai_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
     if (!bind(fd, ai->ai_addr, ai->ai_addrlen) && !listen(fd, 511)) return fd;

@@ -3,10 +3,15 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "base/pool.h"
 #include "base/status.h"
 #include "base/utf8.h"
@@ -111,8 +116,68 @@ static void test_pool(void **state) {
     assert_true(pool_default_threads() >= 1);
 }
 
+static void put_file(const char *dir, const char *name, const char *text) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+// A made-up hierarchy of control groups: the tightest of a group and those above it holds.
+static void test_limits(void **state) {
+    (void)state;
+#if defined(__linux__)
+    char root[] = "/tmp/altiserve-cgroup-XXXXXX", self[64], dir[4][128];
+    assert_non_null(mkdtemp(root));
+    snprintf(self, sizeof self, "%s/self", root);
+    const char *names[] = {"a", "a/b", "cpu", "cpu/x"};
+    for (int i = 0; i < 4; i++) {
+        snprintf(dir[i], sizeof dir[i], "%s/%s", root, names[i]);
+        assert_int_equal(mkdir(dir[i], 0700), 0);
+    }
+    os_limits l = os_cgroup_limits(self, root); // no such file, no limits
+    assert_true(l.processors == 0 && l.memory == 0);
+    put_file(root, "self", "0::/a/b\n");
+    put_file(dir[1], "cpu.max", "max 100000\n");
+    put_file(dir[1], "memory.max", "3000000000\n");
+    l = os_cgroup_limits(self, root);
+    assert_true(l.processors == 0 && l.memory == 3000000000u);
+    put_file(dir[0], "cpu.max", "150000 100000\n");
+    put_file(dir[0], "memory.max", "2000000000\n");
+    l = os_cgroup_limits(self, root);
+    assert_true(l.processors == 1.5 && l.memory == 2000000000u);
+    put_file(root, "cpu.max", "50000 100000\n");
+    assert_true(os_cgroup_limits(self, root).processors == 0.5);
+    put_file(root, "self", "0::/not/seen/here\n"); // the root still holds
+    assert_true(os_cgroup_limits(self, root).processors == 0.5);
+    put_file(root, "self", "0::/../..\n");
+    assert_true(os_cgroup_limits(self, root).processors == 0.5);
+    put_file(root, "self", "0::/\n");
+    assert_true(os_cgroup_limits(self, root).processors == 0.5);
+    put_file(root, "self", "4:memory:/none\n3:cpu,cpuacct:/x\nnonsense\n"); // version 1
+    put_file(dir[3], "cpu.cfs_quota_us", "-1\n");
+    put_file(dir[3], "cpu.cfs_period_us", "100000\n");
+    assert_true(os_cgroup_limits(self, root).processors == 0);
+    put_file(dir[3], "cpu.cfs_quota_us", "250000\n");
+    assert_true(os_cgroup_limits(self, root).processors == 2.5);
+    const char *files[] = {"a/b/cpu.max", "a/b/memory.max", "a/cpu.max", "a/memory.max", "cpu.max", "self", "cpu/x/cpu.cfs_quota_us", "cpu/x/cpu.cfs_period_us"};
+    char path[512];
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(path, sizeof path, "%s/%s", root, files[i]);
+        assert_int_equal(unlink(path), 0);
+    }
+    for (int i = 3; i >= 0; i--) rmdir(dir[i]);
+    assert_int_equal(rmdir(root), 0);
+#endif
+    assert_true(os_processors() >= 1 && os_memory() > 1 << 20);
+    uint64_t a[4] = {0}, b[4] = {0};
+    assert_true(os_random(a, sizeof a) && os_random(b, sizeof b) && memcmp(a, b, sizeof a));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_error_prefix), cmocka_unit_test(test_arena_limit),
-                                       cmocka_unit_test(test_strbuf), cmocka_unit_test(test_utf8), cmocka_unit_test(test_pool)};
+                                       cmocka_unit_test(test_strbuf), cmocka_unit_test(test_utf8), cmocka_unit_test(test_pool), cmocka_unit_test(test_limits)};
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }

@@ -1,0 +1,29 @@
+// base/os: what differs from one operating system to another. Each system has a file of its own, os_linux.c and os_darwin.c; nothing else asks
+// which system it is or includes such headers.
+// Threads: all of it may be called from anywhere.
+#pragma once
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+int os_processors(void); // that this process may run on; at least 1
+
+// What a container or service manager holds this process to; 0: to nothing.
+typedef struct os_limits {
+    double   processors; // processor time a second
+    uint64_t memory;     // bytes
+} os_limits;
+os_limits os_process_limits(void);
+// The same from files of cgroup v1 or v2 (Linux; elsewhere nothing): `self` is /proc/self/cgroup, `root` where the hierarchy is mounted. A
+// group is held by each group above it as well.
+os_limits os_cgroup_limits(const char *self, const char *root);
+
+uint64_t os_memory(void);                        // bytes of the machine
+bool     os_random(void *dst, size_t n);         // n <= 256; false when the system has none to give
+void     os_huge_pages(void *at, size_t bytes);  // advice: fewer, larger pages where there are some
+
+// A condition whose deadlines are of CLOCK_MONOTONIC: 0, or ETIMEDOUT.
+int os_cond_init(pthread_cond_t *c);
+int os_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *lock, const struct timespec *deadline);

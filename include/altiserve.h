@@ -20,7 +20,7 @@ typedef struct altiserve_options {
     int         threads;      // compute workers; 0: what the machine and its cgroup allow
     uint64_t    memory;       // bytes for weights + KV pages + scratch of all models; 0: 80 % of what the system has
     uint32_t    context;      // tokens per sequence; 0: the file's, at most 8,192 unless asked for
-    const char *kv_type;      // "auto", "f16", "bf16", "f32"; NULL: auto
+    const char *kv_type;      // "auto", "f16", "bf16", "q8_0", "f32"; NULL: auto
     const char *device;       // "cpu" (NULL: cpu), "cuda", "metal"
     const char *isa;          // NULL: the best tier; "ref", "avx2", "avx512", "amx", "neon"
     bool        deterministic;

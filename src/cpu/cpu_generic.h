@@ -288,60 +288,93 @@ static void gemm_raw(const gemm_args *g)
 
 enum { KEYS = DEV_PAGE_TOKENS, SCORE_VECTORS = KEYS / VW, QUERIES = VW == 16 ? 8 : VW > 1 ? 2 : 1 };
 
-static inline __attribute__((always_inline)) vf load_kv(int type, const void *p, size_t i)
+static inline __attribute__((always_inline)) vf load_kv(int type, const uint8_t *p, size_t i)
 {
-    return type == DEV_KV_F32 ? vf_load((const float *)p + i) : type == DEV_KV_F16 ? vf_load_f16((const uint16_t *)p + i) : vf_load_bf16((const uint16_t *)p + i);
+    return type == DEV_KV_F32 ? vf_load((const float *)p + i) : type == DEV_KV_F16 ? vf_load_f16((const uint16_t *)p + i) : type == DEV_KV_Q8_0 ? vf_load_i8((const int8_t *)p + i) : vf_load_bf16((const uint16_t *)p + i);
 }
 
-static inline __attribute__((always_inline)) void scores(int type, int N, const void *keys, int32_t head_k, const float *const *q, float scale, float *const *s)
+static inline __attribute__((always_inline)) size_t kv_elem(int type) { return type == DEV_KV_F32 ? 4 : type == DEV_KV_Q8_0 ? 1 : 2; }
+
+// `next`: the page to come. Its lines are asked for in step with this page's: pages lie far apart, so that no processor foresees them.
+static inline __attribute__((always_inline)) void scores(int type, int N, const uint8_t *page, const uint8_t *next, int32_t head_k, const float *const *q, float scale, float *const *s)
 {
-    vf acc[QUERIES][SCORE_VECTORS];
+    const size_t row = KEYS * kv_elem(type);
+    const uint16_t *scales = (const uint16_t *)(page + (size_t)head_k * row);
+    vf total[QUERIES][SCORE_VECTORS], acc[QUERIES][SCORE_VECTORS];
     for (int n = 0; n < N; n++)
-        for (int v = 0; v < SCORE_VECTORS; v++) acc[n][v] = vf_set1(0);
-    for (int32_t d = 0; d < head_k; d++) {
-        vf k[SCORE_VECTORS];
-        for (int v = 0; v < SCORE_VECTORS; v++) k[v] = load_kv(type, keys, (size_t)d * KEYS + (size_t)v * VW);
-        for (int n = 0; n < N; n++) {
-            vf b = vf_set1(q[n][d]);
-            for (int v = 0; v < SCORE_VECTORS; v++) acc[n][v] = vf_fma(k[v], b, acc[n][v]);
+        for (int v = 0; v < SCORE_VECTORS; v++) total[n][v] = vf_set1(0);
+    const int32_t step = type == DEV_KV_Q8_0 ? BLOCK : head_k;
+    for (int32_t begin = 0; begin < head_k; begin += step, scales += KEYS) {
+        int32_t end = head_k - begin < step ? head_k : begin + step;
+        for (int n = 0; n < N; n++)
+            for (int v = 0; v < SCORE_VECTORS; v++) acc[n][v] = vf_set1(0);
+        for (int32_t d = begin; d < end; d++) {
+            vf k[SCORE_VECTORS];
+            for (int v = 0; v < SCORE_VECTORS; v++) k[v] = load_kv(type, page, (size_t)d * KEYS + (size_t)v * VW);
+            for (size_t at = 0; at < row; at += 64) __builtin_prefetch(next + (size_t)d * row + at, 0, 2);
+            for (int n = 0; n < N; n++) {
+                vf b = vf_set1(q[n][d]);
+                for (int v = 0; v < SCORE_VECTORS; v++) acc[n][v] = vf_fma(k[v], b, acc[n][v]);
+            }
         }
+        for (int n = 0; n < N; n++)
+            for (int v = 0; v < SCORE_VECTORS; v++) total[n][v] = type == DEV_KV_Q8_0 ? vf_fma(acc[n][v], vf_load_f16(scales + v * VW), total[n][v]) : acc[n][v];
     }
     for (int n = 0; n < N; n++)
-        for (int v = 0; v < SCORE_VECTORS; v++) vf_store(s[n] + v * VW, acc[n][v] * vf_set1(scale));
+        for (int v = 0; v < SCORE_VECTORS; v++) vf_store(s[n] + v * VW, total[n][v] * vf_set1(scale));
 }
 
-// out = out * rescale + sum over keys of p[key] * value[key]; DV vectors of dimensions, N queries.
-static inline __attribute__((always_inline)) void weigh(int type, int N, int DV, const void *values, int32_t head_v, int32_t d, int32_t keys, float *const *p, const float *rescale, float *const *out)
+// The values of a page: where they lie, the next page's, and in q8_0 their scales, [dimension / 32][key].
+typedef struct page_values {
+    const uint8_t *at, *next;
+    const uint16_t *scales;
+    int32_t head_v, keys;
+} page_values;
+
+// out = out * rescale + sum over keys of p[key] * value[key]; DV vectors of dimensions (in one block of 32), N queries.
+static inline __attribute__((always_inline)) void weigh(int type, int N, int DV, const page_values *x, int32_t d, float *const *p, const float *rescale, float *const *out)
 {
     vf acc[QUERIES][4];
-    for (int n = 0; n < N; n++)
+    float scaled[QUERIES][KEYS];
+    const float *w[QUERIES];
+    for (int n = 0; n < N; n++) {
+        w[n] = p[n];
+        if (type == DEV_KV_Q8_0) {
+            for (int v = 0; v < SCORE_VECTORS; v++) vf_store(scaled[n] + v * VW, vf_load(p[n] + v * VW) * vf_load_f16(x->scales + d / BLOCK * KEYS + v * VW));
+            w[n] = scaled[n];
+        }
         for (int v = 0; v < DV; v++) acc[n][v] = vf_load(out[n] + d + v * VW) * vf_set1(rescale[n]);
-    for (int32_t j = 0; j < keys; j++) {
-        vf x[4];
-        for (int v = 0; v < DV; v++) x[v] = load_kv(type, values, (size_t)j * (size_t)head_v + (size_t)(d + v * VW));
+    }
+    for (int32_t j = 0; j < x->keys; j++) {
+        size_t at = (size_t)j * (size_t)x->head_v + (size_t)d;
+        vf y[4];
+        for (int v = 0; v < DV; v++) y[v] = load_kv(type, x->at, at + (size_t)(v * VW));
+        __builtin_prefetch(x->next + at * kv_elem(type), 0, 2);
         for (int n = 0; n < N; n++) {
-            vf b = vf_set1(p[n][j]);
-            for (int v = 0; v < DV; v++) acc[n][v] = vf_fma(x[v], b, acc[n][v]);
+            vf b = vf_set1(w[n][j]);
+            for (int v = 0; v < DV; v++) acc[n][v] = vf_fma(y[v], b, acc[n][v]);
         }
     }
     for (int n = 0; n < N; n++)
         for (int v = 0; v < DV; v++) vf_store(out[n] + d + v * VW, acc[n][v]);
 }
 
-static inline float kv_scalar(int type, const void *p, size_t i)
+static inline __attribute__((always_inline)) float kv_scalar(int type, const page_values *x, int32_t j, int32_t d)
 {
-    return type == DEV_KV_F32 ? ((const float *)p)[i] : type == DEV_KV_F16 ? quant_f16_to_f32(((const uint16_t *)p)[i]) : quant_bf16_to_f32(((const uint16_t *)p)[i]);
+    size_t i = (size_t)j * (size_t)x->head_v + (size_t)d;
+    if (type == DEV_KV_Q8_0) return (float)((const int8_t *)x->at)[i] * quant_f16_to_f32(x->scales[d / BLOCK * KEYS + j]);
+    return type == DEV_KV_F32 ? ((const float *)x->at)[i] : type == DEV_KV_F16 ? quant_f16_to_f32(((const uint16_t *)x->at)[i]) : quant_bf16_to_f32(((const uint16_t *)x->at)[i]);
 }
 
-static inline __attribute__((always_inline)) void weigh_all(int type, int N, const void *values, int32_t head_v, int32_t keys, float *const *p, const float *rescale, float *const *out)
+static inline __attribute__((always_inline)) void weigh_all(int type, int N, const page_values *x, float *const *p, const float *rescale, float *const *out)
 {
     int32_t d = 0;
-    for (; d + 2 * VW <= head_v; d += 2 * VW) weigh(type, N, 2, values, head_v, d, keys, p, rescale, out);
-    for (; d + VW <= head_v; d += VW) weigh(type, N, 1, values, head_v, d, keys, p, rescale, out);
-    for (; d < head_v; d++) // widths that no vector fits
+    for (; d + 2 * VW <= x->head_v; d += 2 * VW) weigh(type, N, 2, x, d, p, rescale, out);
+    for (; d + VW <= x->head_v; d += VW) weigh(type, N, 1, x, d, p, rescale, out);
+    for (; d < x->head_v; d++) // widths that no vector fits
         for (int n = 0; n < N; n++) {
             float a = out[n][d] * rescale[n];
-            for (int32_t j = 0; j < keys; j++) a += p[n][j] * kv_scalar(type, values, (size_t)j * (size_t)head_v + (size_t)d);
+            for (int32_t j = 0; j < x->keys; j++) a += p[n][j] * kv_scalar(type, x, j, d);
             out[n][d] = a;
         }
 }
@@ -389,13 +422,14 @@ static inline __attribute__((always_inline)) void attend_group(int type, int N, 
         if (a->low[first + n] < low) low = a->low[first + n];
         if (a->high[first + n] > high) high = a->high[first + n];
     }
+    const size_t values_at = cpu_kv_values_at((dev_kv_type)type, a->head_k);
     for (int32_t p = low / KEYS; p * KEYS < high; p++) {
         const uint8_t *page = a->base + (size_t)a->pages[p] * a->page_stride;
-        size_t elem = type == DEV_KV_F32 ? 4 : 2;
-        scores(type, N, page, a->head_k, a->q + first, a->scale, sp);
+        const uint8_t *next = (p + 1) * KEYS < high ? a->base + (size_t)a->pages[p + 1] * a->page_stride : page;
+        scores(type, N, page, next, a->head_k, a->q + first, a->scale, sp);
         for (int n = 0; n < N; n++) rescale[n] = soften(a, first + n, p * KEYS, s[n], &top[n], &sum[n]);
-        int32_t keys = high - p * KEYS < KEYS ? high - p * KEYS : KEYS;
-        weigh_all(type, N, page + (size_t)a->head_k * KEYS * elem, a->head_v, keys, sp, rescale, a->out + first);
+        page_values values = {.at = page + values_at, .next = next + values_at, .scales = (const uint16_t *)(page + values_at + (size_t)a->head_v * KEYS), .head_v = a->head_v, .keys = high - p * KEYS < KEYS ? high - p * KEYS : KEYS};
+        weigh_all(type, N, &values, sp, rescale, a->out + first);
     }
     for (int n = 0; n < N; n++) {
         float *out = a->out[first + n], f = 1;
@@ -426,6 +460,7 @@ static void attend(const attend_args *a)
 {
     if (a->kv_type == DEV_KV_F32) attend_type(DEV_KV_F32, a);
     else if (a->kv_type == DEV_KV_F16) attend_type(DEV_KV_F16, a);
+    else if (a->kv_type == DEV_KV_Q8_0) attend_type(DEV_KV_Q8_0, a);
     else attend_type(DEV_KV_BF16, a);
 }
 

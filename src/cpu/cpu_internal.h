@@ -234,6 +234,12 @@ typedef struct cpu_kv {
 } cpu_kv;
 
 size_t cpu_kv_elem(dev_kv_type t);
+// In q8_0 each block of 32 dimensions of a key or value (the last may be shorter) has a scale, f16 [block][32 tokens], after the int8 of all.
+static inline size_t cpu_kv_values_at(dev_kv_type t, int32_t head_k) // offset of a head's values in its part of a page
+{
+    size_t bytes = (size_t)head_k * DEV_PAGE_TOKENS * (t == DEV_KV_F32 ? 4 : t == DEV_KV_Q8_0 ? 1 : 2);
+    return t == DEV_KV_Q8_0 ? bytes + (size_t)((head_k + BLOCK - 1) / BLOCK) * DEV_PAGE_TOKENS * 2 : bytes;
+}
 size_t cpu_page_bytes(const device *, const dev_group *, dev_kv_type);
 status cpu_kv_create(device *, const dev_plan *, const int32_t *, dev_kv_type, dev_kv **, error *);
 void   cpu_kv_destroy(device *, dev_kv *);

@@ -1,15 +1,18 @@
 // cpu/kv: pages of keys and values. Page: [layer][kv head] { keys [head_k][32 tokens], values [32 tokens][head_v] }: scores are computed
-// for 32 keys at once, sums of values for neighbouring dimensions. bf16 pages of a tier with tiles lie as amx_attend.h says. A recurrent page is [layer][state_width] float32.
+// for 32 keys at once, sums of values for neighbouring dimensions. q8_0
+// pages: cpu_kv_values_at. bf16 pages of a tier with tiles lie as amx_attend.h says. A recurrent page is [layer][state_width] float32.
+#include <math.h>
+
 #include "cpu/cpu_tile.h"
 
-size_t cpu_kv_elem(dev_kv_type t) { return t == DEV_KV_F32 ? 4 : 2; }
+size_t cpu_kv_elem(dev_kv_type t) { return t == DEV_KV_F32 ? 4 : t == DEV_KV_Q8_0 ? 1 : 2; }
 
 dev_kv_type cpu_kv_resolve(const device *d, dev_kv_type t) { return t == DEV_KV_AUTO ? cpu_dev_const(d)->kv_auto : t; }
 
 static size_t head_bytes(const device *d, const dev_group *g, dev_kv_type t)
 {
     if (t == DEV_KV_BF16 && cpu_dev_const(d)->kernels.kv_put) return cpu_tile_head_bytes(g->head_k, g->head_v);
-    return (((size_t)g->head_k + (size_t)g->head_v) * DEV_PAGE_TOKENS * cpu_kv_elem(t) + 63) & ~(size_t)63;
+    return (cpu_kv_values_at(t, g->head_k) + cpu_kv_values_at(t, g->head_v) + 63) & ~(size_t)63;
 }
 
 size_t cpu_page_bytes(const device *d, const dev_group *g, dev_kv_type t)
@@ -23,7 +26,7 @@ status cpu_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_k
 {
     *out = NULL;
     type = cpu_kv_resolve(d, type);
-    if (type != DEV_KV_F32 && type != DEV_KV_F16 && type != DEV_KV_BF16) return error_set(err, E_UNSUPPORTED, "the cpu backend keeps KV in f32, f16 or bf16");
+    if (type != DEV_KV_F32 && type != DEV_KV_F16 && type != DEV_KV_BF16 && type != DEV_KV_Q8_0) return error_set(err, E_UNSUPPORTED, "the cpu backend keeps KV in f32, f16, bf16 or q8_0");
     cpu_kv *kv = mem_calloc(1, sizeof *kv);
     if (!kv) return error_set(err, E_NOMEM, "no memory for KV pages");
     kv->type = type;
@@ -83,6 +86,19 @@ void cpu_kv_import(device *d, dev_kv *kv, int32_t group, int32_t page, const voi
     memcpy(page_at(kv, group, page), src, ((cpu_kv *)kv)->page_bytes[group]);
 }
 
+// n values as int8, `stride` apart, with a scale for each 32 of them at scales[block * 32]. What the scale's half float cannot hold counts as zero.
+static void put_q8(const float *x, int32_t n, int8_t *q, size_t stride, uint16_t *scales)
+{
+    for (int32_t b = 0; b < n; b += BLOCK, scales += DEV_PAGE_TOKENS) {
+        int32_t end = n - b < BLOCK ? n : b + BLOCK;
+        float top = 0;
+        for (int32_t i = b; i < end; i++) top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
+        *scales = quant_f32_to_f16(fminf(top / 127.0f, 65504));
+        float d = quant_f16_to_f32(*scales), f = d > 0 ? 1.0f / d : 0;
+        for (int32_t i = b; i < end; i++) q[(size_t)i * stride] = (int8_t)lrintf(fminf(fmaxf(x[i] * f, -127), 127));
+    }
+}
+
 void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, const float *k, const float *v)
 {
     const dev_group *g = &kv->groups[group];
@@ -90,7 +106,11 @@ void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int3
         uint8_t *at = kv->data[group] + (size_t)page * kv->page_bytes[group] + (size_t)layer * kv->layer_bytes[group] + (size_t)h * kv->head_bytes[group];
         const float *kh = k + (size_t)h * (size_t)g->head_k, *vh = v + (size_t)h * (size_t)g->head_v;
         size_t first_value = (size_t)g->head_k * DEV_PAGE_TOKENS;
-        if (kv->type == DEV_KV_F32) {
+        if (kv->type == DEV_KV_Q8_0) {
+            size_t values = cpu_kv_values_at(kv->type, g->head_k);
+            put_q8(kh, g->head_k, (int8_t *)at + slot, DEV_PAGE_TOKENS, (uint16_t *)(at + (size_t)g->head_k * DEV_PAGE_TOKENS) + slot);
+            put_q8(vh, g->head_v, (int8_t *)at + values + (size_t)slot * (size_t)g->head_v, 1, (uint16_t *)(at + values + (size_t)g->head_v * DEV_PAGE_TOKENS) + slot);
+        } else if (kv->type == DEV_KV_F32) {
             float *f = (float *)at;
             for (int32_t i = 0; i < g->head_k; i++) f[i * DEV_PAGE_TOKENS + slot] = kh[i];
             memcpy(f + first_value + (size_t)slot * (size_t)g->head_v, vh, (size_t)g->head_v * sizeof(float));

@@ -31,13 +31,13 @@ status eng_load_device(const altiserve_options *o, device **out, error *err) {
 
 static status kv_type_of(const char *name, dev_kv_type *out, error *err) {
     static const struct { const char *name; dev_kv_type type; } types[] = {
-        {"auto", DEV_KV_AUTO}, {"f32", DEV_KV_F32}, {"f16", DEV_KV_F16}, {"bf16", DEV_KV_BF16}};
+        {"auto", DEV_KV_AUTO}, {"f32", DEV_KV_F32}, {"f16", DEV_KV_F16}, {"bf16", DEV_KV_BF16}, {"q8_0", DEV_KV_Q8_0}};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (!strcmp(name && *name ? name : "auto", types[i].name)) {
             *out = types[i].type;
             return OK;
         }
-    return error_set(err, E_USAGE, "--kv-type is one of auto, f16, bf16, f32, not \"%s\"", name);
+    return error_set(err, E_USAGE, "--kv-type is one of auto, f16, bf16, q8_0, f32, not \"%s\"", name);
 }
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -374,7 +374,7 @@ static void models(void **state)
 {
     (void)state;
     enum { N = 2 * TOKENS * VOCAB };
-    float *ref = malloc(N * sizeof *ref), *y = malloc(N * sizeof *y), *z = malloc(N * sizeof *z);
+    float *ref = malloc(N * sizeof *ref), *y = malloc(N * sizeof *y), *z = malloc(N * sizeof *z), *w = malloc(N * sizeof *w);
     static const int kinds[] = {QUANT_F32, QUANT_Q4_K};
     for (int i = quick ? 1 : 0; i < 2; i++) {
         seed = 5;
@@ -398,6 +398,11 @@ static void models(void **state)
             toy_logits(*tier, 1, DEV_KV_F16, &t, 16, 2, z);
             err = row_nmse(z, y);
             if (!(err > 0 && err < 2e-3)) fail_msg("%s %s in f16: NMSE %g", *tier, quant_type_name(kinds[i]), err);
+            toy_logits(*tier, 1, DEV_KV_Q8_0, &t, 16, 2, z);
+            err = row_nmse(z, y);
+            if (!(err > 0 && err < (kinds[i] == QUANT_F32 ? 1e-3 : 2e-3))) fail_msg("%s %s in q8_0: NMSE %g", *tier, quant_type_name(kinds[i]), err);
+            toy_logits(*tier, 1, DEV_KV_Q8_0, &t, 1, 2, w);
+            assert_memory_equal(z, w, N * sizeof *z);
             toy_logits(*tier, 1, DEV_KV_BF16, &t, 16, 2, z);
             err = row_nmse(z, y);
             if (!(err > 0 && err < 2e-2)) fail_msg("%s %s in bf16: NMSE %g", *tier, quant_type_name(kinds[i]), err);
@@ -409,6 +414,7 @@ static void models(void **state)
     free(ref);
     free(y);
     free(z);
+    free(w);
 }
 
 // A quantized router that reads other rows than its experts do (all are chosen, so that none tips over).

@@ -318,13 +318,13 @@ static void add_rows(eng_served *v, eng_choice *c, size_t n) {
     v->of[v->n_seqs++] = c;
 }
 
-// Whether a sequence of this step is about to compute the very page that c needs next: c finds it in the index a step later.
+// Whether a sequence of this step is about to compute the very page that c needs next, and may share it: c finds it in the index a step later.
 static bool computed_soon(const eng_served *v, const eng_choice *c, size_t at) {
-    if (at % KV_PAGE || at + KV_PAGE >= c->n_tokens || !v->pool) return false;
+    if (!v->index || at % KV_PAGE || at + KV_PAGE >= c->n_tokens) return false;
     for (int32_t i = 0; i < v->n_seqs; i++) {
         const eng_choice *d = v->of[i];
         size_t from = kv_seq_len(d->kv), to = from + (size_t)d->n_rows;
-        if (d->n_rows > 1 && from <= at && to >= at + KV_PAGE && !memcmp(d->tokens, c->tokens, (at + KV_PAGE) * sizeof *c->tokens)) return true;
+        if (d->n_rows > 1 && d->r->salt == c->r->salt && from <= at && to >= at + KV_PAGE && !memcmp(d->tokens, c->tokens, (at + KV_PAGE) * sizeof *c->tokens)) return true;
     }
     return false;
 }

@@ -221,8 +221,10 @@ const tests = {
     // And 200 prompts that nearly fill the context, of which no two begin alike, for one token each: who leaves then leaves while prompts are read.
     const { tokens } = (await post('/tokenize', { content: 'Once upon a time there was a fox. '.repeat(60) })).json;
     const reading = { prompt: Array.from({ length: 200 }, (_, i) => [i + 300, ...tokens.slice(0, 480)]), max_tokens: 1 };
+    const ROWS = 'altiserve_step_tokens_sum{model_name="toy-1"}', all = { reading: 200 * 481 }; // what would be computed for who stays
     let aborted = (await metrics())(ABORTED);
     for (const how of ['streamed', 'whole', 'half-closed', 'reading']) {
+      const before = (await metrics())(ROWS);
       const body = JSON.stringify(how === 'reading' ? reading : { ...work, stream: how !== 'whole' });
       const socket = net.connect({ port: server.port, host: '127.0.0.1', allowHalfOpen: true });
       socket.on('error', () => {});
@@ -235,6 +237,7 @@ const tests = {
       aborted++;
       await until(`${how}: counted`, async () => (await metrics())(ABORTED) === aborted);
       const m = await metrics();
+      assert.ok(m(ROWS) - before < (all[how] ?? 64 * 4 * 400) / 2, `${how}: ${m(ROWS) - before} rows were computed for nobody`);
       assert.equal(m('altiserve_kv_pages{model_name="toy-1",state="used"}'), 0);
       assert.ok(m('altiserve_kv_pages') > 0);
       socket.destroy();

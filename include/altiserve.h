@@ -15,6 +15,9 @@ typedef struct altiserve_request altiserve_request;
 
 // ---- the engine ----------------------------------------------------------------------------------
 
+typedef enum altiserve_speculation { SPECULATE_AUTO, SPECULATE_OFF, SPECULATE_ALWAYS } altiserve_speculation; // auto: when it pays
+enum { ALTISERVE_MOST_DRAFTS = 15 };
+
 typedef struct altiserve_options {
     const char *models_dir;   // NULL: no folder is scanned (models are still opened by path)
     int         threads;      // compute workers; 0: what the machine and its cgroup allow
@@ -36,6 +39,12 @@ typedef struct altiserve_options {
     uint64_t    cache_size;   // bytes of it at most; 0: 8 GiB
     uint64_t    cache_write_rate; // bytes written there a second at most; 0: 256 MiB
     uint64_t    host_cache;   // bytes of host memory, beside `memory`, for pages that the pool evicts; 0: none
+    // Drafts of the next tokens, found in the text's own repetitions and checked several at a time: the text is the same, it comes sooner.
+    altiserve_speculation speculation;
+    int         draft_max;    // drafts of a sequence in a step at most, 1..ALTISERVE_MOST_DRAFTS; 0: 8
+    // The cache of whole answers to deterministic requests (temperature 0, or a seed).
+    uint32_t    responses;    // answers kept at most; 0: none
+    uint64_t    response_bytes; // and bytes of them; 0: 64 MiB
 } altiserve_options;
 
 // Defaults: everything 0 or off but rescan and prefix_cache, which are on.
@@ -143,6 +152,7 @@ typedef struct altiserve_generate {
     int64_t  priority;        // lower is served first and may displace higher
     bool     explain;         // altiserve_request_explain is wanted
     const char *cache_salt;   // computed prefixes are shared between equal salts alone; NULL: with all who have none
+    int      draft_max;       // drafts in a step at most; 0: the engine's, -1: none. More than the engine's counts as that
     uint32_t timeout_ms;      // 0: none
     // Called on the engine thread whenever events wait, never after altiserve_request_free returned. Must not block. May be NULL.
     void (*notify)(void *ctx);
@@ -172,6 +182,8 @@ typedef enum altiserve_event_kind {
 
 typedef struct altiserve_usage {
     uint32_t prompt_tokens, cached_tokens, completion_tokens; // completion: of all choices
+    uint32_t drafted_tokens, accepted_tokens; // drafts that were checked, and those that were right (part of completion_tokens)
+    bool     replayed;        // the whole answer came from the cache of responses: the tokens are those of the answer when it was computed, the times are 0
     double   queue_s, prefill_s, decode_s;
 } altiserve_usage;
 

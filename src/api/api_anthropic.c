@@ -72,7 +72,7 @@ static bool read_system(const json_t *v, strbuf *text, api_error *e) {
 
 static bool read_request(job *j, char **input, size_t *len, api_error *e) {
     arena_init(&j->p.mem, 16 << 20);
-    j->p.top_logprobs = j->p.logprobs = -1;
+    j->p.top_logprobs = j->p.logprobs = j->p.draft_max = -1;
     strbuf system = {0};
     bool ok = api_read_fields(&j->p, j->body, FOR_MESSAGES, "", e) && api_settle(&j->p, FOR_MESSAGES, e) && api_find_writer(j, j->p.model, e) &&
               read_system(json_object_get(j->body, "system"), &system, e) &&

@@ -51,6 +51,7 @@ static const field fields[] = {
     {"top_logprobs", K_INT, 0, 20, AT(top_logprobs), 0, FOR_CHAT},
     {"logprobs", K_INT, 0, 20, AT(logprobs), 0, FOR_COMPLETION},
     {"echo", K_BOOL, 0, 0, AT(echo), 0, FOR_COMPLETION},
+    {"speculative.n_max", K_INT, 0, 1000, AT(draft_max), 0, ANY},
     {"priority", K_INT, -1000000, 1000000, AT(priority), 0, ANY},
     {"cache_salt", K_SALT, 0, 0, AT(cache_salt), 0, ANY},
     {"altiserve", K_ALTISERVE, 0, 0, 0, 0, FOR_OPENAI},
@@ -268,6 +269,7 @@ bool api_settle(params *p, unsigned where, api_error *e) {
     s->seed = (uint64_t)p->seed;
     g->n = p->n ? (uint32_t)p->n : 1;
     g->ignore_eos = p->ignore_eos;
+    g->draft_max = p->draft_max < 0 ? 0 : p->draft_max ? (int)p->draft_max : -1;
     int64_t most = p->max_completion_tokens ? p->max_completion_tokens : p->max_tokens;
     if (where & FOR_COMPLETION && !most) most = 16; // OpenAI's default for completions
     g->max_tokens = most > 0 ? (uint32_t)most : 0;

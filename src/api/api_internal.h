@@ -60,6 +60,7 @@ typedef struct params {
     double   temperature, top_p, min_p, typical_p, repetition, presence, frequency;
     bool     ignore_eos, has_options, explain, has_priority;
     int64_t  priority;
+    int64_t  draft_max;       // -1: not given
     const char *cache_salt;
     const char *model;
     json_t  *template_kwargs; // borrowed

@@ -122,6 +122,7 @@ static void count_request(job *j) {
     altiserve_usage u = {0};
     for (uint32_t i = 0; i < j->n_parts; i++) {
         const altiserve_usage *one = &j->parts[i].usage;
+        if (one->replayed) continue; // nothing was computed
         u.prompt_tokens += one->prompt_tokens;
         u.cached_tokens += one->cached_tokens;
         u.completion_tokens += one->completion_tokens;
@@ -152,9 +153,17 @@ static void count_request(job *j) {
     obs_count(OBS_REQUESTS_FINISHED, m, j->failed ? "error" : away(j) ? "abort" : length ? "length" : "stop", 1);
 }
 
+// An answer that was replayed as a whole says so (RFC 9211).
+static void tell_replayed(job *j) {
+    bool all = j->n_parts > 0;
+    for (uint32_t i = 0; i < j->n_parts; i++) all &= j->parts[i].usage.replayed;
+    if (all) http_add_header(j->r, "Cache-Status", "altiserve; hit");
+}
+
 static void begin_stream(job *j) {
     if (j->begun) return;
     j->begun = true;
+    tell_replayed(j);
     http_stream_begin(j->r, 200, j->dialect->content_type, j->dialect->keepalive);
     strbuf out = {0};
     if (j->dialect->open) j->dialect->open(j, &out);
@@ -208,6 +217,7 @@ static void finish_job(job *j) {
             for (uint32_t i = 0; i < j->n_parts && j->set_embed; i++) bad |= !j->parts[i].embedding;
             if (!bad) j->dialect->whole(j, &out);
             out.failed |= bad;
+            tell_replayed(j);
             job_respond(j, 200, "application/json", &out);
             return;
         }

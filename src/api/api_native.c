@@ -229,6 +229,7 @@ static void completion_end(job *j, const char *text, size_t len, strbuf *out) {
     api_put_double(out, u->prefill_s * 1000);
     strbuf_addf(out, ",\"predicted_n\":%u,\"predicted_ms\":", u->completion_tokens);
     api_put_double(out, u->decode_s * 1000);
+    if (u->drafted_tokens) strbuf_addf(out, ",\"draft_n\":%u,\"draft_n_accepted\":%u", u->drafted_tokens, u->accepted_tokens);
     strbuf_adds(out, "}}");
 }
 

@@ -154,7 +154,7 @@ static void set_prompt(job *j, uint32_t i, altiserve_generate *g) {
 
 static bool read_request(job *j, api_error *e) {
     arena_init(&j->p.mem, 16 << 20);
-    j->p.top_logprobs = j->p.logprobs = -1;
+    j->p.top_logprobs = j->p.logprobs = j->p.draft_max = -1;
     j->p.stream = true;
     const json_t *options = json_object_get(j->body, "options");
     if (options && !json_is_object(options) && !json_is_null(options))

@@ -140,7 +140,7 @@ bool api_read_request(job *j, unsigned where) {
     api_error e;
     if (!job_body(j)) return false;
     arena_init(&j->p.mem, 16 << 20);
-    j->p.top_logprobs = j->p.logprobs = -1;
+    j->p.top_logprobs = j->p.logprobs = j->p.draft_max = -1;
     bool ok = api_read_fields(&j->p, j->body, where, "", &e) && api_settle(&j->p, where, &e) && api_find_writer(j, j->p.model, &e);
     if (ok && j->model.vocabulary)
         for (size_t i = 0; ok && i < j->p.g.sampling.n_bias; i++)

@@ -36,6 +36,10 @@ static const flag_row table[FLAG_COUNT] = {
     [FLAG_CACHE_SIZE] = {"cache-size", SIZE, CMD_SERVE | CMD_RUN, "SIZE", 0, 0, 1e15, NULL, "bytes of --cache-dir at most (default 8G)"},
     [FLAG_CACHE_WRITE_RATE] = {"cache-write-rate", SIZE, CMD_SERVE | CMD_RUN, "SIZE", 0, 0, 1e15, NULL, "bytes written there a second at most (default 256M)"},
     [FLAG_HOST_CACHE] = {"host-cache", SIZE, CMD_SERVE | CMD_RUN, "SIZE", 0, 0, 1e15, NULL, "memory beside --memory for pages that the pool evicts (default none)"},
+    [FLAG_RESPONSE_CACHE] = {"response-cache", INTEGER, CMD_SERVE, "N", 0, 0, 100000000, NULL, "keep N answers and replay them to the same request, if it is deterministic (default 0: off)"},
+    [FLAG_RESPONSE_CACHE_SIZE] = {"response-cache-size", SIZE, CMD_SERVE, "SIZE", 0, 0, 1e15, NULL, "bytes of those answers at most (default 64M)"},
+    [FLAG_SPECULATE] = {"speculate", TEXT, CMD_DRAFTS, "WHEN", 0, 0, 0, "auto|off|always", "draft next tokens, check several in a step; the text stays the same (default auto: when it pays)"},
+    [FLAG_DRAFT_MAX] = {"draft-max", INTEGER, CMD_DRAFTS, "N", 8, 1, ALTISERVE_MOST_DRAFTS, NULL, "tokens drafted for a sequence in a step at most (default 8)"},
     [FLAG_THREADS] = {"threads", INTEGER, CMD_COMPUTES | CMD_QUANTIZE, "N", 0, 0, 1024, NULL, "compute threads (default: the processors this process may use)"},
     [FLAG_CONTEXT] = {"context", INTEGER, CMD_COMPUTES | CMD_INSPECT, "N", 0, 0, 16777216, NULL, "tokens a sequence may have (default: the file's, at most 8192)"},
     [FLAG_MEMORY] = {"memory", SIZE, CMD_COMPUTES | CMD_INSPECT, "SIZE", 0, 0, 1e15, NULL, "budget for weights, cache and scratch, as 8G (default: 80 % of the system's)"},
@@ -208,5 +212,11 @@ altiserve_options flags_engine(const flags *f) {
     o.cache_write_rate = (uint64_t)f->number[FLAG_CACHE_WRITE_RATE];
     o.host_cache = (uint64_t)f->number[FLAG_HOST_CACHE];
     o.prefix_cache = f->number[FLAG_NO_PREFIX_CACHE] == 0;
+    const char *when = f->text[FLAG_SPECULATE];
+    if (!(f->command & CMD_DRAFTS) || (when && !strcmp(when, "off"))) o.speculation = SPECULATE_OFF;
+    else if (when && !strcmp(when, "always")) o.speculation = SPECULATE_ALWAYS;
+    o.responses = (uint32_t)f->number[FLAG_RESPONSE_CACHE];
+    o.response_bytes = (uint64_t)f->number[FLAG_RESPONSE_CACHE_SIZE];
+    o.draft_max = (int)f->number[FLAG_DRAFT_MAX];
     return o;
 }

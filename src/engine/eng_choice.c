@@ -32,6 +32,7 @@ void eng_choice_free(eng_choice *c) {
     strbuf_free(&c->ready);
     mem_free(c->tokens);
     mem_free(c->logprobs);
+    eng_ngram_free(&c->ngram);
     c->samp = NULL;
     c->tokens = NULL;
     c->logprobs = NULL;

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "engine/eng_load.h"
+#include "engine/eng_responses.h"
 #include "engine/eng_sched.h"
 #include "engine/eng_tiers.h"
 
@@ -27,6 +28,8 @@ status altiserve_create(const altiserve_options *options, altiserve **out, error
     if (!a->o.parallel) a->o.parallel = 64;
     if (!a->o.queue) a->o.queue = 256;
     if (!a->o.step_tokens) a->o.step_tokens = 512;
+    if (a->o.draft_max <= 0) a->o.draft_max = 8;
+    if (a->o.draft_max > ALTISERVE_MOST_DRAFTS) a->o.draft_max = ALTISERVE_MOST_DRAFTS;
     device *dev = NULL;
     status s = keep(&a->models_dir, &a->o.models_dir) && keep(&a->kv_type, &a->o.kv_type) && keep(&a->device, &a->o.device) && keep(&a->isa, &a->o.isa) && keep(&a->cache_dir, &a->o.cache_dir)
                    ? OK
@@ -36,6 +39,7 @@ status altiserve_create(const altiserve_options *options, altiserve **out, error
     if (s == OK) s = eng_sched_create(&a->o, &a->sched, err);
     if (s == OK) s = eng_models_create(&a->o, eng_sched_wake, a->sched, &a->models, err);
     if (s == OK) s = eng_tiers_create(&a->o, &a->tiers, err);
+    if (s == OK) s = eng_responses_create(a->o.responses, a->o.response_bytes ? a->o.response_bytes : 64u << 20, &a->responses, err);
     if (s == OK) s = eng_sched_start(a->sched, a->models, a->tiers, err);
     if (s != OK) {
         altiserve_destroy(a);
@@ -53,6 +57,7 @@ void altiserve_destroy(altiserve *a) {
     if (a->sched) eng_sched_destroy(a->sched);
     eng_models_destroy(a->models);
     eng_tiers_destroy(a->tiers);
+    eng_responses_destroy(a->responses);
     mem_free(a->models_dir);
     mem_free(a->kv_type);
     mem_free(a->device);

@@ -84,7 +84,8 @@ status eng_load_predict(const eng_file *f, const altiserve_options *o, uint64_t 
     int parallel = o->parallel ? o->parallel : DEFAULT_PARALLEL;
     out->rows = o->step_tokens ? o->step_tokens : DEFAULT_STEP;
     if (out->rows < parallel) out->rows = parallel;
-    out->wanted = parallel;
+    out->wanted = parallel; // and room for one sequence with drafts
+    if (o->speculation != SPECULATE_OFF && out->wanted < 1 + ALTISERVE_MOST_DRAFTS) out->wanted = out->rows < 1 + ALTISERVE_MOST_DRAFTS ? out->rows : 1 + ALTISERVE_MOST_DRAFTS;
     status s = kv_type_of(o->kv_type, &mo.kv_type, err);
     if (s == OK) s = eng_file_open(f, &g, err);
     if (s == OK) s = eng_load_device(o, &dev, err);

@@ -3,15 +3,20 @@
 
 #include <math.h>
 
+enum { LEAST_PATIENCE = 8, MOST_PATIENCE = 512, TRIAL = 2 }; // of drafts that do not pay: chances let pass between trials, drafts of one
 #define FADE .98 // of a step's weight, a step later
+#define LUCK_FADE .9 // of a step's drafts, a step with drafts later
+#define LUCK_PRIOR .6 // the chance of a draft where nothing is known,
+#define LUCK_WEIGHT 2 // which counts as much as so many drafts
 
-static const double unit[POL_TERMS] = {1, 8, 64, 65536}; // so that the terms are of one size
+static const double unit[POL_TERMS] = {1, 8, 64, 65536, 8}; // so that the terms are of one size
 
 static void terms_of(const pol_step *s, double x[POL_TERMS]) {
     x[0] = 1;
     x[1] = s->streams / unit[1];
     x[2] = s->rows / unit[2];
     x[3] = s->pairs / unit[3];
+    x[4] = s->drafts / unit[4];
 }
 
 double pol_cost_of(const pol_cost *c, const pol_step *s) {
@@ -64,6 +69,30 @@ int32_t pol_prompt_rows(const pol_cost *c, const pol_step *streams, int32_t wait
     double rows = room / row;
     int32_t least = most < POL_LEAST_ROWS ? most : POL_LEAST_ROWS;
     return rows >= most ? most : rows < least ? least : (int32_t)rows;
+}
+
+// ---- drafts
+
+int32_t pol_draft_rows(pol_luck *l, const pol_cost *c, const pol_step *s, int32_t most, double *tokens) {
+    double chance = (l->accepted + LUCK_PRIOR * LUCK_WEIGHT) / (l->tried + LUCK_WEIGHT), row = c->term[4] / unit[4], seconds = pol_cost_of(c, s), p = chance, gain = 0;
+    int32_t n = 0;
+    if (most <= 0) return 0;
+    for (; n < most && p * (seconds + n * row) >= row * (*tokens + gain); n++, p *= chance) gain += p;
+    if (n) {
+        l->passed = 0;
+        l->patience = LEAST_PATIENCE;
+    } else if (++l->passed > l->patience) {
+        n = most < TRIAL ? most : TRIAL;
+        l->passed = 0;
+        l->patience = !l->patience ? LEAST_PATIENCE : l->patience < MOST_PATIENCE / 2 ? l->patience * 2 : MOST_PATIENCE;
+    }
+    *tokens += gain;
+    return n;
+}
+
+void pol_draft_note(pol_luck *l, int32_t drafted, int32_t accepted) {
+    l->tried = LUCK_FADE * l->tried + accepted + (accepted < drafted);
+    l->accepted = LUCK_FADE * l->accepted + accepted;
 }
 
 // ---- fairness

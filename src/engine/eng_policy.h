@@ -2,30 +2,33 @@
 // (tests/engine/test_policy.c) share it.
 //
 // Cost of a step, fitted to measured steps (non-negative least squares of relative errors, old steps fade):
-//   seconds = base + per_stream * streams + per_row * prompt rows + per_pair * (query, key) pairs of attention.
+//   seconds = base + per_stream * streams + per_row * prompt rows + per_pair * (query, key) pairs of attention + per_draft * rows of drafts.
 // Budget: streams come first; how many rows of prompts go beside them follows from that cost (pol_prompt_rows).
 // Order: priority (lower first, as vLLM has it), then the client that had least work for its weight (start-time fair queueing: Goyal, Vin, Cheng
 // 1996), in steps of POL_QUANTUM tokens so that short prompts are not interleaved for nothing, then the deadline: arrival + POL_SLACK times what
 // the prompt itself takes. So equal prompts are served in order of arrival, a short one overtakes a long one, and nobody is overtaken for ever:
 // a deadline stands still while those of later arrivals move on.
+// Drafts: a row more for a stream may give a token more. It pays where its chance over what it costs is more than what the step gives so far over what
+// that costs (pol_draft_rows); the chance is what the stream's own drafts had of late, the cost is measured as all costs are.
 // Threads: each structure belongs to one thread at a time.
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { POL_TERMS = 4, POL_QUANTUM = 1024, POL_LEAST_ROWS = 8, POL_SLACK = 2 };
+enum { POL_TERMS = 5, POL_QUANTUM = 1024, POL_LEAST_ROWS = 8, POL_SLACK = 2 };
 #define POL_BESIDE 1.4   // a waiting prompt may take so many times what the running streams take of a step,
 #define POL_STEP_LIMIT .5 // more waiting prompts as much each, up to a step of so many seconds
 
 // All zero: nothing is known yet.
 typedef struct pol_cost {
     double a[POL_TERMS][POL_TERMS], b[POL_TERMS]; // normal equations
-    double term[POL_TERMS];                       // base, per 8 streams, per 64 rows, per 65,536 pairs
+    double term[POL_TERMS];                       // base, per 8 streams, per 64 rows, per 65,536 pairs, per 8 drafts
     uint64_t steps;
 } pol_cost;
 
 typedef struct pol_step {
-    double streams, rows, pairs; // rows: of prompts; pairs: of all rows, the sum of their positions
+    double streams, rows, pairs; // rows: of prompts; pairs: of all rows but drafts, the sum of their positions
+    double drafts;               // rows of streams past the first
 } pol_step;
 
 void   pol_cost_note(pol_cost *c, const pol_step *s, double seconds);
@@ -35,6 +38,18 @@ double pol_cost_row(const pol_cost *c); // seconds of one row of a prompt at its
 // Rows of prompts for a step that has `streams` (with their pairs) already. waiting: prompts that are not read yet; depth: the position of
 // the rows; most: what else the step can take. At least POL_LEAST_ROWS where so many fit: a prompt always goes on.
 int32_t pol_prompt_rows(const pol_cost *c, const pol_step *streams, int32_t waiting, double depth, int32_t most);
+
+// ---- drafts
+// A stream's luck with drafts. All zero: nothing was tried.
+typedef struct pol_luck {
+    double   tried, accepted; // drafts, older ones fade; past the first wrong one of a step none counts
+    uint32_t passed, patience; // chances to draft that were let pass since the last try, and how many are: it grows while drafts do not pay
+} pol_luck;
+
+// How many of `most` drafts a stream gets in a step that has s already and is to give `tokens` tokens so far (a token a stream, and what its drafts
+// may give: *tokens grows by that). 0: it does not pay; but now and then a few are tried all the same.
+int32_t pol_draft_rows(pol_luck *l, const pol_cost *c, const pol_step *s, int32_t most, double *tokens);
+void    pol_draft_note(pol_luck *l, int32_t drafted, int32_t accepted);
 
 // ---- fairness
 typedef struct pol_client {

@@ -10,6 +10,7 @@
 
 #include "base/mem.h"
 #include "base/os.h"
+#include "engine/eng_responses.h"
 #include "obs/obs.h"
 
 int64_t eng_now_us(void) {
@@ -20,22 +21,60 @@ int64_t eng_now_us(void) {
 
 // ---- making one ----------------------------------------------------------------------------------
 
-static void free_event(eng_event *e) {
+void eng_event_free(eng_event *e) {
     if (!e) return;
     strbuf_free(&e->text);
     mem_free(e->tokens);
     mem_free(e->logprobs);
     mem_free(e->embedding);
+    mem_free(e->spelled);
     mem_free(e);
+}
+
+static bool copy_part(void **to, const void *from, size_t bytes, size_t *sum) {
+    *to = NULL;
+    if (!from || !bytes) return true;
+    *sum += bytes;
+    if (!(*to = mem_alloc(bytes))) return false;
+    memcpy(*to, from, bytes);
+    return true;
+}
+
+eng_event *eng_event_copy(const eng_event *e, size_t *bytes) {
+    eng_event *c = mem_alloc(sizeof *c);
+    if (!c) return NULL;
+    *c = *e;
+    c->next = NULL;
+    c->text = (strbuf){0};
+    c->spelled = NULL;
+    *bytes = sizeof *c + e->text.len;
+    size_t n = e->logprobs ? e->n_tokens * (1 + (size_t)e->top) : 0, spelled = 0;
+    bool ok = copy_part((void **)&c->tokens, e->tokens, e->n_tokens * sizeof *e->tokens, bytes);
+    ok &= copy_part((void **)&c->logprobs, e->logprobs, n * sizeof *e->logprobs, bytes);
+    ok &= copy_part((void **)&c->embedding, e->embedding, e->n_embedding * sizeof *e->embedding, bytes);
+    strbuf_add(&c->text, e->text.data, e->text.len);
+    for (size_t i = 0; i < n; i++) spelled += e->logprobs[i].len;
+    if (ok && spelled) ok = (c->spelled = mem_alloc(spelled)) != NULL;
+    *bytes += spelled;
+    if (!ok || c->text.failed) {
+        eng_event_free(c);
+        return NULL;
+    }
+    for (size_t i = 0, at = 0; i < n && c->spelled; at += e->logprobs[i++].len) {
+        if (e->logprobs[i].len) memcpy(c->spelled + at, e->logprobs[i].bytes, e->logprobs[i].len);
+        c->logprobs[i].bytes = c->spelled + at;
+    }
+    return c;
 }
 
 static void destroy(altiserve_request *r) {
     for (eng_event *e = r->head, *next; e; e = next) {
         next = e->next;
-        free_event(e);
+        eng_event_free(e);
     }
-    free_event(r->current);
+    eng_event_free(r->current);
     for (size_t i = 0; i < r->n_stops; i++) mem_free(r->stops[i]);
+    eng_responses_forget(r);
     mem_free(r->stops);
     mem_free(r->bias);
     mem_free(r->prompt);
@@ -111,6 +150,7 @@ static status take_sampling(altiserve_request *r, const altiserve_generate *g, e
     p->presence = given & SAMPLING_PRESENCE ? s->presence_penalty : d->presence_penalty;
     p->frequency = given & SAMPLING_FREQUENCY ? s->frequency_penalty : d->frequency_penalty;
     p->seed = s->seed;
+    r->seeded = s->has_seed;
     if (!s->has_seed && !os_random(&p->seed, sizeof p->seed)) p->seed = (uint64_t)eng_now_us() * 0x9E3779B97F4A7C15u;
     if (s->n_bias) {
         if (!(r->bias = mem_calloc(s->n_bias, sizeof *r->bias))) return error_set(err, E_NOMEM, "no memory for %zu biases", s->n_bias);
@@ -132,6 +172,7 @@ static status fill(altiserve_request *r, const altiserve_generate *g, error *err
     r->priority = g->priority;
     r->explain = g->explain;
     r->weight = g->client_weight;
+    r->draft_max = g->draft_max;
     r->salt = g->cache_salt && *g->cache_salt ? XXH3_64bits(g->cache_salt, strlen(g->cache_salt)) : 0;
     if (r->n > ENG_MAX_CHOICES) return error_set(err, E_INVALID, "n must be from 1 to %d", ENG_MAX_CHOICES);
     if (r->top < -1 || r->top > ENG_MAX_LOGPROBS) return error_set(err, E_INVALID, "logprobs must be from 0 to %d", ENG_MAX_LOGPROBS);
@@ -190,7 +231,13 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     status s = eng_models_find(a->models, what->model, &f, err);
     if (s != OK) return s;
     altiserve_request *r = eng_request_new(a, f, what->timeout_ms, err);
-    return r ? eng_request_submit(r, fill(r, what, err), what->client, what->client_name, out, err) : E_NOMEM;
+    if (!r) return E_NOMEM;
+    s = fill(r, what, err);
+    if (s == OK && eng_responses_replay(a->responses, r)) {
+        *out = r;
+        return OK;
+    }
+    return eng_request_submit(r, s, what->client, what->client_name, out, err);
 }
 
 // ---- events --------------------------------------------------------------------------------------
@@ -211,6 +258,7 @@ static void tell(altiserve_request *r) {
 
 bool eng_request_push(altiserve_request *r, const eng_event *ev) {
     eng_event *e = mem_alloc(sizeof *e);
+    eng_responses_note(r, ev);
     if (!e) {
         eng_event drop = *ev;
         strbuf_free(&drop.text);
@@ -231,6 +279,7 @@ bool eng_request_push(altiserve_request *r, const eng_event *ev) {
 }
 
 void eng_request_end(altiserve_request *r, altiserve_finish finish, const error *err) {
+    if (finish == FINISH_STOP || finish == FINISH_LENGTH) eng_responses_keep(r);
     pthread_mutex_lock(&r->lock);
     r->ended = true;
     r->finish = finish;
@@ -244,6 +293,8 @@ void eng_request_usage_set(altiserve_request *r, uint32_t more_tokens) {
     int64_t now = eng_now_us();
     pthread_mutex_lock(&r->lock);
     r->usage.cached_tokens = r->cached;
+    r->usage.drafted_tokens = r->drafted;
+    r->usage.accepted_tokens = r->accepted;
     r->usage.completion_tokens += more_tokens;
     r->usage.queue_s = (double)((r->started ? r->started : now) - r->arrived * 1000) / 1e6;
     if (r->usage.queue_s < 0) r->usage.queue_s = 0;
@@ -299,7 +350,7 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, a
         out->kind = EVENT_NONE;
     }
     pthread_mutex_unlock(&r->lock);
-    free_event(before);
+    eng_event_free(before);
     if (wake) eng_sched_wake(r->sched);
     return out->kind;
 }

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 
 #include "engine/eng_clients.h"
+#include "engine/eng_ngram.h"
 #include "engine/eng_sched.h"
 #include "kv/kv.h"
 #include "sampling/sampling.h"
@@ -27,7 +28,12 @@ typedef struct eng_event {
     int      top;
     float   *embedding;
     size_t   n_embedding;
+    char    *spelled;            // NULL, or where the bytes of logprobs are instead
 } eng_event;
+
+void eng_event_free(eng_event *e); // NULL is fine
+// Owns everything it names. *bytes: what it takes. NULL when memory is gone.
+eng_event *eng_event_copy(const eng_event *e, size_t *bytes);
 
 typedef enum eng_phase { CHOICE_WAITING, CHOICE_FOLLOWING, CHOICE_RUNNING, CHOICE_DONE } eng_phase;
 
@@ -48,7 +54,11 @@ typedef struct eng_choice {
     size_t     first_pending;   // outputs from here on are in no event yet
     altiserve_logprob *logprobs; // of the pending outputs
     size_t     n_logprobs, cap_logprobs;
-    int32_t    row, n_rows;     // of the step under way
+    int32_t    row, n_rows;     // of the step under way, drafts among them
+    int32_t    n_drafts;        // tokens[n_tokens ..] that the step computes and that may turn out wrong
+    uint32_t   behind;          // tokens before the newest that a rejected draft's step left to be computed again (recurrent states)
+    eng_ngram  ngram;
+    pol_luck   luck;
     bool       passed;          // it was asked already whether it takes part in the step
     int32_t    wanted;          // index of its logits in the step, or -1
 } eng_choice;
@@ -68,6 +78,9 @@ struct altiserve_request {
     double      weight, due;    // due: seconds, as pol_deadline has it; set when its choices enter the queue
     uint64_t    salt;
     bool        ignore_eos, explain;
+    bool        seeded;         // its client gave the seed
+    struct eng_recording *recording; // of its events, for the cache of responses; NULL: none. The engine thread's once it is queued
+    int32_t     draft_max;      // as altiserve_generate
     bool        embeds, raw;    // wants the embedding of its prompt (eng_embed.c)
     int         top;            // logprobs asked for: -1 none
     samp_params params;
@@ -85,6 +98,7 @@ struct altiserve_request {
     bool        begun;          // EVENT_STARTED is out
     int64_t     started, first; // monotonic microseconds
     uint32_t    cached;         // prompt tokens found computed
+    uint32_t    drafted, accepted;
     altiserve_finish outcome;   // of the choice that ended last, or FINISH_ERROR with `why`
     error       why;
 

@@ -207,7 +207,7 @@ static status served_of(eng_sched *s, eng_model *m, eng_served **out, error *err
         *out = m->sched;
         return OK;
     }
-    status st = eng_served_create(m, s, s->o.parallel, s->o.prefix_cache, s->tiers, out, err);
+    status st = eng_served_create(m, s, &s->o, s->tiers, out, err);
     if (st != OK) return st;
     m->sched = *out;
     m->sched_free = forget_served;

@@ -29,4 +29,5 @@ struct altiserve {
     eng_models *models;
     eng_sched  *sched;
     eng_tiers *tiers; // NULL: the pool alone
+    struct eng_responses *responses; // NULL: none are kept
 };

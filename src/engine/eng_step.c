@@ -11,6 +11,7 @@
 
 #include "base/mem.h"
 #include "engine/eng_history.h"
+#include "engine/eng_speculate.h"
 #include "obs/obs.h"
 
 enum { SNAPSHOT_EVERY = 1024 }; // tokens of a prompt between recurrent states that are kept
@@ -51,6 +52,7 @@ static void to_running(eng_served *v, eng_choice *c) {
 
 static void leave(eng_served *v, eng_choice *c) {
     eng_tiers_leave(v, c);
+    c->behind = 0;
     if (v->blocked == c) v->blocked = NULL;
     if (c->phase == CHOICE_RUNNING && take_out(&v->running, c)) {
         v->n_running--;
@@ -108,16 +110,19 @@ static void copy_page(void *ctx, int32_t group, int32_t from, int32_t to) {
     dev_kv_copy_page(v->m->dev, v->m->kv, group, from, to);
 }
 
-status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, eng_tiers *tiers, eng_served **out, error *err) {
+status eng_served_create(eng_model *m, eng_sched *s, const altiserve_options *o, eng_tiers *tiers, eng_served **out, error *err) {
     eng_served *v = mem_calloc(1, sizeof *v);
     if (!v) return error_set(err, E_NOMEM, "no memory for the scheduler");
     v->m = m;
     v->sched = s;
-    v->parallel = parallel < m->max_wanted ? parallel : m->max_wanted;
-    kv_config config = {.n_groups = m->plan->n_groups, .index = index && !model_get_info(m->m)->whole, .copy = copy_page, .copy_ctx = v};
+    v->parallel = o->parallel < m->max_wanted ? o->parallel : m->max_wanted;
+    kv_config config = {.n_groups = m->plan->n_groups, .index = o->prefix_cache && !model_get_info(m->m)->whole, .copy = copy_page, .copy_ctx = v};
     memcpy(config.groups, m->plan->groups, sizeof config.groups);
     memcpy(config.n_pages, m->n_pages, sizeof config.n_pages);
-    for (int i = 0; i < config.n_groups; i++) v->snapshots |= config.index && config.groups[i].kind == DEV_GROUP_RECURRENT;
+    for (int i = 0; i < config.n_groups; i++) v->recurrent |= config.groups[i].kind == DEV_GROUP_RECURRENT;
+    v->snapshots = v->recurrent && config.index;
+    v->draft_max = o->speculation == SPECULATE_OFF || model_get_info(m->m)->whole ? 0 : o->draft_max;
+    v->drafts_always = o->speculation == SPECULATE_ALWAYS;
     eng_tiers_config(tiers, v, &config);
     size_t rows = (size_t)m->max_rows;
     v->tokens = mem_calloc(rows, sizeof *v->tokens);
@@ -141,6 +146,7 @@ status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, e
     obs_count(OBS_PREEMPTIONS, m->file->id, NULL, 0);
     obs_count(OBS_DISPLACED, m->file->id, NULL, 0);
     obs_count(OBS_EVICTIONS, m->file->id, NULL, 0);
+    eng_speculate_count(v, 0, 0);
     publish(v);
     *out = v;
     return OK;
@@ -295,27 +301,27 @@ static eng_choice *admit(eng_served *v) {
 
 // ---- the step ------------------------------------------------------------------------------------
 
-static bool is_stream(const eng_choice *c) { return c->n_out && kv_seq_len(c->kv) + 1 == c->n_tokens; }
+static bool is_stream(const eng_choice *c) { return c->n_out && kv_seq_len(c->kv) + c->behind + 1 == c->n_tokens; }
 
-static void add_rows(eng_served *v, eng_choice *c, size_t n) {
+// The logits of c's newest token and of its drafts are wanted.
+static void lay_rows(eng_served *v, eng_choice *c, size_t n) {
     size_t at = kv_seq_len(c->kv);
-    if (is_stream(c)) v->load.streams++;
-    else v->load.rows += (double)n;
-    v->load.pairs += (double)n * ((double)at + (double)(n + 1) / 2);
-    pol_client_charge(&c->r->client->fair, (double)n);
     c->row = v->n_rows;
     c->n_rows = (int32_t)n;
-    c->wanted = -1;
+    c->wanted = at + n >= c->n_tokens ? v->n_wanted : -1;
     for (size_t i = 0; i < n; i++) {
+        if (at + i + 1 >= c->n_tokens) v->wanted[v->n_wanted++] = c->r->embeds && model_get_info(v->m->m)->first_row ? c->row : v->n_rows;
         v->tokens[v->n_rows] = c->tokens[at + i];
         v->positions[v->n_rows++] = (int32_t)(at + i);
     }
-    if (at + n == c->n_tokens) {
-        c->wanted = v->n_wanted;
-        bool first = c->r->embeds && model_get_info(v->m->m)->first_row;
-        v->wanted[v->n_wanted++] = first ? c->row : v->n_rows - 1;
-    }
     v->of[v->n_seqs++] = c;
+}
+
+static void add_rows(eng_served *v, eng_choice *c, size_t n) {
+    v->load.rows += (double)n;
+    v->load.pairs += (double)n * ((double)kv_seq_len(c->kv) + (double)(n + 1) / 2);
+    pol_client_charge(&c->r->client->fair, (double)n);
+    lay_rows(v, c, n);
 }
 
 // Whether a sequence of this step is about to compute the very page that c needs next, and may share it: c finds it in the index a step later.
@@ -362,13 +368,30 @@ static void add_chunk(eng_served *v, eng_choice *c, int32_t *budget) {
     *budget -= (int32_t)n;
 }
 
+// Who of the running streams takes part, then their rows with the drafts that pay beside all of them.
 static void add_streams(eng_served *v) {
+    int32_t rows = v->n_rows, most = v->parallel < v->n_running + v->n_waiting ? v->parallel : v->n_running + v->n_waiting;
     for (eng_choice *c = v->running, *next; c; c = next) {
         next = c->next;
-        if (c->n_rows || !is_stream(c) || v->n_rows >= v->m->max_rows || eng_request_full(c->r)) continue;
+        if (c->n_rows || !is_stream(c) || rows + (int32_t)c->behind >= v->m->max_rows || eng_request_full(c->r)) continue;
         bool room = make_room(v, c, c->n_tokens);
         next = c->phase == CHOICE_RUNNING ? c->next : v->running; // others may have been preempted: `next` too
-        if (room) add_rows(v, c, 1);
+        if (!room) continue;
+        c->n_rows = 1 + (int32_t)c->behind; // nobody takes its pages from here on
+        rows += c->n_rows;
+        v->load.streams++;
+        v->load.drafts += c->behind;
+        v->load.pairs += (double)c->n_tokens;
+        pol_client_charge(&c->r->client->fair, 1);
+    }
+    double tokens = v->load.streams;
+    for (eng_choice *c = v->running; c; c = c->next) {
+        if (!c->n_rows || !is_stream(c)) continue;
+        int32_t spare = v->m->max_rows - rows < v->m->max_wanted - most ? v->m->max_rows - rows : v->m->max_wanted - most;
+        c->n_drafts = eng_speculate_draft(v, c, spare, &tokens);
+        rows += c->n_drafts;
+        most += c->n_drafts;
+        lay_rows(v, c, (size_t)(c->n_rows + c->n_drafts));
     }
 }
 
@@ -387,7 +410,7 @@ static void compose(eng_served *v) {
     v->load = (pol_step){0};
     make_way(v);
     v->more = eng_tiers_pump(v, make_room);
-    for (eng_choice *c = v->running; c; c = c->next) c->n_rows = 0, c->passed = false;
+    for (eng_choice *c = v->running; c; c = c->next) c->n_rows = c->n_drafts = 0, c->passed = false;
     if (v->blocked) { // before the streams take the pages again
         eng_choice *c = v->blocked;
         int32_t rows = KV_PAGE;
@@ -482,20 +505,50 @@ static void give(eng_served *v, eng_choice *c) {
     done(v, c);
 }
 
+// The next n tokens of c are computed.
+static void commit(eng_served *v, eng_choice *c, size_t n) {
+    bool stream = is_stream(c) || c->n_drafts;
+    kv_seq_commit(c->kv, c->tokens, kv_seq_len(c->kv) + n);
+    c->behind = 0;
+    size_t len = kv_seq_len(c->kv);
+    if (v->snapshots && len % KV_PAGE == 0 && (stream || keeps_state(c, len))) kv_seq_snapshot(c->kv, stream); // a turn ends anywhere: its last border
+    eng_tiers_save(v, c);
+}
+
+// Draws as a plain stream would; a draft counts as long as it is what was drawn at its place, for its row's logits are then those of the text. What
+// attention wrote for wrong ones is written again; a recurrent state goes back to where it was, and the next step brings the tokens after that again.
+static void verify(eng_served *v, eng_choice *c, samp_scratch *scratch) {
+    int32_t good = 0;
+    for (bool on = true; on;) {
+        int32_t expected = good < c->n_drafts ? c->tokens[c->n_tokens] : -1;
+        size_t before = c->n_tokens;
+        draw(v, c, dev_logits(v->m->plan, c->wanted + good), scratch);
+        bool right = c->n_tokens > before && c->tokens[before] == expected;
+        good += right;
+        on = right && c->phase == CHOICE_RUNNING;
+        if (on && !v->recurrent) commit(v, c, 1);
+    }
+    eng_speculate_note(v, c, good);
+    if (!v->recurrent || c->phase != CHOICE_RUNNING) return;
+    kv_seq_unmark(c->kv, good < c->n_drafts);
+    if (good == c->n_drafts) commit(v, c, (size_t)c->n_rows);
+    else c->behind = (uint32_t)(c->n_tokens - 1 - kv_seq_len(c->kv));
+}
+
 static void harvest(eng_served *v, samp_scratch *scratch) {
     for (int32_t i = 0; i < v->n_seqs; i++) {
         eng_choice *c = v->of[i];
-        bool stream = is_stream(c);
-        kv_seq_commit(c->kv, c->tokens, kv_seq_len(c->kv) + (size_t)c->n_rows);
-        size_t len = kv_seq_len(c->kv);
-        if (v->snapshots && len % KV_PAGE == 0 && (stream || keeps_state(c, len))) kv_seq_snapshot(c->kv, stream); // a turn ends anywhere: its last border
-        eng_tiers_save(v, c);
+        if (!c->n_drafts || !v->recurrent) commit(v, c, (size_t)(c->n_rows - c->n_drafts));
     }
     for (int32_t i = 0; i < v->n_seqs; i++) {
         eng_choice *c = v->of[i];
         if (c->phase != CHOICE_RUNNING || c->wanted < 0) continue; // failed with another choice of its request
         if (c->r->embeds) {
             give(v, c);
+            continue;
+        }
+        if (c->n_drafts) {
+            verify(v, c, scratch);
             continue;
         }
         const float *logits = dev_logits(v->m->plan, c->wanted);

@@ -14,6 +14,9 @@ typedef struct eng_served {
     eng_tiers  *tiers;          // NULL: the pool alone
     bool        more;           // tiers have brought pages in that a step could not take yet
     int32_t     parallel;
+    bool        recurrent;      // some layers keep a state: what a step did to it cannot be taken back row by row
+    int32_t     draft_max;      // drafts of a sequence in a step; 0: none
+    bool        drafts_always;
     eng_choice *waiting, *running; // by age
     int32_t     n_waiting, n_running;
     eng_choice *blocked;        // an older prompt that younger streams left no pages: they give way at the next step
@@ -30,7 +33,7 @@ typedef struct eng_served {
     bool        index;          // prefixes are kept
 } eng_served;
 
-status eng_served_create(eng_model *m, eng_sched *s, int parallel, bool index, eng_tiers *tiers, eng_served **out, error *err);
+status eng_served_create(eng_model *m, eng_sched *s, const altiserve_options *o, eng_tiers *tiers, eng_served **out, error *err);
 // An empty sequence for c, under its key.
 status eng_served_seq(eng_served *v, const eng_choice *c, kv_seq **out, error *err);
 void   eng_served_free(eng_served *v);

@@ -6,7 +6,7 @@
 //
 // Invariants (kv_check asserts them; the engine calls it after every step in debug and sanitized builds):
 //  1. every page is in exactly one state: free (no references, not indexed), cached (no references, indexed), used (references > 0);
-//  2. a page's reference count equals the number of table entries of living sequences that name it;
+//  2. a page's reference count equals the number of table entries and marks of living sequences that name it;
 //  3. cached pages, and only they, are in their group's eviction list; free + cached + used = total;
 //  4. an indexed page is named by exactly one node and group; tokens and the parent's identity are compared, the hash is a hint;
 //  5. a page in use is never evicted and never written by a sequence while another or the index holds it;
@@ -80,8 +80,11 @@ void   kv_seq_commit(kv_seq *seq, const int32_t *tokens, size_t len);
 // Keeps the recurrent state at this length (a page border) for later matches, if a page can be had without taking one in use. No recurrent group: nothing.
 // moving: in place of the sequence's last moving one, so that a text that grows has one snapshot, at the last border it passed.
 void   kv_seq_snapshot(kv_seq *seq, bool moving);
-// Forgets tokens from `len` on (rejected drafts). Not below what a window has given back.
-void   kv_seq_truncate(kv_seq *seq, size_t len);
+// Before a step whose rows may be taken back (drafts): keeps the recurrent states as they are. E_BUSY: no page was left, nothing has changed. No recurrent
+// group: nothing, for a row of attention that was not committed is simply written again.
+status kv_seq_mark(kv_seq *seq, error *err);
+// After that step, before anything of it is committed. rewind: the states are again those of the mark; else what was kept is let go. No mark: nothing.
+void   kv_seq_unmark(kv_seq *seq, bool rewind);
 size_t kv_seq_len(const kv_seq *seq);
 
 // ---- tiers

@@ -129,8 +129,8 @@ void kv_drop_cache(kv_pool *p) {
 static status check_group(const kv_pool *p, int32_t gi, int32_t *refs, error *err) {
     const kv_group *g = &p->groups[gi];
     for (const kv_seq *s = p->seqs; s; s = s->next)
-        for (size_t i = 0; i < s->n[gi]; i++) {
-            int32_t id = s->table[gi][i];
+        for (size_t i = 0; i <= s->n[gi]; i++) {
+            int32_t id = i < s->n[gi] ? s->table[gi][i] : s->mark[gi];
             if (id < 0) continue;
             if (id >= g->n) return error_set(err, E_INTERNAL, "kv: group %d: a table names page %d of %d", gi, id, g->n);
             refs[id]++;

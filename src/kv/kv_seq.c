@@ -37,6 +37,7 @@ status kv_seq_create(kv_pool *p, const kv_key *key, kv_seq **out, error *err) {
     if (p->config.tier_ctx) kv_root_id(&k, s->root_id);
     s->pool = p;
     s->tip = s->moving = -1;
+    memset(s->mark, 0xff, sizeof s->mark); // -1
     s->next = p->seqs;
     if (s->next) s->next->prev = s;
     p->seqs = s;
@@ -56,6 +57,7 @@ void seq_tip(kv_seq *s, int32_t node) {
 void kv_seq_free(kv_seq *s) {
     if (!s) return;
     kv_pool *p = s->pool;
+    kv_seq_unmark(s, false);
     for (int32_t g = 0; g < p->config.n_groups; g++) {
         for (size_t i = s->n[g]; i-- > 0;) // the deepest first: it is evicted first
             if (s->table[g][i] >= 0) page_unref(p, g, s->table[g][i]);
@@ -78,6 +80,7 @@ status kv_seq_fork(kv_seq *s, kv_seq **out, error *err) {
     memset(f->cap, 0, sizeof f->cap);
     memset(f->n, 0, sizeof f->n);
     f->tip = f->moving = -1;
+    memset(f->mark, 0xff, sizeof f->mark); // -1: marks are not shared
     f->prev = NULL;
     f->next = p->seqs;
     if (f->next) f->next->prev = f;
@@ -346,24 +349,35 @@ void kv_seq_snapshot(kv_seq *s, bool moving) {
     }
 }
 
-void kv_seq_truncate(kv_seq *s, size_t len) {
+status kv_seq_mark(kv_seq *s, error *err) {
     kv_pool *p = s->pool;
-    if (len >= s->len) return;
-    s->len = len;
-    size_t pages = (len + KV_PAGE - 1) / KV_PAGE;
     for (int32_t g = 0; g < p->config.n_groups; g++) {
-        if (recurrent(p, g)) continue;
-        while (s->n[g] > pages) {
-            int32_t id = s->table[g][--s->n[g]];
-            if (id >= 0) page_unref(p, g, id);
+        if (!recurrent(p, g) || !s->n[g]) continue;
+        int32_t id = page_take(p, g);
+        if (id < 0) {
+            kv_seq_unmark(s, false);
+            return error_set(err, E_BUSY, "no free state page");
         }
+        p->config.copy(p->config.copy_ctx, g, s->table[g][0], id);
+        p->copies++;
+        s->mark[g] = id;
     }
-    while (s->indexed > len / KV_PAGE) {
-        if (s->moving == s->tip) s->moving = -1;
-        seq_tip(s, p->nodes[s->tip].parent);
-        s->indexed--;
+    return OK;
+}
+
+void kv_seq_unmark(kv_seq *s, bool rewind) {
+    kv_pool *p = s->pool;
+    for (int32_t g = 0; g < p->config.n_groups; g++) {
+        int32_t kept = s->mark[g];
+        if (kept < 0) continue;
+        s->mark[g] = -1;
+        if (!rewind) {
+            page_unref(p, g, kept);
+            continue;
+        }
+        page_unref(p, g, s->table[g][0]);
+        s->table[g][0] = kept;
     }
-    if (s->saved > s->indexed) s->saved = s->indexed;
 }
 
 size_t kv_seq_len(const kv_seq *s) { return s->len; }

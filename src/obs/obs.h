@@ -61,6 +61,11 @@ typedef enum obs_metric {
     OBS_DISPLACED,          // counter; label model: for a client or priority whose turn it was
     OBS_EVICTIONS,          // counter, pages; label model
     OBS_REJECTS,            // counter; labels model, reason ("queue", "context", "pages", "timeout")
+    OBS_DRAFTS,             // counter; label model: sequences of a step that had drafts
+    OBS_DRAFTED,            // counter, tokens; label model
+    OBS_ACCEPTED,           // counter, tokens; label model
+    OBS_RESPONSES,          // counter; labels model, result ("hit", "miss"): deterministic requests looked up in the cache of responses
+    OBS_RESPONSE_ENTRIES, OBS_RESPONSE_BYTES, // gauges; no labels
     OBS_TIER_TOKENS,        // counter, tokens that were not computed; labels model, tier ("pool", "host", "disk")
     OBS_TIER_PAGES,         // counter; labels tier, event ("written", "read", "dropped", "damaged", "evicted")
     OBS_TIER_BYTES,         // gauge; label tier

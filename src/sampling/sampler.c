@@ -37,6 +37,8 @@ samp_params samp_defaults(void) {
     return (samp_params){.temperature = 1, .top_p = 1, .typical_p = 1, .repetition = 1, .last_n = -1};
 }
 
+bool samp_is_greedy(const samp_params *p) { return p->temperature < GREEDY_BELOW || p->top_k == 1; }
+
 status samp_check(const samp_params *p, int32_t n_vocab, error *err) {
     if (!isfinite(p->temperature) || p->temperature < 0 || p->temperature > 1000)
         return error_set(err, E_INVALID, "temperature must be a number from 0 to 1000");
@@ -470,7 +472,7 @@ status samp_draw(sampler *s, samp_scratch *scratch, const float *logits, const u
     if (!reserve(scratch, vocab)) return error_set(err, E_NOMEM, "no memory for %zu candidates", vocab);
     int32_t best = find_peaks(row, vocab, scratch->peaks);
     if (best < 0) return error_set(err, E_INVALID, "no token can be drawn: every logit is banned or not a number");
-    if (p->temperature < GREEDY_BELOW || p->top_k == 1) {
+    if (samp_is_greedy(p)) {
         *token = best;
         return OK;
     }

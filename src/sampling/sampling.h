@@ -39,6 +39,7 @@ typedef struct samp_params {
 } samp_params;
 
 samp_params samp_defaults(void); // everything off, temperature 1
+bool samp_is_greedy(const samp_params *p); // nothing is drawn: neither temperature nor seed matters
 // E_INVALID naming the field when a number is not finite or out of its range, or a bias names no token of the vocabulary.
 status samp_check(const samp_params *p, int32_t n_vocab, error *err);
 

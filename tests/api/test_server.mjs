@@ -347,6 +347,57 @@ const tests = {
     }
   },
 
+  async 'answers that are replayed'() {
+    const kept = await serve('--response-cache', '8');
+    const send = (path, body) => fetch(kept.url + path, { method: 'POST', body: JSON.stringify(body) }).then(async (r) => ({ hit: r.headers.get('cache-status'), status: r.status, text: await r.text() }));
+    const chat = { model: 'toy-1', messages: [{ role: 'user', content: 'Which port does it use?' }], temperature: 0, max_tokens: 30 };
+    const first = await send('/v1/chat/completions', chat), second = await send('/v1/chat/completions', { ...chat, user: 'someone else' });
+    assert.equal(first.hit, null);
+    assert.equal(second.hit, 'altiserve; hit');
+    const what = ({ text }) => { const { choices, usage } = JSON.parse(text); return { choices, usage }; };
+    assert.deepEqual(what(second), what(first));
+    const streamed = await send('/v1/chat/completions', { ...chat, stream: true }); // the whole answer, as a stream
+    assert.equal(streamed.hit, 'altiserve; hit');
+    assert.deepEqual(gather(events(streamed.text)), { text: JSON.parse(first.text).choices[0].message.content, finish: JSON.parse(first.text).choices[0].finish_reason });
+    for (const more of [{ cache_salt: 'x' }, { max_tokens: 29 }, { temperature: 0.5, seed: 3 }, { temperature: 0.5 }])
+      assert.equal((await send('/v1/chat/completions', { ...chat, ...more })).hit, null, JSON.stringify(more));
+    assert.equal((await send('/v1/chat/completions', { ...chat, temperature: 0.5 })).hit, null); // nobody gave a seed
+    assert.equal((await send('/v1/chat/completions', { ...chat, temperature: 0.5, seed: 3 })).hit, 'altiserve; hit');
+    const two = { model: 'toy-1', prompt: ['Hello', 'Which'], temperature: 0, max_tokens: 5 };
+    await send('/v1/completions', { ...two, prompt: 'Hello' });
+    assert.equal((await send('/v1/completions', two)).hit, null); // a half is not the whole
+    assert.equal((await send('/v1/completions', two)).hit, 'altiserve; hit');
+    const m = await metrics(kept.url);
+    assert.equal(m('altiserve_response_cache_requests_total{model_name="toy-1",result="hit"}'), 6);
+    assert.ok(m('altiserve_response_cache_entries') === 6 && m('altiserve_response_cache_bytes') > 100);
+    kept.child.kill('SIGTERM');
+    await kept.child.ended;
+    const plain = await ask('Which port does it use?');
+    assert.equal((await ask('Which port does it use?')).headers.get('cache-status'), null); // off unless asked for
+    assert.equal(plain.status, 200);
+  },
+
+  async 'drafts'() {
+    const drafting = await serve('--speculate', 'always', '--draft-max', '4', '--deterministic'), plain = await serve('--speculate', 'off', '--deterministic');
+    const send = (server, more = {}) => fetch(`${server.url}/completion`, { method: 'POST', body: JSON.stringify({ prompt: 'one two three one two three one two three', n_predict: 60, ignore_eos: true, temperature: 0.4, seed: 1, ...more }) });
+    const x = await (await send(drafting)).json(), y = await (await send(plain)).json(), z = await (await send(drafting, { 'speculative.n_max': 0 })).json();
+    assert.equal(x.content, y.content);
+    assert.equal(x.content, z.content);
+    assert.ok(x.timings.draft_n >= x.timings.draft_n_accepted && x.timings.draft_n > 0);
+    assert.equal(y.timings.draft_n, undefined);
+    assert.equal(z.timings.draft_n, undefined);
+    const m = await metrics(drafting.url);
+    assert.equal(m('vllm:spec_decode_num_draft_tokens_total'), x.timings.draft_n);
+    assert.equal(m('vllm:spec_decode_num_accepted_tokens_total'), x.timings.draft_n_accepted);
+    const bad = await send(drafting, { 'speculative.n_max': 'many' });
+    assert.equal(bad.status, 400);
+    assert.equal((await bad.json()).error.param, 'speculative.n_max');
+    for (const s of [drafting, plain]) {
+      s.child.kill('SIGTERM');
+      await s.child.ended;
+    }
+  },
+
   async 'a full queue'() {
     const small = await serve('--queue', '2', '--parallel', '1');
     const work = { prompt: 'Count: ', max_tokens: 2000, ignore_eos: true, stream: true };

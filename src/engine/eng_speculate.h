@@ -1,0 +1,15 @@
+// engine/eng_speculate: drafts of a stream's next tokens.
+//
+// A draft is a row more in a step: a token that may come. Sampling is counter-based ((seed, choice, position), sampling.h) and a row's result does not depend
+// on the other rows, so what the engine draws from the rows is what it would have drawn without drafts, one token a step; a draft that is not what was
+// drawn at its place makes all rows after it void. So the text never depends on drafts, only the time does. How many are worth their cost is
+// eng_policy's to say, per sequence.
+// Threads: the engine thread.
+#pragma once
+#include "engine/eng_step.h"
+
+// Writes up to `most` drafts to c->tokens past n_tokens and makes pages for them; how many. *tokens: as pol_draft_rows. c takes part in the step under way.
+int32_t eng_speculate_draft(eng_served *v, eng_choice *c, int32_t most, double *tokens);
+// The step is over: so many of c's drafts were right.
+void    eng_speculate_note(eng_served *v, eng_choice *c, int32_t accepted);
+void    eng_speculate_count(eng_served *v, int32_t drafted, int32_t accepted); // in metrics

@@ -1,0 +1,257 @@
+// Drafts: where they come from, when they pay, and that no text depends on them: with drafts in every step that finds one and without, over seeds,
+// temperatures, penalties, choices, stop strings and preemption, tokens and log-probabilities are the same.
+#include <math.h>
+#include <pthread.h>
+
+#include "engine/eng_ngram.h"
+#include "engine/eng_policy.h"
+#include "engine/engine_util.h"
+#include "obs/obs.h"
+
+// ---- the parts -----------------------------------------------------------------------------------
+
+static void expect_drafts(const int32_t *text, size_t n, const int32_t *want, size_t most) {
+    eng_ngram x = {0};
+    int32_t out[16];
+    for (size_t k = 1; k <= n; k++) { // grown token by token, as an answer is
+        size_t got = eng_ngram_draft(&x, text, k, out, most);
+        if (k < n) continue;
+        assert_int_equal(got, want ? most : 0);
+        if (want) assert_memory_equal(out, want, most * sizeof *out);
+    }
+    eng_ngram_free(&x);
+}
+
+static void ngrams(void **state) {
+    (void)state;
+    expect_drafts((int32_t[]){1, 2, 3}, 3, NULL, 4);
+    expect_drafts((int32_t[]){1, 2, 3, 4, 5, 6, 7}, 7, NULL, 4);
+    expect_drafts((int32_t[]){1, 2, 3, 9, 8, 1, 2, 3}, 8, (int32_t[]){9, 8, 1, 2}, 4);
+    expect_drafts((int32_t[]){7, 7, 7, 7}, 4, (int32_t[]){7, 7, 7, 7, 7, 7}, 6);
+    expect_drafts((int32_t[]){1, 2, 3, 1, 2, 3}, 6, (int32_t[]){1, 2, 3, 1, 2, 3, 1}, 7); // past its end
+    // the place that agrees further back is followed, not the latest
+    expect_drafts((int32_t[]){5, 4, 1, 2, 3, 50, 6, 1, 2, 3, 60, 5, 4, 1, 2, 3}, 16, (int32_t[]){50, 6}, 2);
+    // of equals, the latest
+    expect_drafts((int32_t[]){8, 1, 2, 3, 50, 9, 1, 2, 3, 60, 7, 1, 2, 3}, 14, (int32_t[]){60, 7}, 2);
+    enum { LONG = 5000 };
+    int32_t *text = mem_alloc(LONG * sizeof *text), out[4];
+    for (int32_t i = 0; i < LONG; i++) text[i] = i % 1700;
+    eng_ngram x = {0};
+    assert_int_equal(eng_ngram_draft(&x, text, LONG, out, 4), 4); // all at once
+    for (int i = 0; i < 4; i++) assert_int_equal(out[i], (LONG + i) % 1700);
+    eng_ngram_free(&x);
+    mem_free(text);
+}
+
+// A server of one stream (and of n): a step takes .02 s, a stream .001 more, a draft so much.
+static pol_cost fitted(double draft) {
+    pol_cost c = {0};
+    for (int i = 0; i < 600; i++) {
+        pol_step s = {.streams = 1 + i % 7, .drafts = i * 5 % 11};
+        pol_cost_note(&c, &s, .02 + .001 * s.streams + draft * s.drafts);
+    }
+    return c;
+}
+
+static int32_t rows_of(pol_luck l, const pol_cost *c, double streams) {
+    double tokens = streams;
+    l.patience = 100;
+    return pol_draft_rows(&l, c, &(pol_step){.streams = streams}, 15, &tokens);
+}
+
+static void drafts_pay(void **state) {
+    (void)state;
+    pol_cost cheap = fitted(.0005), dear = fitted(.015);
+    pol_luck good = {0}, bad = {0};
+    for (int i = 0; i < 50; i++) pol_draft_note(&good, 8, 8), pol_draft_note(&bad, 8, 0);
+    assert_int_equal(rows_of(good, &cheap, 1), 15);
+    assert_in_range(rows_of(bad, &cheap, 1), 0, 2);
+    assert_in_range(rows_of(good, &dear, 1), 1, 8);
+    assert_int_equal(rows_of(bad, &dear, 1), 0);
+    assert_true(rows_of((pol_luck){0}, &cheap, 1) >= 2);            // nothing known: the prior
+    assert_true(rows_of(good, &dear, 7) < rows_of(good, &dear, 1)); // others wait for it too
+    // measured: what is chosen gives more tokens a second than one more or one less
+    for (int k = 1; k <= 9; k++) {
+        pol_luck l = {.tried = 100, .accepted = 10 * k};
+        double p = (l.accepted + .6 * 2) / (l.tried + 2), best = 0, rate = 0;
+        int32_t n = rows_of(l, &dear, 1), at = 0;
+        for (int32_t i = 0; i <= 15; i++) {
+            double gain = 0;
+            for (int j = 1; j <= i; j++) gain += pow(p, j);
+            rate = (1 + gain) / (pol_cost_of(&dear, &(pol_step){.streams = 1}) + i * dear.term[4] / 8);
+            if (rate > best) best = rate, at = i;
+        }
+        assert_int_equal(n, at);
+    }
+    // what never pays is tried less and less
+    pol_luck hopeless = {.tried = 1000};
+    int tried = 0;
+    for (int i = 0; i < 2000; i++) {
+        double tokens = 1;
+        int32_t n = pol_draft_rows(&hopeless, &dear, &(pol_step){.streams = 1}, 8, &tokens);
+        if (n) pol_draft_note(&hopeless, n, 0), tried += n;
+    }
+    assert_in_range(tried, 4, 40);
+    // and comes back when luck does
+    for (int i = 0; i < 20; i++) pol_draft_note(&hopeless, 2, 2);
+    assert_true(rows_of(hopeless, &dear, 1) > 0);
+}
+
+// ---- the engine ----------------------------------------------------------------------------------
+
+static altiserve_options options(altiserve_speculation when) {
+    altiserve_options o = toy_options();
+    o.deterministic = true;
+    o.speculation = when;
+    o.draft_max = ALTISERVE_MOST_DRAFTS;
+    return o;
+}
+
+static const char *const texts[] = {"one two three one two three one two three one two", "Which port does it use?", "a b a b a b a b a b a b a b a b",
+                                    "The server serves. The server serves. The server serves. The server", "x"};
+enum { TEXTS = 5 };
+
+static altiserve_generate variant(int i) {
+    static const float temperatures[] = {0, .3f, .8f, 1.3f};
+    altiserve_generate g = greedy(texts[i % TEXTS], (uint32_t)(60 + i % 7 * 10));
+    g.sampling = (altiserve_sampling){.temperature = temperatures[i % 4], .seed = (uint64_t)i, .has_seed = true, .top_k = i % 3 ? 0 : 20, .top_p = i % 5 ? 1 : .9f,
+                                      .repetition_penalty = i % 6 == 5 ? 1.2f : 1, .repetition_last_n = 24, .frequency_penalty = i % 8 == 3 ? .3f : 0};
+    g.given |= SAMPLING_TOP_K | SAMPLING_TOP_P | SAMPLING_REPETITION | SAMPLING_LAST_N | SAMPLING_FREQUENCY;
+    g.n = i % 9 == 8 ? 3 : 1;
+    g.logprobs = i % 4 == 1 ? 2 : -1;
+    g.ignore_eos = i % 10 != 7;
+    static const char *const stops[] = {"er", "two t"};
+    if (i % 10 == 4) g.stop = stops, g.n_stop = 2;
+    return g;
+}
+
+static void same(const answer *x, const answer *y, uint32_t n) {
+    assert_int_equal(x->end, y->end);
+    for (uint32_t c = 0; c < n; c++) {
+        same_tokens(x, y, (int)c, (int)c);
+        assert_int_equal(x->finish[c], y->finish[c]);
+        assert_int_equal(x->text[c].len, y->text[c].len);
+        assert_memory_equal(x->logprob[c], y->logprob[c], x->n_tokens[c] * sizeof(float));
+    }
+}
+
+static void text_does_not_depend_on_drafts(void **state) {
+    (void)state;
+    altiserve *plain = engine_with(options(SPECULATE_OFF)), *drafting = engine_with(options(SPECULATE_ALWAYS)), *when = engine_with(options(SPECULATE_AUTO));
+    uint32_t drafted = 0, accepted = 0;
+    for (int i = 0; i < 120; i++) {
+        altiserve_generate g = variant(i);
+        answer *x = ask(plain, &g), *y = ask(drafting, &g), *z = ask(when, &g);
+        if (x->end == FINISH_ERROR) fail_msg("%s", x->err.text);
+        same(x, y, g.n);
+        same(x, z, g.n);
+        assert_int_equal(x->usage.drafted_tokens, 0);
+        assert_int_equal(x->usage.completion_tokens, y->usage.completion_tokens);
+        assert_true(y->usage.accepted_tokens <= y->usage.drafted_tokens && y->usage.accepted_tokens <= y->usage.completion_tokens);
+        drafted += y->usage.drafted_tokens;
+        accepted += y->usage.accepted_tokens;
+        answer_free(x);
+        answer_free(y);
+        answer_free(z);
+    }
+    assert_true(accepted > 200 && drafted > accepted + 200); // both ways were gone
+    altiserve_destroy(plain);
+    altiserve_destroy(drafting);
+    altiserve_destroy(when);
+}
+
+typedef struct client {
+    altiserve *a;
+    altiserve_generate g;
+    answer *got;
+} client;
+
+static void *client_main(void *arg) {
+    client *c = arg;
+    c->got = ask(c->a, &c->g);
+    return NULL;
+}
+
+// A crowd with few pages: preempted and taken up again between drafts.
+static void crowds_and_preemption(void **state) {
+    (void)state;
+    enum { CLIENTS = 18 };
+    altiserve *plain = engine_with(options(SPECULATE_OFF));
+    altiserve_options o = options(SPECULATE_ALWAYS);
+    o.memory = 1;
+    altiserve *tiny = engine_with(o);
+    altiserve_generate g = greedy("x", 4);
+    answer *x = ask(tiny, &g);
+    unsigned long long memory = 0;
+    assert_int_equal(sscanf(strstr(x->err.text, "at least"), "at least %llu bytes", &memory), 1);
+    answer_free(x);
+    altiserve_destroy(tiny);
+    o.memory = memory;
+    altiserve *narrow = engine_with(o);
+    double before = obs_read(OBS_PREEMPTIONS, "toy-1", NULL);
+    client c[CLIENTS];
+    pthread_t t[CLIENTS];
+    for (int i = 0; i < CLIENTS; i++) {
+        c[i] = (client){.a = narrow, .g = variant(i + 3)};
+        assert_int_equal(pthread_create(&t[i], NULL, client_main, &c[i]), 0);
+    }
+    uint32_t accepted = 0;
+    for (int i = 0; i < CLIENTS; i++) {
+        pthread_join(t[i], NULL);
+        x = ask(plain, &c[i].g);
+        same(x, c[i].got, c[i].g.n);
+        accepted += c[i].got->usage.accepted_tokens;
+        answer_free(x);
+        answer_free(c[i].got);
+    }
+    assert_true(accepted > 0);
+    assert_true(obs_read(OBS_PREEMPTIONS, "toy-1", NULL) > before);
+    altiserve_destroy(plain);
+    altiserve_destroy(narrow);
+}
+
+// The next turn of a text whose answer was drafted finds all of its pages.
+static void pages_of_drafted_answers_are_reused(void **state) {
+    (void)state;
+    altiserve *a = engine_with(options(SPECULATE_ALWAYS));
+    altiserve_generate g = greedy(texts[2], 120);
+    answer *x = ask(a, &g);
+    assert_true(x->usage.accepted_tokens > 0);
+    int32_t *ids;
+    size_t n;
+    assert_int_equal(altiserve_tokenize(a, "toy-1", texts[2], strlen(texts[2]), TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, &ids, &n, NULL), OK);
+    int32_t all[400];
+    memcpy(all, ids, n * sizeof *ids);
+    memcpy(all + n, x->tokens[0], x->n_tokens[0] * sizeof *all);
+    g = (altiserve_generate){.model = "toy-1", .tokens = all, .n_tokens = n + x->n_tokens[0], .n = 1, .max_tokens = 1, .logprobs = -1, .given = SAMPLING_TEMPERATURE};
+    answer *y = ask(a, &g);
+    assert_int_equal(y->usage.cached_tokens, (g.n_tokens - 1) / 32 * 32);
+    answer_free(x);
+    answer_free(y);
+    mem_free(ids);
+    altiserve_destroy(a);
+}
+
+static void a_request_may_say_no(void **state) {
+    (void)state;
+    altiserve *a = engine_with(options(SPECULATE_ALWAYS));
+    altiserve_generate g = greedy(texts[2], 80);
+    g.draft_max = -1;
+    answer *x = ask(a, &g);
+    g.draft_max = 1;
+    double drafts = obs_read(OBS_DRAFTS, "toy-1", NULL), drafted = obs_read(OBS_DRAFTED, "toy-1", NULL);
+    answer *y = ask(a, &g);
+    assert_int_equal(x->usage.drafted_tokens, 0);
+    assert_true(y->usage.drafted_tokens > 0);
+    assert_true(obs_read(OBS_DRAFTED, "toy-1", NULL) - drafted == y->usage.drafted_tokens);
+    assert_true(obs_read(OBS_DRAFTS, "toy-1", NULL) - drafts == y->usage.drafted_tokens); // one each
+    answer_free(x);
+    answer_free(y);
+    altiserve_destroy(a);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(ngrams), cmocka_unit_test(drafts_pay), cmocka_unit_test(text_does_not_depend_on_drafts), cmocka_unit_test(crowds_and_preemption),
+                                       cmocka_unit_test(pages_of_drafted_answers_are_reused), cmocka_unit_test(a_request_may_say_no)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -267,13 +267,24 @@ status altiserve_logits(altiserve *a, const char *id, const int32_t *tokens, siz
 typedef struct altiserve_bench_spec {
     uint32_t prompt, gen, depth, parallel, reps;
 } altiserve_bench_spec;
+// One kind of work: what was measured, and what the machine allows.
+typedef struct altiserve_bench_rate {
+    double tok_s, low, high;   // median over reps and the extremes; 0: not asked for
+    double token_ops, token_bytes; // operations that a token needs; bytes of weights, keys and values that it must read, shared by a step's tokens
+    double limit_tok_s;        // each step's slower term: bytes over read_bytes_s, operations over units[0].ops_s
+    bool   by_memory;          // bytes take longer than operations
+} altiserve_bench_rate;
 typedef struct altiserve_bench_result {
-    double pp_tok_s, tg_tok_s;      // medians over reps
-    double pp_min, pp_max, tg_min, tg_max;
+    altiserve_bench_rate pp, tg; // prompt, generation
     int    threads;
     char   device[16], isa[16];
+    // What this machine does at most with these threads, the better of two measurements, before and after.
+    double read_bytes_s;       // memory read in order, in large pages
+    int    n_units;
+    struct { char name[24]; double ops_s; } units[4]; // from registers; the first is what products of weights use
 } altiserve_bench_result;
 // Times steps directly on the engine thread, with random tokens: prompt tokens from `depth` on, then gen steps of `parallel` sequences each at depth.
+// Measuring the limits takes a second and half a gigabyte beside --memory.
 status altiserve_bench(altiserve *a, const char *id, const altiserve_bench_spec *spec, altiserve_bench_result *out, error *err);
 
 // Another file with its weights in another type (room convert). No engine is needed.

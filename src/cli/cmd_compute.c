@@ -172,6 +172,40 @@ int cmd_perplexity(const flags *f) {
     return err.code ? cli_fail(&err) : 0;
 }
 
+static void bench_json(const altiserve_bench_spec *spec, const altiserve_bench_result *r) {
+    printf("{\"engine\": \"altiserve\", \"prompt\": %u, \"gen\": %u, \"depth\": %u, \"parallel\": %u, \"threads\": %d, \"device\": \"%s\", "
+           "\"isa\": \"%s\", \"pp_tok_s\": %.2f, \"tg_tok_s\": %.2f, \"pp_min\": %.2f, \"pp_max\": %.2f, \"tg_min\": %.2f, \"tg_max\": %.2f, \"read_gb_s\": %.2f, \"units\": {",
+           spec->prompt, spec->gen, spec->depth, spec->parallel, r->threads, r->device, r->isa, r->pp.tok_s, r->tg.tok_s, r->pp.low, r->pp.high, r->tg.low, r->tg.high, r->read_bytes_s / 1e9);
+    for (int i = 0; i < r->n_units; i++) printf("%s\"%s\": %.4f", i ? ", " : "", r->units[i].name, r->units[i].ops_s / 1e12);
+    printf("}");
+    for (int i = 0; i < 2; i++) {
+        const altiserve_bench_rate *v = i ? &r->tg : &r->pp;
+        if (v->limit_tok_s > 0)
+            printf(", \"%s_limit\": {\"token_gop\": %.4f, \"token_mb\": %.3f, \"tok_s\": %.2f, \"share\": %.4f, \"binds\": \"%s\"}", i ? "tg" : "pp", v->token_ops / 1e9, v->token_bytes / 1e6,
+                   v->limit_tok_s, v->tok_s / v->limit_tok_s, v->by_memory ? "memory" : r->units[0].name);
+    }
+    printf("}\n");
+}
+
+static void bench_text(const char *model, const altiserve_bench_spec *spec, const altiserve_bench_result *r) {
+    printf("%s on %s (%s, %d threads)\n", model, r->device, r->isa, r->threads);
+    for (int i = 0; i < 2; i++) {
+        const altiserve_bench_rate *v = i ? &r->tg : &r->pp;
+        if (v->tok_s <= 0) continue;
+        if (i) printf("generation %u x %u", spec->parallel, spec->gen);
+        else printf("prompt %u", spec->prompt);
+        if (spec->depth) printf(" at depth %u", spec->depth);
+        printf(": %.1f tokens/s (%.1f to %.1f)", v->tok_s, v->low, v->high);
+        if (v->limit_tok_s > 0)
+            printf(", %.0f %% of the limit of %.1f: %s binds (a token: %.1f MB, %.2f G operations)", 100 * v->tok_s / v->limit_tok_s, v->limit_tok_s, v->by_memory ? "memory" : r->units[0].name,
+                   v->token_bytes / 1e6, v->token_ops / 1e9);
+        printf("\n");
+    }
+    printf("this machine: memory read at %.1f GB/s", r->read_bytes_s / 1e9);
+    for (int i = 0; i < r->n_units; i++) printf("; %s %.2f T operations/s", r->units[i].name, r->units[i].ops_s / 1e12);
+    printf("\n");
+}
+
 int cmd_bench(const flags *f) {
     error err = {0};
     altiserve *a = NULL;
@@ -179,13 +213,8 @@ int cmd_bench(const flags *f) {
     altiserve_bench_spec spec = {(uint32_t)f->number[FLAG_PROMPT], (uint32_t)f->number[FLAG_GEN], (uint32_t)f->number[FLAG_DEPTH],
                                  f->number[FLAG_PARALLEL] ? (uint32_t)f->number[FLAG_PARALLEL] : 1, (uint32_t)f->number[FLAG_REPS]};
     if (cli_open(f, &a, &err) == OK && cli_load(a, f->positional[0], &err) == OK && altiserve_bench(a, f->positional[0], &spec, &r, &err) == OK) {
-        if (f->number[FLAG_JSON])
-            printf("{\"engine\": \"altiserve\", \"prompt\": %u, \"gen\": %u, \"depth\": %u, \"parallel\": %u, \"threads\": %d, \"device\": \"%s\", "
-                   "\"isa\": \"%s\", \"pp_tok_s\": %.2f, \"tg_tok_s\": %.2f, \"pp_min\": %.2f, \"pp_max\": %.2f, \"tg_min\": %.2f, \"tg_max\": %.2f}\n",
-                   spec.prompt, spec.gen, spec.depth, spec.parallel, r.threads, r.device, r.isa, r.pp_tok_s, r.tg_tok_s, r.pp_min, r.pp_max, r.tg_min, r.tg_max);
-        else
-            printf("%s on %s (%s, %d threads): prompt %u: %.1f tokens/s (%.1f to %.1f); generation %u x %u: %.1f tokens/s (%.1f to %.1f)\n",
-                   f->positional[0], r.device, r.isa, r.threads, spec.prompt, r.pp_tok_s, r.pp_min, r.pp_max, spec.parallel, spec.gen, r.tg_tok_s, r.tg_min, r.tg_max);
+        if (f->number[FLAG_JSON]) bench_json(&spec, &r);
+        else bench_text(f->positional[0], &spec, &r);
     }
     altiserve_destroy(a);
     return err.code ? cli_fail(&err) : 0;

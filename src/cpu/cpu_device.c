@@ -17,6 +17,7 @@ static void info(const device *dev, dev_info *out)
 static const dev_ops ops = {
     .destroy = destroy,
     .info = info,
+    .measure = cpu_measure,
     .import_weight = cpu_import_weight,
     .free_weight = cpu_free_weight,
     .weight_size = cpu_weight_size,

@@ -86,3 +86,25 @@ status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err)
 #endif
     return OK;
 }
+
+int cpu_choose_probes(const char *isa, const cpu_probe **probes)
+{
+    static const struct { const char *isa; const cpu_probe *probes[DEV_MAX_UNITS]; } all[] = {
+#if defined(__x86_64__)
+        {"amx", {&cpu_probe_amx_bf16, &cpu_probe_amx_int8, &cpu_probe_avx512_vnni, &cpu_probe_avx512_fma}},
+        {"amx-emulated", {&cpu_probe_avx512_fma}},
+        {"avx512", {&cpu_probe_avx512_vnni, &cpu_probe_avx512_fma}},
+        {"avx2", {&cpu_probe_avx2_int8, &cpu_probe_avx2_fma}},
+#elif defined(__aarch64__)
+        {"neon-i8mm", {&cpu_probe_neon_i8mm, &cpu_probe_neon_dotprod, &cpu_probe_neon}},
+        {"neon-dotprod", {&cpu_probe_neon_dotprod, &cpu_probe_neon}},
+        {"neon", {&cpu_probe_neon}},
+#endif
+        {"ref", {&cpu_probe_c}},
+    };
+    int n = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (!strcmp(isa, all[i].isa))
+            for (; n < DEV_MAX_UNITS && all[i].probes[n]; n++) probes[n] = all[i].probes[n];
+    return n;
+}

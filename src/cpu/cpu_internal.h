@@ -202,6 +202,20 @@ static inline size_t cpu_packed_bytes(const cpu_kernels *kern, int64_t k, size_t
 // cpu_dispatch.c: the one place that knows which tier runs where.
 status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err);
 
+// ---- limits (cpu_limits.c) ------------------------------------------------------------------------------------------------
+
+// A unit of the processor kept busy from registers: `rounds` rounds of `ops` operations.
+typedef struct cpu_probe { const char *unit; double ops; void (*run)(int64_t rounds); } cpu_probe;
+extern const cpu_probe cpu_probe_c;
+#if defined(__x86_64__)
+extern const cpu_probe cpu_probe_avx2_int8, cpu_probe_avx2_fma, cpu_probe_avx512_vnni, cpu_probe_avx512_fma, cpu_probe_amx_bf16, cpu_probe_amx_int8;
+#elif defined(__aarch64__)
+extern const cpu_probe cpu_probe_neon, cpu_probe_neon_dotprod, cpu_probe_neon_i8mm;
+#endif
+// Of a tier that this machine can run: fills at most DEV_MAX_UNITS and returns how many, first the one that products of weights use.
+int cpu_choose_probes(const char *isa, const cpu_probe **probes);
+status cpu_measure(device *, dev_limits *, error *);
+
 // ---- device ---------------------------------------------------------------------------------------------------------------
 
 typedef struct cpu_device {

@@ -370,11 +370,30 @@ typedef struct dev_info {
     size_t      weight_bytes; // imported so far
 } dev_info;
 
+// ---- limits ---------------------------------------------------------------------------------------------------------------
+
+enum { DEV_MAX_UNITS = 4 };
+
+// What the machine can do at most with the device's workers; a multiplication and an addition are two operations.
+typedef struct dev_limits {
+    double  read_bytes_s; // reading memory in order
+    int32_t n_units;
+    struct { char name[24]; double ops_s; } units[DEV_MAX_UNITS]; // from registers; the first is what products of weights use
+} dev_limits;
+
+// What a step must do at least: operations of products, attention and recurrences; bytes of weights as the file has them (of a stack of experts
+// those that so many rows choose, were all equally likely), of keys and values that are seen, of states.
+typedef struct dev_work { double ops, bytes; } dev_work;
+
+// Of a step of n_seqs sequences with `rows` rows each, after `start` tokens that are in their cache, with logits of `wanted` rows.
+dev_work dev_plan_work(const dev_plan *plan, dev_kv_type kv_type, int32_t n_seqs, int32_t rows, int32_t start, int32_t wanted);
+
 // ---- what a backend implements --------------------------------------------------------------------------------------------
 
 typedef struct dev_ops {
     void   (*destroy)(device *);
     void   (*info)(const device *, dev_info *out);
+    status (*measure)(device *, dev_limits *out, error *err);
     status (*import_weight)(device *, const dev_weight *, const dev_source *, dev_tensor **out, error *err);
     void   (*free_weight)(device *, dev_tensor *);
     size_t (*weight_size)(const device *, const dev_weight *); // bytes that import would take
@@ -399,6 +418,8 @@ struct device { const dev_ops *ops; };
 
 static inline void   dev_destroy(device *d) { if (d) d->ops->destroy(d); }
 static inline void   dev_get_info(const device *d, dev_info *out) { d->ops->info(d, out); }
+// Takes about half a second, and half a gigabyte that is given back.
+static inline status dev_measure(device *d, dev_limits *out, error *err) { return d->ops->measure(d, out, err); }
 
 // Reads and packs one weight. The handle lives until dev_free_weight or dev_destroy.
 static inline status dev_import_weight(device *d, const dev_weight *w, const dev_source *s, dev_tensor **out, error *err) { return d->ops->import_weight(d, w, s, out, err); }

@@ -182,11 +182,55 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static void summarise(double *v, uint32_t n, double *median, double *low, double *high) {
+static void summarise(double *v, uint32_t n, altiserve_bench_rate *r) {
     qsort(v, n, sizeof *v, by_value);
-    *median = v[n / 2];
-    *low = v[0];
-    *high = v[n - 1];
+    r->tok_s = v[n / 2];
+    r->low = v[0];
+    r->high = v[n - 1];
+}
+
+// ---- the limit ----
+
+static void take_better(altiserve_bench_result *out, const dev_limits *l) {
+    if (l->read_bytes_s > out->read_bytes_s) out->read_bytes_s = l->read_bytes_s;
+    out->n_units = l->n_units;
+    for (int i = 0; i < l->n_units; i++) {
+        memcpy(out->units[i].name, l->units[i].name, sizeof out->units[i].name);
+        if (l->units[i].ops_s > out->units[i].ops_s) out->units[i].ops_s = l->units[i].ops_s;
+    }
+}
+
+// What steps need, summed up, and the least time that the machine can take for them.
+typedef struct bound { dev_work work; double seconds, tokens; } bound;
+
+static void add_step(bound *b, const altiserve_bench_result *r, dev_work w, double tokens) {
+    double memory = w.bytes / r->read_bytes_s, unit = w.ops / r->units[0].ops_s;
+    b->work.ops += w.ops;
+    b->work.bytes += w.bytes;
+    b->seconds += memory > unit ? memory : unit;
+    b->tokens += tokens;
+}
+
+static void put_bound(const bound *b, const altiserve_bench_result *r, altiserve_bench_rate *out) {
+    if (!b->tokens) return;
+    out->token_ops = b->work.ops / b->tokens;
+    out->token_bytes = b->work.bytes / b->tokens;
+    out->limit_tok_s = b->tokens / b->seconds;
+    out->by_memory = b->work.bytes / r->read_bytes_s > b->work.ops / r->units[0].ops_s;
+}
+
+// The steps that bench_prompt and bench_gen time.
+static void put_bounds(const eng_model *m, const altiserve_bench_spec *spec, altiserve_bench_result *r) {
+    bound pp = {.tokens = 0}, tg = {.tokens = 0};
+    if (!r->n_units) return;
+    for (int32_t at = 0, n; at < (int32_t)spec->prompt; at += n) {
+        n = (int32_t)spec->prompt - at < m->max_rows ? (int32_t)spec->prompt - at : m->max_rows;
+        add_step(&pp, r, dev_plan_work(m->plan, m->kv_type, 1, n, (int32_t)spec->depth + at, 1), n);
+    }
+    for (uint32_t k = 0; k < spec->gen; k++)
+        add_step(&tg, r, dev_plan_work(m->plan, m->kv_type, (int32_t)spec->parallel, 1, (int32_t)(spec->depth + k), (int32_t)spec->parallel), spec->parallel);
+    put_bound(&pp, r, &r->pp);
+    put_bound(&tg, r, &r->tg);
 }
 
 static status bench_job(void *ctx, eng_model *m, error *err) {
@@ -200,6 +244,10 @@ static status bench_job(void *ctx, eng_model *m, error *err) {
     int32_t *tokens = mem_calloc(longest + 1, sizeof *tokens);
     double *pp = mem_calloc(spec->reps, sizeof *pp), *tg = mem_calloc(spec->reps, sizeof *tg);
     status s = tokens && pp && tg ? kv_open(m, (int32_t)spec->parallel, longest + 1, &kv, err) : error_set(err, E_NOMEM, "no memory for the benchmark");
+    bool open = s == OK;
+    memset(j->out, 0, sizeof *j->out);
+    dev_limits limits;
+    if (s == OK && (s = dev_measure(m->dev, &limits, err)) == OK) take_better(j->out, &limits);
     if (s == OK) {
         uint32_t random = 1;
         for (uint32_t i = 0; i <= longest; i++) {
@@ -211,14 +259,15 @@ static status bench_job(void *ctx, eng_model *m, error *err) {
             if (spec->prompt) s = bench_prompt(m, &kv, spec, tokens, r < 0 ? &unused : &pp[r], err);
             if (s == OK && spec->gen) s = bench_gen(m, &kv, spec, tokens, r < 0 ? &unused : &tg[r], err);
         }
-        kv_close(m, &kv);
     }
-    if (s == OK) {
+    if (open) kv_close(m, &kv);
+    if (s == OK && (s = dev_measure(m->dev, &limits, err)) == OK) {
         dev_info info;
         dev_get_info(m->dev, &info);
-        memset(j->out, 0, sizeof *j->out);
-        summarise(pp, spec->reps, &j->out->pp_tok_s, &j->out->pp_min, &j->out->pp_max);
-        summarise(tg, spec->reps, &j->out->tg_tok_s, &j->out->tg_min, &j->out->tg_max);
+        take_better(j->out, &limits);
+        summarise(pp, spec->reps, &j->out->pp);
+        summarise(tg, spec->reps, &j->out->tg);
+        put_bounds(m, spec, j->out);
         j->out->threads = info.threads;
         snprintf(j->out->device, sizeof j->out->device, "%s", info.name);
         snprintf(j->out->isa, sizeof j->out->isa, "%s", info.isa);

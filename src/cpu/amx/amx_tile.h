@@ -75,10 +75,16 @@ static void amx_dot(int c, int a, int b)
 #define TILE_STORE(t, p, stride) amx_store(t, p, stride)
 #define TILE_DOT(c, a, b) amx_dot(c, a, b)
 #else
-static inline void amx_configure(const amx_config *c) { _tile_loadconfig(c); }
+// gcc's intrinsics do not say that they read memory (all of it that they read): without the empty statement it may leave out or delay what was written there.
+#define AMX_WRITTEN(p) __asm__ volatile("" : : "r"(p) : "memory")
+static inline void amx_configure(const amx_config *c)
+{
+    AMX_WRITTEN(c);
+    _tile_loadconfig(c);
+}
 static inline void amx_release(void) { _tile_release(); }
 #define TILE_ZERO(t) _tile_zero(t)
-#define TILE_LOAD(t, p, stride) _tile_loadd(t, p, stride)
+#define TILE_LOAD(t, p, stride) do { AMX_WRITTEN(p); _tile_loadd(t, p, stride); } while (0)
 #define TILE_STORE(t, p, stride) _tile_stored(t, p, stride)
 #define TILE_DOT(c, a, b) _tile_dpbf16ps(c, a, b)
 #endif

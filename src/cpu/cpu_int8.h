@@ -83,25 +83,18 @@ static inline __attribute__((always_inline)) void gemm_int8(int format, const ge
     }
 }
 
-static void gemm_q8(const gemm_args *g) { gemm_int8(CPU_Q8, g); }
-static void gemm_q4_0(const gemm_args *g) { gemm_int8(CPU_Q4_0, g); }
-static void gemm_q4_1(const gemm_args *g) { gemm_int8(CPU_Q4_1, g); }
-static void gemm_q5_0(const gemm_args *g) { gemm_int8(CPU_Q5_0, g); }
-static void gemm_q5_1(const gemm_args *g) { gemm_int8(CPU_Q5_1, g); }
-static void gemm_q4_k(const gemm_args *g) { gemm_int8(CPU_Q4_K, g); }
-static void gemm_q5_k(const gemm_args *g) { gemm_int8(CPU_Q5_K, g); }
-static void gemm_q6_k(const gemm_args *g) { gemm_int8(CPU_Q6_K, g); }
+#define INT8_GEMM(name, format) \
+    static void gemm_##name(const gemm_args *g) { gemm_int8(format, g); }
+#define INT8_FORMATS(X) \
+    X(q8, CPU_Q8) X(q4_0, CPU_Q4_0) X(q4_1, CPU_Q4_1) X(q5_0, CPU_Q5_0) X(q5_1, CPU_Q5_1) X(q4_k, CPU_Q4_K) X(q5_k, CPU_Q5_K) X(q6_k, CPU_Q6_K) \
+    X(iq4_nl, CPU_IQ4_NL) X(iq4_xs, CPU_IQ4_XS) X(mxfp4, CPU_MXFP4) X(nvfp4, CPU_NVFP4) X(q2_k, CPU_Q2_K) X(q3_k, CPU_Q3_K) X(iq3_s, CPU_IQ3_S) X(iq3_xxs, CPU_IQ3_XXS) \
+    X(iq2_s, CPU_IQ2_S) X(iq2_xs, CPU_IQ2_XS) X(iq2_xxs, CPU_IQ2_XXS) X(iq1_s, CPU_IQ1_S) X(iq1_m, CPU_IQ1_M) X(tq1_0, CPU_TQ1_0) X(tq2_0, CPU_TQ2_0) X(q2_0, CPU_Q2_0) X(q1_0, CPU_Q1_0)
+INT8_FORMATS(INT8_GEMM)
 
 static void fill_int8(cpu_kernels *k)
 {
     k->packed = true;
     k->kv_auto = DEV_KV_F16;
-    k->gemm[CPU_Q8] = gemm_q8;
-    k->gemm[CPU_Q4_0] = gemm_q4_0;
-    k->gemm[CPU_Q4_1] = gemm_q4_1;
-    k->gemm[CPU_Q5_0] = gemm_q5_0;
-    k->gemm[CPU_Q5_1] = gemm_q5_1;
-    k->gemm[CPU_Q4_K] = gemm_q4_k;
-    k->gemm[CPU_Q5_K] = gemm_q5_k;
-    k->gemm[CPU_Q6_K] = gemm_q6_k;
+#define INT8_FILL(name, format) k->gemm[format] = gemm_##name;
+    INT8_FORMATS(INT8_FILL)
 }

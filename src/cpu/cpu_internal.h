@@ -25,10 +25,14 @@ typedef enum cpu_format {
     CPU_Q5_K,
     CPU_Q6_K, // per 256 columns: f16 d[16], then 8 of i8 scale of columns 0..15 [16], 16..31 [16]; 4-bit area, then two high bits:
               // byte [c][r][i] (c < 2) holds columns of c, c + 2, c + 4, c + 6 from low to high
+    // Short codes (cpu_codes.h).
+    CPU_IQ4_NL, CPU_IQ4_XS, CPU_MXFP4, CPU_NVFP4, CPU_Q2_K, CPU_Q3_K, CPU_IQ3_S, CPU_IQ3_XXS, CPU_IQ2_S, CPU_IQ2_XS, CPU_IQ2_XXS, CPU_IQ1_S, CPU_IQ1_M, CPU_TQ1_0, CPU_TQ2_0, CPU_Q2_0, CPU_Q1_0,
     // Panels in the order of bf16 tiles, for the tier that has them (cpu_tile.h). CPU_TILE_RAW: file blocks, row by row.
     CPU_TILE_RAW, CPU_TILE_BF16, CPU_TILE_F16, CPU_TILE_Q8_0, CPU_TILE_Q4_0, CPU_TILE_Q4_1, CPU_TILE_Q5_0, CPU_TILE_Q5_1, CPU_TILE_Q4_K, CPU_TILE_Q5_K, CPU_TILE_Q6_K,
     CPU_TILE_IQ4_NL, CPU_TILE_IQ4_XS, CPU_TILE_MXFP4, CPU_TILE_NVFP4,
-    CPU_FORMATS
+    CPU_TILE_CODE, // and after it: the panels of short codes, in their order, read as tiles
+    CPU_CODE_FIRST = CPU_IQ4_NL, CPU_CODE_LAST = CPU_Q1_0,
+    CPU_FORMATS = CPU_TILE_CODE + CPU_CODE_LAST - CPU_CODE_FIRST + 1
 } cpu_format;
 
 static inline bool cpu_format_tile(cpu_format f) { return f >= CPU_TILE_RAW; }

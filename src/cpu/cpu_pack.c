@@ -1,6 +1,6 @@
 // cpu/pack: the panels that the fast tiers read, and one row of any of them as float32 again.
 // Nothing is rounded: scales stay the file's half floats or small integers. Layouts: cpu_internal.h.
-#include "cpu/cpu_internal.h"
+#include "cpu/cpu_codes.h"
 
 size_t cpu_quant_block_bytes(cpu_format f)
 {
@@ -41,7 +41,10 @@ cpu_format cpu_choose_format(uint32_t type, int64_t k, bool packed)
     case QUANT_Q4_K: return k % 256 ? CPU_RAW : CPU_Q4_K;
     case QUANT_Q5_K: return k % 256 ? CPU_RAW : CPU_Q5_K;
     case QUANT_Q6_K: return k % 256 ? CPU_RAW : CPU_Q6_K;
-    default: return CPU_RAW;
+    default:
+        for (cpu_format f = CPU_CODE_FIRST; f <= CPU_CODE_LAST; f++)
+            if (cpu_code(f)->type == type) return f;
+        return CPU_RAW;
     }
 }
 
@@ -159,6 +162,10 @@ static void put_quants(cpu_format f, uint8_t *area, int r, const uint8_t q[32])
 void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel)
 {
     (void)type;
+    if (cpu_format_code(f)) {
+        cpu_code_pack_panel(f, k, n, rows, row_bytes, panel);
+        return;
+    }
     if (cpu_format_tile(f)) {
         cpu_tile_pack_panel(f, k, n, rows, row_bytes, panel);
         return;
@@ -212,6 +219,10 @@ void cpu_unpack_row(const cpu_tensor *t, int64_t expert, int64_t row, float *dst
     }
     const uint8_t *panel = data + (size_t)(row / PANEL) * t->panel_bytes;
     int r = (int)(row % PANEL);
+    if (cpu_format_code(t->format)) {
+        cpu_code_unpack_row(t->format, k, panel, r, dst);
+        return;
+    }
     if (cpu_format_tile(t->format)) {
         cpu_tile_unpack_row(t->format, k, panel, r, dst);
         return;

@@ -32,7 +32,7 @@ typedef struct tile_layout {
     size_t block_bytes;     // quants of 16 rows x 32 columns
 } tile_layout;
 
-const tile_layout *cpu_tile_layout(cpu_format f);
+const tile_layout *cpu_tile_layout(cpu_format f); // short codes: as CPU_TILE_RAW, their own is in cpu_codes.h
 static inline int64_t cpu_tile_blocks(int64_t k) { return (k + TILE_K - 1) / TILE_K; }
 // Panels that are decoded at once: half a megabyte of bf16 tiles, an even number.
 static inline int64_t cpu_tile_panels(int64_t k)

@@ -1,4 +1,5 @@
 // cpu/tile_pack: panels in the order of weight tiles, and one row of any of them as float32 again. Layouts: cpu_tile.h. Nothing is rounded.
+#include "cpu/cpu_codes.h"
 #include "cpu/cpu_tile.h"
 
 static const int8_t minus_8[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
@@ -23,7 +24,7 @@ static const tile_layout layouts[] = {
     [CPU_TILE_NVFP4 - CPU_TILE_RAW] = {QUANT_NVFP4, 4, TILE_NV, quant_fp4_values, 256},
 };
 
-const tile_layout *cpu_tile_layout(cpu_format f) { return &layouts[f - CPU_TILE_RAW]; }
+const tile_layout *cpu_tile_layout(cpu_format f) { return &layouts[f < CPU_TILE_CODE ? f - CPU_TILE_RAW : 0]; }
 
 cpu_format cpu_tile_format(uint32_t type)
 {
@@ -31,6 +32,8 @@ cpu_format cpu_tile_format(uint32_t type)
     if (type == QUANT_F64 || type == QUANT_I8 || type == QUANT_I16 || type == QUANT_I32 || type == QUANT_I64) return CPU_RAW;
     for (size_t i = 1; i < sizeof layouts / sizeof *layouts; i++)
         if (layouts[i].type == type) return (cpu_format)(CPU_TILE_RAW + i);
+    for (cpu_format f = CPU_TILE_CODE; f < CPU_FORMATS; f++)
+        if (cpu_code(f)->type == type) return f;
     return CPU_TILE_RAW;
 }
 

@@ -5,7 +5,7 @@
 #include <xxhash.h>
 
 #include "base/os.h"
-#include "cpu/cpu_internal.h"
+#include "cpu/cpu_codes.h"
 
 enum { HUGE_PAGE = 2 << 20, PIECE = 1 << 20 };
 
@@ -39,7 +39,10 @@ static status lay_out(const cpu_device *d, const dev_weight *w, layout *l, error
     if (cpu_format_raw(l->format)) {
         over |= mul_overflows(l->row_bytes, PANEL, &l->panel_bytes) || mul_overflows(l->row_bytes, (size_t)w->n, &l->expert_bytes);
     } else {
-        if (cpu_format_tile(l->format)) {
+        if (cpu_format_code(l->format)) {
+            l->scale_bytes = cpu_code_scale_bytes(l->format, w->k);
+            l->panel_bytes = cpu_code_panel_bytes(l->format, w->k);
+        } else if (cpu_format_tile(l->format)) {
             l->scale_bytes = cpu_tile_scale_bytes(l->format, w->k);
             l->panel_bytes = cpu_tile_panel_bytes(l->format, w->k);
         } else if (!cpu_format_int8(l->format)) over |= mul_overflows((size_t)w->k, PANEL * (l->format == CPU_F32 ? 4 : 2), &l->panel_bytes);

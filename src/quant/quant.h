@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "quant/quant_grids.h"
 
 typedef enum quant_type {
     QUANT_F32 = 0, QUANT_F16 = 1, QUANT_Q4_0 = 2, QUANT_Q4_1 = 3, QUANT_Q5_0 = 6, QUANT_Q5_1 = 7, QUANT_Q8_0 = 8, QUANT_Q8_1 = 9,

@@ -4,8 +4,10 @@
 // 2 multiplications or FMAs with the rows' scales, and 1 VCVTNE2PS2BF16 (2 operations) that rounds and puts the pairs in place: 8 operations on the two
 // vector ports, 64 cycles a tile, where a TDPBF16PS takes 16 for each 16 rows of activations. 5 bits add 2 masked additions, 6 bits 2 shifts,
 // 2 look-ups and 2 additions; 8 bits take 2 widening loads and 2 conversions for the shifts and look-ups. The value before rounding is the file's
-// own to the bit of a float: the products of scale and number are exact.
+// own to the bit of a float: the products of scale and number are exact. Short codes come as bytes in the order of the other tiers (avx512_codes.h): per
+// two tile rows 1 VPERMB, 4 widenings of a quarter each, 4 conversions and multiplications, 2 VCVTNE2PS2BF16.
 #pragma once
+#include "cpu/avx512/avx512_codes.h"
 #include "cpu/cpu_tile.h"
 #include <immintrin.h>
 
@@ -134,6 +136,87 @@ DECODE(decode_4_xs, 4, TILE_XS, false)
 DECODE(decode_4_e8, 4, TILE_E8, false)
 DECODE(decode_4_nv, 4, TILE_NV, false)
 
+static inline __attribute__((always_inline)) void amx_decode_code(cpu_format format, const uint8_t *panel, size_t scale_bytes, int64_t b, uint8_t *tile)
+{
+    const code_layout *l = cpu_code(format);
+    const int bytes = l->bytes;
+    const uint8_t *quants = panel + scale_bytes;
+    for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)quants + b * bytes + AMX_AHEAD + i, _MM_HINT_T1);
+    __m512i w[8];
+    code_load(format, quants, b, w);
+    code_scales s = code_load_scales(format, panel, b);
+    __m512 d[2][2], m[2][2];
+    if (!code_two(l)) amx_spread(s.d, d[0]);
+    else if (l->scale == SCALE_E4) {
+        amx_spread(s.d, d[0]);
+        amx_spread(s.m, d[1]);
+    } else {
+        amx_spread(_mm512_mul_ps(s.d, _mm512_cvtepi32_ps(s.s0)), d[0]);
+        amx_spread(_mm512_mul_ps(s.d, _mm512_cvtepi32_ps(s.s1)), d[1]);
+    }
+    if (l->scale == SCALE_MIN) {
+        amx_spread(_mm512_mul_ps(s.m, _mm512_cvtepi32_ps(s.m0)), m[0]);
+        amx_spread(_mm512_mul_ps(s.m, _mm512_cvtepi32_ps(s.m1)), m[1]);
+    }
+    // Bytes 0 and 1 of rows 0..7, of rows 8..15, then bytes 2 and 3.
+    const __m512i pairs = _mm512_set_epi64(0x3f3e3b3a37363332, 0x2f2e2b2a27262322, 0x1f1e1b1a17161312, 0x0f0e0b0a07060302, 0x3d3c393835343130, 0x2d2c292825242120, 0x1d1c191815141110, 0x0d0c090805040100);
+    const __m512i offset = _mm512_set1_epi8((char)l->offset);
+#pragma GCC unroll 8
+    for (int c = 0; c < 8; c++) {
+        __m512i v = _mm512_permutexvar_epi8(pairs, _mm512_sub_epi8(w[c], offset));
+        const __m128i quarter[4] = {_mm512_castsi512_si128(v), _mm512_extracti32x4_epi32(v, 1), _mm512_extracti32x4_epi32(v, 2), _mm512_extracti32x4_epi32(v, 3)};
+        const int half = code_two(l) && c >= 4;
+        __m512 f[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            f[i] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(quarter[i]));
+            f[i] = l->scale == SCALE_MIN ? _mm512_fmsub_ps(f[i], d[half][i % 2], m[half][i % 2]) : _mm512_mul_ps(f[i], d[half][i % 2]);
+        }
+        _mm512_storeu_si512(tile + c * 128, (__m512i)_mm512_cvtne2ps_pbh(f[1], f[0]));
+        _mm512_storeu_si512(tile + c * 128 + 64, (__m512i)_mm512_cvtne2ps_pbh(f[3], f[2]));
+    }
+}
+
+#define DECODE_CODE(name, format) \
+    static void name(const uint8_t *panel, size_t scale_bytes, int64_t b, const int8_t *values, uint8_t *tile) \
+    { \
+        (void)values; \
+        amx_decode_code(format, panel, scale_bytes, b, tile); \
+    }
+DECODE_CODE(decode_q2_k, CPU_Q2_K)
+DECODE_CODE(decode_q3_k, CPU_Q3_K)
+DECODE_CODE(decode_iq3_s, CPU_IQ3_S)
+DECODE_CODE(decode_iq3_xxs, CPU_IQ3_XXS)
+DECODE_CODE(decode_iq2_s, CPU_IQ2_S)
+DECODE_CODE(decode_iq2_xs, CPU_IQ2_XS)
+DECODE_CODE(decode_iq2_xxs, CPU_IQ2_XXS)
+DECODE_CODE(decode_iq1_s, CPU_IQ1_S)
+DECODE_CODE(decode_iq1_m, CPU_IQ1_M)
+DECODE_CODE(decode_tq1_0, CPU_TQ1_0)
+DECODE_CODE(decode_tq2_0, CPU_TQ2_0)
+DECODE_CODE(decode_q2_0, CPU_Q2_0)
+DECODE_CODE(decode_q1_0, CPU_Q1_0)
+
+static amx_decode_fn amx_code_decoder(cpu_format f)
+{
+    switch ((int)f - CPU_TILE_CODE + CPU_CODE_FIRST) {
+    case CPU_Q2_K: return decode_q2_k;
+    case CPU_Q3_K: return decode_q3_k;
+    case CPU_IQ3_S: return decode_iq3_s;
+    case CPU_IQ3_XXS: return decode_iq3_xxs;
+    case CPU_IQ2_S: return decode_iq2_s;
+    case CPU_IQ2_XS: return decode_iq2_xs;
+    case CPU_IQ2_XXS: return decode_iq2_xxs;
+    case CPU_IQ1_S: return decode_iq1_s;
+    case CPU_IQ1_M: return decode_iq1_m;
+    case CPU_TQ1_0: return decode_tq1_0;
+    case CPU_TQ2_0: return decode_tq2_0;
+    case CPU_Q2_0: return decode_q2_0;
+    case CPU_Q1_0: return decode_q1_0;
+    default: return NULL; // the rest have tiles of their own
+    }
+}
+
 // NULL: the panel's tiles are used as they lie.
 static amx_decode_fn amx_decoder(cpu_format f)
 {
@@ -150,6 +233,6 @@ static amx_decode_fn amx_decoder(cpu_format f)
     case CPU_TILE_IQ4_XS: return decode_4_xs;
     case CPU_TILE_MXFP4: return decode_4_e8;
     case CPU_TILE_NVFP4: return decode_4_nv;
-    default: return NULL;
+    default: return f >= CPU_TILE_CODE ? amx_code_decoder(f) : NULL;
     }
 }

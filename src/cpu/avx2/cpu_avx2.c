@@ -2,7 +2,7 @@
 // many of those may be added before they are widened depends on the format's greatest weight (15: 8, 31: 4, 63: 2, none of 255 even two:
 // 8-bit weights go as |w| times the activation with w's sign). All exact. A block's unpacked weights lie on the stack for all rows.
 #include "cpu/cpu_generic.h"
-#include "cpu/cpu_int8.h"
+#include "cpu/avx2/avx2_codes.h"
 
 // Of 16 rows x 32 columns: [c][half] of 8 rows x 4 columns, and for 8-bit weights their signs.
 typedef struct block {
@@ -126,6 +126,10 @@ static inline __attribute__((always_inline)) void block_row(int format, const bl
 
 static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL])
 {
+    if (cpu_format_code((cpu_format)format)) {
+        code_rows((cpu_format)format, R, t, panel, k, src, out);
+        return;
+    }
     const size_t bytes = format == CPU_Q8 ? 512 : format == CPU_Q6_K ? 384 : format == CPU_Q4_0 || format == CPU_Q4_1 || format == CPU_Q4_K ? 256 : 320;
     const uint8_t *area = panel + t->scale_bytes;
     memset(out, 0, (size_t)R * sizeof *out);

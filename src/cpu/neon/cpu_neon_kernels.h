@@ -8,6 +8,7 @@
 #pragma once
 #include <arm_neon.h>
 
+#include "cpu/cpu_codes.h"
 #include "cpu/cpu_generic.h"
 #include "cpu/cpu_int8.h"
 
@@ -17,11 +18,14 @@
 typedef struct block {
     int8x16_t w[32];
     float32x4_t d[4], m[4];
-    int32x4_t s0[4], s1[4];
+    int32x4_t s0[4], s1[4], m0[4], m1[4]; // m0, m1: of codes alone
 } block;
 
 INLINE bool with_min(int format) { return format == CPU_Q4_1 || format == CPU_Q5_1 || format == CPU_Q4_K || format == CPU_Q5_K; }
 INLINE bool five_bits(int format) { return format == CPU_Q5_0 || format == CPU_Q5_1 || format == CPU_Q5_K; }
+
+// Columns 0..15 and 16..31 have scales of their own.
+INLINE bool in_halves(int format) { return format == CPU_Q6_K || (cpu_format_code((cpu_format)format) && code_two(cpu_code((cpu_format)format))); }
 
 // 16 bits to 16 bytes of 16 or 0.
 INLINE uint8x16_t spread_bits(const uint8_t *p)
@@ -105,6 +109,8 @@ INLINE float32x4_t add_block(int format, const block *w, int j, int32x4_t low, i
     return y;
 }
 
+#include "cpu/neon/neon_codes.h"
+
 // ---- the sums of a block for N rows; low[n][j], high[n][j] --------------------------------------------------------------------
 
 #if defined(__ARM_FEATURE_DOTPROD)
@@ -128,10 +134,10 @@ INLINE void sums(int format, int N, const block *w, const int8_t *q, int32x4_t l
             int32x4_t a = vdupq_n_s32(0), b = a;
 #pragma GCC unroll 4
             for (int c = 0; c < 4; c++) a = dot_lane(a, w->w[c * 4 + j], q0, c);
-            if (format != CPU_Q6_K) b = a;
+            if (!in_halves(format)) b = a;
 #pragma GCC unroll 4
             for (int c = 0; c < 4; c++) b = dot_lane(b, w->w[c * 4 + 16 + j], q1, c);
-            low[n][j] = format == CPU_Q6_K ? a : b;
+            low[n][j] = in_halves(format) ? a : b;
             high[n][j] = b;
         }
     }
@@ -139,10 +145,11 @@ INLINE void sums(int format, int N, const block *w, const int8_t *q, int32x4_t l
 #else
 INLINE int16x8_t times(int16x8_t s, bool first, int8x8_t w, int8x8_t q) { return first ? vmull_s8(w, q) : vmlal_s8(s, w, q); }
 
-// Greatest |weight| 15 or 31 (16): eight products fit int16; 32: four; 128: two.
+// Greatest |weight| 16: eight products fit int16; 64: four; 128: two.
 INLINE void sums(int format, int N, const block *w, const int8_t *q, int32x4_t low[][4], int32x4_t high[][4])
 {
-    const int room = format == CPU_Q8 ? 2 : format == CPU_Q6_K ? 4 : 8;
+    const int most = cpu_format_code((cpu_format)format) ? cpu_code((cpu_format)format)->most : format == CPU_Q8 ? 128 : format == CPU_Q6_K ? 32 : 16;
+    const int room = most > 64 ? 2 : most > 16 ? 4 : 8;
     for (int n = 0; n < N; n++)
         for (int j = 0; j < 4; j++) {
             int32x4_t a0 = vdupq_n_s32(0), a1 = a0;
@@ -156,13 +163,13 @@ INLINE void sums(int format, int N, const block *w, const int8_t *q, int32x4_t l
                     a0 = vpadalq_s16(a0, p0);
                     a1 = vpadalq_s16(a1, p1);
                 }
-                if (format == CPU_Q6_K && c == 3) {
+                if (in_halves(format) && c == 3) {
                     low[n][j] = vpaddq_s32(a0, a1);
                     a0 = a1 = vdupq_n_s32(0);
                 }
             }
             high[n][j] = vpaddq_s32(a0, a1);
-            if (format != CPU_Q6_K) low[n][j] = high[n][j];
+            if (!in_halves(format)) low[n][j] = high[n][j];
         }
 }
 #endif
@@ -196,12 +203,12 @@ INLINE void sums_of_two(int format, const block *w, const int8_t *q, int32x4_t l
         int32x4_t s[2], t[2];
         for (int i = 0; i < 2; i++) {
             s[i] = vmmlaq_s32(vmmlaq_s32(vdupq_n_s32(0), w->w[2 * j + i], a[0]), w->w[8 + 2 * j + i], a[1]);
-            t[i] = vmmlaq_s32(vmmlaq_s32(format == CPU_Q6_K ? vdupq_n_s32(0) : s[i], w->w[16 + 2 * j + i], a[2]), w->w[24 + 2 * j + i], a[3]);
+            t[i] = vmmlaq_s32(vmmlaq_s32(in_halves(format) ? vdupq_n_s32(0) : s[i], w->w[16 + 2 * j + i], a[2]), w->w[24 + 2 * j + i], a[3]);
         }
         high[0][j] = vuzp1q_s32(t[0], t[1]);
         high[1][j] = vuzp2q_s32(t[0], t[1]);
-        low[0][j] = format == CPU_Q6_K ? vuzp1q_s32(s[0], s[1]) : high[0][j];
-        low[1][j] = format == CPU_Q6_K ? vuzp2q_s32(s[0], s[1]) : high[1][j];
+        low[0][j] = in_halves(format) ? vuzp1q_s32(s[0], s[1]) : high[0][j];
+        low[1][j] = in_halves(format) ? vuzp2q_s32(s[0], s[1]) : high[1][j];
     }
 }
 #endif
@@ -210,18 +217,25 @@ INLINE void sums_of_two(int format, const block *w, const int8_t *q, int32x4_t l
 
 INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL])
 {
-    const size_t bytes = format == CPU_Q8 ? 512 : format == CPU_Q6_K ? 384 : five_bits(format) ? 320 : 256;
-    const uint8_t *area = panel + t->scale_bytes;
+    const bool code = cpu_format_code((cpu_format)format);
+    const uint8_t *quants = panel + t->scale_bytes;
+    const size_t bytes = code ? (size_t)cpu_code((cpu_format)format)->bytes : format == CPU_Q8 ? 512 : format == CPU_Q6_K ? 384 : five_bits(format) ? 320 : 256;
+    const uint8_t *area = quants;
     block w;
     if (!src.tile) {
         float32x4_t y[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
         for (int64_t b = 0; b < k / BLOCK; b++, area += bytes) {
             for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(area + 4096 + i); // one row: bound by memory; ask early
             int32x4_t low[1][4], high[1][4];
-            load_weights(format, area, &w);
-            load_scales(format, panel, b, &w);
+            if (code) code_load((cpu_format)format, quants, b, &w);
+            else load_weights(format, area, &w);
+            if (code) code_load_scales((cpu_format)format, panel, b, &w);
+            else load_scales(format, panel, b, &w);
             sums(format, 1, &w, src.q + b * BLOCK, low, high);
-            for (int j = 0; j < 4; j++) y[j] = add_block(format, &w, j, low[0][j], high[0][j], src.aux[b].d, src.aux[b].ds, y[j]);
+            for (int j = 0; j < 4; j++) {
+                if (code) y[j] = code_add_block((cpu_format)format, &w, j, low[0][j], high[0][j], src.aux[b].d, src.aux[b].nsum, src.aux[b].nhigh, y[j]);
+                else y[j] = add_block(format, &w, j, low[0][j], high[0][j], src.aux[b].d, src.aux[b].ds, y[j]);
+            }
         }
         for (int j = 0; j < 4; j++) vst1q_f32(out[0] + 4 * j, y[j]);
         return;
@@ -230,8 +244,10 @@ INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *pan
     const int step = R < 2 ? 1 : 2; // rows at a time
     for (int64_t b = 0; b < k / BLOCK; b++, area += bytes) {
         const uint8_t *a = src.tile + b * TILE_BLOCK;
-        load_weights(format, area, &w);
-        load_scales(format, panel, b, &w);
+        if (code) code_load((cpu_format)format, quants, b, &w);
+        else load_weights(format, area, &w);
+        if (code) code_load_scales((cpu_format)format, panel, b, &w);
+        else load_scales(format, panel, b, &w);
 #if defined(__ARM_FEATURE_MATMUL_INT8)
         if (step == 2) pair_columns(&w);
 #endif
@@ -245,7 +261,8 @@ INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *pan
             for (int n = 0; n < step; n++)
                 for (int j = 0; j < 4; j++) {
                     float *y = out[r + n] + 4 * j;
-                    vst1q_f32(y, add_block(format, &w, j, low[n][j], high[n][j], ((const float *)(a + TILE_D))[r + n], ((const float *)(a + TILE_DS))[r + n], vld1q_f32(y)));
+                    if (code) vst1q_f32(y, code_add_block((cpu_format)format, &w, j, low[n][j], high[n][j], ((const float *)(a + TILE_D))[r + n], ((const int32_t *)(a + TILE_NSUM))[r + n], ((const int32_t *)(a + TILE_NHIGH))[r + n], vld1q_f32(y)));
+                    else vst1q_f32(y, add_block(format, &w, j, low[n][j], high[n][j], ((const float *)(a + TILE_D))[r + n], ((const float *)(a + TILE_DS))[r + n], vld1q_f32(y)));
                 }
         }
     }

@@ -1,0 +1,276 @@
+// cpu/avx2/codes: 16 rows x 32 columns of short codes (cpu_codes.h) as bytes, and their products. Vector 2c + h of a block holds columns 4c..4c+3 of rows 8h..8h+7.
+// Greatest values up to 15 are kept with their offset, as unsigned bytes; greater ones as |value| and a sign for the activations, since VPMADDUBSW's
+// int16 sums have room for so many products only: 127 (IQ4) one pair, 64 (IQ2, IQ3_XXS) two, 32 four, less eight.
+#pragma once
+#include <immintrin.h>
+
+#include "cpu/cpu_codes.h"
+#include "cpu/cpu_int8.h"
+
+#define CODE_INLINE static inline __attribute__((always_inline))
+
+typedef struct code_block {
+    _Alignas(32) uint8_t w[16][32];
+    uint8_t sign[16][32];
+    float d[16], m[16];
+    int32_t s0[16], s1[16], m0[16], m1[16];
+} code_block;
+
+CODE_INLINE bool code_signed(const code_layout *l) { return l->most > 15; }
+CODE_INLINE int code_room(const code_layout *l)
+{
+    int most = code_signed(l) ? l->most : l->most + l->offset;
+    return most > 64 ? 1 : most > 32 ? 2 : most > 16 ? 4 : 8;
+}
+
+CODE_INLINE __m256i code_load32(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+
+// 32 bits to 32 bytes of all ones or zero.
+CODE_INLINE __m256i code_spread(const uint8_t *p)
+{
+    const __m256i pick = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201ull);
+    int32_t bits;
+    memcpy(&bits, p, 4);
+    return _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), pick), bit), bit);
+}
+
+// 8 bits to 8 dwords of `value` or zero.
+CODE_INLINE __m256i code_spread8(uint8_t bits, int value)
+{
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_and_si256(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits), bit), bit), _mm256_set1_epi32(value));
+}
+
+CODE_INLINE __m256i code_table(const int8_t *values) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)values)); }
+
+// Signed values into the form that is multiplied.
+CODE_INLINE void code_put(const code_layout *l, code_block *o, int i, __m256i v)
+{
+    if (code_signed(l)) {
+        _mm256_store_si256((__m256i *)o->sign[i], v);
+        v = _mm256_abs_epi8(v);
+    } else v = _mm256_add_epi8(v, _mm256_set1_epi8((char)l->offset));
+    _mm256_store_si256((__m256i *)o->w[i], v);
+}
+
+CODE_INLINE void code_load_grid(const code_layout *l, const uint8_t *a, code_block *o)
+{
+    const bool four = l->numbers == CODE_GRID4;
+    const int entries = four ? 8 : 4;
+    const uint8_t *signs = a + entries * 16, *high = signs + (l->shift ? 0 : 64), *shift = high + entries * l->high * 2;
+    const __m256i levels = _mm256_add_epi8(code_table(l->values), _mm256_set1_epi8(l->shift)), one = _mm256_set1_epi8(1);
+    for (int g = 0; g < entries; g++)
+        for (int h = 0; h < 2; h++) {
+            __m256i index = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(a + g * 16 + h * 8)));
+            for (int i = 0; i < l->high; i++) index = _mm256_or_si256(index, code_spread8(high[(g * l->high + i) * 2 + h], 256 << i));
+            __m256i pair = _mm256_i32gather_epi32((const int *)(const void *)l->grid, _mm256_srli_epi32(index, 1), 4); // two entries: never past the table's end
+            __m256i word = _mm256_srlv_epi32(pair, _mm256_slli_epi32(_mm256_and_si256(index, _mm256_set1_epi32(1)), 4));
+            if (four) {
+                word = _mm256_or_si256(_mm256_and_si256(word, _mm256_set1_epi32(0xff)), _mm256_slli_epi32(_mm256_and_si256(word, _mm256_set1_epi32(0xff00)), 8));
+                word = _mm256_and_si256(_mm256_or_si256(word, _mm256_slli_epi32(word, 4)), _mm256_set1_epi8(7));
+                __m256i sign = _mm256_or_si256(code_spread(signs + g * 8 + h * 4), one);
+                code_put(l, o, g * 2 + h, _mm256_sign_epi8(_mm256_shuffle_epi8(levels, word), sign));
+                continue;
+            }
+            for (int c = 0; c < 2; c++) { // times 1 + 2^6 + 2^12 + 2^18: four pairs of bits to four bytes
+                __m256i x = _mm256_and_si256(c ? _mm256_srli_epi32(word, 8) : word, _mm256_set1_epi32(0xff));
+                x = _mm256_or_si256(x, _mm256_slli_epi32(x, 12));
+                x = _mm256_and_si256(_mm256_or_si256(x, _mm256_slli_epi32(x, 6)), _mm256_set1_epi8(3));
+                x = _mm256_shuffle_epi8(levels, x);
+                if (l->shift) x = _mm256_sub_epi8(x, code_spread8(shift[g * 2 + h], 0x02020202));
+                else x = _mm256_sign_epi8(x, _mm256_or_si256(code_spread(signs + (2 * g + c) * 8 + h * 4), one));
+                code_put(l, o, (2 * g + c) * 2 + h, x);
+            }
+        }
+}
+
+CODE_INLINE void code_load_five(const uint8_t *area, int64_t b, code_block *o)
+{
+    static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
+    const __m256i low = _mm256_set1_epi16(255), one = _mm256_set1_epi8(1);
+    for (int i = 0; i < 16; i++) {
+        int n = (int)(b % 8) * 8 + i / 2;
+        __m256i v = code_load32(area + n % 13 * 64 + i % 2 * 32), p = _mm256_set1_epi16(pow3[n / 13]);
+        v = _mm256_or_si256(_mm256_and_si256(_mm256_mullo_epi16(_mm256_and_si256(v, low), p), low), _mm256_slli_epi16(_mm256_mullo_epi16(_mm256_srli_epi16(v, 8), p), 8));
+        // A fraction of 256: three times it is 0, 1 or 2 and something, by saturated differences.
+        __m256i x = _mm256_min_epu8(_mm256_subs_epu8(v, _mm256_set1_epi8(85)), one), y = _mm256_min_epu8(_mm256_subs_epu8(v, _mm256_set1_epi8((char)170)), one);
+        _mm256_store_si256((__m256i *)o->w[i], _mm256_add_epi8(x, y));
+    }
+}
+
+CODE_INLINE void code_load(cpu_format format, const uint8_t *quants, int64_t b, code_block *o)
+{
+    const code_layout *l = cpu_code(format);
+    const uint8_t *a = quants + code_area(l, b);
+    const __m256i low = _mm256_set1_epi8(15), two = _mm256_set1_epi8(3);
+    switch (l->numbers) {
+    case CODE_TABLE:
+        for (int i = 0; i < 8; i++) {
+            const __m256i table = code_table(l->values);
+            __m256i v = code_load32(a + i * 32);
+            code_put(l, o, i, _mm256_shuffle_epi8(table, _mm256_and_si256(v, low)));
+            code_put(l, o, i + 8, _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(v, 4), low)));
+        }
+        break;
+    case CODE_1:
+        for (int i = 0; i < 16; i++) _mm256_store_si256((__m256i *)o->w[i], _mm256_and_si256(code_spread(a + i * 4), _mm256_set1_epi8(2)));
+        break;
+    case CODE_2: case CODE_3:
+        for (int i = 0; i < 16; i++) {
+            __m256i v = _mm256_and_si256(_mm256_srl_epi16(code_load32(a + i % 4 * 32), _mm_cvtsi32_si128(i / 4 * 2)), two);
+            if (l->numbers == CODE_3) v = _mm256_or_si256(v, _mm256_and_si256(code_spread(a + 128 + i * 4), _mm256_set1_epi8(4)));
+            _mm256_store_si256((__m256i *)o->w[i], v);
+        }
+        break;
+    case CODE_FIVE: code_load_five(a, b, o); break;
+    default: code_load_grid(l, a, o); break;
+    }
+}
+
+CODE_INLINE __m256 code_half8(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+CODE_INLINE __m256i code_u8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
+CODE_INLINE __m256i code_i8(const uint8_t *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
+CODE_INLINE __m256i code_odd(__m256i s) { return _mm256_or_si256(_mm256_add_epi32(s, s), _mm256_set1_epi32(1)); }
+CODE_INLINE void code_ints(int32_t *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
+
+CODE_INLINE __m256 code_e8m0(const uint8_t *p)
+{
+    __m256i e = code_u8(p), small = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(_mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23), small, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e)));
+}
+
+CODE_INLINE __m256 code_e4m3(const uint8_t *p) // the bits moved up are a half float, 2^7 too small here; the sign is not looked at, 0x7f gives 0
+{
+    __m128i x = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)p)), bits = _mm_set1_epi16(0x7f);
+    x = _mm_andnot_si128(_mm_cmpeq_epi16(x, bits), _mm_and_si128(x, bits));
+    return _mm256_mul_ps(_mm256_cvtph_ps(_mm_slli_epi16(x, 7)), _mm256_set1_ps(0x1p7f));
+}
+
+CODE_INLINE void code_load_scales(cpu_format format, const uint8_t *area, int64_t b, code_block *o)
+{
+    const code_layout *l = cpu_code(format);
+    const __m256i low = _mm256_set1_epi32(15);
+    const __m256 unit = _mm256_set1_ps(l->unit);
+    for (int h = 0; h < 2; h++) {
+        __m256 d = _mm256_setzero_ps();
+        const uint8_t *x = area, *y;
+        switch (l->scale) {
+        case SCALE_D: d = code_half8(area + b / l->group * 32 + h * 16); break;
+        case SCALE_BYTE:
+            x += b / 8 * 160;
+            d = _mm256_mul_ps(code_half8(x + h * 16), _mm256_cvtepi32_ps(code_i8(x + 32 + b % 8 * 16 + h * 8)));
+            break;
+        case SCALE_NIBBLE: {
+            x += b / 8 * 96;
+            __m256i n = _mm256_and_si256(_mm256_srl_epi32(code_u8(x + 32 + b % 8 / 2 * 16 + h * 8), _mm_cvtsi32_si128((int)(b % 2) * 4)), low);
+            d = _mm256_mul_ps(_mm256_mul_ps(code_half8(x + h * 16), unit), _mm256_cvtepi32_ps(code_odd(n)));
+            break;
+        }
+        case SCALE_PAIR: {
+            x += b / 8 * 160;
+            __m256i n = code_u8(x + 32 + b % 8 * 16 + h * 8);
+            d = _mm256_mul_ps(code_half8(x + h * 16), unit);
+            code_ints(o->s0 + h * 8, code_odd(_mm256_and_si256(n, low)));
+            code_ints(o->s1 + h * 8, code_odd(_mm256_srli_epi32(n, 4)));
+            break;
+        }
+        case SCALE_BYTES:
+            x += b / 8 * 288;
+            y = x + 32 + b % 8 * 32 + h * 8;
+            d = code_half8(x + h * 16);
+            code_ints(o->s0 + h * 8, code_i8(y));
+            code_ints(o->s1 + h * 8, code_i8(y + 16));
+            break;
+        case SCALE_MIN: {
+            x += b / 8 * 320;
+            y = x + 64 + b % 8 * 32 + h * 8;
+            __m256i first = code_u8(y), second = code_u8(y + 16);
+            d = code_half8(x + h * 16);
+            _mm256_storeu_ps(o->m + h * 8, code_half8(x + 32 + h * 16));
+            code_ints(o->s0 + h * 8, _mm256_and_si256(first, low));
+            code_ints(o->s1 + h * 8, _mm256_and_si256(second, low));
+            code_ints(o->m0 + h * 8, _mm256_srli_epi32(first, 4));
+            code_ints(o->m1 + h * 8, _mm256_srli_epi32(second, 4));
+            break;
+        }
+        case SCALE_E8: d = code_e8m0(area + b * 16 + h * 8); break;
+        default:
+            d = code_e4m3(area + b * 32 + h * 8);
+            _mm256_storeu_ps(o->m + h * 8, code_e4m3(area + b * 32 + 16 + h * 8));
+            break;
+        }
+        _mm256_storeu_ps(o->d + h * 8, d);
+    }
+}
+
+// The int32 sums of columns 4 * first .. 4 * (first + n) - 1 for 8 rows.
+CODE_INLINE __m256i code_dot(const code_layout *l, const code_block *w, int half, int first, int n, const int8_t *q)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    const int room = code_room(l);
+    __m256i sum = _mm256_setzero_si256(), part = sum;
+    for (int c = first; c < first + n; c++) {
+        int32_t quad;
+        memcpy(&quad, q + c * 4, 4);
+        __m256i a = _mm256_set1_epi32(quad);
+        if (code_signed(l)) a = _mm256_sign_epi8(a, code_load32(w->sign[c * 2 + half]));
+        __m256i p = _mm256_maddubs_epi16(code_load32(w->w[c * 2 + half]), a);
+        part = (c - first) % room == 0 ? p : _mm256_add_epi16(part, p);
+        if ((c - first) % room == room - 1 || c == first + n - 1) sum = c - first < room ? _mm256_madd_epi16(part, ones) : _mm256_add_epi32(sum, _mm256_madd_epi16(part, ones));
+    }
+    return sum;
+}
+
+CODE_INLINE void code_row(cpu_format format, const code_block *w, const int8_t *q, float d, int32_t nsum, int32_t nhigh, float *y)
+{
+    const code_layout *l = cpu_code(format);
+    const int offset = code_signed(l) ? 0 : l->offset;
+    for (int h = 0; h < 2; h++) {
+        __m256 v = _mm256_loadu_ps(y + h * 8), wd = _mm256_mul_ps(_mm256_loadu_ps(w->d + h * 8), _mm256_set1_ps(d));
+        if (!code_two(l)) {
+            __m256i a = code_dot(l, w, h, 0, 8, q);
+            if (offset) a = _mm256_add_epi32(a, _mm256_set1_epi32(nsum * offset));
+            _mm256_storeu_ps(y + h * 8, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), wd, v));
+            continue;
+        }
+        __m256i a = code_dot(l, w, h, 0, 4, q), b = code_dot(l, w, h, 4, 4, q);
+        if (offset) {
+            a = _mm256_add_epi32(a, _mm256_set1_epi32((nsum - nhigh) * offset));
+            b = _mm256_add_epi32(b, _mm256_set1_epi32(nhigh * offset));
+        }
+        if (l->scale == SCALE_E4) {
+            v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), wd, v);
+            v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), _mm256_mul_ps(_mm256_loadu_ps(w->m + h * 8), _mm256_set1_ps(d)), v);
+        } else {
+            a = _mm256_add_epi32(_mm256_mullo_epi32(a, code_load32(w->s0 + h * 8)), _mm256_mullo_epi32(b, code_load32(w->s1 + h * 8)));
+            v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), wd, v);
+        }
+        if (l->scale == SCALE_MIN) {
+            a = _mm256_add_epi32(_mm256_mullo_epi32(code_load32(w->m0 + h * 8), _mm256_set1_epi32(nsum - nhigh)), _mm256_mullo_epi32(code_load32(w->m1 + h * 8), _mm256_set1_epi32(nhigh)));
+            v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), _mm256_mul_ps(_mm256_loadu_ps(w->m + h * 8), _mm256_set1_ps(d)), v);
+        }
+        _mm256_storeu_ps(y + h * 8, v);
+    }
+}
+
+// int8_rows of the codes.
+CODE_INLINE void code_rows(cpu_format format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL])
+{
+    const uint8_t *quants = panel + t->scale_bytes;
+    const int bytes = cpu_code(format)->bytes;
+    memset(out, 0, (size_t)R * sizeof *out);
+    code_block w;
+    for (int64_t b = 0; b < k / BLOCK; b++) {
+        code_load(format, quants, b, &w);
+        code_load_scales(format, panel, b, &w);
+        for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)quants + b * bytes + INT8_AHEAD + i, _MM_HINT_T1);
+        if (!src.tile) {
+            code_row(format, &w, src.q + b * BLOCK, src.aux[b].d, src.aux[b].nsum, src.aux[b].nhigh, out[0]);
+            continue;
+        }
+        const uint8_t *a = src.tile + b * TILE_BLOCK;
+        for (int r = 0; r < R; r++)
+            code_row(format, &w, (const int8_t *)a + r * BLOCK, ((const float *)(a + TILE_D))[r], ((const int32_t *)(a + TILE_NSUM))[r], ((const int32_t *)(a + TILE_NHIGH))[r], out[r]);
+    }
+}

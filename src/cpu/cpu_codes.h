@@ -1,0 +1,77 @@
+// cpu/codes: panels of the file types whose numbers are short codes: 4 bits of a table, 1 to 3 bits, three values, entries of a grid. One layout for all
+// tiers, the tile tier too: what unpacks it gives 16 rows x 32 columns of bytes, from which each tier goes on as with its other formats. A code is
+// never widened in memory, so that a weight takes what it takes in the file (at most an eighth more, see cpu_codes_pack.c).
+//
+// Quant area of 16 rows x 32 columns ([c][r][i] as in cpu_internal.h):
+//   CODE_TABLE  4 bits: byte [c][r][i] (c < 4) has c in its low and c + 4 in its high half
+//   CODE_2      byte [c][r][i] (c < 2) holds columns of c, c + 2, c + 4, c + 6 from low to high
+//   CODE_3      the same, then the third bits: 64-bit masks for c = 0..7, bit 4r + i
+//   CODE_1      such masks alone
+//   CODE_FIVE   per 256 columns, n = 0..63 counting fours of columns: 13 times [r][i], whose byte n % 13 holds numbers n / 13 = 0..4 in base 3 as the file's does
+//   CODE_GRID8  [g < 4][r] low bytes of the entry that gives columns 8g..8g+7; sign masks for c = 0..7 where there are any; for each g 16-bit masks over r of
+//               the index's higher bits, lowest first; where there is a shift, for each g a mask of the rows that are shifted down
+//   CODE_GRID4  the same with [c < 8] of four columns each
+// Scale area: as code_scale says; 256 columns' own values first.
+#pragma once
+#include "cpu/cpu_internal.h"
+
+typedef enum code_numbers { CODE_TABLE, CODE_1, CODE_2, CODE_3, CODE_FIVE, CODE_GRID4, CODE_GRID8 } code_numbers;
+
+typedef enum code_scale {
+    SCALE_D,      // per 32 columns (or `group` times that): f16 d[16]
+    SCALE_BYTE,   // per 256: f16 d[16], then 8 of i8 [16]
+    SCALE_NIBBLE, // per 256: f16 d[16], then 4 of u8 [16]: s of the even 32 columns low, of the odd ones high; the scale is 2 s + 1
+    SCALE_PAIR,   // per 256: f16 d[16], then 8 of u8 [16]: s of columns 0..15 low, of 16..31 high; 2 s + 1
+    SCALE_BYTES,  // per 256: f16 d[16], then 8 of i8 [2][16]
+    SCALE_MIN,    // per 256: f16 d[16], dmin[16], then 8 of u8 [2][16]: scale low, min high
+    SCALE_E8,     // per 32: e8m0 [16], halved as quant_e8m0_half
+    SCALE_E4      // per 32: e4m3 [2][16], halved as quant_ue4m3_half
+} code_scale;
+
+typedef struct code_layout {
+    uint32_t type;          // of the file
+    code_numbers numbers;
+    code_scale scale;
+    int group;              // SCALE_D: blocks of 32 that share one
+    int bytes;              // quant area of 16 x 32; CODE_FIVE: an eighth of 256 columns'
+    int offset;             // unpacked bytes hold value + offset, a power of two
+    int most;               // greatest |value|
+    float unit;             // d * unit * scale * value
+    const int8_t *values;   // [16]: of codes, or of a grid's levels; NULL: the number itself, less offset (CODE_1: twice the bit)
+    const uint16_t *grid;
+    int high;               // bits of a grid's index above eight
+    bool shift;             // grid: values are one more, or one less where the mask says so
+} code_layout;
+
+extern const int8_t cpu_code_iq2[16], cpu_code_iq3_xxs[16], cpu_code_iq3_s[16], cpu_code_iq1[16];
+// Here, and not in a file of its own, so that a kernel for one format knows its layout when it is compiled.
+static const code_layout cpu_code_layouts[] = {
+    [CPU_IQ4_NL - CPU_CODE_FIRST] = {QUANT_IQ4_NL, CODE_TABLE, SCALE_D, 1, 256, 128, 127, 1, quant_iq4_values, NULL, 0, false},
+    [CPU_IQ4_XS - CPU_CODE_FIRST] = {QUANT_IQ4_XS, CODE_TABLE, SCALE_BYTE, 8, 256, 128, 127, 1, quant_iq4_values, NULL, 0, false},
+    [CPU_MXFP4 - CPU_CODE_FIRST] = {QUANT_MXFP4, CODE_TABLE, SCALE_E8, 1, 256, 16, 12, 1, quant_fp4_values, NULL, 0, false},
+    [CPU_NVFP4 - CPU_CODE_FIRST] = {QUANT_NVFP4, CODE_TABLE, SCALE_E4, 1, 256, 16, 12, 1, quant_fp4_values, NULL, 0, false},
+    [CPU_Q2_K - CPU_CODE_FIRST] = {QUANT_Q2_K, CODE_2, SCALE_MIN, 8, 128, 0, 3, 1, NULL, NULL, 0, false},
+    [CPU_Q3_K - CPU_CODE_FIRST] = {QUANT_Q3_K, CODE_3, SCALE_BYTES, 8, 192, 4, 4, 1, NULL, NULL, 0, false},
+    [CPU_IQ3_S - CPU_CODE_FIRST] = {QUANT_IQ3_S, CODE_GRID4, SCALE_NIBBLE, 8, 208, 16, 15, 1, cpu_code_iq3_s, quant_grid_iq3_s, 1, false},
+    [CPU_IQ3_XXS - CPU_CODE_FIRST] = {QUANT_IQ3_XXS, CODE_GRID4, SCALE_NIBBLE, 8, 192, 64, 62, 0.25f, cpu_code_iq3_xxs, quant_grid_iq3_xxs, 0, false},
+    [CPU_IQ2_S - CPU_CODE_FIRST] = {QUANT_IQ2_S, CODE_GRID8, SCALE_PAIR, 8, 144, 64, 43, 0.125f, cpu_code_iq2, quant_grid_iq2_s, 2, false},
+    [CPU_IQ2_XS - CPU_CODE_FIRST] = {QUANT_IQ2_XS, CODE_GRID8, SCALE_PAIR, 8, 136, 64, 43, 0.125f, cpu_code_iq2, quant_grid_iq2_xs, 1, false},
+    [CPU_IQ2_XXS - CPU_CODE_FIRST] = {QUANT_IQ2_XXS, CODE_GRID8, SCALE_NIBBLE, 8, 128, 64, 43, 0.125f, cpu_code_iq2, quant_grid_iq2_xxs, 0, false},
+    [CPU_IQ1_S - CPU_CODE_FIRST] = {QUANT_IQ1_S, CODE_GRID8, SCALE_NIBBLE, 8, 96, 16, 9, 0.125f, cpu_code_iq1, quant_grid_iq1, 3, true},
+    [CPU_IQ1_M - CPU_CODE_FIRST] = {QUANT_IQ1_M, CODE_GRID8, SCALE_PAIR, 8, 96, 16, 9, 0.125f, cpu_code_iq1, quant_grid_iq1, 3, true},
+    [CPU_TQ1_0 - CPU_CODE_FIRST] = {QUANT_TQ1_0, CODE_FIVE, SCALE_D, 8, 104, 1, 1, 1, NULL, NULL, 0, false},
+    [CPU_TQ2_0 - CPU_CODE_FIRST] = {QUANT_TQ2_0, CODE_2, SCALE_D, 8, 128, 1, 2, 1, NULL, NULL, 0, false},
+    [CPU_Q2_0 - CPU_CODE_FIRST] = {QUANT_Q2_0, CODE_2, SCALE_D, 2, 128, 1, 2, 1, NULL, NULL, 0, false},
+    [CPU_Q1_0 - CPU_CODE_FIRST] = {QUANT_Q1_0, CODE_1, SCALE_D, 4, 64, 1, 1, 1, NULL, NULL, 0, false},
+};
+
+static inline bool cpu_format_code(cpu_format f) { return (f >= CPU_CODE_FIRST && f <= CPU_CODE_LAST) || f >= CPU_TILE_CODE; }
+static inline const code_layout *cpu_code(cpu_format f) { return &cpu_code_layouts[f - (f >= CPU_TILE_CODE ? CPU_TILE_CODE : CPU_CODE_FIRST)]; }
+// Scales for columns 0..15 and 16..31 apart.
+static inline bool code_two(const code_layout *l) { return l->scale >= SCALE_PAIR && l->scale != SCALE_E8; }
+static inline size_t code_area(const code_layout *l, int64_t b) { return l->numbers == CODE_FIVE ? (size_t)(b / 8) * 832 : (size_t)b * (size_t)l->bytes; }
+
+size_t cpu_code_scale_bytes(cpu_format f, int64_t k);
+size_t cpu_code_panel_bytes(cpu_format f, int64_t k);
+void   cpu_code_pack_panel(cpu_format f, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel);
+void   cpu_code_unpack_row(cpu_format f, int64_t k, const uint8_t *panel, int row, float *dst);

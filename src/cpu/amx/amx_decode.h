@@ -33,14 +33,6 @@ static inline __m512 amx_e8(const uint8_t *p) // as quant_e8m0_half; its two sub
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_max_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), _mm512_setzero_si512()), 23));
 }
 
-static inline __m512 amx_e4m3(const uint8_t *p) // as quant_ue4m3_half: the bits moved up are a half float, 2^7 too small here
-{
-    __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
-    x = _mm256_and_si256(x, _mm256_set1_epi16(0x7f));
-    x = _mm256_andnot_si256(_mm256_cmpeq_epi16(x, _mm256_set1_epi16(0x7f)), x);
-    return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_slli_epi16(x, 7)), _mm512_set1_ps(0x1p7f));
-}
-
 static inline __attribute__((always_inline)) void amx_load_scales(tile_scale kind, const uint8_t *area, int64_t b, amx_scales *s)
 {
     __m512 d, e, m = _mm512_setzero_ps();
@@ -69,8 +61,8 @@ static inline __attribute__((always_inline)) void amx_load_scales(tile_scale kin
     }
     case TILE_E8: d = e = amx_e8(area + b * 16); break;
     case TILE_NV:
-        d = amx_e4m3(area + b * 32);
-        e = amx_e4m3(area + b * 32 + 16);
+        d = code_e4m3(area + b * 32);
+        e = code_e4m3(area + b * 32 + 16);
         break;
     default: d = e = _mm512_set1_ps(1); break;
     }

@@ -266,26 +266,35 @@ static void put_grid(const code_layout *l, uint8_t *area, int r, const part *x)
     for (int c = 0; c < 8; c++) area[grid_signs(l) + c * 8 + r / 2] |= (uint8_t)((x->signs[c / 2] >> c % 2 * 4 & 15) << r % 2 * 4);
 }
 
+// Bit `from` of the numbers of row r into masks over [r][i], one for each four columns.
+static void put_masks(uint8_t *masks, int r, const uint8_t q[32], int from)
+{
+    for (int c = 0; c < 8; c++, q += 4)
+        masks[c * 8 + r / 2] |= (uint8_t)((q[0] >> from & 1) << r % 2 * 4 | (q[1] >> from & 1) << (r % 2 * 4 + 1) | (q[2] >> from & 1) << (r % 2 * 4 + 2) | (q[3] >> from & 1) << (r % 2 * 4 + 3));
+}
+
 static void put_numbers(const code_layout *l, uint8_t *area, int64_t b, int r, const part *x)
 {
     static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
-    for (int i = 0; i < 32; i++) {
-        int c = i / 4, at = r * 4 + i % 4;
-        uint8_t q = x->q[i];
-        switch (l->numbers) {
-        case CODE_TABLE: area[c % 4 * 64 + at] |= (uint8_t)(q << c / 4 * 4); break;
-        case CODE_1: area[c * 8 + at / 8] |= (uint8_t)(q << at % 8); break;
-        case CODE_3: area[128 + c * 8 + at / 8] |= (uint8_t)((q >> 2) << at % 8); // fall through
-        case CODE_2: area[c % 2 * 64 + at] |= (uint8_t)((q & 3) << c / 2 * 2); break;
-        case CODE_FIVE: { // summed up here, made a fraction of 256 when all are there
-            int n = (int)(b % 8) * 8 + c;
-            area[n % 13 * 64 + at] = (uint8_t)(area[n % 13 * 64 + at] + q * pow3[4 - n / 13]);
-            break;
+    const uint8_t *q = x->q;
+    switch (l->numbers) {
+    case CODE_TABLE:
+        for (int i = 0; i < 16; i++) area[i / 4 * 64 + r * 4 + i % 4] = (uint8_t)(q[i] | q[16 + i] << 4);
+        break;
+    case CODE_1: put_masks(area, r, q, 0); break;
+    case CODE_3: put_masks(area + 128, r, q, 2); // fall through
+    case CODE_2:
+        for (int i = 0; i < 8; i++) area[i / 4 * 64 + r * 4 + i % 4] = (uint8_t)((q[i] & 3) | (q[8 + i] & 3) << 2 | (q[16 + i] & 3) << 4 | (q[24 + i] & 3) << 6);
+        break;
+    case CODE_FIVE: // summed up here, made a fraction of 256 when all are there
+        for (int i = 0; i < 32; i++) {
+            int n = (int)(b % 8) * 8 + i / 4;
+            uint8_t *to = area + n % 13 * 64 + r * 4 + i % 4;
+            *to = (uint8_t)(*to + q[i] * pow3[4 - n / 13]);
         }
-        default: break;
-        }
+        break;
+    default: put_grid(l, area, r, x); break;
     }
-    if (l->numbers == CODE_GRID4 || l->numbers == CODE_GRID8) put_grid(l, area, r, x);
 }
 
 void cpu_code_pack_panel(cpu_format f, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel)

@@ -149,7 +149,7 @@ INLINE int16x8_t times(int16x8_t s, bool first, int8x8_t w, int8x8_t q) { return
 INLINE void sums(int format, int N, const block *w, const int8_t *q, int32x4_t low[][4], int32x4_t high[][4])
 {
     const int most = cpu_format_code((cpu_format)format) ? cpu_code((cpu_format)format)->most : format == CPU_Q8 ? 128 : format == CPU_Q6_K ? 32 : 16;
-    const int room = most > 64 ? 2 : most > 16 ? 4 : 8;
+    const int room = most > 64 ? 2 : most > 16 || in_halves(format) ? 4 : 8; // halves end where their sums do
     for (int n = 0; n < N; n++)
         for (int j = 0; j < 4; j++) {
             int32x4_t a0 = vdupq_n_s32(0), a1 = a0;

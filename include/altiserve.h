@@ -41,6 +41,7 @@ typedef struct altiserve_options {
     uint64_t    host_cache;   // bytes of host memory, beside `memory`, for pages that the pool evicts; 0: none
     // Drafts of the next tokens, found in the text's own repetitions and checked several at a time: the text is the same, it comes sooner.
     altiserve_speculation speculation;
+    const char *draft;        // a second, smaller model of the same vocabulary that drafts where a text does not repeat itself: a name or path; NULL: none
     int         draft_max;    // drafts of a sequence in a step at most, 1..ALTISERVE_MOST_DRAFTS; 0: 8
     // The cache of whole answers to deterministic requests (temperature 0, or a seed).
     uint32_t    responses;    // answers kept at most; 0: none
@@ -87,6 +88,8 @@ void   altiserve_models(altiserve *a, void (*fn)(void *ctx, const altiserve_mode
 status altiserve_model(altiserve *a, const char *id, altiserve_model_info *out, error *err);
 // Loads it and waits. progress may be NULL; it is called on another thread with bytes done and in all.
 status altiserve_load(altiserve *a, const char *id, void (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, error *err);
+// Whether options.draft can draft for this model: E_INVALID with the first difference of their vocabularies. OK where there is none.
+status altiserve_check_draft(altiserve *a, const char *id, error *err);
 // Looks at the folder now.
 void   altiserve_rescan(altiserve *a);
 // A report on a model without loading its weights, for `inspect`: JSON object text (caller frees with mem_free): metadata, tensors by type, predicted memory.

@@ -28,7 +28,8 @@ static void progress_bar(void *ctx, uint64_t done, uint64_t total) {
 
 status cli_load(altiserve *a, const char *model, error *err) {
     int last = -1;
-    status s = altiserve_load(a, model, isatty(STDERR_FILENO) ? progress_bar : NULL, &last, err);
+    status s = altiserve_check_draft(a, model, err);
+    if (s == OK) s = altiserve_load(a, model, isatty(STDERR_FILENO) ? progress_bar : NULL, &last, err);
     if (last >= 0 && last < 40) fputs("\r\033[K", stderr);
     return s;
 }

@@ -41,6 +41,19 @@ static void greet(altiserve *a, const char *dir, const char *url, bool keys) {
     fflush(stdout);
 }
 
+typedef struct drafting {
+    altiserve *a;
+    error err;
+    int fits;
+} drafting;
+
+static void check_draft(void *ctx, const altiserve_model_info *info) {
+    drafting *d = ctx;
+    if (info->state == MODEL_BROKEN || info->state == MODEL_INCOMPLETE || !info->generates) return;
+    if (altiserve_check_draft(d->a, info->id, &d->err) == OK) d->fits++;
+    else fprintf(stderr, "altiserve: %s\n", d->err.text);
+}
+
 static void *second_signal(void *arg) {
     int which;
     sigwait(arg, &which);
@@ -62,6 +75,13 @@ int cmd_serve(const flags *f) {
         return cli_fail(&err);
     }
     if (cli_open(f, &a, &err) != OK) return cli_fail(&err);
+    drafting d = {.a = a};
+    if (f->text[FLAG_DRAFT]) altiserve_models(a, check_draft, &d);
+    if (f->text[FLAG_DRAFT] && !d.fits) {
+        altiserve_destroy(a);
+        error_set(&err, E_USAGE, "--draft %s fits no model here", f->text[FLAG_DRAFT]);
+        return cli_fail(&err);
+    }
     api_options o = {.engine = a, .api_key_file = f->text[FLAG_API_KEY_FILE],
                      .http = {.host = f->text[FLAG_HOST], .port = (uint16_t)f->number[FLAG_PORT], .tls_cert = f->text[FLAG_TLS_CERT], .tls_key = f->text[FLAG_TLS_KEY]}};
     if (api_start(&o, &server, &err) != OK) {

@@ -39,6 +39,7 @@ static const flag_row table[FLAG_COUNT] = {
     [FLAG_RESPONSE_CACHE] = {"response-cache", INTEGER, CMD_SERVE, "N", 0, 0, 100000000, NULL, "keep N answers and replay them to the same request, if it is deterministic (default 0: off)"},
     [FLAG_RESPONSE_CACHE_SIZE] = {"response-cache-size", SIZE, CMD_SERVE, "SIZE", 0, 0, 1e15, NULL, "bytes of those answers at most (default 64M)"},
     [FLAG_SPECULATE] = {"speculate", TEXT, CMD_DRAFTS, "WHEN", 0, 0, 0, "auto|off|always", "draft next tokens, check several in a step; the text stays the same (default auto: when it pays)"},
+    [FLAG_DRAFT] = {"draft", TEXT, CMD_DRAFTS, "MODEL", 0, 0, 0, NULL, "a smaller model of the same vocabulary that drafts, too (default none)"},
     [FLAG_DRAFT_MAX] = {"draft-max", INTEGER, CMD_DRAFTS, "N", 8, 1, ALTISERVE_MOST_DRAFTS, NULL, "tokens drafted for a sequence in a step at most (default 8)"},
     [FLAG_THREADS] = {"threads", INTEGER, CMD_COMPUTES | CMD_QUANTIZE, "N", 0, 0, 1024, NULL, "compute threads (default: the processors this process may use)"},
     [FLAG_CONTEXT] = {"context", INTEGER, CMD_COMPUTES | CMD_INSPECT, "N", 0, 0, 16777216, NULL, "tokens a sequence may have (default: the file's, at most 8192)"},
@@ -215,6 +216,7 @@ altiserve_options flags_engine(const flags *f) {
     const char *when = f->text[FLAG_SPECULATE];
     if (!(f->command & CMD_DRAFTS) || (when && !strcmp(when, "off"))) o.speculation = SPECULATE_OFF;
     else if (when && !strcmp(when, "always")) o.speculation = SPECULATE_ALWAYS;
+    o.draft = f->text[FLAG_DRAFT];
     o.responses = (uint32_t)f->number[FLAG_RESPONSE_CACHE];
     o.response_bytes = (uint64_t)f->number[FLAG_RESPONSE_CACHE_SIZE];
     o.draft_max = (int)f->number[FLAG_DRAFT_MAX];

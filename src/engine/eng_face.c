@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "engine/eng_draft.h"
 #include "engine/eng_load.h"
 #include "engine/eng_responses.h"
 #include "engine/eng_sched.h"
@@ -31,7 +32,7 @@ status altiserve_create(const altiserve_options *options, altiserve **out, error
     if (a->o.draft_max <= 0) a->o.draft_max = 8;
     if (a->o.draft_max > ALTISERVE_MOST_DRAFTS) a->o.draft_max = ALTISERVE_MOST_DRAFTS;
     device *dev = NULL;
-    status s = keep(&a->models_dir, &a->o.models_dir) && keep(&a->kv_type, &a->o.kv_type) && keep(&a->device, &a->o.device) && keep(&a->isa, &a->o.isa) && keep(&a->cache_dir, &a->o.cache_dir)
+    status s = keep(&a->models_dir, &a->o.models_dir) && keep(&a->kv_type, &a->o.kv_type) && keep(&a->device, &a->o.device) && keep(&a->isa, &a->o.isa) && keep(&a->cache_dir, &a->o.cache_dir) && keep(&a->draft_name, &a->o.draft)
                    ? OK
                    : error_set(err, E_NOMEM, "no memory for the engine");
     if (s == OK) s = eng_load_device(&a->o, &dev, err); // a wrong --device or --cpu is said now, not at the first request
@@ -40,7 +41,15 @@ status altiserve_create(const altiserve_options *options, altiserve **out, error
     if (s == OK) s = eng_models_create(&a->o, eng_sched_wake, a->sched, &a->models, err);
     if (s == OK) s = eng_tiers_create(&a->o, &a->tiers, err);
     if (s == OK) s = eng_responses_create(a->o.responses, a->o.response_bytes ? a->o.response_bytes : 64u << 20, &a->responses, err);
-    if (s == OK) s = eng_sched_start(a->sched, a->models, a->tiers, err);
+    eng_file *draft = NULL;
+    if (s == OK && a->o.draft && a->o.speculation != SPECULATE_OFF) s = eng_models_open(a->models, a->o.draft, &draft, err);
+    if (draft) {
+        a->draft = draft;
+        atomic_fetch_add(&draft->refs, 1); // one is the scheduler's
+        if ((s = eng_file_servable(draft, err)) == OK) s = eng_file_text(draft, err);
+    }
+    if (s == OK) s = eng_sched_start(a->sched, a->models, a->tiers, draft, err);
+    else eng_file_release(draft);
     if (s != OK) {
         altiserve_destroy(a);
         return s;
@@ -55,6 +64,7 @@ void altiserve_destroy(altiserve *a) {
     if (!a) return;
     if (a->models) eng_models_stop(a->models);
     if (a->sched) eng_sched_destroy(a->sched);
+    eng_file_release(a->draft);
     eng_models_destroy(a->models);
     eng_tiers_destroy(a->tiers);
     eng_responses_destroy(a->responses);
@@ -63,6 +73,7 @@ void altiserve_destroy(altiserve *a) {
     mem_free(a->device);
     mem_free(a->isa);
     mem_free(a->cache_dir);
+    mem_free(a->draft_name);
     mem_free(a);
 }
 
@@ -77,6 +88,17 @@ status altiserve_model(altiserve *a, const char *id, altiserve_model_info *out, 
     eng_models_info(a->models, f, out);
     eng_file_release(f);
     return OK;
+}
+
+status altiserve_check_draft(altiserve *a, const char *id, error *err) {
+    eng_file *f;
+    if (!a->draft) return OK;
+    status s = eng_models_find(a->models, id, &f, err);
+    if (s != OK) return s;
+    s = eng_file_text(f, err);
+    if (s == OK) s = eng_draft_fits(f, a->draft, err);
+    eng_file_release(f);
+    return s;
 }
 
 void altiserve_get_stats(altiserve *a, altiserve_stats *out) {

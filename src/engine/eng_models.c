@@ -375,7 +375,7 @@ static status not_found(eng_models *ms, const char *id, error *err) {
                : error_set(err, E_INVALID, "name a model; there is: %s", names);
 }
 
-status eng_models_find(eng_models *ms, const char *id, eng_file **out, error *err) {
+static status find(eng_models *ms, const char *id, bool paths, eng_file **out, error *err) {
     if (!id) id = "";
     pthread_mutex_lock(&ms->lock);
     eng_file *f = find_listed(ms, id);
@@ -383,7 +383,7 @@ status eng_models_find(eng_models *ms, const char *id, eng_file **out, error *er
     if (!f && !strcmp(id, "toy-1")) f = ms->toy;
     if (f) atomic_fetch_add(&f->refs, 1);
     pthread_mutex_unlock(&ms->lock);
-    if (!f && *id && ms->o.open_paths && (strchr(id, '/') || strstr(id, ".gguf"))) f = find_path(ms, id);
+    if (!f && *id && paths && (strchr(id, '/') || strstr(id, ".gguf"))) f = find_path(ms, id);
     if (!f) {
         pthread_mutex_lock(&ms->lock);
         status s = not_found(ms, id, err);
@@ -393,6 +393,10 @@ status eng_models_find(eng_models *ms, const char *id, eng_file **out, error *er
     *out = f;
     return OK;
 }
+
+status eng_models_find(eng_models *ms, const char *id, eng_file **out, error *err) { return find(ms, id, ms->o.open_paths, out, err); }
+
+status eng_models_open(eng_models *ms, const char *id, eng_file **out, error *err) { return find(ms, id, true, out, err); }
 
 void eng_models_info(eng_models *ms, eng_file *f, altiserve_model_info *out) {
     pthread_mutex_lock(&ms->lock);

@@ -68,6 +68,8 @@ void   eng_models_destroy(eng_models *ms); // after all files and models were re
 
 // The version that the name stands for now (a reference), whether it can be served or not. id as altiserve_model takes it.
 status eng_models_find(eng_models *ms, const char *id, eng_file **out, error *err);
+// The same, for a name that the command line gave: it may be a path.
+status eng_models_open(eng_models *ms, const char *id, eng_file **out, error *err);
 void   eng_file_release(eng_file *f);
 // Why the file cannot be loaded, as far as its metadata tells; OK when it looks right.
 status eng_file_servable(const eng_file *f, error *err);

@@ -73,8 +73,8 @@ int32_t pol_prompt_rows(const pol_cost *c, const pol_step *streams, int32_t wait
 
 // ---- drafts
 
-int32_t pol_draft_rows(pol_luck *l, const pol_cost *c, const pol_step *s, int32_t most, double *tokens) {
-    double chance = (l->accepted + LUCK_PRIOR * LUCK_WEIGHT) / (l->tried + LUCK_WEIGHT), row = c->term[4] / unit[4], seconds = pol_cost_of(c, s), p = chance, gain = 0;
+int32_t pol_draft_rows(pol_luck *l, const pol_cost *c, const pol_step *s, double each, int32_t most, double *tokens) {
+    double chance = (l->accepted + LUCK_PRIOR * LUCK_WEIGHT) / (l->tried + LUCK_WEIGHT), row = c->term[4] / unit[4] + each, seconds = pol_cost_of(c, s), p = chance, gain = 0;
     int32_t n = 0;
     if (most <= 0) return 0;
     for (; n < most && p * (seconds + n * row) >= row * (*tokens + gain); n++, p *= chance) gain += p;

@@ -47,8 +47,8 @@ typedef struct pol_luck {
 } pol_luck;
 
 // How many of `most` drafts a stream gets in a step that has s already and is to give `tokens` tokens so far (a token a stream, and what its drafts
-// may give: *tokens grows by that). 0: it does not pay; but now and then a few are tried all the same.
-int32_t pol_draft_rows(pol_luck *l, const pol_cost *c, const pol_step *s, int32_t most, double *tokens);
+// may give: *tokens grows by that). each: seconds that a draft costs besides its row. 0: it does not pay; but now and then a few are tried all the same.
+int32_t pol_draft_rows(pol_luck *l, const pol_cost *c, const pol_step *s, double each, int32_t most, double *tokens);
 void    pol_draft_note(pol_luck *l, int32_t drafted, int32_t accepted);
 
 // ---- fairness

@@ -35,6 +35,8 @@ void eng_event_free(eng_event *e); // NULL is fine
 // Owns everything it names. *bytes: what it takes. NULL when memory is gone.
 eng_event *eng_event_copy(const eng_event *e, size_t *bytes);
 
+typedef struct eng_draft_seq eng_draft_seq;
+
 typedef enum eng_phase { CHOICE_WAITING, CHOICE_FOLLOWING, CHOICE_RUNNING, CHOICE_DONE } eng_phase;
 
 // One answer. FOLLOWING: waits for choice 0 to have read the prompt they share.
@@ -58,7 +60,11 @@ typedef struct eng_choice {
     int32_t    n_drafts;        // tokens[n_tokens ..] that the step computes and that may turn out wrong
     uint32_t   behind;          // tokens before the newest that a rejected draft's step left to be computed again (recurrent states)
     eng_ngram  ngram;
-    pol_luck   luck;
+    bool       from_model;      // its drafts of this step are the draft model's
+    bool       drafts_on;       // which draws more of them
+    int32_t    drafted;         // and has made so many
+    eng_draft_seq *draft_seq;   // its text in the draft model's pool; NULL: not there
+    pol_luck   luck[2];         // of drafts from its own repetitions, from the model
     bool       passed;          // it was asked already whether it takes part in the step
     int32_t    wanted;          // index of its logits in the step, or -1
 } eng_choice;

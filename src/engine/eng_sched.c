@@ -10,6 +10,7 @@
 
 #include "base/mem.h"
 #include "base/os.h"
+#include "engine/eng_draft.h"
 #include "engine/eng_history.h"
 #include "engine/eng_step.h"
 #include "obs/obs.h"
@@ -29,6 +30,7 @@ struct eng_sched {
     altiserve_options o;
     eng_models *models;
     eng_tiers  *tiers;
+    eng_file   *draft;        // drafts for others; or NULL
     pthread_t   thread;
     bool        started;
 
@@ -154,6 +156,7 @@ void eng_sched_destroy(eng_sched *s) {
     eng_clients_free(&s->clients);
     samp_scratch_free(&s->scratch);
     eng_history_free(&s->history);
+    eng_file_release(s->draft);
     mem_free(s);
 }
 
@@ -202,7 +205,9 @@ static void forget_served(void *state) {
     eng_served_free(v);
 }
 
-static status served_of(eng_sched *s, eng_model *m, eng_served **out, error *err) {
+status eng_sched_model(eng_sched *s, eng_file *f, eng_model **out, error *err) { return eng_models_get(s->models, f, 0, out, err); }
+
+status eng_sched_served(eng_sched *s, eng_model *m, eng_served **out, error *err) {
     if (m->sched) {
         *out = m->sched;
         return OK;
@@ -211,6 +216,7 @@ static status served_of(eng_sched *s, eng_model *m, eng_served **out, error *err
     if (st != OK) return st;
     m->sched = *out;
     m->sched_free = forget_served;
+    if (s->draft && (*out)->draft_max) eng_draft_create(*out, s->draft);
     pthread_mutex_lock(&s->lock);
     (*out)->next = s->served;
     s->served = *out;
@@ -284,7 +290,7 @@ static void place(eng_sched *s, altiserve_request *r) {
         if (eng_now_ms() - r->arrived >= s->o.load_timeout_ms) fail_request(s, r, E_BUSY, "the model was not loaded within the time that --load-timeout allows");
         return;
     }
-    if (st == OK) st = served_of(s, r->model, &v, &err);
+    if (st == OK) st = eng_sched_served(s, r->model, &v, &err);
     if (st != OK) end_request(s, r, FINISH_ERROR, &err);
     else eng_served_add(v, r);
 }
@@ -413,7 +419,8 @@ static void *engine_main(void *arg) {
     }
 }
 
-status eng_sched_start(eng_sched *s, eng_models *ms, eng_tiers *tiers, error *err) {
+status eng_sched_start(eng_sched *s, eng_models *ms, eng_tiers *tiers, eng_file *draft, error *err) {
+    s->draft = draft;
     s->tiers = tiers;
     s->models = ms;
     if (pthread_create(&s->thread, NULL, engine_main, s)) return error_set(err, E_NOMEM, "the system started no engine thread");

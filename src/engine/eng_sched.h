@@ -10,7 +10,8 @@ typedef struct eng_sched eng_sched;
 typedef struct eng_tiers eng_tiers;
 
 status eng_sched_create(const altiserve_options *o, eng_sched **out, error *err); // starts the thread once eng_sched_start is called
-status eng_sched_start(eng_sched *s, eng_models *ms, eng_tiers *tiers, error *err);
+// draft: a reference that it takes over, or NULL.
+status eng_sched_start(eng_sched *s, eng_models *ms, eng_tiers *tiers, eng_file *draft, error *err);
 void   eng_sched_wake(void *sched);  // something changed: look again (the models' `changed` callback)
 void   eng_sched_drain(eng_sched *s, uint32_t deadline_ms); // as altiserve_drain
 void   eng_sched_destroy(eng_sched *s); // drains with deadline 0, joins, frees
@@ -25,7 +26,8 @@ status eng_sched_job(eng_sched *s, eng_file *f, eng_job fn, void *ctx, error *er
 
 struct altiserve {
     altiserve_options o;      // strings owned here
-    char *models_dir, *kv_type, *device, *isa, *cache_dir;
+    char *models_dir, *kv_type, *device, *isa, *cache_dir, *draft_name;
+    eng_file   *draft; // of options.draft; or NULL
     eng_models *models;
     eng_sched  *sched;
     eng_tiers *tiers; // NULL: the pool alone

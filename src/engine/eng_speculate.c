@@ -2,6 +2,7 @@
 #include "engine/eng_speculate.h"
 
 #include "base/mem.h"
+#include "engine/eng_draft.h"
 #include "obs/obs.h"
 
 static int32_t least(int32_t a, size_t b) { return (size_t)a < b ? a : (int32_t)b; }
@@ -18,15 +19,24 @@ static int32_t limit(const eng_served *v, const eng_choice *c, int32_t most) {
     return most;
 }
 
-int32_t eng_speculate_draft(eng_served *v, eng_choice *c, int32_t most, double *tokens) {
+int32_t eng_speculate_want(eng_served *v, eng_choice *c, int32_t most, double *tokens) {
     most = limit(v, c, most);
     if (most <= 0 || !mem_grow((void **)&c->tokens, &c->cap_tokens, c->n_tokens + (size_t)most, sizeof *c->tokens)) return 0;
     int32_t n = (int32_t)eng_ngram_draft(&c->ngram, c->tokens, c->n_tokens, c->tokens + c->n_tokens, (size_t)most);
-    if (n && !v->drafts_always) n = pol_draft_rows(&c->luck, &v->cost, &v->load, n, tokens);
-    if (!n || kv_seq_reserve(c->kv, c->n_tokens + (size_t)n, NULL) != OK) return 0;
-    if (kv_available_states(v->pool) < 2 || kv_seq_mark(c->kv, NULL) != OK) return 0; // newcomers need states more
+    double each = 0; // seconds that a draft costs besides its row
+    c->from_model = !n && eng_draft_ready(v);
+    if (c->from_model) {
+        n = most;
+        each = eng_draft_seconds(v->draft) / v->load.streams; // who draft share the model's steps
+    }
+    if (n && !v->drafts_always) n = pol_draft_rows(&c->luck[c->from_model], &v->cost, &v->load, each, n, tokens);
     v->load.drafts += n;
     return n;
+}
+
+bool eng_speculate_ready(eng_served *v, eng_choice *c) {
+    if (!c->n_drafts || kv_seq_reserve(c->kv, c->n_tokens + (size_t)c->n_drafts, NULL) != OK) return false;
+    return kv_available_states(v->pool) >= 2 && kv_seq_mark(c->kv, NULL) == OK; // newcomers need states more
 }
 
 void eng_speculate_count(eng_served *v, int32_t drafted, int32_t accepted) {
@@ -37,7 +47,7 @@ void eng_speculate_count(eng_served *v, int32_t drafted, int32_t accepted) {
 }
 
 void eng_speculate_note(eng_served *v, eng_choice *c, int32_t accepted) {
-    pol_draft_note(&c->luck, c->n_drafts, accepted);
+    pol_draft_note(&c->luck[c->from_model], c->n_drafts, accepted);
     pol_client_charge(&c->r->client->fair, accepted);
     c->r->drafted += (uint32_t)c->n_drafts;
     c->r->accepted += (uint32_t)accepted;

@@ -8,8 +8,11 @@
 #pragma once
 #include "engine/eng_step.h"
 
-// Writes up to `most` drafts to c->tokens past n_tokens and makes pages for them; how many. *tokens: as pol_draft_rows. c takes part in the step under way.
-int32_t eng_speculate_draft(eng_served *v, eng_choice *c, int32_t most, double *tokens);
+// How many drafts c is to have in the step under way, `most` at most: written to c->tokens past n_tokens, or wanted of the draft model (c->from_model,
+// eng_draft.h). *tokens: as pol_draft_rows.
+int32_t eng_speculate_want(eng_served *v, eng_choice *c, int32_t most, double *tokens);
+// Makes pages for c's n_drafts; false: there are none for drafts.
+bool    eng_speculate_ready(eng_served *v, eng_choice *c);
 // The step is over: so many of c's drafts were right.
 void    eng_speculate_note(eng_served *v, eng_choice *c, int32_t accepted);
 void    eng_speculate_count(eng_served *v, int32_t drafted, int32_t accepted); // in metrics

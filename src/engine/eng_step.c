@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "engine/eng_draft.h"
 #include "engine/eng_history.h"
 #include "engine/eng_speculate.h"
 #include "obs/obs.h"
@@ -52,6 +53,7 @@ static void to_running(eng_served *v, eng_choice *c) {
 
 static void leave(eng_served *v, eng_choice *c) {
     eng_tiers_leave(v, c);
+    eng_draft_leave(c);
     c->behind = 0;
     if (v->blocked == c) v->blocked = NULL;
     if (c->phase == CHOICE_RUNNING && take_out(&v->running, c)) {
@@ -154,6 +156,7 @@ status eng_served_create(eng_model *m, eng_sched *s, const altiserve_options *o,
 
 void eng_served_free(eng_served *v) {
     if (!v) return;
+    eng_draft_free(v->draft);
     kv_destroy(v->pool);
     mem_free(v->tokens);
     mem_free(v->positions);
@@ -242,6 +245,7 @@ static bool make_room(eng_served *v, eng_choice *c, size_t upto) {
             fail(v, c->r, &err);
             return false;
         }
+        if (eng_draft_give_way(v)) continue;
         eng_choice *victim = victim_for(v, c);
         if (!victim) return false;
         preempt(v, victim);
@@ -274,6 +278,8 @@ status eng_served_seq(eng_served *v, const eng_choice *c, kv_seq **out, error *e
     return kv_seq_create(v->pool, &key, out, err);
 }
 
+static bool lacks(const eng_served *v, int64_t pages) { return pages + promised(v) > (int64_t)kv_available(v->pool) || kv_available_states(v->pool) < 0; }
+
 // Starts the next that waits, when its prompt and one page are to be had. NULL: nobody waits or it must go on waiting.
 static eng_choice *admit(eng_served *v) {
     if (!v->waiting || v->n_running >= v->parallel) return NULL;
@@ -285,7 +291,7 @@ static eng_choice *admit(eng_served *v) {
     }
     size_t cached = kv_seq_match(c->kv, c->tokens, c->n_tokens);
     int64_t need = (int64_t)(c->n_tokens / KV_PAGE) + 2 - (int64_t)(cached / KV_PAGE);
-    if (v->n_running && (need + promised(v) > (int64_t)kv_available(v->pool) || kv_available_states(v->pool) < 0)) {
+    if (v->n_running && lacks(v, need) && !(eng_draft_give_way(v) && !lacks(v, need))) {
         kv_seq_free(c->kv);
         c->kv = NULL;
         return NULL;
@@ -369,7 +375,7 @@ static void add_chunk(eng_served *v, eng_choice *c, int32_t *budget) {
 }
 
 // Who of the running streams takes part, then their rows with the drafts that pay beside all of them.
-static void add_streams(eng_served *v) {
+static void add_streams(eng_served *v, samp_scratch *scratch) {
     int32_t rows = v->n_rows, most = v->parallel < v->n_running + v->n_waiting ? v->parallel : v->n_running + v->n_waiting;
     for (eng_choice *c = v->running, *next; c; c = next) {
         next = c->next;
@@ -388,9 +394,16 @@ static void add_streams(eng_served *v) {
     for (eng_choice *c = v->running; c; c = c->next) {
         if (!c->n_rows || !is_stream(c)) continue;
         int32_t spare = v->m->max_rows - rows < v->m->max_wanted - most ? v->m->max_rows - rows : v->m->max_wanted - most;
-        c->n_drafts = eng_speculate_draft(v, c, spare, &tokens);
+        c->n_drafts = eng_speculate_want(v, c, spare, &tokens);
         rows += c->n_drafts;
         most += c->n_drafts;
+    }
+    eng_draft_run(v, scratch);
+    v->load.drafts = 0; // what was wanted gives way to what there is
+    for (eng_choice *c = v->running; c; c = c->next) {
+        if (!c->n_rows || !is_stream(c)) continue;
+        if (!eng_speculate_ready(v, c)) c->n_drafts = 0;
+        v->load.drafts += c->behind + (uint32_t)c->n_drafts;
         lay_rows(v, c, (size_t)(c->n_rows + c->n_drafts));
     }
 }
@@ -405,19 +418,19 @@ static int32_t prompt_budget(const eng_served *v) {
     return pol_prompt_rows(&v->cost, &v->load, prompts, first ? (double)kv_seq_len(first->kv) : 0, v->m->max_rows - v->n_rows);
 }
 
-static void compose(eng_served *v) {
+static void compose(eng_served *v, samp_scratch *scratch) {
     v->n_rows = v->n_wanted = v->n_seqs = 0;
     v->load = (pol_step){0};
     make_way(v);
     v->more = eng_tiers_pump(v, make_room);
-    for (eng_choice *c = v->running; c; c = c->next) c->n_rows = c->n_drafts = 0, c->passed = false;
+    for (eng_choice *c = v->running; c; c = c->next) c->n_rows = c->n_drafts = 0, c->passed = c->from_model = false;
     if (v->blocked) { // before the streams take the pages again
         eng_choice *c = v->blocked;
         int32_t rows = KV_PAGE;
         v->blocked = NULL;
         if (!is_stream(c)) add_chunk(v, c, &rows);
     }
-    add_streams(v);
+    add_streams(v, scratch);
     int32_t budget = prompt_budget(v);
     for (eng_choice *c; budget > 0 && (c = next_of(v->running, reads_prompt));) {
         c->passed = true;
@@ -580,7 +593,7 @@ static void measure(eng_served *v, const int64_t at[4]) {
 bool eng_served_step(eng_served *v, samp_scratch *scratch) {
     if (!v->running && !v->waiting) return false;
     int64_t at[4] = {eng_now_us()};
-    compose(v);
+    compose(v, scratch);
     at[1] = eng_now_us();
     if (!v->n_rows) {
         publish(v);

@@ -4,6 +4,8 @@
 #include "engine/eng_request.h"
 #include "engine/eng_tiers.h"
 
+typedef struct eng_draft eng_draft;
+
 typedef struct eng_served {
     eng_model  *m;              // owns this
     eng_sched  *sched;
@@ -17,6 +19,8 @@ typedef struct eng_served {
     bool        recurrent;      // some layers keep a state: what a step did to it cannot be taken back row by row
     int32_t     draft_max;      // drafts of a sequence in a step; 0: none
     bool        drafts_always;
+    eng_draft  *draft;          // a model that drafts for this one; NULL: none
+    eng_draft_seq *borrowers;   // sequences in this pool that only draft for another model
     eng_choice *waiting, *running; // by age
     int32_t     n_waiting, n_running;
     eng_choice *blocked;        // an older prompt that younger streams left no pages: they give way at the next step
@@ -37,6 +41,9 @@ status eng_served_create(eng_model *m, eng_sched *s, const altiserve_options *o,
 // An empty sequence for c, under its key.
 status eng_served_seq(eng_served *v, const eng_choice *c, kv_seq **out, error *err);
 void   eng_served_free(eng_served *v);
+// eng_sched.c, on the engine thread: the state of a loaded model, made at first use; and a model to be loaded, as eng_models_get.
+status eng_sched_served(eng_sched *s, eng_model *m, eng_served **out, error *err);
+status eng_sched_model(eng_sched *s, eng_file *f, eng_model **out, error *err);
 // The request's choices enter the queue. On failure the request has its outcome set and no live choice.
 void   eng_served_add(eng_served *v, altiserve_request *r);
 // Takes the request's choices out, their pages free or cached; r->live is 0 afterwards.

@@ -181,9 +181,8 @@ static void crowds_answer_as_one(void **state)
 }
 
 // A state cannot be taken back row by row: after a wrong draft it is brought up again, also where states are few, at borders where one is kept, and at turns.
-static void drafts_change_nothing(void **state)
+static void drafts_change_nothing_of(const char *draft)
 {
-    (void)state;
     make_texts();
     enum { CROWD = 12 };
     altiserve_options o = toy_options();
@@ -192,6 +191,7 @@ static void drafts_change_nothing(void **state)
     o.speculation = SPECULATE_OFF;
     altiserve *plain = engine_with(o);
     o.speculation = SPECULATE_ALWAYS;
+    o.draft = draft;
     altiserve *a = engine_with(o);
     altiserve_request *r[CROWD];
     altiserve_generate asks[CROWD];
@@ -229,8 +229,42 @@ static void drafts_change_nothing(void **state)
     altiserve_destroy(a);
 }
 
+static void drafts_change_nothing(void **state)
+{
+    (void)state;
+    drafts_change_nothing_of(NULL);
+}
+
+// The states of the draft model's sequences go back as well.
+static void drafts_of_a_model_change_nothing(void **state)
+{
+    (void)state;
+    drafts_change_nothing_of(path);
+}
+
+// A model of other tokens drafts nothing, and the difference is told.
+static void other_vocabularies(void **state)
+{
+    (void)state;
+    make_texts();
+    altiserve_options o = toy_options();
+    error err = {0};
+    o.open_paths = true;
+    o.speculation = SPECULATE_ALWAYS;
+    o.draft = "toy-1";
+    altiserve *a = engine_with(o);
+    assert_int_equal(altiserve_check_draft(a, path, &err), E_INVALID);
+    assert_non_null(strstr(err.text, "its vocabulary has"));
+    assert_int_equal(altiserve_check_draft(a, "toy-1", &err), OK);
+    answer *x = asked(a, text[0], 40, 20);
+    assert_int_equal(x->n_tokens[0], 20);
+    answer_free(x);
+    altiserve_destroy(a);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(prefixes_are_reused), cmocka_unit_test(turns_are_reused), cmocka_unit_test(crowds_answer_as_one), cmocka_unit_test(drafts_change_nothing)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(prefixes_are_reused), cmocka_unit_test(turns_are_reused), cmocka_unit_test(crowds_answer_as_one), cmocka_unit_test(drafts_change_nothing),
+                                       cmocka_unit_test(drafts_of_a_model_change_nothing), cmocka_unit_test(other_vocabularies)};
     return cmocka_run_group_tests(tests, write_model, remove_model);
 }

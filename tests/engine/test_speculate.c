@@ -2,10 +2,12 @@
 // temperatures, penalties, choices, stop strings and preemption, tokens and log-probabilities are the same.
 #include <math.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include "engine/eng_ngram.h"
 #include "engine/eng_policy.h"
 #include "engine/engine_util.h"
+#include "model/small_model.h"
 #include "obs/obs.h"
 
 // ---- the parts -----------------------------------------------------------------------------------
@@ -56,7 +58,7 @@ static pol_cost fitted(double draft) {
 static int32_t rows_of(pol_luck l, const pol_cost *c, double streams) {
     double tokens = streams;
     l.patience = 100;
-    return pol_draft_rows(&l, c, &(pol_step){.streams = streams}, 15, &tokens);
+    return pol_draft_rows(&l, c, &(pol_step){.streams = streams}, 0, 15, &tokens);
 }
 
 static void drafts_pay(void **state) {
@@ -88,7 +90,7 @@ static void drafts_pay(void **state) {
     int tried = 0;
     for (int i = 0; i < 2000; i++) {
         double tokens = 1;
-        int32_t n = pol_draft_rows(&hopeless, &dear, &(pol_step){.streams = 1}, 8, &tokens);
+        int32_t n = pol_draft_rows(&hopeless, &dear, &(pol_step){.streams = 1}, 0, 8, &tokens);
         if (n) pol_draft_note(&hopeless, n, 0), tried += n;
     }
     assert_in_range(tried, 4, 40);
@@ -250,8 +252,139 @@ static void a_request_may_say_no(void **state) {
     altiserve_destroy(a);
 }
 
+// Windows give back pages while rows past the newest token are written: gemma2's layers, every other one seeing 40 tokens.
+static void windows(void **state) {
+    (void)state;
+    enum { VOCAB = 64, PROMPT = 90 };
+    char path[600], spelled[VOCAB][8];
+    gguf_str names[VOCAB];
+    small_spec spec = {.arch = "gemma2", .e = 32, .layers = 4, .heads = 4, .kv = 2, .head = 8, .ff = 64, .vocab = VOCAB, .post_norms = true, .tied = true};
+    small_model m;
+    small_begin(&m, &spec);
+    small_u32(&m, &spec, "attention.sliding_window", 40);
+    gguf_writer_set_text(m.w, "tokenizer.ggml.model", "test", NULL);
+    for (int i = 0; i < VOCAB; i++) names[i] = (gguf_str){spelled[i], (size_t)snprintf(spelled[i], sizeof spelled[i], "t%d", i)};
+    assert_int_equal(gguf_writer_set(m.w, "tokenizer.ggml.tokens", GGUF_ARRAY, &(gguf_items){GGUF_STRING, VOCAB, names}, NULL), OK);
+    small_end(&m);
+    snprintf(path, sizeof path, "%s/draft-windows.gguf", BINARY_DIR);
+    FILE *file = fopen(path, "wb");
+    assert_true(file && fwrite(m.file, 1, m.bytes, file) == m.bytes && !fclose(file));
+    small_free(&m);
+    altiserve_options o = options(SPECULATE_OFF);
+    o.open_paths = true;
+    o.context = 1024;
+    o.parallel = 2;
+    altiserve *plain = engine_with(o);
+    o.speculation = SPECULATE_ALWAYS;
+    altiserve *drafting = engine_with(o);
+    int32_t prompt[PROMPT];
+    uint32_t drafted = 0, accepted = 0;
+    for (int i = 0; i < 24; i++) {
+        for (int k = 0; k < PROMPT; k++) prompt[k] = (k % (3 + i) * 7 + i) % VOCAB;
+        altiserve_generate g = {.model = path, .tokens = prompt, .n_tokens = PROMPT - (size_t)i, .n = 1 + (uint32_t)i % 2, .max_tokens = 300, .logprobs = -1, .ignore_eos = true,
+                                .sampling = {.temperature = i % 3 ? .03f * (float)i : 0, .seed = (uint64_t)i, .has_seed = true}, .given = SAMPLING_TEMPERATURE};
+        answer *x = ask(plain, &g), *y = ask(drafting, &g);
+        if (x->end == FINISH_ERROR) fail_msg("%s", x->err.text);
+        same(x, y, g.n);
+        drafted += y->usage.drafted_tokens;
+        accepted += y->usage.accepted_tokens;
+        answer_free(x);
+        answer_free(y);
+    }
+    if (accepted < 200 || drafted < accepted + 200) fail_msg("%u of %u drafts were right: both ways must be gone", accepted, drafted);
+    altiserve_destroy(plain);
+    altiserve_destroy(drafting);
+    assert_int_equal(unlink(path), 0);
+}
+
+// ---- a second model ------------------------------------------------------------------------------
+
+static void answers_are_plain(altiserve_options o, int from, int to, uint32_t least) {
+    altiserve *plain = engine_with(options(SPECULATE_OFF)), *drafting = engine_with(o);
+    uint32_t accepted = 0, drafted = 0;
+    altiserve_request *r[64];
+    altiserve_generate g[64];
+    assert_true(to - from <= 64);
+    answer *warm; // until the draft model is loaded there are no drafts of it
+    do {
+        g[0] = greedy(texts[1], 30);
+        warm = ask(drafting, &g[0]);
+        drafted = warm->usage.drafted_tokens;
+        answer_free(warm);
+    } while (!drafted);
+    drafted = 0;
+    for (int i = from; i < to; i++) {
+        g[i - from] = variant(i);
+        assert_int_equal(altiserve_submit(drafting, &g[i - from], &r[i - from], NULL), OK);
+    }
+    for (int i = 0; i < to - from; i++) {
+        answer *x = ask(plain, &g[i]), *y = mem_calloc(1, sizeof *y);
+        collect(r[i], y);
+        same(x, y, g[i].n);
+        accepted += y->usage.accepted_tokens;
+        drafted += y->usage.drafted_tokens;
+        answer_free(x);
+        answer_free(y);
+    }
+    if (accepted < least) fail_msg("%u of %u drafts were right", accepted, drafted);
+    altiserve_destroy(plain);
+    altiserve_destroy(drafting);
+}
+
+// Which drafts for itself: what it draws is what it will have drawn.
+static void a_model_drafts_for_itself(void **state) {
+    (void)state;
+    altiserve_options o = options(SPECULATE_ALWAYS);
+    o.draft = "toy-1";
+    answers_are_plain(o, 0, 40, 800);
+    altiserve *a = engine_with(o);
+    altiserve_generate g = greedy("A text that repeats nothing yet?", 12);
+    answer *x = ask(a, &g);
+    assert_int_equal(x->usage.drafted_tokens, x->usage.accepted_tokens);
+    assert_in_range(x->usage.accepted_tokens, 8, 11);
+    answer_free(x);
+    altiserve_destroy(a);
+}
+
+static void a_smaller_model_drafts(void **state) {
+    (void)state;
+    char path[600];
+    snprintf(path, sizeof path, "%s/draft-toy.gguf", BINARY_DIR);
+    altiserve_quantize_spec q = {.in = SOURCE_DIR "/tools/toy/toy-1.gguf", .out = path, .type = "Q4_0", .threads = 1};
+    altiserve_quantize_result made;
+    error err = {0};
+    if (altiserve_quantize(&q, &made, &err) != OK) fail_msg("%s", err.text);
+    altiserve_options o = options(SPECULATE_ALWAYS);
+    o.draft = path;
+    answers_are_plain(o, 0, 60, 400);
+    o.speculation = SPECULATE_AUTO;
+    answers_are_plain(o, 60, 100, 0);
+    // the ledger has both
+    altiserve_stats alone, both;
+    altiserve_generate g = greedy(texts[1], 30);
+    for (int i = 0; i < 2; i++) {
+        o.draft = i ? path : NULL;
+        o.speculation = SPECULATE_ALWAYS;
+        altiserve *a = engine_with(o);
+        bool loaded = false;
+        do {
+            answer *x = ask(a, &g);
+            altiserve_get_stats(a, i ? &both : &alone);
+            loaded = !i || both.memory_used > alone.memory_used;
+            answer_free(x);
+        } while (!loaded);
+        altiserve_destroy(a);
+    }
+    // which is not there
+    o.draft = "no-such-model";
+    altiserve *none = NULL;
+    assert_int_equal(altiserve_create(&o, &none, &err), E_NOTFOUND);
+    assert_int_equal(unlink(path), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(ngrams), cmocka_unit_test(drafts_pay), cmocka_unit_test(text_does_not_depend_on_drafts), cmocka_unit_test(crowds_and_preemption),
-                                       cmocka_unit_test(pages_of_drafted_answers_are_reused), cmocka_unit_test(a_request_may_say_no)};
+                                       cmocka_unit_test(pages_of_drafted_answers_are_reused), cmocka_unit_test(a_request_may_say_no),
+                                       cmocka_unit_test(windows), cmocka_unit_test(a_model_drafts_for_itself), cmocka_unit_test(a_smaller_model_drafts)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

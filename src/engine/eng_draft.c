@@ -79,7 +79,7 @@ bool eng_draft_ready(eng_served *v) {
     if (d->with) return true;
     error err = {0};
     eng_model *m = NULL;
-    status s = d->file == v->m->file ? OK : eng_sched_model(v->sched, d->file, &m, &err);
+    status s = d->file == v->m->file ? OK : eng_sched_helper(v->sched, d->file, &m, &err);
     if (s == E_BUSY) return false;
     d->model = m;
     if (s == OK) s = m ? eng_sched_served(v->sched, m, &d->with, &err) : OK;

@@ -1,7 +1,7 @@
 // engine/eng_draft: drafts from a second, smaller model of the same vocabulary (--draft).
 //
-// The draft model is loaded as any model is, in the ledger of memory, when the first model that it drafts for is served; until then, and where its
-// vocabulary differs, there are no drafts of it. It reads what its streams have read and draws with their own samplers at the same positions: equal random numbers
+// The draft model is loaded when the first model that it drafts for is served, into what the ledger of memory has left; until then, where that is too little
+// and where its vocabulary differs, there are no drafts of it. It reads what its streams have read and draws with their own samplers at the same positions: equal random numbers
 // make equal draws likely, and only likely: what counts is decided as for all drafts (eng_speculate.h).
 // Its sequences live in the draft model's own pool of pages, and give way there to whoever is served by it. What it drafted is never committed.
 // Threads: the engine thread, but for eng_draft_free.

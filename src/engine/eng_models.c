@@ -526,7 +526,10 @@ static status load(eng_models *ms, eng_file *f, eng_model **out, error *err) {
     eng_load_hooks hooks = {on_progress, is_cancelled, ms};
     status s = eng_file_text(f, err);
     if (s != OK) return s;
-    s = eng_load_predict(f, &ms->o, ms->limit, &sizes, err);
+    pthread_mutex_lock(&ms->lock);
+    uint64_t most = f->load_beside ? ms->limit - ms->used : ms->limit;
+    pthread_mutex_unlock(&ms->lock);
+    s = eng_load_predict(f, &ms->o, most, &sizes, err);
     if (s == OK) s = reserve(ms, f->id, sizes.bytes, err);
     if (s != OK) return s;
     s = eng_load(f, &ms->o, &sizes, &hooks, out, err);
@@ -552,7 +555,7 @@ static void load_one(eng_models *ms, eng_file *f) {
     pthread_mutex_lock(&ms->lock);
     ms->loading = NULL;
     bool wanted = f->load_wanted;
-    f->load_wanted = false;
+    f->load_wanted = f->load_beside = false;
     if (s == OK && wanted) {
         f->loaded = m;
         m = NULL;
@@ -644,6 +647,13 @@ status eng_models_get(eng_models *ms, eng_file *f, int64_t since, eng_model **ou
     }
     pthread_mutex_unlock(&ms->lock);
     return s;
+}
+
+status eng_models_get_beside(eng_models *ms, eng_file *f, eng_model **out, error *err) {
+    pthread_mutex_lock(&ms->lock);
+    f->load_beside |= !f->loaded && !f->load_wanted;
+    pthread_mutex_unlock(&ms->lock);
+    return eng_models_get(ms, f, 0, out, err);
 }
 
 bool eng_models_progress(eng_models *ms, eng_file *f, uint64_t *done, uint64_t *total) {

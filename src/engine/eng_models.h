@@ -38,7 +38,7 @@ typedef struct eng_file {
     char           bos[256], eos[256];
     // Under the models' lock.
     eng_model *loaded;              // the folder's reference, or NULL
-    bool       load_wanted;
+    bool       load_wanted, load_beside; // beside: into the memory that is left, displacing nobody
     int64_t    failed_at;           // monotonic ms of the last failed load, 0: none
     error      load_error;
 } eng_file;
@@ -78,6 +78,8 @@ status eng_file_text(eng_file *f, error *err);
 // The loaded model (a reference) when it is ready: OK. E_BUSY: loading, or a load has been begun now; `changed` will be called.
 // Otherwise why it cannot be loaded (only failures later than `since`, monotonic ms, count: an older one is tried again).
 status eng_models_get(eng_models *ms, eng_file *f, int64_t since, eng_model **out, error *err);
+// The same for a model that only helps another: it takes what memory is left, and where that is too little it is not loaded.
+status eng_models_get_beside(eng_models *ms, eng_file *f, eng_model **out, error *err);
 void   eng_model_hold(eng_model *m);
 void   eng_model_release(eng_model *m);
 

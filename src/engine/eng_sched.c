@@ -205,7 +205,7 @@ static void forget_served(void *state) {
     eng_served_free(v);
 }
 
-status eng_sched_model(eng_sched *s, eng_file *f, eng_model **out, error *err) { return eng_models_get(s->models, f, 0, out, err); }
+status eng_sched_helper(eng_sched *s, eng_file *f, eng_model **out, error *err) { return eng_models_get_beside(s->models, f, out, err); }
 
 status eng_sched_served(eng_sched *s, eng_model *m, eng_served **out, error *err) {
     if (m->sched) {

@@ -44,6 +44,8 @@ void eng_speculate_count(eng_served *v, int32_t drafted, int32_t accepted) {
     obs_count(OBS_DRAFTS, id, NULL, drafted > 0);
     obs_count(OBS_DRAFTED, id, NULL, drafted);
     obs_count(OBS_ACCEPTED, id, NULL, accepted);
+    static const char *const places[ALTISERVE_MOST_DRAFTS] = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14"};
+    for (int32_t i = 0; i < accepted; i++) obs_count(OBS_ACCEPTED_AT, id, places[i], 1);
 }
 
 void eng_speculate_note(eng_served *v, eng_choice *c, int32_t accepted) {

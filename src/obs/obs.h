@@ -64,6 +64,7 @@ typedef enum obs_metric {
     OBS_DRAFTS,             // counter; label model: sequences of a step that had drafts
     OBS_DRAFTED,            // counter, tokens; label model
     OBS_ACCEPTED,           // counter, tokens; label model
+    OBS_ACCEPTED_AT,        // counter, tokens; labels model, position (in the drafts of a step, from 0)
     OBS_RESPONSES,          // counter; labels model, result ("hit", "miss"): deterministic requests looked up in the cache of responses
     OBS_RESPONSE_ENTRIES, OBS_RESPONSE_BYTES, // gauges; no labels
     OBS_TIER_TOKENS,        // counter, tokens that were not computed; labels model, tier ("pool", "host", "disk")

@@ -51,6 +51,7 @@ const obs_row obs_table[OBS_METRICS] = {
     {OBS_DRAFTS, OBS_COUNTER, {"vllm:spec_decode_num_drafts_total"}, "Times that drafts of a sequence were checked.", MODEL, NULL},
     {OBS_DRAFTED, OBS_COUNTER, {"vllm:spec_decode_num_draft_tokens_total"}, "Drafted tokens that were checked.", MODEL, NULL},
     {OBS_ACCEPTED, OBS_COUNTER, {"vllm:spec_decode_num_accepted_tokens_total"}, "Drafted tokens that were what plain sampling drew.", MODEL, NULL},
+    {OBS_ACCEPTED_AT, OBS_COUNTER, {"vllm:spec_decode_num_accepted_tokens_per_pos_total"}, "Drafted tokens that were right, by their place among the drafts of a step.", {"model_name", "position"}, NULL},
     {OBS_RESPONSES, OBS_COUNTER, {"altiserve_response_cache_requests_total"}, "Deterministic requests looked up in the cache of responses, by result: hit, miss.", {"model_name", "result"}, NULL},
     {OBS_RESPONSE_ENTRIES, OBS_GAUGE, {"altiserve_response_cache_entries"}, "Answers in the cache of responses.", {NULL, NULL}, NULL},
     {OBS_RESPONSE_BYTES, OBS_GAUGE, {"altiserve_response_cache_bytes"}, "Bytes of the answers in the cache of responses.", {NULL, NULL}, NULL},

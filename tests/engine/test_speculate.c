@@ -375,6 +375,22 @@ static void a_smaller_model_drafts(void **state) {
         } while (!loaded);
         altiserve_destroy(a);
     }
+    // too little memory for both: the answers come without it, and nobody waits
+    altiserve_generate h = variant(4);
+    altiserve *plain = engine_with(options(SPECULATE_OFF));
+    answer *want = ask(plain, &h);
+    o.memory = 20u << 20;
+    altiserve *a = engine_with(o);
+    for (int i = 0; i < 3; i++) {
+        answer *x = ask(a, &h);
+        same(want, x, h.n);
+        altiserve_get_stats(a, &both);
+        assert_true(both.memory_used <= o.memory);
+        answer_free(x);
+    }
+    answer_free(want);
+    altiserve_destroy(a);
+    altiserve_destroy(plain);
     // which is not there
     o.draft = "no-such-model";
     altiserve *none = NULL;

@@ -220,8 +220,8 @@ void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool *
             if (o->gate) kern->combine(g, g, NULL, weights[pair_slot[i]], 0, false, (int32_t)ff);
         }
         if (o->limit > 0) limit(u, o->gate ? g : NULL, o->limit, ff);
-        if (o->gate) kern->act(o->act, u, g, u, (int32_t)ff);
-        else kern->act(o->act, u, u, NULL, (int32_t)ff);
+        if (o->gate) kern->act(o->act, o->p, u, g, u, (int32_t)ff);
+        else kern->act(o->act, o->p, u, u, NULL, (int32_t)ff);
         if (cpu_format_packs(cpu_t(o->down)->format)) cpu_pack_row(kern, u, ff, (int64_t)i, (uint8_t *)q, aux);
     }
     pool_barrier(team);

@@ -38,8 +38,31 @@ static float sum_of(const float *x, int32_t n)
     return vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
 }
 
+static float dot_product(const float *a, const float *b, int32_t n)
+{
+    vf acc[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
+    int32_t turn = 0;
+    EACH(n, i, w) {
+        acc[turn & 3] = vf_fma(LOAD(a + i, w), LOAD(b + i, w), acc[turn & 3]);
+        turn++;
+    }
+    return vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+}
+
+static void softmax(float *y, const float *x, int32_t n)
+{
+    float top = x[0], sum = 0;
+    for (int32_t i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
+    for (int32_t i = 0; i < n; i++) sum += y[i] = expf(x[i] - top);
+    for (int32_t i = 0; i < n; i++) y[i] /= sum;
+}
+
 static void norm(dev_norm_kind kind, float *y, const float *x, int32_t n, const float *w, const float *b, float eps)
 {
+    if (kind == DEV_NORM_SOFTMAX) {
+        softmax(y, x, n);
+        return;
+    }
     float mean = kind == DEV_NORM_LAYER ? sum_of(x, n) / (float)n : 0;
     float ss = dot_self(x, n, vf_set1(mean));
     float f = kind == DEV_NORM_L2 ? 1.0f / fmaxf(sqrtf(ss), eps) : 1.0f / sqrtf(ss / (float)n + eps);
@@ -77,16 +100,30 @@ static inline vf act_lanes(dev_act act, vf x)
     case DEV_ACT_RELU: return vf_max(x, vf_set1(0));
     case DEV_ACT_RELU2: x = vf_max(x, vf_set1(0)); return x * x;
     case DEV_ACT_SIGMOID: return sigmoid(x);
+    case DEV_ACT_EXP: return vf_exp(x);
     default: return x;
     }
 }
 
-static void act(dev_act kind, float *y, const float *gate, const float *up, int32_t n)
+// By library functions: exact, and rare.
+static float act_scalar(dev_act kind, const float *p, float x)
 {
-    if (kind == DEV_ACT_GELU_ERF || kind == DEV_ACT_TANH || kind == DEV_ACT_SOFTPLUS) { // library functions: exact, and rare
+    switch (kind) {
+    case DEV_ACT_TANH: return tanhf(x);
+    case DEV_ACT_SOFTPLUS: return x > 20 ? x : log1pf(expf(x));
+    case DEV_ACT_XIELU: return x > 0 ? p[0] * x * x + p[2] * x : (expm1f(x < p[3] ? x : p[3]) - x) * p[1] + p[2] * x;
+    case DEV_ACT_SITU: return p[0] * tanhf(x / p[0]) / (1 + expf(-x));
+    default: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    }
+}
+
+static void act(dev_act kind, const float *p, float *y, const float *gate, const float *up, int32_t n)
+{
+    if (kind == DEV_ACT_GELU_ERF || kind == DEV_ACT_TANH || kind == DEV_ACT_SOFTPLUS || kind == DEV_ACT_XIELU || kind == DEV_ACT_SITU) {
+        float bound = kind == DEV_ACT_SITU ? p[1] : 0;
         for (int32_t i = 0; i < n; i++) {
-            float g = kind == DEV_ACT_TANH ? tanhf(gate[i]) : kind == DEV_ACT_SOFTPLUS ? (gate[i] > 20 ? gate[i] : log1pf(expf(gate[i]))) : 0.5f * gate[i] * (1.0f + erff(gate[i] * 0.70710678118654752f));
-            y[i] = up ? g * up[i] : g;
+            float g = act_scalar(kind, p, gate[i]);
+            y[i] = !up ? g : bound > 0 ? g * (bound * tanhf(up[i] / bound)) : g * up[i];
         }
         return;
     }
@@ -96,6 +133,9 @@ static void act(dev_act kind, float *y, const float *gate, const float *up, int3
             g = vf_min(g, vf_set1(7));
             vf u = vf_min(vf_max(LOAD(up + i, w), vf_set1(-7)), vf_set1(7));
             g = g / (vf_set1(1) + vf_exp(g * vf_set1(-1.702f))) * (u + vf_set1(1));
+        } else if (kind == DEV_ACT_SILU_LIMIT) {
+            vf most = vf_set1(p[0]), u = vf_min(vf_max(LOAD(up + i, w), vf_set1(0) - most), most);
+            g = vf_min(act_lanes(DEV_ACT_SILU, g), most) * u;
         } else {
             g = act_lanes(kind, g);
             if (up) g = g * LOAD(up + i, w);
@@ -483,4 +523,5 @@ static void fill_generic(cpu_kernels *k)
     k->conv = conv;
     k->scan = scan;
     k->log_sum_exp = log_sum_exp;
+    k->dot = dot_product;
 }

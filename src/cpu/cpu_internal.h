@@ -136,9 +136,11 @@ typedef struct scan_args {
     dev_rate rate_kind;
     int32_t rows, columns, head_k;
     const float *q, *k, *v, *rate, *beta; // rate, beta: NULL where there is none
+    const float *z, *b;                   // DEV_SCAN_DPLR
     float *dst;
-    size_t ld_q, ld_k, ld_v, ld_rate, ld_beta, ld_dst;
-    const float *rate_bias, *a, *skip;    // rate_bias, skip: NULL where there is none
+    size_t ld_q, ld_k, ld_v, ld_rate, ld_beta, ld_z, ld_b, ld_dst;
+    bool before;
+    const float *rate_bias, *a, *skip;    // NULL where there is none
     bool skip_columns;                    // skip has a value for each column
     float scale, a_scale;
     float *state;                         // [head_k][ld_state]
@@ -155,7 +157,7 @@ typedef struct cpu_kernels {
     void (*norm)(dev_norm_kind kind, float *y, const float *x, int32_t n, const float *w, const float *b, float eps);
     // cs: cos and sin of each pair, interleaved
     void (*rope)(float *x, const float *cs, int32_t dims, dev_rope_kind kind, bool inverse);
-    void (*act)(dev_act act, float *y, const float *gate, const float *up, int32_t n); // up may be NULL
+    void (*act)(dev_act act, const float *p, float *y, const float *gate, const float *up, int32_t n); // up may be NULL; p: the numbers of acts that have some
     void (*combine)(float *y, const float *a, const float *b, float sa, float sb, bool multiply, int32_t n);
     void (*vector)(float *y, const float *x, const float *scale, const float *bias, int32_t n);
     void (*finish)(float *y, const float *x, const float *bias, const float *residual, float scale, int32_t n); // y = x * scale + bias + residual
@@ -170,6 +172,7 @@ typedef struct cpu_kernels {
     void (*attend_tiles)(const attend_args *);
     void (*to_half)(const float *x, uint16_t *y, int32_t n); // nearest even
     float (*log_sum_exp)(const float *x, int32_t n);
+    float (*dot)(const float *a, const float *b, int32_t n);
 } cpu_kernels;
 
 void cpu_kernels_ref(cpu_kernels *k);

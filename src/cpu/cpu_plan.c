@@ -57,6 +57,8 @@ static bool build_phases(cpu_plan *c, const dev_plan *p)
         case DEV_OP_COMBINE: ok = add_item(c, CPU_ITEM_OP, at, true, p->regs[op->u.combine.dst].wanted); break;
         case DEV_OP_VECTOR: ok = add_item(c, CPU_ITEM_OP, at, true, p->regs[op->u.vector.dst].wanted); break;
         case DEV_OP_COPY: ok = add_item(c, CPU_ITEM_OP, at, true, p->regs[op->u.copy.dst].wanted); break;
+        case DEV_OP_DOT: ok = add_item(c, CPU_ITEM_OP, at, true, p->regs[op->u.dot.dst].wanted); break;
+        case DEV_OP_MIX: ok = add_item(c, CPU_ITEM_OP, at, true, p->regs[op->u.mix.dst].wanted); break;
         case DEV_OP_SELECT: case DEV_OP_POOL: ok = add_item(c, CPU_ITEM_OP, at, true, true); break;
         case DEV_OP_HIDDEN: c->hidden = op->u.hidden; break;
         case DEV_OP_SCAN: case DEV_OP_CONV: ok = add_item(c, CPU_ITEM_OP, at, false, false); break;
@@ -92,7 +94,10 @@ static int op_regs(const dev_op *op, dev_reg r[16])
     case DEV_OP_CONV: r[n++] = op->u.conv.dst; r[n++] = op->u.conv.src; break;
     case DEV_OP_SCAN:
         r[n++] = op->u.scan.dst; r[n++] = op->u.scan.q; r[n++] = op->u.scan.k; r[n++] = op->u.scan.v; r[n++] = op->u.scan.rate; r[n++] = op->u.scan.beta;
+        if (op->u.scan.kind == DEV_SCAN_DPLR) r[n++] = op->u.scan.z, r[n++] = op->u.scan.b;
         break;
+    case DEV_OP_DOT: r[n++] = op->u.dot.dst; r[n++] = op->u.dot.a; r[n++] = op->u.dot.b; break;
+    case DEV_OP_MIX: r[n++] = op->u.mix.dst; r[n++] = op->u.mix.src; r[n++] = op->u.mix.weight; r[n++] = op->u.mix.add; break;
     default: break;
     }
     return n;

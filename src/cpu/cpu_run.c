@@ -104,29 +104,53 @@ static void gate_row(const run *r, const dev_linear *l, int32_t row, int32_t row
     if (l->epilogue == DEV_EP_ACT) {
         for (int o = 0; o < l->n; o++) {
             float *x = row_of(r->p, l->out[o].dst, row);
-            r->d->kernels.act(l->act, x, x, NULL, r->p->regs[l->out[o].dst].width);
+            r->d->kernels.act(l->act, l->p, x, x, NULL, r->p->regs[l->out[o].dst].width);
         }
         return;
     }
     int32_t n = r->p->regs[l->out[0].dst].width;
     cpu_reg_view g = gate_part(r->p, l, 0, rows), u = l->n == 1 ? (cpu_reg_view){g.at + n, g.ld} : gate_part(r->p, l, 1, rows);
-    r->d->kernels.act(l->act, row_of(r->p, l->out[0].dst, row), g.at + (size_t)row * g.ld, u.at + (size_t)row * u.ld, n);
+    r->d->kernels.act(l->act, l->p, row_of(r->p, l->out[0].dst, row), g.at + (size_t)row * g.ld, u.at + (size_t)row * u.ld, n);
 }
 
 static void combine_row(const run *r, const dev_combine *o, int32_t row)
 {
-    int32_t n = r->p->regs[o->dst].width;
+    int32_t n = r->p->regs[o->dst].width, parts = o->b == DEV_NONE ? n : r->p->regs[o->b].width, each = n / parts;
     float *dst = row_of(r->p, o->dst, row);
     const float *a = row_of(r->p, o->a, row), *b = o->b == DEV_NONE ? NULL : row_of(r->p, o->b, row);
-    if (b && n > 1 && r->p->regs[o->b].width == 1) { // one factor or term for the whole row
-        if (o->multiply) r->d->kernels.combine(dst, a, NULL, b[0] * o->sa, 0, false, n);
-        else
-            for (int32_t i = 0; i < n; i++) dst[i] = a[i] * o->sa + b[0] * o->sb;
+    if (each > 1) { // one factor or term for so many columns
+        for (int32_t i = 0; i < parts; i++) {
+            if (o->multiply) r->d->kernels.combine(dst + i * each, a + i * each, NULL, b[i] * o->sa, 0, false, each);
+            else
+                for (int32_t j = i * each; j < (i + 1) * each; j++) dst[j] = a[j] * o->sa + b[i] * o->sb;
+        }
     } else {
         r->d->kernels.combine(dst, a, b, o->sa, o->sb, o->multiply, n);
     }
     if (o->softcap > 0)
         for (int32_t i = 0; i < n; i++) dst[i] = o->softcap * tanhf(dst[i] / o->softcap);
+}
+
+static void dot_row(const run *r, const dev_dot *o, int32_t row)
+{
+    int32_t n = r->p->regs[o->dst].width, each = r->p->regs[o->a].width / n;
+    float *dst = row_of(r->p, o->dst, row);
+    const float *a = row_of(r->p, o->a, row), *b = row_of(r->p, o->b, row);
+    for (int32_t i = 0; i < n; i++) dst[i] = r->d->kernels.dot(a + i * each, b + i * each, each);
+}
+
+static void mix_row(const run *r, const dev_mix *o, int32_t row)
+{
+    int32_t width = r->p->regs[o->dst].width / o->n_dst;
+    const float *src = row_of(r->p, o->src, row), *weight = row_of(r->p, o->weight, row);
+    for (int32_t i = 0; i < o->n_dst; i++) {
+        float *dst = row_of(r->p, o->dst, row) + i * width;
+        const float *base = o->add == DEV_NONE ? NULL : row_of(r->p, o->add, row) + i * width;
+        for (int32_t j = 0; j < o->n_src; j++, base = dst) {
+            if (base) r->d->kernels.combine(dst, base, src + j * width, 1, weight[i * o->n_src + j], false, width);
+            else r->d->kernels.combine(dst, src + j * width, NULL, weight[i * o->n_src + j], 0, false, width);
+        }
+    }
 }
 
 // In double, in order of the rows: the sum is the same in every tier.
@@ -157,7 +181,7 @@ static void run_row_op(const run *r, int32_t index, int32_t row)
     case DEV_OP_ROPE: rope_row(r, index, row); break;
     case DEV_OP_ACT: {
         const dev_activate *a = &op->u.activate;
-        r->d->kernels.act(a->act, row_of(r->p, a->dst, row), row_of(r->p, a->gate, row), a->up == DEV_NONE ? NULL : row_of(r->p, a->up, row), r->p->regs[a->dst].width);
+        r->d->kernels.act(a->act, a->p, row_of(r->p, a->dst, row), row_of(r->p, a->gate, row), a->up == DEV_NONE ? NULL : row_of(r->p, a->up, row), r->p->regs[a->dst].width);
         break;
     }
     case DEV_OP_COMBINE: combine_row(r, &op->u.combine, row); break;
@@ -171,6 +195,8 @@ static void run_row_op(const run *r, int32_t index, int32_t row)
     }
     case DEV_OP_SELECT: memcpy(row_of(r->p, op->u.select.dst, row), row_of(r->p, op->u.select.src, r->c->step->wanted[row]), (size_t)r->p->regs[op->u.select.dst].width * sizeof(float)); break;
     case DEV_OP_POOL: pool_row(r, &op->u.pool, row); break;
+    case DEV_OP_DOT: dot_row(r, &op->u.dot, row); break;
+    case DEV_OP_MIX: mix_row(r, &op->u.mix, row); break;
     default: break;
     }
 }

@@ -45,9 +45,9 @@ static void scan_item(const dev_plan *p, const dev_scan *o, const dev_seq *s, in
     int32_t key = o->tiled ? head % o->n_key : head / (o->n_head / o->n_key), column = head * o->head_v + first;
     int32_t rate = o->rate_kind == DEV_RATE_HEAD ? head : o->rate_kind == DEV_RATE_KEY ? head * o->head_k : column;
     scan_args a = {.kind = o->kind, .rate_kind = o->rate_kind, .rows = s->n_rows, .columns = o->head_v - first < SCAN_COLUMNS ? o->head_v - first : SCAN_COLUMNS, .head_k = o->head_k,
-        .rate_bias = o->rate_bias ? vec(o->rate_bias) + rate : NULL, .scale = o->scale, .a_scale = o->a_scale, .ld_state = (size_t)o->head_v, .fresh = s->start == 0, .scratch = scratch,
+        .rate_bias = o->rate_bias ? vec(o->rate_bias) + rate : NULL, .scale = o->scale, .a_scale = o->a_scale, .ld_state = (size_t)o->head_v, .fresh = s->start == 0, .before = o->before, .scratch = scratch,
         .state = state_of(c, s, o->group, o->layer, o->state_at) + (size_t)head * (size_t)o->head_k * (size_t)o->head_v + first};
-    a.a = vec(o->a) + (o->rate_kind == DEV_RATE_VALUE ? (size_t)column * (size_t)o->head_k : (size_t)head);
+    if (o->a) a.a = vec(o->a) + (o->rate_kind == DEV_RATE_VALUE ? (size_t)column * (size_t)o->head_k : (size_t)head);
     if (o->skip) {
         a.skip_columns = o->skip->k * o->skip->n != o->n_head;
         a.skip = vec(o->skip) + (a.skip_columns ? column : head);
@@ -56,6 +56,10 @@ static void scan_item(const dev_plan *p, const dev_scan *o, const dev_seq *s, in
     a.k = first_row(p, o->k, s, &a.ld_k) + key * o->head_k;
     a.v = first_row(p, o->v, s, &a.ld_v) + column;
     a.dst = first_row(p, o->dst, s, &a.ld_dst) + column;
+    if (o->kind == DEV_SCAN_DPLR) {
+        a.z = first_row(p, o->z, s, &a.ld_z) + key * o->head_k;
+        a.b = first_row(p, o->b, s, &a.ld_b) + key * o->head_k;
+    }
     if (o->rate != DEV_NONE) a.rate = first_row(p, o->rate, s, &a.ld_rate) + rate;
     if (o->beta != DEV_NONE) a.beta = first_row(p, o->beta, s, &a.ld_beta) + head;
     cpu_dev_const(p->dev)->kernels.scan(&a);

@@ -73,10 +73,13 @@ typedef struct dev_group {
 
 typedef enum dev_op_kind {
     DEV_OP_EMBED, DEV_OP_NORM, DEV_OP_LINEAR, DEV_OP_ROPE, DEV_OP_ATTEND, DEV_OP_EXPERTS, DEV_OP_ACT, DEV_OP_COMBINE, DEV_OP_VECTOR,
-    DEV_OP_COPY, DEV_OP_SELECT, DEV_OP_POOL, DEV_OP_OUTPUT, DEV_OP_HIDDEN, DEV_OP_SCAN, DEV_OP_CONV
+    DEV_OP_COPY, DEV_OP_SELECT, DEV_OP_POOL, DEV_OP_OUTPUT, DEV_OP_HIDDEN, DEV_OP_SCAN, DEV_OP_CONV, DEV_OP_DOT, DEV_OP_MIX
 } dev_op_kind;
 
-typedef enum dev_norm_kind { DEV_NORM_RMS, DEV_NORM_LAYER, DEV_NORM_L2 } dev_norm_kind;
+typedef enum dev_norm_kind {
+    DEV_NORM_RMS, DEV_NORM_LAYER, DEV_NORM_L2,
+    DEV_NORM_SOFTMAX // exp(x) divided by its sum; no epsilon
+} dev_norm_kind;
 
 typedef enum dev_act {
     DEV_ACT_NONE,
@@ -86,9 +89,17 @@ typedef enum dev_act {
     DEV_ACT_GELU_QUICK, // x / (1 + exp(-1.702 x))
     DEV_ACT_RELU, DEV_ACT_RELU2, DEV_ACT_SIGMOID, DEV_ACT_TANH,
     DEV_ACT_SOFTPLUS,   // ln(1 + exp(x))
+    DEV_ACT_EXP,
     DEV_ACT_SWIGLU_OAI, // gated only: x = min(gate, 7), u = clamp(up, -7, 7): x / (1 + exp(-1.702 x)) * (u + 1)
+    // These take numbers, p[0] to p[3], of the op:
+    DEV_ACT_XIELU,      // x > 0: p0 x^2 + p2 x, else p1 (exp(min(x, p3)) - 1 - x) + p2 x (arXiv 2411.13010)
+    DEV_ACT_SILU_LIMIT, // gated only: min(silu(gate), p0) * clamp(up, -p0, p0)
+    DEV_ACT_SITU,       // gated only: p0 tanh(gate / p0) sigmoid(gate) * p1 tanh(up / p1); p1 0: * up
     DEV_ACT_COUNT
 } dev_act;
+
+enum { DEV_ACT_NUMBERS = 4 };
+static inline bool dev_act_gated_only(dev_act a) { return a == DEV_ACT_SWIGLU_OAI || a == DEV_ACT_SILU_LIMIT || a == DEV_ACT_SITU; }
 
 // dst = table[token] * scale; rows given as embeddings are taken as they are (not scaled). by_position: the row's position is the index (gpt2).
 typedef struct dev_embed { dev_reg dst; const dev_tensor *table; float scale; bool by_position; } dev_embed;
@@ -126,6 +137,7 @@ typedef struct dev_linear {
     dev_epilogue   epilogue;
     dev_act        act;
     dev_reg        residual;
+    float          p[DEV_ACT_NUMBERS]; // of act
 } dev_linear;
 
 typedef enum dev_rope_kind {
@@ -176,7 +188,8 @@ typedef struct dev_conv {
 
 typedef enum dev_scan_kind {
     DEV_SCAN_SSM,  // S = decay S + k (x) (step v): state spaces (Mamba, arXiv 2312.00752, 2405.21060), linear attention
-    DEV_SCAN_DELTA // S = decay S, then S = S + k (x) (beta (v - S^T k)): gated delta rule (arXiv 2412.06464)
+    DEV_SCAN_DELTA, // S = decay S, then S = S + k (x) (beta (v - S^T k)): gated delta rule (arXiv 2412.06464)
+    DEV_SCAN_DPLR  // S = decay S + b (x) (S^T z) + k (x) v, with the S before on the right: diagonal plus low rank (RWKV-7, arXiv 2503.14456)
 } dev_scan_kind;
 
 typedef enum dev_rate {
@@ -187,18 +200,21 @@ typedef enum dev_rate {
 
 // A recurrence over a sequence's rows. Each head has a matrix S of [head_k][head_v] as its state; from row to row
 //   step = softplus(rate + rate_bias), or 1 without a rate; decay = exp(step a a_scale); S as the kind says; dst = scale S^T q + skip v.
+// Without `a` the rate is the logarithm of the decay itself, and step is 1.
 // Head h uses key head h / (n_head / n_key), or h % n_key when tiled.
 typedef struct dev_scan {
     dev_reg dst, q, k, v; // widths n_head * head_v, n_key * head_k (twice), n_head * head_v; dst may be v
     dev_reg rate, beta;   // DEV_NONE: none; rate by its kind: n_head, n_head * head_k or n_head * head_v wide; beta n_head
+    dev_reg z, b;         // of DEV_SCAN_DPLR alone; as wide as k
     dev_scan_kind kind;
     dev_rate rate_kind;
     bool    tiled;
+    bool    before;       // DEV_SCAN_SSM: dst is of the S before the row (RWKV-6)
     int32_t group, layer, state_at;
     int32_t n_head, n_key, head_k, head_v;
     float   scale, a_scale; // 0 means 1
     const dev_tensor *rate_bias; // as wide as rate, or NULL
-    const dev_tensor *a;         // n_head values; DEV_RATE_VALUE: [n_head * head_v][head_k]
+    const dev_tensor *a;         // n_head values; DEV_RATE_VALUE: [n_head * head_v][head_k]; NULL: see above
     const dev_tensor *skip;      // n_head values, or one a column, or NULL
 } dev_scan;
 
@@ -225,17 +241,26 @@ typedef struct dev_experts {
     const dev_tensor *gate_bias, *up_bias, *down_bias; // [n_expert][n] or NULL
     const dev_tensor *gate_each, *up_each, *down_each; // n_expert factors of whole experts, before the bias, or NULL
     dev_act act;
+    float   p[DEV_ACT_NUMBERS]; // of act
     float   limit;        // > 0: gate at most, up at most and at least its negative, before act
 } dev_experts;
 
 // dst = act(gate) * up; up DEV_NONE: act(gate). Widths equal; dst may be either.
-typedef struct dev_activate { dev_reg dst, gate, up; dev_act act; } dev_activate;
+typedef struct dev_activate { dev_reg dst, gate, up; dev_act act; float p[DEV_ACT_NUMBERS]; } dev_activate;
 
-// dst = a * sa + b * sb, or (a * b) * sa. b may be DEV_NONE: a * sa. softcap > 0: then softcap * tanh(x / softcap). Widths equal, or b of width 1.
+// dst = a * sa + b * sb, or (a * b) * sa. b may be DEV_NONE: a * sa. softcap > 0: then softcap * tanh(x / softcap). Widths equal, or b narrower: each of its
+// values then stands for as many columns in a row (b of width 1: for all).
 typedef struct dev_combine { dev_reg dst, a, b; float sa, sb; bool multiply; float softcap; } dev_combine;
 
 // dst = src * scale + bias by column; either may be NULL.
 typedef struct dev_vector { dev_reg dst, src; const dev_tensor *scale, *bias; } dev_vector;
+
+// dst[i] = sum over j of a[i][j] * b[i][j], where a and b are cut into as many parts of equal width as dst has columns.
+typedef struct dev_dot { dev_reg dst, a, b; } dev_dot;
+
+// Streams of equal width beside each other in a register, n_dst of dst and n_src of src: dst_i = add_i + sum over j of weight[i * n_src + j] * src_j, for
+// each row its own weights. add is as wide as dst and may be it; DEV_NONE: 0. dst is not src. (AltUp, arXiv 2301.13310; hyper-connections, arXiv 2409.19606)
+typedef struct dev_mix { dev_reg dst, src, weight, add; int32_t n_dst, n_src; } dev_mix;
 
 // For each of n blocks: `width` columns from src_first + i * src_stride to dst_first + i * dst_stride.
 typedef struct dev_copy { dev_reg dst, src; int32_t n, width, src_first, src_stride, dst_first, dst_stride; } dev_copy;
@@ -267,6 +292,8 @@ typedef struct dev_op {
         dev_output   output;
         dev_conv     conv;
         dev_scan     scan;
+        dev_dot      dot;
+        dev_mix      mix;
         dev_reg      hidden; // its rows can be read with dev_hidden after a step
     } u;
 } dev_op;
@@ -318,6 +345,8 @@ void dev_op_output(dev_plan *p, dev_output op);
 void dev_op_hidden(dev_plan *p, dev_reg reg);
 void dev_op_conv(dev_plan *p, dev_conv op);
 void dev_op_scan(dev_plan *p, dev_scan op);
+void dev_op_dot(dev_plan *p, dev_dot op);
+void dev_op_mix(dev_plan *p, dev_mix op);
 // Shorthands for the usual forms.
 void dev_linear1(dev_plan *p, dev_reg dst, dev_reg src, const dev_tensor *w, const dev_tensor *bias); // dst = w src + bias
 void dev_linear_add(dev_plan *p, dev_reg dst, dev_reg src, const dev_tensor *w, const dev_tensor *bias, dev_reg residual);

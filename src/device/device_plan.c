@@ -223,13 +223,15 @@ void dev_op_act(dev_plan *p, dev_activate op)
 {
     same(p, op.dst, op.gate);
     if (op.up != DEV_NONE) same(p, op.dst, op.up);
+    else need(p, !dev_act_gated_only(op.act), "an activation lacks its second input", op.act, 0);
     push(p, DEV_OP_ACT)->u.activate = op;
 }
 
 void dev_op_combine(dev_plan *p, dev_combine op)
 {
     same(p, op.dst, op.a);
-    if (op.b != DEV_NONE && reg_ok(p, op.b) && p->regs[op.b].width != 1) same(p, op.dst, op.b);
+    if (op.b != DEV_NONE && reg_ok(p, op.b) && reg_ok(p, op.dst))
+        need(p, p->regs[op.dst].width % p->regs[op.b].width == 0 && p->regs[op.dst].wanted == p->regs[op.b].wanted, "registers do not fit each other", p->regs[op.dst].width, p->regs[op.b].width);
     push(p, DEV_OP_COMBINE)->u.combine = op;
 }
 
@@ -240,6 +242,25 @@ void dev_op_vector(dev_plan *p, dev_vector op)
         vector_ok(p, op.bias, p->regs[op.dst].width);
     }
     push(p, DEV_OP_VECTOR)->u.vector = op;
+}
+
+void dev_op_dot(dev_plan *p, dev_dot op)
+{
+    if (same(p, op.a, op.b) && reg_ok(p, op.dst))
+        need(p, p->regs[op.a].width % p->regs[op.dst].width == 0 && p->regs[op.dst].wanted == p->regs[op.a].wanted, "the parts of a dot do not divide", p->regs[op.a].width, p->regs[op.dst].width);
+    push(p, DEV_OP_DOT)->u.dot = op;
+}
+
+void dev_op_mix(dev_plan *p, dev_mix op)
+{
+    if (reg_ok(p, op.dst) && reg_ok(p, op.src) && reg_ok(p, op.weight) && need(p, op.n_dst > 0 && op.n_src > 0, "a mix without streams", op.n_dst, op.n_src)) {
+        const dev_reg_info *d = &p->regs[op.dst], *s = &p->regs[op.src], *w = &p->regs[op.weight];
+        need(p, d->width % op.n_dst == 0 && s->width % op.n_src == 0 && d->width / op.n_dst == s->width / op.n_src, "the streams of a mix differ in width", d->width, s->width);
+        need(p, w->width == op.n_dst * (int64_t)op.n_src, "a mix has the wrong number of weights", w->width, op.n_dst * op.n_src);
+        need(p, d->wanted == s->wanted && d->wanted == w->wanted, "registers differ in their kind of rows", op.dst, op.src);
+        if (op.add != DEV_NONE) same(p, op.add, op.dst);
+    }
+    push(p, DEV_OP_MIX)->u.mix = op;
 }
 
 void dev_op_copy(dev_plan *p, dev_copy op)
@@ -301,7 +322,7 @@ void dev_op_conv(dev_plan *p, dev_conv op)
     if (same(p, op.dst, op.src) && need(p, op.taps >= 2 && op.taps <= DEV_MAX_TAPS, "the taps of a convolution are out of range", op.taps, DEV_MAX_TAPS)) {
         int64_t width = p->regs[op.src].width;
         need(p, !p->regs[op.src].wanted, "a recurrent op needs all rows", op.src, 0);
-        need(p, op.weight != NULL && op.act != DEV_ACT_SWIGLU_OAI, "a convolution without weights, or with an activation of two inputs", op.act, 0);
+        need(p, op.weight != NULL && !dev_act_gated_only(op.act) && op.act < DEV_ACT_XIELU, "a convolution without weights, or with an activation of two inputs", op.act, 0);
         vector_ok(p, op.weight, width * op.taps);
         vector_ok(p, op.bias, width);
         state_ok(p, op.group, op.state_at, width * (op.taps - 1));
@@ -327,7 +348,13 @@ void dev_op_scan(dev_plan *p, dev_scan op)
         if (op.rate != DEV_NONE) width_is(p, op.rate, rates);
         need(p, op.kind != DEV_SCAN_DELTA || (op.beta != DEV_NONE && op.rate_kind != DEV_RATE_VALUE), "a delta rule needs a beta, and rates of rows", op.beta, op.rate_kind);
         if (op.beta != DEV_NONE) width_is(p, op.beta, op.n_head);
-        need(p, op.a != NULL, "a recurrent op without decays", 0, 0);
+        if (op.kind == DEV_SCAN_DPLR) {
+            width_is(p, op.z, (int64_t)op.n_key * op.head_k);
+            width_is(p, op.b, (int64_t)op.n_key * op.head_k);
+            need(p, op.rate_kind != DEV_RATE_VALUE, "this recurrence needs rates of rows", op.rate_kind, 0);
+        }
+        need(p, !op.before || op.kind == DEV_SCAN_SSM, "only a state space can be read before the row", op.kind, 0);
+        need(p, op.a != NULL || (op.rate != DEV_NONE && !op.rate_bias && op.rate_kind != DEV_RATE_VALUE), "a recurrent op without decays", op.rate, op.rate_kind);
         vector_ok(p, op.a, op.rate_kind == DEV_RATE_VALUE ? columns * op.head_k : op.n_head);
         vector_ok(p, op.rate_bias, rates);
         if (op.skip && op.skip->k * op.skip->n != op.n_head) vector_ok(p, op.skip, columns);

@@ -50,6 +50,19 @@ static const slot_desc SLOTS[SLOT_COUNT] = {
     [S_PLE_PROJ] = {"proj", DEV_USE_MATRIX, false},
     [S_PLE_NORM] = {"post_norm", DEV_USE_VECTOR, false},
     [S_OUT_SCALE] = {"layer_output_scale", DEV_USE_VECTOR, false},
+    [S_ALTUP_ROUTER] = {"altup_router", DEV_USE_MATRIX, false},
+    [S_ALTUP_ROUTER_NORM] = {"altup_router_norm", DEV_USE_VECTOR, false},
+    [S_ALTUP_PREDICT] = {"altup_predict_coef", DEV_USE_MATRIX, false},
+    [S_ALTUP_CORRECT] = {"altup_correct_coef", DEV_USE_MATRIX, false},
+    [S_ALTUP_SCALE] = {"altup_correct_scale", DEV_USE_VECTOR, false},
+    [S_LAUREL_L] = {"laurel_l", DEV_USE_MATRIX, false},
+    [S_LAUREL_R] = {"laurel_r", DEV_USE_MATRIX, false},
+    [S_LAUREL_POST] = {"laurel_post_norm", DEV_USE_VECTOR, false},
+    [S_RES_ATTN] = {"attn_res_score", DEV_USE_MATRIX, false},
+    [S_RES_FFN] = {"ffn_res_score", DEV_USE_MATRIX, false},
+    [S_ROUTED_DOWN] = {"ffn_routed_down", DEV_USE_MATRIX, false},
+    [S_ROUTED_UP] = {"ffn_routed_up", DEV_USE_MATRIX, false},
+    [S_ROUTED_NORM] = {"ffn_routed_norm", DEV_USE_VECTOR, false},
     [S_Q_A] = {"attn_q_a", DEV_USE_MATRIX, false},
     [S_Q_A_NORM] = {"attn_q_a_norm", DEV_USE_VECTOR, false},
     [S_Q_B] = {"attn_q_b", DEV_USE_MATRIX, false},
@@ -86,6 +99,43 @@ static const slot_desc SLOTS[SLOT_COUNT] = {
     [S_SSM_F_B] = {"ssm_f_b", DEV_USE_MATRIX, false},
     [S_SSM_G_A] = {"ssm_g_a", DEV_USE_MATRIX, false},
     [S_SSM_G_B] = {"ssm_g_b", DEV_USE_MATRIX, false},
+    [S_SSM_G] = {"ssm_g", DEV_USE_MATRIX, false},
+    [S_TM_W0] = {"time_mix_w0", DEV_USE_VECTOR, false},
+    [S_TM_W1] = {"time_mix_w1", DEV_USE_MATRIX, false},
+    [S_TM_W2] = {"time_mix_w2", DEV_USE_MATRIX, false},
+    [S_TM_A0] = {"time_mix_a0", DEV_USE_VECTOR, false},
+    [S_TM_A1] = {"time_mix_a1", DEV_USE_MATRIX, false},
+    [S_TM_A2] = {"time_mix_a2", DEV_USE_MATRIX, false},
+    [S_TM_V0] = {"time_mix_v0", DEV_USE_VECTOR, false},
+    [S_TM_V1] = {"time_mix_v1", DEV_USE_MATRIX, false},
+    [S_TM_V2] = {"time_mix_v2", DEV_USE_MATRIX, false},
+    [S_TM_G1] = {"time_mix_g1", DEV_USE_MATRIX, false},
+    [S_TM_G2] = {"time_mix_g2", DEV_USE_MATRIX, false},
+    [S_TM_KK] = {"time_mix_k_k", DEV_USE_VECTOR, false},
+    [S_TM_KA] = {"time_mix_k_a", DEV_USE_VECTOR, false},
+    [S_TM_RK] = {"time_mix_r_k", DEV_USE_VECTOR, false},
+    [S_TM_LERP_X] = {"time_mix_lerp_x", DEV_USE_VECTOR, false},
+    [S_TM_LERP_W] = {"time_mix_lerp_w", DEV_USE_VECTOR, false},
+    [S_TM_LERP_K] = {"time_mix_lerp_k", DEV_USE_VECTOR, false},
+    [S_TM_LERP_V] = {"time_mix_lerp_v", DEV_USE_VECTOR, false},
+    [S_TM_LERP_R] = {"time_mix_lerp_r", DEV_USE_VECTOR, false},
+    [S_TM_LERP_G] = {"time_mix_lerp_g", DEV_USE_VECTOR, false},
+    [S_TM_LERP] = {"time_mix_lerp_fused", DEV_USE_VECTOR, false}, // so many vectors
+    [S_TM_FIRST] = {"time_mix_first", DEV_USE_VECTOR, false},
+    [S_TM_DECAY] = {"time_mix_decay", DEV_USE_VECTOR, false},
+    [S_TM_DECAY_W1] = {"time_mix_decay_w1", DEV_USE_MATRIX, false},
+    [S_TM_DECAY_W2] = {"time_mix_decay_w2", DEV_USE_MATRIX, false},
+    [S_TM_KEY] = {"time_mix_key", DEV_USE_MATRIX, false},
+    [S_TM_VALUE] = {"time_mix_value", DEV_USE_MATRIX, false},
+    [S_TM_RECEPTANCE] = {"time_mix_receptance", DEV_USE_MATRIX, false},
+    [S_TM_GATE] = {"time_mix_gate", DEV_USE_MATRIX, false},
+    [S_TM_LN] = {"time_mix_ln", DEV_USE_VECTOR, false},
+    [S_TM_OUT] = {"time_mix_output", DEV_USE_MATRIX, false},
+    [S_CM_LERP_K] = {"channel_mix_lerp_k", DEV_USE_VECTOR, false},
+    [S_CM_LERP_R] = {"channel_mix_lerp_r", DEV_USE_VECTOR, false},
+    [S_CM_KEY] = {"channel_mix_key", DEV_USE_MATRIX, false},
+    [S_CM_RECEPTANCE] = {"channel_mix_receptance", DEV_USE_MATRIX, false},
+    [S_CM_VALUE] = {"channel_mix_value", DEV_USE_MATRIX, false},
 };
 
 // The name that a row has for a slot.
@@ -136,6 +186,23 @@ status bind_missing(int32_t layer, slot s, bool bias, error *err)
     return missing(layer, name, err);
 }
 
+status bind_shapes(const shape *list, size_t n, slot_pair *s, int32_t il, error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        slot_pair *p = &s[list[i].s];
+        status st;
+        if (!(list[i].bias ? p->b : p->w)) {
+            if (list[i].optional) continue;
+            return bind_missing(il, list[i].s, list[i].bias, err);
+        }
+        if (list[i].bias) st = bind_want_vector(p->b, list[i].n, err);
+        else if (!list[i].k) st = bind_want_vector(p->w, list[i].n, err);
+        else st = bind_want_matrix(p, list[i].k, list[i].n, err);
+        if (st) return st;
+    }
+    return OK;
+}
+
 // Adds a tensor of the file. `use` and the split of its dimensions into rows and experts come from where it stands.
 static status add(binding *b, const gguf_tensor *t, unsigned use, bool experts, bound_tensor **out, error *err)
 {
@@ -151,18 +218,49 @@ static status add(binding *b, const gguf_tensor *t, unsigned use, bool experts, 
     return OK;
 }
 
+// Tensors that are bound in parts, and how many each has. The bytes of a part are in the file, so their number is bounded by its size.
+static uint64_t slices_of(const gguf_tensor *t)
+{
+    static const char *const stacks[] = {".attn_k_b.weight", ".attn_v_b.weight", ".time_mix_w2.weight", "altup_proj.weight", "altup_unembd_proj.weight"};
+    uint64_t n = 1, each = 0;
+    if (strstr(t->name, ".time_mix_lerp_fused.weight") && t->dims[1] < 64 && t->dims[2] < 64 && t->dims[3] < 64) n = t->dims[1] * t->dims[2] * t->dims[3];
+    for (size_t i = 0; i < sizeof stacks / sizeof *stacks; i++)
+        if (strstr(t->name, stacks[i])) n = t->dims[2];
+    each = n ? t->bytes / n : 0;
+    return each ? n : 1;
+}
+
 // The same for a stack that is imported a slice at a time: as many bound tensors in a row.
 static status add_slices(binding *b, const gguf_tensor *t, bound_tensor **out, error *err)
 {
     status st = add(b, t, DEV_USE_MATRIX, true, out, err);
     if (st) return st;
-    int64_t n = (*out)->desc.experts;
+    int64_t n = (int64_t)slices_of(t);
+    if (n != (*out)->desc.experts) return error_set(err, E_INVALID, "tensor \"%s\" is empty", t->name);
     (*out)->desc.experts = 1;
     (*out)->bytes = t->bytes / (uint64_t)n;
     for (int64_t i = 1; i < n; i++) {
         bound_tensor *d = &b->all[b->n++];
         *d = **out;
         d->offset = (uint64_t)i * d->bytes;
+    }
+    return OK;
+}
+
+// The same for vectors: dims[0] values each.
+static status add_vectors(binding *b, const gguf_tensor *t, bound_tensor **out, error *err)
+{
+    uint64_t n = slices_of(t);
+    for (uint64_t i = 0; i < n; i++) {
+        gguf_tensor one = *t;
+        one.dims[1] = one.dims[2] = one.dims[3] = 1;
+        one.bytes = t->bytes / n;
+        bound_tensor *d;
+        status st = add(b, &one, DEV_USE_VECTOR, false, &d, err);
+        if (st) return st;
+        d->src = t;
+        d->offset = i * d->bytes;
+        if (!i) *out = d;
     }
     return OK;
 }
@@ -197,8 +295,6 @@ static status add_gains(binding *b, const gguf_tensor *t, int32_t head, bound_te
     d->repeat = head;
     return OK;
 }
-
-static bool sliced(const char *name) { return strstr(name, ".attn_k_b.weight") || strstr(name, ".attn_v_b.weight"); }
 
 // "blk.12.attn_q.weight" -> 12, "attn_q", weight. False: no tensor of a block, or not named like one.
 static bool parse_name(const char *name, int32_t *layer, const char **stem, size_t *stem_len, const char **suffix)
@@ -239,7 +335,7 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
     bool weight = !strcmp(suffix, "weight") || !*suffix, bias = !strcmp(suffix, "bias");
     for (int s = 0; s < SLOT_COUNT; s++) {
         const char *name = slot_name(hp->row, (slot)s);
-        if (strlen(name) != len || memcmp(name, stem, len)) continue;
+        if (strlen(name) != len || memcmp(name, stem, len) || (s == S_ATTN_NORM_2 && hp->row->more & B_CHANNEL_MIX)) continue; // there it is the feed-forward's norm
         slot_pair *pair = &b->layers[layer].s[s];
         if ((s == S_ATTN_SUB || s == S_FFN_SUB) && !(hp->row->traits & A_SUB_NORMS)) break;
         if (!strcmp(suffix, "scale") && (SLOTS[s].use & DEV_USE_MATRIX) && !SLOTS[s].experts && s != S_ROUTER && s != S_SHARED_ROUTER && s != S_PLE_GATE && s != S_PLE_PROJ) {
@@ -254,8 +350,13 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
         if (s >= S_GATE_CHUNK && s <= S_DOWN_CHUNK && !(hp->row->more & B_CHUNK_EXPERTS)) break;
         if (s == S_Q_NORM && weight && hp->row->more & B_HEAD_GAINS) return add_gains(b, t, hp->layers[layer].head_k, &pair->w, err);
         if (s >= S_Q_A && s <= S_KV_B && !(hp->row->traits & A_LATENT)) break;
+        if (s >= S_ALTUP_ROUTER && s <= S_LAUREL_POST && !(hp->row->more & B_ALTUP)) break;
+        if (s >= S_RES_ATTN && s <= S_ROUTED_NORM && !(hp->row->more & B_BANK)) break;
         if (s >= S_CONV && !hp->layers[layer].recurrent) break;
-        if (weight && (s == S_K_B || s == S_V_B)) return add_slices(b, t, &pair->w, err);
+        if (s >= S_TM_W0 && !arch_rwkv(hp->row)) break;
+        if (weight && (s == S_K_B || s == S_V_B || s == S_TM_W2)) return add_slices(b, t, &pair->w, err);
+        if (weight && s == S_TM_LERP) return add_vectors(b, t, &pair->w, err);
+        if (weight && s == S_SSM_A && hp->kda_bound < 0) return add_gains(b, t, hp->state_k, &pair->w, err);
         if (s == S_SELECT_BIAS && (bias || !*suffix)) return add(b, t, DEV_USE_VECTOR, false, &pair->w, err);
         if (weight) {
             status st = add(b, t, SLOTS[s].use, SLOTS[s].experts, &pair->w, err);
@@ -287,6 +388,9 @@ static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, e
         {"per_layer_model_proj.weight", offsetof(binding, ple_proj), false, DEV_USE_MATRIX},
         {"per_layer_proj_norm.weight", offsetof(binding, ple_norm), false, DEV_USE_VECTOR},
         {"hrm.z_l_init", offsetof(binding, low_init), false, DEV_USE_VECTOR},
+        {"altup_proj.weight", offsetof(binding, altup_in), false, DEV_USE_MATRIX},
+        {"altup_unembd_proj.weight", offsetof(binding, altup_out), false, DEV_USE_MATRIX},
+        {"output_res_score.weight", offsetof(binding, res_out), false, DEV_USE_MATRIX},
         {"output.weight", offsetof(binding, output), false, DEV_USE_MATRIX},
         {"output.bias", offsetof(binding, output), true, DEV_USE_VECTOR},
         {"enc.output_norm.weight", offsetof(binding, out_norm), false, DEV_USE_VECTOR},
@@ -304,11 +408,14 @@ static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, e
         if (globals[i].pair == offsetof(binding, embed_norm) && !(hp->row->traits & A_EMBED_NORM) && hp->row->recur != RECUR_CONV) break;
         if (!strncmp(t->name, "per_layer_", 10) && !hp->n_ple) break;
         if (globals[i].pair == offsetof(binding, low_init) && !(hp->row->more & B_CYCLES)) break;
+        if (!strncmp(t->name, "altup_", 6) && !(hp->row->more & B_ALTUP)) break;
+        if (globals[i].pair == offsetof(binding, res_out) && !(hp->row->more & B_BANK)) break;
         if (!strncmp(t->name, "enc.", 4) && !hp->row->encoder) break;
         if (!strncmp(t->name, "cls.", 4) && hp->pooling != MODEL_POOL_RANK) return OK; // heads that nobody asks
         if (!strncmp(t->name, "dense_", 6) && hp->pooling == MODEL_POOL_RANK) return OK;
         if (globals[i].pair == offsetof(binding, output) && hp->no_logits) return OK;
         slot_pair *pair = (slot_pair *)((char *)b + globals[i].pair);
+        if (pair == &b->altup_in || pair == &b->altup_out) return add_slices(b, t, &pair->w, err);
         if (pair == &b->embed_norm && hp->row->recur == RECUR_CONV) pair = &b->out_norm; // what these files call it
         return add(b, t, globals[i].use, false, globals[i].bias ? &pair->b : &pair->w, err);
     }
@@ -348,6 +455,11 @@ static status bind_rope(binding *b, const gguf *g, const hparams *hp, error *err
     }
     if (!t) return OK;
     status st = add(b, t, DEV_USE_VECTOR, false, &b->rope_factors, err);
+    if (!st && hp->row->more & B_HALF_ROT && b->rope_factors->desc.k >= hp->n_rot / 4) { // as many as the layers that are scaled turn
+        b->rope_factors->bytes = b->rope_factors->bytes / (uint64_t)b->rope_factors->desc.k * (uint64_t)(hp->n_rot / 4);
+        b->rope_factors->desc.k = hp->n_rot / 4;
+        return OK;
+    }
     return st ? st : want_vector(b->rope_factors, hp->n_rot / 2, err);
 }
 
@@ -362,9 +474,9 @@ static status check_feed(const hparams *hp, slot_pair *s, int32_t il, int64_t e,
         if (!s[S_ROUTER].w) return missing(il, "ffn_gate_inp.weight", err);
         if (!s[S_UP_EXPS].w) return missing(il, "ffn_up_exps.weight", err);
         if (!s[S_DOWN_EXPS].w) return missing(il, "ffn_down_exps.weight", err);
-        int64_t ff = s[S_UP_EXPS].w->desc.n;
-        if ((st = want_matrix(&s[S_ROUTER], e, x, 1, err)) || (st = want_matrix(&s[S_UP_EXPS], e, ff, x, err)) || (st = want_matrix(&s[S_GATE_EXPS], e, ff, x, err))
-            || (st = want_matrix(&s[S_DOWN_EXPS], ff, e, x, err)) || (st = want_vector(s[S_SELECT_BIAS].w, x, err)) || (st = want_vector(s[S_ROUTER_SCALE].w, e, err)))
+        int64_t ff = s[S_UP_EXPS].w->desc.n, in = s[S_ROUTED_DOWN].w ? s[S_ROUTED_DOWN].w->desc.n : e;
+        if ((st = want_matrix(&s[S_ROUTER], e, x, 1, err)) || (st = want_matrix(&s[S_UP_EXPS], in, ff, x, err)) || (st = want_matrix(&s[S_GATE_EXPS], in, ff, x, err))
+            || (st = want_matrix(&s[S_DOWN_EXPS], ff, in, x, err)) || (st = want_vector(s[S_SELECT_BIAS].w, x, err)) || (st = want_vector(s[S_ROUTER_SCALE].w, e, err)))
             return st;
         for (int i = S_GATE_EXPS; i <= S_DOWN_EXPS; i++) {
             if (s[i].each && !s[i].w) return error_set(err, E_INVALID, "tensor \"%s\" scales nothing", s[i].each->desc.name);
@@ -405,6 +517,9 @@ static status check_feed(const hparams *hp, slot_pair *s, int32_t il, int64_t e,
     return OK;
 }
 
+// A gate of attention's result: one for each head or for each column.
+static status want_gate(const slot_pair *s, int64_t e, int64_t heads, int64_t columns, error *err) { return want_matrix(s, e, s->w && s->w->desc.n == heads ? heads : columns, 1, err); }
+
 static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *err)
 {
     int64_t e = hp->n_embd, heads = hp->layers[il].n_head, r = hp->kv_rank, nope = hp->mla_k - hp->n_rot, q_in = e;
@@ -436,6 +551,7 @@ static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *e
         if ((st = want_matrix(&s[S_KV_B], r, heads * (nope + hp->mla_v), 1, err))) return st;
     }
     if (!s[S_OUT].w) return missing(il, "attn_output.weight", err);
+    if ((st = want_gate(&s[S_GATE_ATTN], e, heads, heads * hp->mla_v, err))) return st;
     return want_matrix(&s[S_OUT], heads * hp->mla_v, e, 1, err);
 }
 
@@ -465,6 +581,7 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
     for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
         if (norms[i] == S_ATTN_NORM_2 && hp->row->recur == RECUR_LIGHTNING && l->recurrent) continue; // of the result
         else if ((st = want_vector(s[norms[i]].w, e, err)) || (st = want_vector(s[norms[i]].b, e, err))) return st;
+    if (arch_rwkv(hp->row)) return (st = check_rwkv(hp, s, il, err)) || hp->row->more & B_CHANNEL_MIX ? st : check_feed(hp, s, il, e, err);
     if (l->recurrent && (st = check_recurrent(hp, s, il, err))) return st;
     if (l->no_attention) return l->no_feed ? OK : check_feed(hp, s, il, e, err);
     if (traits & A_LATENT) return (st = check_latent(hp, s, il, err)) ? st : check_feed(hp, s, il, e, err);
@@ -473,7 +590,7 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
     } else {
         if (!s[S_Q].w) return missing(il, "attn_q.weight", err);
         if (!s[S_K].w && own_kv) return missing(il, "attn_k.weight", err);
-        if (!s[S_V].w && !(traits & A_GEMMA4)) return missing(il, "attn_v.weight", err);
+        if (!s[S_V].w && (!(traits & A_GEMMA4) || hp->row->more & B_ALTUP)) return missing(il, "attn_v.weight", err);
         if (!s[S_V].w && k != v) return missing(il, "attn_v.weight", err);
         if ((st = want_matrix(&s[S_Q], e, hp->row->recur == RECUR_DELTA ? 2 * q : q, 1, err)) || (st = want_matrix(&s[S_K], e, k, 1, err)) || (st = want_matrix(&s[S_V], e, v, 1, err))) return st;
     }
@@ -484,7 +601,7 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
         if ((st = want_vector(s[S_ATTN_SUB].w, o, err)) || (st = want_vector(s[S_FFN_SUB].w, s[S_DOWN].w ? s[S_DOWN].w->desc.k : 0, err))) return st;
     }
     if (!s[S_OUT].w) return missing(il, "attn_output.weight", err);
-    if ((st = want_matrix(&s[S_OUT], o, e, 1, err)) || (st = want_vector(s[S_SINKS].w, l->n_head, err)) || (st = want_matrix(&s[S_GATE_ATTN], e, s[S_GATE_ATTN].w && s[S_GATE_ATTN].w->desc.n == l->n_head ? l->n_head : o, 1, err))) return st;
+    if ((st = want_matrix(&s[S_OUT], o, e, 1, err)) || (st = want_vector(s[S_SINKS].w, l->n_head, err)) || (st = want_gate(&s[S_GATE_ATTN], e, l->n_head, o, err))) return st;
     for (int i = 0; i < 2; i++) {
         const slot_pair *p = &s[i ? S_K_NORM : S_Q_NORM];
         int64_t whole = i ? k : q;
@@ -566,6 +683,7 @@ static status check_globals(hparams *hp, binding *b, error *err)
     }
     if ((st = want_matrix(&b->output, e, vocab, 1, err))) return st;
     if (!b->out_norm.w && !(traits & A_NORM_PLAIN) && hp->row->encoder != ENC_POST) return missing(-1, "output_norm.weight", err);
+    if (traits & A_EMBED_NORM && !hp->row->encoder && !b->embed_norm.w) return missing(-1, "token_embd_norm.weight", err);
     if ((st = want_vector(b->out_norm.w, e, err)) || (st = want_vector(b->out_norm.b, e, err)) || (st = want_vector(b->embed_norm.w, e, err)) || (st = want_vector(b->embed_norm.b, e, err))) return st;
     if (traits & A_LEARNED_POS) {
         if (!b->positions.w) return missing(-1, "position_embd.weight", err);
@@ -604,6 +722,16 @@ static status add_constants(const hparams *hp, binding *b, error *err)
         float first = powf(2, -powf(2, 3 - log2f((float)hp->state_heads)));
         for (int32_t h = 0; h < hp->state_heads; h++) b->made[2][h] = -first * powf(first, (float)h);
     }
+    if (arch_rwkv(hp->row)) { // the row before, and nothing of the present one
+        if ((st = add_made(b, 3, "token shift", 2, hp->n_embd, DEV_USE_VECTOR, &b->shift, err))) return st;
+        for (int32_t i = 0; i < hp->n_embd; i++) b->made[3][2 * i] = 1;
+    }
+    if (hp->row->more & B_ALTUP) {
+        int64_t ff = b->layers[0].s[S_GATE].w->desc.n;
+        if ((st = add_made(b, 3, "sparse bound", ff, 1, DEV_USE_VECTOR, &b->cut, err)) || (st = add_made(b, 4, "ones", hp->n_streams, 1, DEV_USE_VECTOR, &b->ones, err))) return st;
+        for (int64_t i = 0; i < ff; i++) b->made[3][i] = streams_cut(ff);
+        for (int32_t i = 0; i < hp->n_streams; i++) b->made[4][i] = 1;
+    }
     int64_t last = (int64_t)hp->context - 1 + hp->temp_offset;
     if (hp->temp_scale != 0 && last >= hp->temp_length) { // below it the factor is 1
         if (hp->context > 1u << 26) return error_set(err, E_UNSUPPORTED, "a context of %u with attention temperature is not built", hp->context);
@@ -632,8 +760,7 @@ status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
 {
     memset(b, 0, sizeof *b);
     b->cap = 2 * gguf_tensor_count(g) + 4;
-    for (size_t i = 0; i < gguf_tensor_count(g); i++) // slices have bytes in the file, so their number is bounded by its size
-        if (hp->row->traits & A_LATENT && sliced(gguf_tensor_at(g, i)->name) && gguf_tensor_at(g, i)->bytes >= gguf_tensor_at(g, i)->dims[2]) b->cap += gguf_tensor_at(g, i)->dims[2];
+    for (size_t i = 0; i < gguf_tensor_count(g); i++) b->cap += slices_of(gguf_tensor_at(g, i)) - 1;
     b->all = mem_calloc(b->cap, sizeof *b->all);
     b->layers = mem_calloc((size_t)hp->n_layers, sizeof *b->layers);
     status st = b->all && b->layers ? OK : error_set(err, E_NOMEM, "out of memory for %zu tensors", b->cap);
@@ -653,6 +780,7 @@ status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
         st = check_layer(hp, b->layers[i].s, i, err);
     }
     if (!st) st = check_ple(hp, b, err);
+    if (!st) st = check_streams(hp, b, err);
     if (!st) st = encoder_check(hp, b, err);
     if (!st) st = read_scales(g, hp, b, err);
     if (!st) st = add_constants(hp, b, err);
@@ -664,8 +792,6 @@ void binding_free(binding *b)
 {
     mem_free(b->all);
     mem_free(b->layers);
-    mem_free(b->made[0]);
-    mem_free(b->made[1]);
-    mem_free(b->made[2]);
+    for (size_t i = 0; i < sizeof b->made / sizeof *b->made; i++) mem_free(b->made[i]);
     memset(b, 0, sizeof *b);
 }

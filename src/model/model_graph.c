@@ -80,7 +80,7 @@ void graph_rotate(graph *c, const layer_hp *l, dev_reg r, int32_t heads, int32_t
     dev_op_rope(c->p, (dev_rope){.reg = r, .kind = hp->rope == ROPE_PAIRS ? DEV_ROPE_NORM : DEV_ROPE_NEOX, .n_head = heads, .head_dim = head_dim, .first = first, .dims = l->n_rot,
                                  .base = l->windowed ? hp->rope_base_window : hp->rope_base, .freq_scale = l->windowed ? hp->freq_scale_window : hp->freq_scale,
                                  .ext_factor = plain ? 0 : hp->ext_factor, .attn_factor = plain ? 1 : hp->attn_factor, .beta_fast = hp->beta_fast, .beta_slow = hp->beta_slow,
-                                 .n_ctx_orig = (int32_t)(hp->n_ctx_orig < INT32_MAX ? hp->n_ctx_orig : INT32_MAX), .factors = c->b->rope_factors && !(l->windowed && hp->row->traits & A_GEMMA4) ? c->b->rope_factors->dev : NULL});
+                                 .n_ctx_orig = (int32_t)(hp->n_ctx_orig < INT32_MAX ? hp->n_ctx_orig : INT32_MAX), .factors = c->b->rope_factors && !(l->windowed && (hp->row->traits & A_GEMMA4 || hp->row->more & B_HALF_ROT)) ? c->b->rope_factors->dev : NULL});
 }
 
 static void plain_norm(graph *c, dev_reg r, int32_t head)
@@ -103,6 +103,15 @@ static void clamp(graph *c, dev_reg x)
         if (!side) dev_scale(p, t, t, -1);
     }
     dev_scale(p, x, t, -1);
+}
+
+void graph_gate(graph *c, int32_t il, dev_reg att, dev_reg x)
+{
+    const slot_pair *s = &c->b->layers[il].s[S_GATE_ATTN];
+    if (!s->w) return;
+    dev_reg gate = part(c, c->gate[0], (int32_t)s->w->desc.n);
+    dev_op_linear(c->p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = c->hp->row->more & B_GATE_SOFTPLUS ? DEV_ACT_SOFTPLUS : DEV_ACT_SIGMOID, .out = {graph_out(gate, s)}});
+    dev_op_combine(c->p, (dev_combine){.dst = att, .a = att, .b = gate, .sa = 1, .multiply = true});
 }
 
 // att = attention of x; x is n_embd wide, att n_head * head_v.
@@ -165,28 +174,29 @@ dev_reg graph_attention(graph *c, int32_t il, dev_reg x)
         dev_op_act(p, (dev_activate){.dst = att, .gate = gate, .up = att, .act = DEV_ACT_SIGMOID});
     }
     if (hp->value_scale != 1) dev_scale(p, att, att, hp->value_scale);
-    if (s[S_GATE_ATTN].w) { // attention is gated by its input, column by column (afmoe) or head by head (spark2_5)
-        int32_t gates = (int32_t)s[S_GATE_ATTN].w->desc.n;
-        dev_reg gate = part(c, c->gate[0], gates);
-        dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = hp->row->more & B_GATE_SOFTPLUS ? DEV_ACT_SOFTPLUS : DEV_ACT_SIGMOID, .out = {graph_out(gate, &s[S_GATE_ATTN])}});
-        for (int32_t h = 0; h < l->n_head && gates != no; h++) {
-            dev_reg head = dev_reg_view(p, att, h * l->head_v, l->head_v);
-            dev_op_combine(p, (dev_combine){.dst = head, .a = head, .b = dev_reg_view(p, gate, h, 1), .sa = 1, .multiply = true});
-        }
-        if (gates == no) dev_op_combine(p, (dev_combine){.dst = att, .a = att, .b = gate, .sa = 1, .multiply = true});
-    }
+    graph_gate(c, il, att, x);
     return att;
 }
 
 // ---- feed-forward ---------------------------------------------------------------------------------------------------------
 
+// The activation of a layer's feed-forward and its numbers; limit: the layer's bound of this part.
+static dev_act feed_act(const hparams *hp, int32_t il, float limit, float p[DEV_ACT_NUMBERS])
+{
+    memcpy(p, hp->layers[il].act_p, sizeof hp->layers[il].act_p);
+    if (!(hp->row->more & B_LIMIT_AFTER) || limit <= 0) return hp->row->act;
+    p[0] = limit;
+    return DEV_ACT_SILU_LIMIT;
+}
+
 // dst = [residual +] down(act(gate x) * up x), or down(act(up x)).
-static void dense(graph *c, dev_reg dst, dev_reg x, const slot_pair *gate, const slot_pair *up, const slot_pair *down, dev_reg residual)
+void graph_dense(graph *c, int32_t il, dev_reg dst, dev_reg x, const slot_pair *gate, const slot_pair *up, const slot_pair *down, dev_reg residual)
 {
     dev_plan *p = c->p;
     const slot_pair *sub = c->hp->row->traits & A_SUB_NORMS ? down - S_DOWN + S_FFN_SUB : NULL; // pairs of a layer stand in a row
     dev_reg ff = part(c, c->ff[c->w], (int32_t)down->w->desc.k);
-    dev_linear op = {.src = x, .n = 1, .act = c->hp->row->act, .residual = DEV_NONE, .epilogue = DEV_EP_ACT};
+    dev_linear op = {.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT};
+    op.act = feed_act(c->hp, il, c->hp->layers[il].shared_limit, op.p);
     if (gate->w) {
         op.n = 2;
         op.epilogue = DEV_EP_GATED;
@@ -205,16 +215,18 @@ static void dense(graph *c, dev_reg dst, dev_reg x, const slot_pair *gate, const
 
 static const dev_tensor *each(const slot_pair *s) { return s->each ? s->each->dev : NULL; }
 
-static void experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual)
+void graph_experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual)
 {
     const hparams *hp = c->hp;
     const slot_pair *s = c->b->layers[il].s;
-    dev_op_experts(c->p, (dev_experts){.dst = dst, .src = x, .router_src = router_src, .residual = residual, .router = weight(&s[S_ROUTER]), .router_bias = bias(&s[S_ROUTER]),
+    dev_experts op = {.dst = dst, .src = x, .router_src = router_src, .residual = residual, .router = weight(&s[S_ROUTER]), .router_bias = bias(&s[S_ROUTER]),
                                        .select_bias = weight(&s[S_SELECT_BIAS]), .gating = hp->gating, .n_expert = hp->n_expert, .top_k = hp->top_k, .n_group = hp->n_group,
                                        .top_groups = hp->top_groups, .normalise = hp->exp_norm, .scale = hp->exp_scale, .weight_first = hp->row->traits & A_WEIGHT_FIRST,
                                        .gate = weight(&s[S_GATE_EXPS]), .up = weight(&s[S_UP_EXPS]), .down = weight(&s[S_DOWN_EXPS]), .gate_bias = bias(&s[S_GATE_EXPS]),
                                        .up_bias = bias(&s[S_UP_EXPS]), .down_bias = bias(&s[S_DOWN_EXPS]),
-                                       .gate_each = each(&s[S_GATE_EXPS]), .up_each = each(&s[S_UP_EXPS]), .down_each = each(&s[S_DOWN_EXPS]), .act = hp->row->act, .limit = hp->layers[il].exp_limit});
+                                       .gate_each = each(&s[S_GATE_EXPS]), .up_each = each(&s[S_UP_EXPS]), .down_each = each(&s[S_DOWN_EXPS]), .limit = hp->row->more & B_LIMIT_AFTER ? 0 : hp->layers[il].exp_limit};
+    op.act = feed_act(hp, il, hp->layers[il].exp_limit, op.p);
+    dev_op_experts(c->p, op);
 }
 
 // Experts of a second stack read what the first give, by the router's view of x: dst = residual + y + scale * second(y). n2 is overwritten.
@@ -224,7 +236,7 @@ static void chunk_experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg 
     const slot_pair *s = c->b->layers[il].s;
     dev_reg y = c->t[c->w], second = c->n2[c->w];
     int32_t few = hp->n_expert / hp->share;
-    experts(c, il, y, x, DEV_NONE, DEV_NONE);
+    graph_experts(c, il, y, x, DEV_NONE, DEV_NONE);
     dev_op_experts(c->p, (dev_experts){.dst = second, .src = y, .router_src = x, .residual = DEV_NONE, .router = weight(&s[S_ROUTER]), .gating = hp->gating, .n_expert = hp->n_expert,
                                        .top_k = hp->top_k < few ? hp->top_k : few, .share = hp->share, .normalise = hp->exp_norm, .gate = weight(&s[S_GATE_CHUNK]), .up = weight(&s[S_UP_CHUNK]),
                                        .down = weight(&s[S_DOWN_CHUNK]), .act = hp->row->act});
@@ -238,7 +250,7 @@ void graph_feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src
     const slot_pair *s = c->b->layers[il].s;
     dev_plan *p = c->p;
     if (!s[S_ROUTER].w) {
-        dense(c, dst, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], residual);
+        graph_dense(c, il, dst, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], residual);
         return;
     }
     if (s[S_UP_CHUNK].w) {
@@ -247,18 +259,18 @@ void graph_feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src
     }
     if (s[S_UP_SHARED].w && s[S_SHARED_ROUTER].w) { // the shared expert has a gate of one value
         dev_reg one = c->one[c->w], t = c->t[c->w]; // dst may be the residual: not to be written early
-        dense(c, t, x, &s[S_GATE_SHARED], &s[S_UP_SHARED], &s[S_DOWN_SHARED], DEV_NONE);
+        graph_dense(c, il, t, x, &s[S_GATE_SHARED], &s[S_UP_SHARED], &s[S_DOWN_SHARED], DEV_NONE);
         dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_SIGMOID, .out = {{one, weight(&s[S_SHARED_ROUTER]), NULL, 1, 0}}});
         dev_op_combine(p, (dev_combine){.dst = t, .a = t, .b = one, .sa = 1, .multiply = true});
         if (residual != DEV_NONE) dev_add(p, t, t, residual);
-        experts(c, il, dst, x, router_src, t);
+        graph_experts(c, il, dst, x, router_src, t);
     } else if (s[S_UP_SHARED].w || s[S_UP].w) { // a shared expert, or a dense part beside experts (grok)
         bool shared = s[S_UP_SHARED].w, scaled = c->hp->row->sum_scale != 0;
         dev_reg sum = scaled ? c->t[c->w] : dst;
-        dense(c, sum, x, &s[shared ? S_GATE_SHARED : S_GATE], &s[shared ? S_UP_SHARED : S_UP], &s[shared ? S_DOWN_SHARED : S_DOWN], scaled ? DEV_NONE : residual);
-        experts(c, il, sum, x, router_src, sum);
+        graph_dense(c, il, sum, x, &s[shared ? S_GATE_SHARED : S_GATE], &s[shared ? S_UP_SHARED : S_UP], &s[shared ? S_DOWN_SHARED : S_DOWN], scaled ? DEV_NONE : residual);
+        graph_experts(c, il, sum, x, router_src, sum);
         if (scaled) dev_op_combine(p, (dev_combine){.dst = dst, .a = sum, .b = residual, .sa = c->hp->row->sum_scale, .sb = 1});
-    } else experts(c, il, dst, x, router_src, residual);
+    } else graph_experts(c, il, dst, x, router_src, residual);
 }
 
 // gemma4's experts beside a dense part, each with norms of its own: dst = norm_1(dense(norm(h))) + norm_2(experts(pre_2(h))); the router reads
@@ -268,12 +280,12 @@ static void feed_beside(graph *c, int32_t il, dev_reg dst, dev_reg x)
     const slot_pair *s = c->b->layers[il].s;
     dev_plan *p = c->p;
     dev_reg h = c->h[c->w], in = c->n2[c->w], route = c->early[c->w];
-    dense(c, dst, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], DEV_NONE);
+    graph_dense(c, il, dst, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], DEV_NONE);
     norm(c, dst, dst, &s[S_FFN_POST_1]);
     norm(c, in, h, &s[S_FFN_PRE_2]);
     dev_rms(p, route, h, weight(&s[S_ROUTER_SCALE]), c->hp->eps);
     dev_scale(p, route, route, 1 / sqrtf((float)c->hp->n_embd));
-    experts(c, il, x, in, route, DEV_NONE);
+    graph_experts(c, il, x, in, route, DEV_NONE);
     norm(c, x, x, &s[S_FFN_POST_2]);
     dev_add(p, dst, dst, x);
 }
@@ -303,21 +315,20 @@ static void ple_inputs(graph *c)
     dev_op_combine(p, (dev_combine){.dst = c->ple, .a = c->ple, .b = proj, .sa = sqrtf(0.5f), .sb = sqrtf(0.5f)});
 }
 
-// h = h + norm(proj (gelu(gate h) * input))
-static void ple_branch(graph *c, int32_t il)
+dev_reg graph_ple(graph *c, int32_t il, dev_reg x)
 {
     const slot_pair *s = c->b->layers[il].s;
     dev_plan *p = c->p;
-    dev_reg h = c->h[c->w], t = c->t[c->w], gate = c->ple_gate[c->w], input = dev_reg_view(p, c->ple, il * c->hp->n_ple, c->hp->n_ple);
+    dev_reg t = c->t[c->w], gate = c->ple_gate[c->w], input = dev_reg_view(p, c->ple, il * c->hp->n_ple, c->hp->n_ple);
     if (c->w) {
         dev_op_select(p, (dev_select){.dst = c->ple_slice, .src = input});
         input = c->ple_slice;
     }
-    dev_op_linear(p, (dev_linear){.src = h, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_GELU, .out = {{gate, weight(&s[S_PLE_GATE]), NULL, 1, 0}}});
+    dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_GELU, .out = {{gate, weight(&s[S_PLE_GATE]), NULL, 1, 0}}});
     dev_op_combine(p, (dev_combine){.dst = gate, .a = gate, .b = input, .sa = 1, .multiply = true});
     dev_linear1(p, t, gate, weight(&s[S_PLE_PROJ]), NULL);
     norm(c, t, t, &s[S_PLE_NORM]);
-    dev_add(p, h, h, t);
+    return t;
 }
 
 // A layer of a feed-forward alone (nemotron_h): h = h + feed(norm(h)).
@@ -399,8 +410,8 @@ static void layer(graph *c, int32_t il)
         else dev_scale(p, x, h, 1); // normalised afterwards only: a copy, as the branch may not read what it adds to
     }
     if (beside) { // arctic: the dense part reads h, the experts the layer's input
-        dense(c, h, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], h);
-        experts(c, il, h, c->n2[w], DEV_NONE, h);
+        graph_dense(c, il, h, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], h);
+        graph_experts(c, il, h, c->n2[w], DEV_NONE, h);
         return;
     }
     dev_reg router_src = early ? c->early[w] : DEV_NONE;
@@ -425,10 +436,10 @@ static void registers(graph *c)
         int32_t out = l->n_head * (hp->row->traits & A_LATENT ? hp->mla_v : l->head_v);
         if (out > att) att = out;
         if (l->recurrent && hp->state_heads * hp->state_v > att) att = hp->state_heads * hp->state_v;
-        static const slot downs[] = {S_DOWN, S_DOWN_SHARED};
-        for (int d = 0; d < 2; d++)
+        static const slot downs[] = {S_DOWN, S_DOWN_SHARED, S_CM_VALUE};
+        for (size_t d = 0; d < sizeof downs / sizeof *downs; d++)
             if (s[downs[d]].w && s[downs[d]].w->desc.k > ff) ff = (int32_t)s[downs[d]].w->desc.k;
-        n2 |= s[S_ATTN_NORM_2].w || s[S_NORM_EXPS].w || s[S_FFN_PRE_2].w || s[S_UP_CHUNK].w;
+        n2 |= s[S_CM_VALUE].w || s[S_ATTN_NORM_2].w || s[S_NORM_EXPS].w || s[S_FFN_PRE_2].w || s[S_UP_CHUNK].w;
         early |= (hp->row->traits & A_ROUTER_EARLY && s[S_ROUTER].w) || s[S_FFN_PRE_2].w;
         one |= s[S_SHARED_ROUTER].w != NULL;
         gate |= s[S_GATE_ATTN].w != NULL;
@@ -454,6 +465,7 @@ static void registers(graph *c)
         c->skip[w] = hp->row->more & B_SKIP ? make(c->p, hp->n_embd) : DEV_NONE;
         c->one[w] = one ? make(c->p, 1) : DEV_NONE;
     }
+    if (hp->row->more & (B_ALTUP | B_BANK)) graph_streams_registers(c);
 }
 
 // hrm_text: a stack reads the sum of the two streams, and its norm becomes the low stream or, of the high stack, the high one. The last pass ends in
@@ -489,16 +501,23 @@ status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err
     if (b->embed_norm.w) norm(&c, c.h[0], c.h[0], &b->embed_norm);
     if (hp->row->more & B_SKIP) dev_scale(p, c.skip[0], c.h[0], 1);
     if (hp->row->more & B_CYCLES) start_cycles(&c);
+    if (hp->row->more & (B_ALTUP | B_BANK)) graph_streams_begin(&c);
     for (int32_t il = 0; il < hp->n_layers; il++) {
         if (hp->row->more & B_CYCLES && il % hp->cycle_layers == 0) dev_add(p, c.h[0], c.high, c.low_stream);
         if (hp->row->encoder == ENC_POST) graph_encoder_layer(&c, il);
-        else layer(&c, il);
-        if (hp->n_ple) ple_branch(&c, il);
+        else if (arch_rwkv(hp->row)) graph_rwkv_layer(&c, il);
+        else if (hp->row->more & B_ALTUP) graph_altup_layer(&c, il);
+        else if (hp->row->more & B_BANK) graph_bank_layer(&c, il);
+        else {
+            layer(&c, il);
+            if (hp->n_ple) dev_add(p, c.h[c.w], c.h[c.w], graph_ple(&c, il, c.h[c.w]));
+        }
         if (hp->row->more & B_CYCLES && (il + 1) % hp->cycle_layers == 0 && il + 1 < hp->n_layers) end_pass(&c, il);
         if (hp->row->more & B_SKIP) dev_op_combine(p, (dev_combine){.dst = c.h[c.w], .a = c.h[c.w], .b = c.skip[c.w], .sa = 1, .sb = b->layers[il].out_scale});
         else if (b->layers[il].out_scale != 1) dev_scale(p, c.h[c.w], c.h[c.w], b->layers[il].out_scale);
         if (p->failed) break;
     }
+    if (!p->failed && hp->row->more & (B_ALTUP | B_BANK)) graph_streams_end(&c);
     if (!p->failed) {
         dev_reg rows = c.h[c.w];
         if (hp->row->encoder != ENC_POST) norm(&c, rows = c.n[c.w], c.h[c.w], &b->out_norm);

@@ -281,6 +281,7 @@ static void read_sizes(reader *r, hparams *hp)
     if (read_int(r, "attention.key_length", 0, MAX_HEAD_DIM, &given, false) && given) hp->head_k = given;
     given = 0;
     if (read_int(r, "attention.value_length", 0, MAX_HEAD_DIM, &given, false) && given) hp->head_v = given;
+    if (arch_rwkv(hp->row)) hp->head_k = hp->head_v = hp->state_k;
     hp->n_rot = hp->head_k;
     given = 0;
     if (read_int(r, "rope.dimension_count", 0, MAX_HEAD_DIM, &given, false) && given) hp->n_rot = given;
@@ -289,7 +290,7 @@ static void read_sizes(reader *r, hparams *hp)
             r->st = error_set(r->err, E_INVALID, "key \"%s.attention.head_count_kv\": %d heads do not share %d key heads", r->arch, hp->layers[i].n_head, hp->layers[i].n_kv);
     if (!r->st && (hp->head_k < 1 || hp->head_v < 1 || hp->head_k > MAX_HEAD_DIM || hp->head_v > MAX_HEAD_DIM))
         r->st = error_set(r->err, E_INVALID, "key \"%s.attention.head_count\": heads of %d values are out of range", r->arch, hp->head_k);
-    if (!r->st && hp->row->rope && (hp->n_rot % 2 || hp->n_rot > hp->head_k))
+    if (!r->st && hp->row->rope && (hp->n_rot % (hp->row->more & B_HALF_ROT ? 4 : 2) || hp->n_rot > hp->head_k))
         r->st = error_set(r->err, E_INVALID, "key \"%s.rope.dimension_count\" is %d, expected an even number up to %d", r->arch, hp->n_rot, hp->head_k);
 }
 
@@ -324,6 +325,7 @@ static void read_layer_sizes(reader *r, hparams *hp)
 {
     int32_t k = hp->head_k, v = hp->head_v, rot = 0, shared = 0, given = 0;
     bool own = hp->row->traits & A_GEMMA4, dims = own || hp->row->more & B_WINDOW_DIMS;
+    if (hp->kv_layers && hp->n_layers > hp->kv_layers) shared = hp->n_layers - hp->kv_layers;
     if (own) {
         if (read_int(r, "attention.key_length_swa", 0, MAX_HEAD_DIM, &given, false) && given) k = given;
         given = 0;
@@ -342,7 +344,7 @@ static void read_layer_sizes(reader *r, hparams *hp)
         bool window = own && l->windowed;
         l->head_k = window ? k : hp->head_k;
         l->head_v = window ? v : hp->head_v;
-        l->n_rot = dims && l->windowed ? rot : hp->n_rot;
+        l->n_rot = dims && l->windowed ? rot : hp->row->more & B_HALF_ROT ? hp->n_rot / 2 : hp->n_rot;
         l->kv_of = i;
         if (i < hp->n_layers - shared) continue;
         l->kv_of = hp->n_layers - shared - (l->windowed ? 2 : 1);
@@ -353,9 +355,9 @@ static void read_layer_sizes(reader *r, hparams *hp)
 }
 
 // A number for all layers or a list of one a layer.
-static void read_limits(reader *r, hparams *hp)
+static void read_limits(reader *r, hparams *hp, const char *name, bool shared)
 {
-    const gguf_value *v = r->st ? NULL : gguf_find(r->g, key_of(r, "swiglu_clamp_exp"));
+    const gguf_value *v = r->st ? NULL : gguf_find(r->g, key_of(r, name));
     if (!v) return;
     bool list = gguf_value_type(v) == GGUF_ARRAY;
     for (int32_t i = 0; i < hp->n_layers; i++) {
@@ -364,8 +366,47 @@ static void read_limits(reader *r, hparams *hp)
             r->st = error_set(r->err, E_INVALID, "key \"%s\" is no number or list of one a layer, of at least 0", r->key);
             return;
         }
-        hp->layers[i].exp_limit = x > 1e-6 ? (float)x : 0;
+        *(shared ? &hp->layers[i].shared_limit : &hp->layers[i].exp_limit) = x > 1e-6 ? (float)x : 0;
     }
+}
+
+// xielu.*, without the architecture's name before them: what softplus makes positive.
+static void read_xielu(reader *r, hparams *hp)
+{
+    static const char *const keys[] = {"xielu.alpha_p", "xielu.alpha_n", "xielu.beta", "xielu.eps"};
+    for (int k = 0; k < DEV_ACT_NUMBERS && !r->st; k++) {
+        const gguf_value *v = gguf_find(r->g, keys[k]);
+        bool list = v && gguf_value_type(v) == GGUF_ARRAY;
+        for (int32_t i = 0; i < hp->n_layers && !r->st; i++) {
+            double x;
+            if (!v || !gguf_value_f64(v, list ? (uint64_t)i : 0, &x) || !isfinite(x) || fabs(x) > 1e6) r->st = error_set(r->err, E_INVALID, "key \"%s\" is no number or list of one a layer", keys[k]);
+            else hp->layers[i].act_p[k] = (float)(k < 2 ? log1p(exp(x)) : x);
+        }
+    }
+    for (int32_t i = 0; i < hp->n_layers && !r->st; i++) hp->layers[i].act_p[1] += hp->layers[i].act_p[2];
+}
+
+// Numbers of activations and gates.
+static void read_acts(reader *r, hparams *hp)
+{
+    unsigned keys = hp->row->keys;
+    if (keys & K_EXP_LIMIT) read_limits(r, hp, "swiglu_clamp_exp", false);
+    if (keys & K_SHARED_LIMIT) read_limits(r, hp, "swiglu_clamp_shexp", true);
+    if (hp->row->more & B_XIELU) read_xielu(r, hp);
+    if (keys & K_SITU) {
+        float p[2] = {0};
+        read_float(r, "activation.situ_beta", &p[0]);
+        read_float(r, "activation.situ_linear_beta", &p[1]);
+        if (!r->st && p[0] <= 0) r->st = error_set(r->err, E_INVALID, "key \"%s.activation.situ_beta\" is %g, expected more than 0", r->arch, (double)p[0]);
+        for (int32_t i = 0; i < hp->n_layers; i++) memcpy(hp->layers[i].act_p, p, sizeof p);
+    }
+    double bound;
+    if (keys & K_KDA_BOUND && !r->st && gguf_find(r->g, key_of(r, "kda.gate_lower_bound")) && !(r->st = gguf_get_f64(r->g, r->key, &bound, r->err)) && bound > -1e30) { // minus infinity: none
+        if (bound < 0) hp->kda_bound = (float)bound;
+        else r->st = error_set(r->err, E_INVALID, "key \"%s\" is %g, expected less than 0", r->key, bound);
+    }
+    if (hp->row->more & B_BANK) read_int(r, "attn_res.block_size", 0, MAX_LAYERS, &hp->bank_step, false);
+    if (arch_rwkv(hp->row)) read_int(r, "rescale_every_n_layers", 0, MAX_LAYERS, &hp->halve_step, false);
 }
 
 static void read_options(reader *r, hparams *hp)
@@ -388,7 +429,7 @@ static void read_options(reader *r, hparams *hp)
     if (keys & K_ALIBI) read_float(r, "attention.max_alibi_bias", &hp->alibi);
     if (keys & K_OUT_SCALE) read_float(r, "attention.output_scale", &hp->attn_scale);
     if (keys & K_VALUE_SCALE) read_float(r, "attention.value_scale", &hp->value_scale);
-    if (keys & K_EXP_LIMIT) read_limits(r, hp);
+    read_acts(r, hp);
     if (keys & K_PARALLEL) read_bool(r, "use_parallel_residual", &hp->parallel_key);
     if (keys & K_TEMP) {
         read_float(r, "attention.temperature_scale", &hp->temp_scale);

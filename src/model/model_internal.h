@@ -56,6 +56,13 @@ enum {
     B_CHUNK_EXPERTS = 1 << 5, // experts of a second, smaller stack, shared by neighbours, read what the first give (grovemoe)
     B_INDEXER       = 1 << 7, // attention sees the indexer.top_k keys that an indexer chooses: all of them up to that many tokens, to which the context is held
     B_CYCLES        = 1 << 6, // two stacks of layers run in cycles over two streams (hrm_text): hparams.cycle_*
+    B_ALTUP         = 1 << 8, // several streams, of which a layer computes one and predicts the others; a sparse feed-forward in front (gemma3n): model_streams.c
+    B_BANK          = 1 << 9, // each branch reads a mixture of earlier layers' inputs; routed experts work in a narrower space (kimi-k3): model_streams.c
+    B_LIMIT_AFTER   = 1 << 10, // swiglu_clamp_exp and _shexp bound the activated gate instead of the gate
+    B_HALF_ROT      = 1 << 11, // layers without a window turn half of rope.dimension_count (step35)
+    B_XIELU         = 1 << 12, // xielu.* are the numbers of the activation, one a layer (apertus)
+    B_CHANNEL_MIX   = 1 << 14, // the feed-forward is RWKV's channel mix
+    B_DECAY_PLUS    = 1 << 13, // ssm_a holds exp(A) where others hold -exp(A) (bailingmoe3)
 };
 
 // Metadata keys that a row reads beyond the common ones; zero in the file means unset.
@@ -82,6 +89,9 @@ enum {
     K_ROPE_PATTERN = 1 << 18, // attention.rope_pattern: which layers are rotated
     K_VALUE_SCALE = 1 << 20, // attention.value_scale: a factor of attention's result
     K_EXP_LIMIT   = 1 << 21, // swiglu_clamp_exp, a number or one a layer
+    K_SHARED_LIMIT = 1 << 22, // swiglu_clamp_shexp, the same of dense and shared parts
+    K_KDA_BOUND   = 1 << 23, // kda.gate_lower_bound
+    K_SITU        = 1 << 24, // activation.situ_beta, situ_linear_beta
 };
 
 typedef enum arch_encoder {
@@ -100,7 +110,9 @@ typedef enum arch_recur {
     RECUR_DELTA,  // gated delta rule; attention's queries carry its gate (qwen3next, qwen35)
     RECUR_KDA,    // Kimi delta attention: a decay for each column of the key
     RECUR_PLAMO,  // Mamba with a decay a head and its gate among the heads (plamo2)
-    RECUR_LIGHTNING // linear attention with fixed decays; each branch adds to its scaled, normalised input (minimax-01)
+    RECUR_LIGHTNING, // linear attention with fixed decays; each branch adds to its scaled, normalised input (minimax-01)
+    RECUR_RWKV6, // time mix of RWKV-6, or of its kind on other models' feed-forward (rwkv6qwen2): model_rwkv.c
+    RECUR_RWKV7  // the same of RWKV-7 (arwkv7)
 } arch_recur;
 
 typedef struct hparams hparams;
@@ -132,7 +144,8 @@ typedef struct layer_hp {
     bool    windowed, rotate;
     bool    recurrent; // the layer is recurrent, or has a recurrent block beside its attention (falcon-h1)
     bool    no_attention, no_feed;
-    float   exp_limit; // of the experts' gate and up; 0: none
+    float   exp_limit, shared_limit; // of the experts' gate and up, and of the dense and shared parts'; 0: none
+    float   act_p[DEV_ACT_NUMBERS];  // numbers of the row's activation
     int32_t kv_of; // the layer whose keys and values this one reads: itself, or an earlier one (gemma4)
 } layer_hp;
 
@@ -140,6 +153,10 @@ struct hparams {
     const arch_row *row;
     int32_t n_vocab, n_embd, n_layers, n_rot, head_k, head_v; // the last three of full layers; each layer has its own
     int32_t n_ple; // width of a layer's own input (gemma4)
+    int32_t n_streams, n_sparse, kv_layers; // gemma3n: streams, leading layers with a sparse feed-forward, layers with keys of their own (0: all)
+    int32_t bank_step; // kimi-k3: every so many layers the layer's input is kept
+    int32_t halve_step; // RWKV: every so many layers the stream is halved; 0: never
+    float   kda_bound; // of the logarithm of Kimi delta attention's decay, below 0; 0: none, which has another formula
     int32_t taps, state_k, state_v, state_heads, state_keys; // recurrent layers: taps of the convolution, a head's state [state_k][state_v], heads, key heads
     bool    state_norm;  // B, C and the time step are normalised without weights (FalconMamba)
     int32_t kv_rank, mla_k, mla_v; // latent attention: rank, and the widths of a head's key and value before absorption
@@ -170,11 +187,17 @@ typedef enum slot {
     S_ROUTER, S_ROUTER_SCALE, S_SELECT_BIAS, S_GATE_EXPS, S_UP_EXPS, S_DOWN_EXPS, S_NORM_EXPS, S_FFN_POST_1, S_FFN_PRE_2, S_FFN_POST_2, S_GATE_CHUNK, S_UP_CHUNK, S_DOWN_CHUNK,
     S_ATTN_SUB, S_FFN_SUB,
     S_PLE_GATE, S_PLE_PROJ, S_PLE_NORM, S_OUT_SCALE,
+    S_ALTUP_ROUTER, S_ALTUP_ROUTER_NORM, S_ALTUP_PREDICT, S_ALTUP_CORRECT, S_ALTUP_SCALE, S_LAUREL_L, S_LAUREL_R, S_LAUREL_POST, // gemma3n
+    S_RES_ATTN, S_RES_FFN, S_ROUTED_DOWN, S_ROUTED_UP, S_ROUTED_NORM, // kimi-k3
     S_Q_A, S_Q_A_NORM, S_Q_B, S_KV_A, S_KV_A_NORM, S_K_B, S_V_B, S_KV_B,
     S_SHARED_ROUTER, S_GATE_SHARED, S_UP_SHARED, S_DOWN_SHARED,
     S_CONV, S_CONV_IN, S_CONV_OUT, // recurrent layers from here on: see model_recurrent.c
     S_SSM_IN, S_SSM_CONV, S_SSM_CONV_Q, S_SSM_CONV_K, S_SSM_CONV_V, S_SSM_X, S_SSM_DT, S_SSM_A, S_SSM_D, S_SSM_NORM, S_SSM_DT_NORM, S_SSM_B_NORM, S_SSM_C_NORM, S_SSM_OUT,
-    S_SSM_BA, S_SSM_BETA, S_SSM_ALPHA, S_SSM_F_A, S_SSM_F_B, S_SSM_G_A, S_SSM_G_B,
+    S_SSM_BA, S_SSM_BETA, S_SSM_ALPHA, S_SSM_F_A, S_SSM_F_B, S_SSM_G_A, S_SSM_G_B, S_SSM_G,
+    // RWKV: see model_rwkv.c. The five lerps of RWKV-6 stand in a row, as slices of the fused tensor.
+    S_TM_W0, S_TM_W1, S_TM_W2, S_TM_A0, S_TM_A1, S_TM_A2, S_TM_V0, S_TM_V1, S_TM_V2, S_TM_G1, S_TM_G2, S_TM_KK, S_TM_KA, S_TM_RK,
+    S_TM_LERP_X, S_TM_LERP_W, S_TM_LERP_K, S_TM_LERP_V, S_TM_LERP_R, S_TM_LERP_G, S_TM_LERP, S_TM_FIRST, S_TM_DECAY, S_TM_DECAY_W1, S_TM_DECAY_W2,
+    S_TM_KEY, S_TM_VALUE, S_TM_RECEPTANCE, S_TM_GATE, S_TM_LN, S_TM_OUT, S_CM_LERP_K, S_CM_LERP_R, S_CM_KEY, S_CM_RECEPTANCE, S_CM_VALUE,
     SLOT_COUNT
 } slot;
 
@@ -213,9 +236,13 @@ typedef struct binding {
     bound_tensor *token_type;   // the row of type 0
     slot_pair     low_init; // the low stream's first row (hrm_text)
     slot_pair     ple_embed, ple_proj, ple_norm; // per-layer inputs (gemma4)
-    float        *made[3];      // constants that some architectures need as tensors
+    slot_pair     altup_in, altup_out; // gemma3n: from one stream to the others and back, a slice each
+    slot_pair     res_out;       // kimi-k3: score of the last mixture
+    float        *made[5];      // constants that some architectures need as tensors
     bound_tensor *limit;        // the clamp of q, k and v in every column (mpt, dbrx, olmo)
     bound_tensor *slopes;       // decays of the heads of linear attention (minimax-01)
+    bound_tensor *shift;        // [n_embd][2]: the convolution that gives the row before (RWKV)
+    bound_tensor *cut, *ones;   // gemma3n: the bound of the sparse feed-forward, negated, in every column; 1 for each stream
     bound_tensor *temper;       // [context] a factor of the query by position (llama4, mistral3)
     bound_tensor *rope_factors; // rope_freqs or the chosen one of rope_factors_long/short
 } binding;
@@ -227,6 +254,14 @@ status want_vector(const bound_tensor *t, int64_t n, error *err);
 void   binding_free(binding *b); // not the device's tensors
 
 // ---- the plan -------------------------------------------------------------------------------------------------------------
+
+enum { TM_PREV, TM_IN, TM_R, TM_K, TM_V, TM_W, TM_A, TM_G, TM_Z, TM_B, TM_FIRST, TM_SUM, TM_LOW, TM_BONUS, TM_COUNT };
+
+typedef struct streams {
+    dev_reg all[2], guess[2], coef[2], mode[2], laurel[2], low, sparse[2]; // gemma3n
+    dev_reg bank, level, score, mixed, latent; // kimi-k3
+    int32_t banked;
+} streams;
 
 // What the recording of a forward pass keeps at hand. Registers with two entries: for all rows, and for the wanted rows.
 typedef struct graph {
@@ -241,6 +276,8 @@ typedef struct graph {
     dev_reg        mixed, result, rates, small; // recurrent layers alone: see model_recurrent.c
     int32_t        state_group;
     dev_reg        low, query, latent, wide; // latent attention alone: see model_latent.c
+    dev_reg        tm[TM_COUNT];             // RWKV alone: see model_rwkv.c
+    streams        st;                       // several streams alone: see model_streams.c
 } graph;
 
 const dev_tensor *graph_weight(const slot_pair *s);
@@ -258,10 +295,17 @@ dev_reg graph_select(graph *c, dev_reg att);
 // model_encoder.c: a layer of ENC_POST; from the last layer's rows to embeddings or scores; what both need of the file.
 void    graph_encoder_layer(graph *c, int32_t il);
 void    graph_embedding(graph *c, dev_reg rows);
+static inline bool arch_rwkv(const arch_row *row) { return row->recur == RECUR_RWKV6 || row->recur == RECUR_RWKV7; }
 bool    encoder_means(const hparams *hp); // the mean of all rows is taken
 status  encoder_options(const gguf *g, hparams *hp, error *err); // reads pooling_type
 status  encoder_check(const hparams *hp, binding *b, error *err);
 void    encoder_info(const hparams *hp, const binding *b, model_info *info);
+// att *= what attn_gate, where the layer has one, makes of x: a factor for each column or head.
+void    graph_gate(graph *c, int32_t il, dev_reg att, dev_reg x);
+void    graph_dense(graph *c, int32_t il, dev_reg dst, dev_reg x, const slot_pair *gate, const slot_pair *up, const slot_pair *down, dev_reg residual); // dst = [residual +] a dense feed-forward of x
+void    graph_experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual); // the routed experts alone
+// norm(proj (gelu(gate x) * the layer's own input)): where it stands. t is overwritten.
+dev_reg graph_ple(graph *c, int32_t il, dev_reg x);
 // att = latent attention of x, n_head * mla_v wide.
 dev_reg graph_latent(graph *c, int32_t il, dev_reg x);
 void    graph_latent_registers(graph *c);
@@ -274,10 +318,38 @@ void    graph_recurrent_registers(graph *c);
 // What goes into the layer's last matrix, S_OUT (beside attention: S_SSM_OUT).
 dev_reg graph_recurrent(graph *c, int32_t il, dev_reg x);
 
+// model_rwkv.c: the same three things for RWKV's rows, whose layers it records whole.
+status rwkv_sizes(const gguf *g, hparams *hp, error *err);
+status check_rwkv(const hparams *hp, slot_pair *s, int32_t il, error *err);
+void   graph_rwkv_registers(graph *c);
+void   graph_rwkv_layer(graph *c, int32_t il);
+int64_t rwkv_shift_rows(const hparams *hp); // rows of n_embd that a layer's state begins with
+
+// model_streams.c: rows whose residual stream is not one: before the first layer, a layer, and after the last (c->h holds one stream again).
+status check_streams(const hparams *hp, const binding *b, error *err);
+void   graph_streams_registers(graph *c);
+void   graph_streams_begin(graph *c);
+void   graph_altup_layer(graph *c, int32_t il);
+void   graph_bank_layer(graph *c, int32_t il);
+void   graph_streams_end(graph *c);
+float  streams_cut(int64_t columns); // of a sparse feed-forward's gates: minus the deviations that they must exceed
+
 // model_bind.c, for check_recurrent: hold a tensor to a shape (n = 0: any), say which is missing.
 status bind_want_matrix(const slot_pair *s, int64_t k, int64_t n, error *err);
 status bind_want_vector(const bound_tensor *t, int64_t n, error *err);
 status bind_missing(int32_t layer, slot s, bool bias, error *err);
+// A list of shapes that tensors of a layer must have.
+typedef struct shape { slot s; int64_t k, n; bool optional, bias; } shape; // k 0: a vector of n; bias: the pair's bias alone
+status bind_shapes(const shape *list, size_t n, slot_pair *s, int32_t il, error *err);
+#define MAT(slot, k, n) {slot, k, n, false, false}
+#define MAT_MAY(slot, k, n) {slot, k, n, true, false}
+#define VEC(slot, n) {slot, 0, n, false, false}
+#define VEC_MAY(slot, n) {slot, 0, n, true, false}
+#define BIAS(slot, n) {slot, 0, n, false, true}
+#define BIAS_MAY(slot, n) {slot, 0, n, true, true}
+#define SHAPES(...) bind_shapes((const shape[]){__VA_ARGS__}, sizeof((const shape[]){__VA_ARGS__}) / sizeof(shape), s, il, err)
+// A key of the row that must be there, within bounds.
+status need_int(const gguf *g, const hparams *hp, const char *name, int64_t lo, int64_t hi, int32_t *out, error *err);
 
 // Records the forward pass; every bound tensor has its dev_tensor. Errors of the builder come with dev_plan_prepare.
 status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err);

@@ -76,6 +76,7 @@ dev_reg graph_latent(graph *c, int32_t il, dev_reg x)
         dev_op_copy(p, (dev_copy){.dst = q, .src = query, .n = heads, .width = rot, .src_first = nope, .src_stride = hp->mla_k, .dst_first = rank, .dst_stride = width});
         attend(c, l, result, q, latent, shared);
         for (int32_t h = 0; h < heads; h++) dev_linear1(p, dev_reg_view(p, att, h * hp->mla_v, hp->mla_v), dev_reg_view(p, result, h * rank, rank), slice(&s[S_V_B], h), NULL);
+        graph_gate(c, il, att, x);
         return att;
     }
     int32_t each = nope + hp->mla_v, at = heads * each;
@@ -85,5 +86,6 @@ dev_reg graph_latent(graph *c, int32_t il, dev_reg x)
     if (rot > 0) dev_op_copy(p, (dev_copy){.dst = k, .src = latent, .n = heads, .width = rot, .src_first = rank, .src_stride = 0, .dst_first = nope, .dst_stride = hp->head_k});
     dev_op_copy(p, (dev_copy){.dst = v, .src = kv, .n = heads, .width = hp->mla_v, .src_first = nope, .src_stride = each, .dst_first = 0, .dst_stride = hp->head_v});
     attend(c, l, att, query, k, v);
+    graph_gate(c, il, att, x);
     return att;
 }

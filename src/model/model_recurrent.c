@@ -19,7 +19,7 @@ static bool present(const gguf *g, int32_t layer, const char *name)
     return gguf_tensor_find(g, full) != NULL;
 }
 
-static status need_int(const gguf *g, const hparams *hp, const char *name, int64_t lo, int64_t hi, int32_t *out, error *err)
+status need_int(const gguf *g, const hparams *hp, const char *name, int64_t lo, int64_t hi, int32_t *out, error *err)
 {
     char key[96];
     int64_t n;
@@ -36,7 +36,7 @@ static status need_int(const gguf *g, const hparams *hp, const char *name, int64
 static status read_layers(const gguf *g, hparams *hp, error *err)
 {
     static const char *const marks[] = {[RECUR_CONV] = "shortconv.conv", [RECUR_MAMBA] = "ssm_conv1d", [RECUR_MAMBA2] = "ssm_conv1d", [RECUR_DELTA] = "ssm_conv1d", [RECUR_KDA] = "ssm_conv1d_q", [RECUR_PLAMO] = "ssm_conv1d",
-                                          [RECUR_LIGHTNING] = "attn_qkv"};
+                                          [RECUR_LIGHTNING] = "attn_qkv", [RECUR_RWKV6] = "time_mix_key", [RECUR_RWKV7] = "time_mix_key"};
     static const char *const feeds[] = {"ffn_norm", "ffn_up", "ffn_up_exps", "ffn_gate_up_exps", "ffn_gate_inp"};
     bool mamba = hp->row->recur == RECUR_MAMBA || hp->row->recur == RECUR_MAMBA2;
     for (int32_t i = 0; i < hp->n_layers; i++) {
@@ -47,7 +47,7 @@ static status read_layers(const gguf *g, hparams *hp, error *err)
         for (size_t f = 0; f < sizeof feeds / sizeof *feeds; f++) feed |= present(g, i, feeds[f]);
         l->no_feed = !feed;
         if (l->no_attention && !l->recurrent && l->no_feed) return error_set(err, E_INVALID, "layer %d holds neither attention nor a recurrent block nor a feed-forward", i);
-        if (!l->no_attention && (l->n_head < 1 || l->n_kv < 1)) return error_set(err, E_INVALID, "layer %d has tensors of attention, but no heads", i);
+        if (!l->no_attention && !arch_rwkv(hp->row) && (l->n_head < 1 || l->n_kv < 1)) return error_set(err, E_INVALID, "layer %d has tensors of attention, but no heads", i);
     }
     return OK;
 }
@@ -72,6 +72,7 @@ static status read_kda(const gguf *g, hparams *hp, error *err)
 
 static int64_t conv_width(const hparams *hp)
 {
+    if (arch_rwkv(hp->row)) return rwkv_shift_rows(hp) * hp->n_embd;
     int64_t keys = (int64_t)hp->state_keys * hp->state_k, values = (int64_t)hp->state_heads * hp->state_v;
     return hp->row->recur == RECUR_CONV || hp->row->recur == RECUR_MAMBA || hp->row->recur == RECUR_PLAMO ? values : values + 2 * keys;
 }
@@ -81,8 +82,9 @@ static status read_sizes(const gguf *g, hparams *hp, error *err)
     status st;
     bool any = false;
     for (int32_t i = 0; i < hp->n_layers; i++) any |= hp->layers[i].recurrent;
-    if (!any) return OK;
+    if (!any && !arch_rwkv(hp->row)) return OK;
     arch_recur kind = hp->row->recur;
+    if (arch_rwkv(hp->row)) return rwkv_sizes(g, hp, err);
     if (kind == RECUR_LIGHTNING) { // no convolution
         hp->taps = 1;
         hp->state_heads = hp->state_keys = hp->layers[0].n_head;
@@ -129,33 +131,6 @@ int32_t recurrent_state_width(const hparams *hp)
 
 // ---- tensors --------------------------------------------------------------------------------------------------------------
 
-typedef struct shape { slot s; int64_t k, n; bool optional, bias; } shape; // k 0: a vector of n; bias: the pair's bias alone
-
-static status check_shapes(const shape *list, size_t n, slot_pair *s, int32_t il, error *err)
-{
-    for (size_t i = 0; i < n; i++) {
-        slot_pair *p = &s[list[i].s];
-        status st;
-        if (!(list[i].bias ? p->b : p->w)) {
-            if (list[i].optional) continue;
-            return bind_missing(il, list[i].s, list[i].bias, err);
-        }
-        if (list[i].bias) st = bind_want_vector(p->b, list[i].n, err);
-        else if (!list[i].k) st = bind_want_vector(p->w, list[i].n, err);
-        else st = bind_want_matrix(p, list[i].k, list[i].n, err);
-        if (st) return st;
-    }
-    return OK;
-}
-
-#define MAT(slot, k, n) {slot, k, n, false, false}
-#define MAT_MAY(slot, k, n) {slot, k, n, true, false}
-#define VEC(slot, n) {slot, 0, n, false, false}
-#define VEC_MAY(slot, n) {slot, 0, n, true, false}
-#define BIAS(slot, n) {slot, 0, n, false, true}
-#define BIAS_MAY(slot, n) {slot, 0, n, true, true}
-#define SHAPES(...) check_shapes((const shape[]){__VA_ARGS__}, sizeof((const shape[]){__VA_ARGS__}) / sizeof(shape), s, il, err)
-
 status check_recurrent(const hparams *hp, slot_pair *s, int32_t il, error *err)
 {
     int64_t e = hp->n_embd, wide = conv_width(hp), inner = (int64_t)hp->state_heads * hp->state_v, heads = hp->state_heads, state = hp->state_k, rank = s[S_SSM_DT].w ? s[S_SSM_DT].w->desc.k : 0;
@@ -180,15 +155,17 @@ status check_recurrent(const hparams *hp, slot_pair *s, int32_t il, error *err)
         break;
     case RECUR_KDA:
         st = SHAPES(MAT(S_Q, e, inner), MAT(S_K, e, inner), MAT(S_V, e, inner), VEC(S_SSM_CONV_Q, inner * hp->taps), VEC(S_SSM_CONV_K, inner * hp->taps), VEC(S_SSM_CONV_V, inner * hp->taps),
-                    MAT(S_SSM_F_A, e, state), MAT(S_SSM_F_B, state, inner), MAT(S_SSM_BETA, e, heads), VEC(S_SSM_A, heads), BIAS(S_SSM_DT, inner), MAT(S_SSM_G_A, e, state), MAT(S_SSM_G_B, state, inner),
+                    MAT(S_SSM_F_A, e, s[S_SSM_F_B].w ? state : inner), MAT_MAY(S_SSM_F_B, state, inner), MAT(S_SSM_BETA, e, heads), VEC(S_SSM_A, hp->kda_bound < 0 ? inner : heads), BIAS(S_SSM_DT, inner),
                     VEC(S_SSM_NORM, hp->state_v), MAT(S_OUT, inner, e));
+        if (!st && s[S_SSM_G].w) st = SHAPES(MAT(S_SSM_G, e, inner)); // the output's gate, in one matrix or through a narrow one
+        else if (!st) st = SHAPES(MAT(S_SSM_G_A, e, s[S_SSM_G_B].w ? state : inner), MAT_MAY(S_SSM_G_B, state, inner));
         break;
     case RECUR_PLAMO:
         st = SHAPES(MAT(S_SSM_IN, e, 2 * inner), VEC(S_SSM_CONV, wide * hp->taps), BIAS_MAY(S_SSM_CONV, wide), MAT(S_SSM_DT, rank, heads), BIAS(S_SSM_DT, heads), MAT(S_SSM_X, inner, rank + 2 * state),
                     VEC(S_SSM_A, heads), VEC(S_SSM_D, heads), MAT(S_SSM_OUT, inner, e), VEC(S_SSM_DT_NORM, rank), VEC(S_SSM_B_NORM, state), VEC(S_SSM_C_NORM, state));
         break;
     case RECUR_LIGHTNING: st = SHAPES(MAT(S_QKV, e, 3 * inner), MAT(S_GATE_ATTN, e, inner), VEC(S_ATTN_NORM_2, inner), MAT(S_OUT, inner, e)); break;
-    case RECUR_NONE: break;
+    case RECUR_RWKV6: case RECUR_RWKV7: case RECUR_NONE: break;
     }
     if (st || !alone || hp->row->recur == RECUR_KDA || hp->row->recur == RECUR_LIGHTNING) return st;
     slot out = hp->row->recur == RECUR_CONV ? S_CONV_OUT : S_SSM_OUT;
@@ -203,6 +180,11 @@ status check_recurrent(const hparams *hp, slot_pair *s, int32_t il, error *err)
 void graph_recurrent_registers(graph *c)
 {
     const hparams *hp = c->hp;
+    if (arch_rwkv(hp->row)) {
+        graph_rwkv_registers(c);
+        c->state_group = dev_plan_group(c->p, (dev_group){.kind = DEV_GROUP_RECURRENT, .state_width = recurrent_state_width(hp)});
+        return;
+    }
     int32_t inner = hp->state_heads * hp->state_v, wide = (int32_t)conv_width(hp), mixed = wide, result = inner, rates = 2 * hp->state_heads, small = 2 * hp->state_heads;
     bool any = false;
     if (hp->row->recur == RECUR_CONV) mixed = 3 * hp->n_embd;
@@ -258,6 +240,23 @@ static void short_conv(graph *c, const slot_pair *s, int32_t layer, dev_reg x, d
     dev_op_combine(c->p, (dev_combine){.dst = att, .a = in, .b = dev_reg_view(c->p, bcx, e, e), .sa = 1, .multiply = true});
 }
 
+// The end of every Mamba: the recurrence over the inputs that `of` names, with the layer's decays, then its gate. of.dst is the result.
+static void state_space(graph *c, const slot_pair *s, int32_t layer, dev_scan of, dev_reg gate)
+{
+    dev_scan op = scan_of(c, layer);
+    op.dst = of.dst;
+    op.q = of.q;
+    op.k = of.k;
+    op.v = of.v;
+    op.rate = of.rate;
+    op.rate_kind = of.rate_kind;
+    op.rate_bias = graph_bias(&s[S_SSM_DT]);
+    op.a = graph_weight(&s[S_SSM_A]);
+    op.skip = graph_weight(&s[S_SSM_D]);
+    dev_op_scan(c->p, op);
+    gated(c, of.dst, gate, DEV_ACT_SILU);
+}
+
 static void mamba(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att)
 {
     const hparams *hp = c->hp;
@@ -271,18 +270,7 @@ static void mamba(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_re
     for (int i = 0; i < 3; i++)
         if (hp->state_norm || s[norms[i]].w) norm(c, parts[i], DEV_NORM_RMS, 0, &s[norms[i]]);
     dev_linear1(c->p, rates, parts[0], graph_weight(&s[S_SSM_DT]), NULL);
-    dev_scan op = scan_of(c, layer);
-    op.dst = att;
-    op.v = in;
-    op.k = parts[1];
-    op.q = parts[2];
-    op.rate = rates;
-    op.rate_kind = DEV_RATE_VALUE;
-    op.rate_bias = graph_bias(&s[S_SSM_DT]);
-    op.a = graph_weight(&s[S_SSM_A]);
-    op.skip = graph_weight(&s[S_SSM_D]);
-    dev_op_scan(c->p, op);
-    gated(c, att, dev_reg_view(c->p, xz, inner, inner), DEV_ACT_SILU);
+    state_space(c, s, layer, (dev_scan){.dst = att, .v = in, .k = parts[1], .q = parts[2], .rate = rates, .rate_kind = DEV_RATE_VALUE}, dev_reg_view(c->p, xz, inner, inner));
 }
 
 // As mamba, but for the order of parts: each head's gate, then its input, in one matrix; B, C, then the time step in the other.
@@ -301,17 +289,7 @@ static void plamo(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_re
     graph_linear(c, low, in, &s[S_SSM_X]);
     for (int i = 0; i < 3; i++) norm(c, parts[i], DEV_NORM_RMS, 0, &s[norms[i]]);
     dev_linear1(c->p, rates, parts[2], graph_weight(&s[S_SSM_DT]), NULL);
-    dev_scan op = scan_of(c, layer);
-    op.dst = att;
-    op.v = in;
-    op.k = parts[0];
-    op.q = parts[1];
-    op.rate = rates;
-    op.rate_bias = graph_bias(&s[S_SSM_DT]);
-    op.a = graph_weight(&s[S_SSM_A]);
-    op.skip = graph_weight(&s[S_SSM_D]);
-    dev_op_scan(c->p, op);
-    gated(c, att, z, DEV_ACT_SILU);
+    state_space(c, s, layer, (dev_scan){.dst = att, .v = in, .k = parts[0], .q = parts[1], .rate = rates}, z);
 }
 
 // Lightning attention (arXiv 2401.04658): queries, keys and values of each head in a row; heads forget at fixed rates, late layers less.
@@ -345,17 +323,8 @@ static void mamba2(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_r
     dev_reg all = graph_part(c, c->mixed, inner + wide + hp->state_heads), in = dev_reg_view(c->p, all, inner, wide); // gate; x, B, C; time steps
     graph_linear(c, all, x, &s[S_SSM_IN]);
     conv(c, in, &s[S_SSM_CONV], layer, 0, DEV_ACT_SILU);
-    dev_scan op = scan_of(c, layer);
-    op.dst = att;
-    op.v = dev_reg_view(c->p, in, 0, inner);
-    op.k = dev_reg_view(c->p, in, inner, keys);
-    op.q = dev_reg_view(c->p, in, inner + keys, keys);
-    op.rate = dev_reg_view(c->p, all, inner + wide, hp->state_heads);
-    op.rate_bias = graph_bias(&s[S_SSM_DT]);
-    op.a = graph_weight(&s[S_SSM_A]);
-    op.skip = graph_weight(&s[S_SSM_D]);
-    dev_op_scan(c->p, op);
-    gated(c, att, dev_reg_view(c->p, all, 0, inner), DEV_ACT_SILU);
+    dev_reg v = dev_reg_view(c->p, in, 0, inner), k = dev_reg_view(c->p, in, inner, keys), q = dev_reg_view(c->p, in, inner + keys, keys), rates = dev_reg_view(c->p, all, inner + wide, hp->state_heads);
+    state_space(c, s, layer, (dev_scan){.dst = att, .v = v, .k = k, .q = q, .rate = rates}, dev_reg_view(c->p, all, 0, inner));
     if (s[S_SSM_NORM].w) norm(c, att, DEV_NORM_RMS, inner / hp->state_keys, &s[S_SSM_NORM]);
 }
 
@@ -395,6 +364,13 @@ static void delta(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_re
     gated(c, att, z, DEV_ACT_SILU);
 }
 
+// dst = b (a x), or a x where there is no b
+static void narrow(graph *c, dev_reg dst, dev_reg low, dev_reg x, const slot_pair *a, const slot_pair *b)
+{
+    if (b->w) graph_linear(c, low, x, a);
+    dev_linear1(c->p, dst, b->w ? low : x, graph_weight(b->w ? b : a), NULL);
+}
+
 static void kimi_delta(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att)
 {
     const hparams *hp = c->hp;
@@ -404,10 +380,9 @@ static void kimi_delta(graph *c, const slot_pair *s, int32_t layer, dev_reg x, d
     for (int i = 0; i < 3; i++) part[i] = dev_reg_view(c->p, qkv, i * inner, inner);
     dev_op_linear(c->p, (dev_linear){.src = x, .n = 4, .residual = DEV_NONE, .out = {graph_out(part[0], &s[S_Q]), graph_out(part[1], &s[S_K]), graph_out(part[2], &s[S_V]), graph_out(beta, &s[S_SSM_BETA])}});
     sigmoid(c, beta);
-    graph_linear(c, low, x, &s[S_SSM_F_A]);
-    dev_linear1(c->p, rates, low, graph_weight(&s[S_SSM_F_B]), NULL);
-    graph_linear(c, low, x, &s[S_SSM_G_A]);
-    graph_linear(c, gate, low, &s[S_SSM_G_B]);
+    narrow(c, rates, low, x, &s[S_SSM_F_A], &s[S_SSM_F_B]);
+    if (s[S_SSM_G].w) graph_linear(c, gate, x, &s[S_SSM_G]);
+    else narrow(c, gate, low, x, &s[S_SSM_G_A], &s[S_SSM_G_B]);
     for (int i = 0; i < 3; i++) {
         conv(c, part[i], &s[S_SSM_CONV_Q + i], layer, i * inner * (hp->taps - 1), DEV_ACT_SILU);
         if (i < 2) norm(c, part[i], DEV_NORM_L2, hp->state_k, NULL);
@@ -422,8 +397,16 @@ static void kimi_delta(graph *c, const slot_pair *s, int32_t layer, dev_reg x, d
     scan.beta = beta;
     scan.rate_kind = DEV_RATE_KEY;
     scan.scale = 1 / sqrtf((float)hp->state_k);
-    scan.rate_bias = graph_bias(&s[S_SSM_DT]);
-    scan.a = graph_weight(&s[S_SSM_A]);
+    if (hp->kda_bound < 0) { // the logarithm of the decay is bound * sigmoid(exp(A) (rate + bias)); the file has -exp(A), or exp(A)
+        dev_op_vector(c->p, (dev_vector){.dst = rates, .src = rates, .bias = graph_bias(&s[S_SSM_DT])});
+        dev_op_vector(c->p, (dev_vector){.dst = rates, .src = rates, .scale = graph_weight(&s[S_SSM_A])});
+        if (!(hp->row->more & B_DECAY_PLUS)) dev_scale(c->p, rates, rates, -1);
+        sigmoid(c, rates);
+        dev_scale(c->p, rates, rates, hp->kda_bound);
+    } else {
+        scan.rate_bias = graph_bias(&s[S_SSM_DT]);
+        scan.a = graph_weight(&s[S_SSM_A]);
+    }
     dev_op_scan(c->p, scan);
     norm(c, att, DEV_NORM_RMS, hp->state_v, &s[S_SSM_NORM]);
     gated(c, att, gate, DEV_ACT_SIGMOID);
@@ -443,7 +426,7 @@ dev_reg graph_recurrent(graph *c, int32_t il, dev_reg x)
     case RECUR_KDA: kimi_delta(c, s, layer, x, att); break;
     case RECUR_PLAMO: plamo(c, s, layer, x, att); break;
     case RECUR_LIGHTNING: lightning(c, s, il, layer, x, att); break;
-    case RECUR_NONE: break;
+    case RECUR_RWKV6: case RECUR_RWKV7: case RECUR_NONE: break; // recorded whole: model_rwkv.c
     }
     return att;
 }

@@ -28,6 +28,17 @@ static void adjust_gemma4(hparams *hp)
     hp->final_cap = 30;
 }
 
+static void adjust_gemma3n(hparams *hp)
+{
+    hp->rope_base_window = 10000;
+    hp->attn_scale = 1;
+    hp->final_cap = 30;
+    hp->n_streams = 4;
+    hp->n_sparse = 10;
+    hp->kv_layers = 20;
+    hp->n_ple = 256;
+}
+
 static void adjust_baichuan(hparams *hp)
 {
     hp->rope_off = hp->n_layers != 32; // only the 7B model rotates
@@ -100,6 +111,7 @@ static const arch_row ROWS[] = {
     {.name = "gemma2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST, .keys = K_WINDOW | K_ATTN_CAP | K_FINAL_CAP, .window_period = 2, .adjust = adjust_gemma2},
     {.name = "gemma3", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW | K_FINAL_CAP, .window_period = 6, .adjust = adjust_gemma3},
     {.name = "gemma4", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EXPERTS_NORM | A_EMBED_SQRT | A_POST | A_GEMMA4 | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW | K_FINAL_CAP, .window_period = 6, .adjust = adjust_gemma4},
+    {.name = "gemma3n", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EMBED_SQRT | A_POST | A_GEMMA4 | A_WINDOW_PLAIN_ROPE, .more = B_ALTUP, .keys = K_WINDOW | K_FINAL_CAP, .window_period = 5, .adjust = adjust_gemma3n},
     {.name = "phi2", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_LAYER_NORM | A_PARALLEL},
     {.name = "phi3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_FUSED_UP},
     {.name = "phimoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM},
@@ -182,6 +194,8 @@ static const arch_row ROWS[] = {
     {.name = "deepseek32", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT | A_MSCALE_BOTH, .more = B_INDEXER, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_YARN_LOG | K_NEXTN},
     {.name = "glm-dsa", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT | A_MSCALE_BOTH, .more = B_INDEXER, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_NEXTN, .gating = DEV_GATE_SIGMOID},
     {.name = "minimax-m3", .rope = ROPE_HALVES, .act = DEV_ACT_SWIGLU_OAI, .more = B_INDEXER, .keys = EXPERT_KEYS | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID},
+    {.name = "apertus", .rope = ROPE_HALVES, .act = DEV_ACT_XIELU, .more = B_XIELU, .keys = K_ATTN_SCALE},
+    {.name = "step35", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .more = B_WINDOW_DIMS | B_HALF_ROT | B_LIMIT_AFTER, .keys = K_WINDOW | EXPERT_KEYS | K_NEXTN | K_EXP_LIMIT | K_SHARED_LIMIT, .gating = DEV_GATE_SIGMOID},
     {.name = "cogvlm", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .more = B_VISION},
 
     // Encoders: embeddings and scores, no text.
@@ -218,14 +232,18 @@ static const arch_row ROWS[] = {
     {.name = "plamo2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_PLAMO, .traits = A_POST | A_FUSED_UP},
     {.name = "minimax-01", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_LIGHTNING, .traits = A_EXPERTS_NORM, .keys = K_RESID_SCALE | K_EXP_SCALE},
 
+    {.name = "kimi-k3", .rope = ROPE_NONE, .act = DEV_ACT_SITU, .recur = RECUR_KDA, .traits = A_LATENT, .more = B_BANK, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_SITU | K_KDA_BOUND, .gating = DEV_GATE_SIGMOID},
+    {.name = "bailingmoe3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .recur = RECUR_KDA, .traits = A_LATENT, .more = B_DECAY_PLUS | B_LIMIT_AFTER,
+     .keys = EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN | K_EXP_LIMIT | K_SHARED_LIMIT | K_KDA_BOUND, .gating = DEV_GATE_SIGMOID},
+    {.name = "rwkv6", .act = DEV_ACT_RELU2, .recur = RECUR_RWKV6, .traits = A_LAYER_NORM | A_EMBED_NORM, .more = B_CHANNEL_MIX, .ffn_norm = "attn_norm_2"},
+    {.name = "rwkv6qwen2", .act = DEV_ACT_SILU, .recur = RECUR_RWKV6},
+    {.name = "rwkv7", .act = DEV_ACT_RELU2, .recur = RECUR_RWKV7, .traits = A_LAYER_NORM | A_EMBED_NORM, .more = B_CHANNEL_MIX, .ffn_norm = "attn_norm_2"},
+    {.name = "arwkv7", .act = DEV_ACT_SILU, .recur = RECUR_RWKV7},
+
     // Known by name, not built: each needs a kind of block that the table does not have.
 #define OUT(n, why) {.name = n, .refuse = why}
     OUT("deepseek4", "compressed attention and hyper-connections are not built"), OUT("dots3note", "latent attention in windows is not built"),
-    OUT("hy_v4", "compressed attention and hyper-connections are not built"), OUT("bailingmoe3", "linear beside latent attention is not built"),
-    OUT("kimi-k3", "delta attention is not built"), OUT("qwen4exp", "gated delta blocks are not built"), OUT("rwkv6", "RWKV blocks are not built"),
-    OUT("rwkv7", "RWKV blocks are not built"), OUT("rwkv6qwen2", "RWKV blocks are not built"), OUT("arwkv7", "RWKV blocks are not built"),
-    OUT("gemma3n", "alternating updates of several streams (AltUp) are not built"), OUT("apertus", "the xIELU activation is not built"),
-    OUT("step35", "activations that are clamped after the gate are not built"), OUT("qwen3tts", "it writes codes of speech, not text"),
+    OUT("hy_v4", "hyper-connections are not built"), OUT("qwen4exp", "hyper-connections and hashed n-grams are not built"), OUT("qwen3tts", "it writes codes of speech, not text"),
     OUT("chameleon", "its norms and image tokens are not built"), OUT("t5", "encoder-decoder models are not built"), OUT("t5encoder", "encoders are not built"),
     OUT("wavtokenizer-dec", "speech models are not built"), OUT("clip", "it holds no language model"), OUT("gptj", "its block is not built"),
     OUT("eagle3", "draft heads are not built"),

@@ -26,6 +26,13 @@ tokens() { # COUNT VOCAB SEED: ids by a generator of its own, the same everywher
   awk -v n="$1" -v v="$2" -v s="$3" 'BEGIN { for (i = 0; i < n; i++) { s = (s * 1103515 + 12345) % 2147483; printf "%d ", s % v } }'
 }
 
+each() { # LAYERS NAME...: blk.N.NAME for each of them ("1 2 3", or % for all), joined by commas
+  local layers=$1 i name out=""
+  shift
+  for i in $layers; do for name in "$@"; do out=$out,blk.$i.$name; done; done
+  echo "${out#,}"
+}
+
 failed=0 rows=0 skipped=""
 shared=blk.%.ffn_gate_shexp.weight,blk.%.ffn_up_shexp.weight,blk.%.ffn_down_shexp.weight
 experts=blk.%.ffn_gate_inp.weight,blk.%.ffn_gate_exps.weight,blk.%.ffn_up_exps.weight,blk.%.ffn_down_exps.weight
@@ -39,7 +46,8 @@ row() {
   model=$cache/$name.gguf
   args=("$@")
   [ -f "$ARCHS_DIR/$base.with" ] && args+=(--with "$(cat "$ARCHS_DIR/$base.with")")
-  if [ ! -f "$ARCHS_DIR/$base.gguf" ]; then args+=(--arch "$base" --vocab none --n-vocab 128); else args+=(--meta "$ARCHS_DIR/$base.gguf"); fi
+  if [ -n "${META:-}" ]; then args+=(--meta "$META")
+  elif [ ! -f "$ARCHS_DIR/$base.gguf" ]; then args+=(--arch "$base" --vocab none --n-vocab 128); else args+=(--meta "$ARCHS_DIR/$base.gguf"); fi
   "$PEER_DIR/peer" random "$model" --seed 3 "${args[@]}" > "$work/log" 2>&1 || { echo "$name: peer random failed: $(tail -1 "$work/log")"; failed=1; return; }
   [ -n "${SAMPLE:-}" ] && lists="7 40"
   vocab=128
@@ -175,6 +183,34 @@ if [ -z "${SAMPLE:-}" ]; then # shapes and scalings that the plain files do not 
     row minimax-m3-grouped minimax-m3-moe 1e-5 $many $heads_swa --set rope.dimension_count=u32:16 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2
     row talkie-grouped talkie-dense 1e-6 $heads --set logit_scale=f32:0.3
     row llama4-experts llama4-moe 1e-5 --set expert_count=u32:8 --set expert_used_count=u32:1
+    row step35-limits step35 1e-5 $small $many --set attention.head_count_kv=u32:2 --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set expert_feed_forward_length=u32:96 --set expert_shared_feed_forward_length=u32:64 \
+      --set block_count=u32:4 --set attention.sliding_window=u32:16 --set attention.sliding_window_pattern=bools:false,true,true,true --set rope.freq_base_swa=f32:10000 --set swiglu_clamp_exp=f32:0.3 --set swiglu_clamp_shexp=f32:0.2 \
+      --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5 --with blk.%.attn_gate.weight,rope_freqs.weight,blk.0.ffn_gate.weight,blk.0.ffn_up.weight,blk.0.ffn_down.weight,$(each '1 2 3' ffn_gate_inp.weight ffn_gate_exps.weight ffn_up_exps.weight ffn_down_exps.weight ffn_gate_shexp.weight ffn_up_shexp.weight ffn_down_shexp.weight)
+    # numbers of the activation that the peer cannot be given by name: written into the metadata of a name as long
+    python3 - "$ARCHS_DIR/smollm3-dense.gguf" "$work/apertus.gguf" <<'EOF'
+import re, struct, sys
+data = open(sys.argv[1], "rb").read().replace(b"smollm3", b"apertus")
+for key, pair in ((b"xielu.alpha_p", (0.4, -0.2)), (b"xielu.alpha_n", (0.3, 0.9)), (b"xielu.beta", (0.5, 0.3)), (b"xielu.eps", (-1e-6, -1e-3))):
+    data = re.sub(key + b"(.{8})" + struct.pack("<Q", 512) + b".{2048}", lambda m: key + m.group(1) + struct.pack("<Q2f", 2, *pair), data, flags=re.S)
+open(sys.argv[2], "wb").write(data)
+EOF
+    META=$work/apertus.gguf row apertus apertus 1e-6
+    gemma3n="$small --set block_count=u32:4 --set attention.head_count_kv=u32:2 --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set attention.sliding_window=u32:16 --set rope.freq_base=f32:1000000"
+    row gemma3n gemma3n 1e-5 $gemma3n
+    # an epsilon that keeps the norms from making much of the peer's rounding of GELU, which else doubles every other layer
+    row gemma3n-shared gemma3n 1e-5 $gemma3n --set block_count=u32:25 --set attention.layer_norm_rms_epsilon=f32:0.1
+    LISTS="700" row gemma3n-long gemma3n 1e-5 $gemma3n --set block_count=u32:11 --set context_length=u32:1024 --set attention.layer_norm_rms_epsilon=f32:0.1
+    # RWKV, and time mixes of its kind in other models
+    rwkv="--set context_length=u32:1024 --set embedding_length=u32:256 --set block_count=u32:3 --set feed_forward_length=u32:384 --set attention.layer_norm_epsilon=f32:1e-5 --set wkv.head_size=u32:64 --set attention.head_count=u32:0 --set token_shift_count=u32:2"
+    extra="--set time_mix_extra_dim=u32:32 --set time_decay_extra_dim=u32:48"
+    ranks="--set attention.decay_lora_rank=u32:32 --set attention.iclr_lora_rank=u32:24 --set attention.value_residual_mix_lora_rank=u32:16 --set attention.gate_lora_rank=u32:48"
+    LISTS="1 7 40 200 700" row rwkv6 rwkv6 1e-5 $rwkv $extra --set rescale_every_n_layers=u32:2 --with blk.%.time_mix_lerp_fused.weight
+    row rwkv6-separate rwkv6 1e-5 $rwkv $extra --set wkv.head_size=u32:32 --with $(each % time_mix_lerp_w.weight time_mix_lerp_k.weight time_mix_lerp_v.weight time_mix_lerp_r.weight time_mix_lerp_g.weight)
+    LISTS="1 7 40 200 700" row rwkv7 rwkv7 1e-5 $rwkv $ranks
+    row rwkv6qwen2 rwkv6qwen2 1e-5 $small $extra --set wkv.head_size=u32:64 --set token_shift_count=u32:1 --set attention.head_count_kv=u32:2 --with blk.%.time_mix_key.bias,blk.%.time_mix_value.bias,blk.%.time_mix_receptance.bias
+    row arwkv7 arwkv7 1e-5 $small $ranks --set wkv.head_size=u32:64 --set token_shift_count=u32:1 --with $(each % time_mix_g1.weight time_mix_g2.weight time_mix_ln.weight time_mix_ln.bias)
+    row kimi-k3-banks kimi-k3-moe 1e-5 $many --set block_count=u32:5 --set attn_res.block_size=u32:2 --set attention.head_count=u32s:2,0,0,2,0 --set attention.head_count_kv=u32s:1,0,0,1,0 --set expert_latent_length=u32:64 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5 --with blk.%.ffn_routed_norm.weight
+    row bailingmoe3-limits bailingmoe3-moe 1e-5 $many --set swiglu_clamp_exp=f32:0.3 --set swiglu_clamp_shexp=f32:0.2 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
   }
 fi
 # quantized NAME BASE TYPES...: the exact answer is the peer's on the file decoded to F32; altiserve's NMSE to it, median of five token seeds,

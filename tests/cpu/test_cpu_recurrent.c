@@ -52,7 +52,8 @@ typedef struct recipe {
     bool    conv;
     dev_scan_kind kind;
     dev_rate rate_kind;
-    bool    rated, biased, tiled;
+    bool    rated, biased, tiled, before;
+    bool    given; // the rates are logarithms of the decays
     int     skip; // 0 none, 1 a head, 2 a column
     int32_t heads, keys, k, v, taps;
     dev_act act;
@@ -61,7 +62,7 @@ typedef struct recipe {
 
 static int32_t rates_of(const recipe *r) { return !r->rated ? 0 : r->rate_kind == DEV_RATE_HEAD ? r->heads : r->rate_kind == DEV_RATE_KEY ? r->heads * r->k : r->heads * r->v; }
 static int32_t columns_of(const recipe *r) { return r->heads * r->v; }
-static int32_t width_of(const recipe *r) { return r->conv ? columns_of(r) : 2 * r->keys * r->k + columns_of(r) + rates_of(r) + r->heads; }
+static int32_t width_of(const recipe *r) { return r->conv ? columns_of(r) : (r->kind == DEV_SCAN_DPLR ? 4 : 2) * r->keys * r->k + columns_of(r) + rates_of(r) + r->heads; }
 static int32_t a_count(const recipe *r) { return r->rate_kind == DEV_RATE_VALUE ? columns_of(r) * r->k : r->heads; }
 
 static int32_t token_of(int seq, int32_t at) { return (at * 7 + seq * 11 + at * at % 5) % VOCAB; }
@@ -69,6 +70,12 @@ static int32_t token_of(int seq, int32_t at) { return (at * 7 + seq * 11 + at * 
 static void fill(recipe *r)
 {
     r->table = numbers((size_t)VOCAB * (size_t)width_of(r), 1, 0);
+    if (r->given || r->kind == DEV_SCAN_DPLR) // states that stay bounded: decays below 1, small updates
+        for (int32_t t = 0; t < VOCAB; t++)
+            for (int32_t i = 0, at = 2 * r->keys * r->k + columns_of(r); i + at < width_of(r); i++) {
+                float *x = &r->table[t * width_of(r) + at + i];
+                *x = i < rates_of(r) && r->given ? -fabsf(*x) : *x * 0.3f;
+            }
     r->a = numbers((size_t)a_count(r), 0.4f, -0.5f);
     r->bias = numbers((size_t)(r->conv ? columns_of(r) : rates_of(r)) + 1, 0.5f, 0.2f);
     r->skips = numbers((size_t)columns_of(r), 1, 0);
@@ -105,21 +112,27 @@ static void naive_scan(const recipe *r, int seq, double *out)
     int32_t K = r->k, V = r->v, n = columns_of(r);
     double *state = mem_calloc((size_t)n * (size_t)K, sizeof *state);
     for (int32_t t = 0; t < TOKENS; t++) {
-        const float *q = r->table + token_of(seq, t) * width_of(r), *k = q + r->keys * K, *v = k + r->keys * K, *rate = v + n, *beta = rate + rates_of(r);
+        const float *q = r->table + token_of(seq, t) * width_of(r), *k = q + r->keys * K, *v = k + r->keys * K, *rate = v + n, *beta = rate + rates_of(r), *z = beta + r->heads, *b = z + r->keys * K;
         for (int32_t h = 0; h < r->heads; h++) {
             int32_t key = r->tiled ? h % r->keys : h / (r->heads / r->keys);
             for (int32_t c = 0; c < V; c++) {
-                double *s = state + ((size_t)h * (size_t)V + (size_t)c) * (size_t)K, kept = 0, y = 0, step = 1, in = (double)v[h * V + c];
+                double *s = state + ((size_t)h * (size_t)V + (size_t)c) * (size_t)K, kept = 0, gone = 0, y = 0, step = 1, in = (double)v[h * V + c];
+                for (int32_t i = 0; i < K && r->kind == DEV_SCAN_DPLR; i++) gone += s[i] * (double)z[key * K + i]; // before the decay
+                for (int32_t i = 0; i < K && r->before; i++) y += s[i] * (double)q[key * K + i];
                 for (int32_t i = 0; i < K; i++) {
                     int32_t at = r->rate_kind == DEV_RATE_HEAD ? h : r->rate_kind == DEV_RATE_KEY ? h * K + i : h * V + c;
+                    if (r->given) {
+                        s[i] *= exp((double)rate[at]);
+                        continue;
+                    }
                     if (r->rated) step = log1p(exp((double)rate[at] + (r->biased ? (double)r->bias[at] : 0)));
                     s[i] *= exp(step * 0.75 * (double)(r->rate_kind == DEV_RATE_VALUE ? r->a[(h * V + c) * K + i] : r->a[h]));
                     kept += s[i] * (double)k[key * K + i];
                 }
                 double add = r->kind == DEV_SCAN_DELTA ? (in - kept) * (double)beta[h] : in * step;
                 for (int32_t i = 0; i < K; i++) {
-                    s[i] += (double)k[key * K + i] * add;
-                    y += s[i] * (double)q[key * K + i];
+                    s[i] += (double)k[key * K + i] * add + (r->kind == DEV_SCAN_DPLR ? (double)b[key * K + i] * gone : 0);
+                    if (!r->before) y += s[i] * (double)q[key * K + i];
                 }
                 out[t * n + h * V + c] = y * 0.5 + (r->skip ? (double)r->skips[r->skip == 1 ? h : h * V + c] * in : 0);
             }
@@ -144,7 +157,9 @@ static dev_plan *plan_of(device *d, const recipe *r, int32_t rows)
     else
         dev_op_scan(p, (dev_scan){.dst = y, .q = dev_reg_view(p, x, 0, keys), .k = dev_reg_view(p, x, keys, keys), .v = dev_reg_view(p, x, 2 * keys, n), .rate = rates ? dev_reg_view(p, x, 2 * keys + n, rates) : DEV_NONE,
                                   .beta = r->kind == DEV_SCAN_DELTA ? dev_reg_view(p, x, 2 * keys + n + rates, r->heads) : DEV_NONE, .kind = r->kind, .rate_kind = r->rate_kind, .tiled = r->tiled, .group = group,
-                                  .layer = 1, .state_at = gap, .n_head = r->heads, .n_key = r->keys, .head_k = r->k, .head_v = r->v, .scale = 0.5f, .a_scale = 0.75f, .a = import(d, r->a, a_count(r), 1, DEV_USE_VECTOR),
+                                  .layer = 1, .state_at = gap, .n_head = r->heads, .n_key = r->keys, .head_k = r->k, .head_v = r->v, .scale = 0.5f, .a_scale = 0.75f, .a = r->given ? NULL : import(d, r->a, a_count(r), 1, DEV_USE_VECTOR), .before = r->before,
+                                  .z = r->kind == DEV_SCAN_DPLR ? dev_reg_view(p, x, 2 * keys + n + rates + r->heads, keys) : DEV_NONE,
+                                  .b = r->kind == DEV_SCAN_DPLR ? dev_reg_view(p, x, 3 * keys + n + rates + r->heads, keys) : DEV_NONE,
                                   .rate_bias = rates && r->biased ? import(d, r->bias, rates, 1, DEV_USE_VECTOR) : NULL,
                                   .skip = r->skip ? import(d, r->skips, r->skip == 1 ? r->heads : n, 1, DEV_USE_VECTOR) : NULL});
     dev_op_hidden(p, y);
@@ -257,6 +272,15 @@ static void delta_rules(void **state)
     hold(&(recipe){.kind = DEV_SCAN_DELTA, .rate_kind = DEV_RATE_KEY, .rated = true, .biased = true, .heads = 3, .keys = 3, .k = 18, .v = 18});
 }
 
+static void rwkv(void **state)
+{
+    (void)state;
+    hold(&(recipe){.kind = DEV_SCAN_SSM, .rate_kind = DEV_RATE_KEY, .rated = true, .given = true, .before = true, .heads = 3, .keys = 3, .k = 20, .v = 20});
+    hold(&(recipe){.kind = DEV_SCAN_SSM, .rate_kind = DEV_RATE_HEAD, .rated = true, .given = true, .heads = 4, .keys = 2, .k = 8, .v = 70});
+    hold(&(recipe){.kind = DEV_SCAN_DPLR, .rate_kind = DEV_RATE_KEY, .rated = true, .given = true, .heads = 4, .keys = 2, .k = 12, .v = 80});
+    hold(&(recipe){.kind = DEV_SCAN_DPLR, .rate_kind = DEV_RATE_KEY, .rated = true, .biased = true, .heads = 2, .keys = 2, .k = 5, .v = 9});
+}
+
 // What a plan must not take.
 static void refusals(void **state)
 {
@@ -266,7 +290,7 @@ static void refusals(void **state)
     assert_int_equal(cpu_device_create(&(cpu_options){.threads = 1}, &d, &e), OK);
     float *v = numbers(512, 1, 0);
     dev_tensor *eight = import(d, v, 8, 1, DEV_USE_VECTOR), *two = import(d, v, 2, 1, DEV_USE_VECTOR), *taps = import(d, v, 3, 8, DEV_USE_VECTOR);
-    for (int i = 0; i < 7; i++) {
+    for (int i = 0; i < 10; i++) {
         dev_plan *p;
         assert_int_equal(dev_plan_create(d, &p, &e), OK);
         dev_reg x = dev_reg_all(p, 8), w = dev_reg_wanted(p, 8), b = dev_reg_all(p, 2);
@@ -278,6 +302,9 @@ static void refusals(void **state)
         if (i == 4) s.beta = DEV_NONE;
         if (i == 5) s.a = eight;
         if (i == 6) s.state_at = 1;
+        if (i == 7) s.a = NULL; // and no rate
+        if (i == 8) s.before = true;
+        if (i == 9) s.kind = DEV_SCAN_DPLR, s.z = x, s.b = b;
         if (i < 4) dev_op_conv(p, c);
         else dev_op_scan(p, s);
         if (dev_plan_prepare(p, 4, 4, &e) == OK) fail_msg("%d was taken", i);
@@ -289,6 +316,6 @@ static void refusals(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(convolutions), cmocka_unit_test(state_spaces), cmocka_unit_test(delta_rules), cmocka_unit_test(refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(convolutions), cmocka_unit_test(state_spaces), cmocka_unit_test(delta_rules), cmocka_unit_test(rwkv), cmocka_unit_test(refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -97,6 +97,10 @@ static status fake_kv_create(device *d, const dev_plan *p, const int32_t *n_page
     kv->v = mem_calloc((size_t)kv->n, sizeof *kv->v);
     for (int g = 0; g < p->n_groups; g++)
         for (int l = 0; l < p->groups[g].n_layers; l++) {
+            if (p->groups[g].kind == DEV_GROUP_RECURRENT) { // a state by page
+                kv->k[g * 64 + l] = mem_calloc((size_t)n_pages[g], (size_t)p->groups[g].state_width * 4);
+                continue;
+            }
             kv->k[g * 64 + l] = mem_calloc((size_t)n_pages[g] * DEV_PAGE_TOKENS, (size_t)(p->groups[g].n_kv * p->groups[g].head_k) * 4);
             kv->v[g * 64 + l] = mem_calloc((size_t)n_pages[g] * DEV_PAGE_TOKENS, (size_t)(p->groups[g].n_kv * p->groups[g].head_v) * 4);
         }
@@ -139,6 +143,7 @@ static float fake_act(dev_act a, float x)
     case DEV_ACT_RELU2: return x > 0 ? x * x : 0;
     case DEV_ACT_TANH: return tanhf(x);
     case DEV_ACT_SIGMOID: return 1 / (1 + expf(-x));
+    case DEV_ACT_EXP: return expf(x);
     default: return x;
     }
 }
@@ -169,7 +174,7 @@ static void fake_norm(fake_run *r, const dev_norm *o)
             for (int32_t i = 0; i < group; i++) mean += x[g + i];
             mean = o->kind == DEV_NORM_LAYER ? mean / group : 0;
             for (int32_t i = 0; i < group; i++) var += (x[g + i] - mean) * (x[g + i] - mean);
-            double scale = 1 / sqrt(var / group + o->eps);
+            double scale = o->kind == DEV_NORM_L2 ? 1 / fmax(sqrt(var), (double)o->eps) : 1 / sqrt(var / group + o->eps);
             for (int32_t i = 0; i < group; i++) {
                 int64_t nw = o->weight ? o->weight->k * o->weight->n : 1, nb = o->bias ? o->bias->k * o->bias->n : 1;
                 y[g + i] = (float)((x[g + i] - mean) * scale) * (o->weight ? fake_data(o->weight)[(g + i) % nw] : 1) + (o->bias ? fake_data(o->bias)[(g + i) % nb] : 0);
@@ -291,6 +296,72 @@ static void fake_experts(fake_run *r, const dev_experts *o) // softmax over all,
     }
 }
 
+static float *fake_state(fake_run *r, const dev_seq *s, int32_t group, int32_t layer, int32_t at)
+{
+    return r->kv->k[group * 64 + layer] + (size_t)s->pages[group][0] * (size_t)r->p->groups[group].state_width + at;
+}
+
+static void fake_conv(fake_run *r, const dev_conv *o)
+{
+    int32_t n = r->p->regs[o->src].width, kept = o->taps - 1;
+    for (int32_t q = 0; q < r->s->n_seqs; q++) {
+        const dev_seq *s = &r->s->seqs[q];
+        float *state = fake_state(r, s, o->group, o->layer, o->state_at);
+        if (s->start == 0) memset(state, 0, (size_t)(n * kept) * 4);
+        for (int32_t i = 0; i < s->n_rows; i++)
+            for (int32_t c = 0; c < n; c++) {
+                const float *w = fake_data(o->weight) + c * o->taps;
+                float now = fake_row(r, o->src, s->first_row + i)[c], sum = o->bias ? fake_data(o->bias)[c] : 0;
+                for (int32_t j = 0; j < kept; j++) sum += w[j] * state[j * n + c];
+                for (int32_t j = 0; j < kept; j++) state[j * n + c] = j + 1 < kept ? state[(j + 1) * n + c] : now;
+                fake_row(r, o->dst, s->first_row + i)[c] = fake_act(o->act, sum + w[kept] * now);
+            }
+    }
+}
+
+static void fake_scan(fake_run *r, const dev_scan *o) // with given decays
+{
+    int32_t K = o->head_k, V = o->head_v;
+    assert(!o->a && o->rate_kind == DEV_RATE_KEY && o->kind != DEV_SCAN_DELTA && !o->skip);
+    for (int32_t q = 0; q < r->s->n_seqs; q++)
+        for (int32_t i = 0; i < r->s->seqs[q].n_rows; i++)
+            for (int32_t h = 0; h < o->n_head; h++) {
+                const dev_seq *s = &r->s->seqs[q];
+                int32_t row = s->first_row + i, key = h / (o->n_head / o->n_key) * K;
+                float *S = fake_state(r, s, o->group, o->layer, o->state_at) + h * K * V;
+                if (s->start == 0 && i == 0) memset(S, 0, (size_t)(K * V) * 4);
+                for (int32_t c = 0; c < V; c++) {
+                    float v = fake_row(r, o->v, row)[h * V + c], out = 0, old = 0;
+                    for (int32_t j = 0; j < K && o->kind == DEV_SCAN_DPLR; j++) old += S[j * V + c] * fake_row(r, o->z, row)[key + j];
+                    for (int32_t j = 0; j < K; j++) {
+                        float x = S[j * V + c], b = o->kind == DEV_SCAN_DPLR ? fake_row(r, o->b, row)[key + j] : 0;
+                        S[j * V + c] = x * expf(fake_row(r, o->rate, row)[h * K + j]) + b * old + fake_row(r, o->k, row)[key + j] * v;
+                        out += (o->before ? x : S[j * V + c]) * fake_row(r, o->q, row)[key + j];
+                    }
+                    fake_row(r, o->dst, row)[h * V + c] = out * o->scale;
+                }
+            }
+}
+
+static void fake_dots(fake_run *r, const dev_dot *o)
+{
+    int32_t n = r->p->regs[o->dst].width, each = r->p->regs[o->a].width / n;
+    for (int32_t row = 0; row < fake_rows(r, o->dst); row++)
+        for (int32_t i = 0; i < n; i++) fake_row(r, o->dst, row)[i] = fake_dot(fake_row(r, o->a, row) + i * each, fake_row(r, o->b, row) + i * each, each);
+}
+
+static void fake_mix(fake_run *r, const dev_mix *o)
+{
+    int32_t width = r->p->regs[o->dst].width / o->n_dst;
+    for (int32_t row = 0; row < fake_rows(r, o->dst); row++)
+        for (int32_t i = 0; i < o->n_dst; i++)
+            for (int32_t c = 0; c < width; c++) {
+                float sum = o->add == DEV_NONE ? 0 : fake_row(r, o->add, row)[i * width + c];
+                for (int32_t j = 0; j < o->n_src; j++) sum += fake_row(r, o->weight, row)[i * o->n_src + j] * fake_row(r, o->src, row)[j * width + c];
+                fake_row(r, o->dst, row)[i * width + c] = sum;
+            }
+}
+
 static void fake_op(fake_run *r, const dev_op *op)
 {
     switch (op->kind) {
@@ -306,11 +377,15 @@ static void fake_op(fake_run *r, const dev_op *op)
     case DEV_OP_ROPE: fake_rope(r, &op->u.rope); break;
     case DEV_OP_ATTEND: fake_attend(r, &op->u.attend); break;
     case DEV_OP_EXPERTS: fake_experts(r, &op->u.experts); break;
+    case DEV_OP_CONV: fake_conv(r, &op->u.conv); break;
+    case DEV_OP_SCAN: fake_scan(r, &op->u.scan); break;
+    case DEV_OP_DOT: fake_dots(r, &op->u.dot); break;
+    case DEV_OP_MIX: fake_mix(r, &op->u.mix); break;
     case DEV_OP_COMBINE: {
         const dev_combine *o = &op->u.combine;
         for (int32_t row = 0; row < fake_rows(r, o->dst); row++)
             for (int32_t j = 0; j < r->p->regs[o->dst].width; j++) {
-                float a = fake_row(r, o->a, row)[j], b = o->b == DEV_NONE ? 0 : fake_row(r, o->b, row)[r->p->regs[o->b].width == 1 ? 0 : j];
+                float a = fake_row(r, o->a, row)[j], b = o->b == DEV_NONE ? 0 : fake_row(r, o->b, row)[j / (r->p->regs[o->dst].width / r->p->regs[o->b].width)];
                 fake_row(r, o->dst, row)[j] = o->multiply ? a * b * o->sa : a * o->sa + b * o->sb;
             }
         break;

@@ -56,7 +56,10 @@ static inline __attribute__((always_inline)) void scan_columns(const scan_args *
         }
         for (int i = 0; i < V; i++) u[i] = (x[i] - u[i]) * vf_set1(beta);
     } else
-        for (int i = 0; i < V; i++) u[i] = x[i] * st[i];
+        for (int i = 0; i < V; i++) {
+            u[i] = x[i];
+            if (!dplr) u[i] = u[i] * st[i];
+        }
     for (int32_t r = 0; dplr && r < s->head_k; r++)
         for (int i = 0; i < V; i++) kept[i] = vf_fma(LOAD(s->state + (size_t)r * s->ld_state + c + i * VW, w), vf_set1(z[r]), kept[i]);
     for (int32_t r = 0; r < s->head_k; r++) {

@@ -38,6 +38,7 @@ typedef struct model_info {
     char            architecture[64];
     uint32_t        n_vocab, n_embd, n_layers, n_head, n_head_kv;
     uint32_t        n_ctx_train;      // what the file says; 0 when it does not
+    uint32_t        chosen;           // keys that an indexer of the file's would choose for a token, to which the context is held; 0: there is none
     uint32_t        context;          // tokens a sequence may have here: options.context (or n_ctx_train), at most n_positions where that is set
     uint32_t        n_positions;      // > 0: positions are learned, and there are so many
     uint64_t        parameters;       // elements of all weights

@@ -58,6 +58,12 @@ static const slot_desc SLOTS[SLOT_COUNT] = {
     [S_LAUREL_L] = {"laurel_l", DEV_USE_MATRIX, false},
     [S_LAUREL_R] = {"laurel_r", DEV_USE_MATRIX, false},
     [S_LAUREL_POST] = {"laurel_post_norm", DEV_USE_VECTOR, false},
+    [S_HC_ATTN] = {"hc_attn_fn", DEV_USE_MATRIX, false},
+    [S_HC_ATTN_BASE] = {"hc_attn_base", DEV_USE_VECTOR, false},
+    [S_HC_ATTN_SCALE] = {"hc_attn_scale", DEV_USE_VECTOR, false},
+    [S_HC_FFN] = {"hc_ffn_fn", DEV_USE_MATRIX, false},
+    [S_HC_FFN_BASE] = {"hc_ffn_base", DEV_USE_VECTOR, false},
+    [S_HC_FFN_SCALE] = {"hc_ffn_scale", DEV_USE_VECTOR, false},
     [S_RES_ATTN] = {"attn_res_score", DEV_USE_MATRIX, false},
     [S_RES_FFN] = {"ffn_res_score", DEV_USE_MATRIX, false},
     [S_ROUTED_DOWN] = {"ffn_routed_down", DEV_USE_MATRIX, false},
@@ -351,6 +357,8 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
         if (s == S_Q_NORM && weight && hp->row->more & B_HEAD_GAINS) return add_gains(b, t, hp->layers[layer].head_k, &pair->w, err);
         if (s >= S_Q_A && s <= S_KV_B && !(hp->row->traits & A_LATENT)) break;
         if (s >= S_ALTUP_ROUTER && s <= S_LAUREL_POST && !(hp->row->more & B_ALTUP)) break;
+        if (s >= S_HC_ATTN && s <= S_HC_FFN_SCALE && !(hp->row->more & B_HYPER)) break;
+        if (weight && (s == S_HC_ATTN_SCALE || s == S_HC_FFN_SCALE)) return add_gains(b, t, hp->n_streams, &pair->w, err); // one for reading, one for writing
         if (s >= S_RES_ATTN && s <= S_ROUTED_NORM && !(hp->row->more & B_BANK)) break;
         if (s >= S_CONV && !hp->layers[layer].recurrent) break;
         if (s >= S_TM_W0 && !arch_rwkv(hp->row)) break;
@@ -391,6 +399,9 @@ static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, e
         {"altup_proj.weight", offsetof(binding, altup_in), false, DEV_USE_MATRIX},
         {"altup_unembd_proj.weight", offsetof(binding, altup_out), false, DEV_USE_MATRIX},
         {"output_res_score.weight", offsetof(binding, res_out), false, DEV_USE_MATRIX},
+        {"output_hc_fn.weight", offsetof(binding, hc), false, DEV_USE_MATRIX},
+        {"output_hc_base.weight", offsetof(binding, hc_base), false, DEV_USE_VECTOR},
+        {"output_hc_scale.weight", offsetof(binding, hc_scale), false, DEV_USE_VECTOR},
         {"output.weight", offsetof(binding, output), false, DEV_USE_MATRIX},
         {"output.bias", offsetof(binding, output), true, DEV_USE_VECTOR},
         {"enc.output_norm.weight", offsetof(binding, out_norm), false, DEV_USE_VECTOR},
@@ -410,6 +421,8 @@ static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, e
         if (globals[i].pair == offsetof(binding, low_init) && !(hp->row->more & B_CYCLES)) break;
         if (!strncmp(t->name, "altup_", 6) && !(hp->row->more & B_ALTUP)) break;
         if (globals[i].pair == offsetof(binding, res_out) && !(hp->row->more & B_BANK)) break;
+        if (!strncmp(t->name, "output_hc_", 10) && !(hp->row->more & B_HYPER)) break;
+        if (globals[i].pair == offsetof(binding, hc_scale)) return add_gains(b, t, hp->n_streams, &b->hc_scale.w, err);
         if (!strncmp(t->name, "enc.", 4) && !hp->row->encoder) break;
         if (!strncmp(t->name, "cls.", 4) && hp->pooling != MODEL_POOL_RANK) return OK; // heads that nobody asks
         if (!strncmp(t->name, "dense_", 6) && hp->pooling == MODEL_POOL_RANK) return OK;
@@ -551,7 +564,7 @@ static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *e
         if ((st = want_matrix(&s[S_KV_B], r, heads * (nope + hp->mla_v), 1, err))) return st;
     }
     if (!s[S_OUT].w) return missing(il, "attn_output.weight", err);
-    if ((st = want_gate(&s[S_GATE_ATTN], e, heads, heads * hp->mla_v, err))) return st;
+    if ((st = want_gate(&s[S_GATE_ATTN], e, heads, heads * hp->mla_v, err)) || (st = want_vector(s[S_SINKS].w, heads, err))) return st;
     return want_matrix(&s[S_OUT], heads * hp->mla_v, e, 1, err);
 }
 
@@ -725,6 +738,10 @@ static status add_constants(const hparams *hp, binding *b, error *err)
     if (arch_rwkv(hp->row)) { // the row before, and nothing of the present one
         if ((st = add_made(b, 3, "token shift", 2, hp->n_embd, DEV_USE_VECTOR, &b->shift, err))) return st;
         for (int32_t i = 0; i < hp->n_embd; i++) b->made[3][2 * i] = 1;
+    }
+    if (hp->row->more & B_HYPER) {
+        if ((st = add_made(b, 3, "least weight of a stream", hp->n_streams, 1, DEV_USE_VECTOR, &b->floor, err))) return st;
+        for (int32_t i = 0; i < hp->n_streams; i++) b->made[3][i] = hp->hyper_floor;
     }
     if (hp->row->more & B_ALTUP) {
         int64_t ff = b->layers[0].s[S_GATE].w->desc.n;

@@ -465,7 +465,7 @@ static void registers(graph *c)
         c->skip[w] = hp->row->more & B_SKIP ? make(c->p, hp->n_embd) : DEV_NONE;
         c->one[w] = one ? make(c->p, 1) : DEV_NONE;
     }
-    if (hp->row->more & (B_ALTUP | B_BANK)) graph_streams_registers(c);
+    if (hp->row->more & (B_ALTUP | B_BANK | B_HYPER)) graph_streams_registers(c);
 }
 
 // hrm_text: a stack reads the sum of the two streams, and its norm becomes the low stream or, of the high stack, the high one. The last pass ends in
@@ -501,13 +501,14 @@ status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err
     if (b->embed_norm.w) norm(&c, c.h[0], c.h[0], &b->embed_norm);
     if (hp->row->more & B_SKIP) dev_scale(p, c.skip[0], c.h[0], 1);
     if (hp->row->more & B_CYCLES) start_cycles(&c);
-    if (hp->row->more & (B_ALTUP | B_BANK)) graph_streams_begin(&c);
+    if (hp->row->more & (B_ALTUP | B_BANK | B_HYPER)) graph_streams_begin(&c);
     for (int32_t il = 0; il < hp->n_layers; il++) {
         if (hp->row->more & B_CYCLES && il % hp->cycle_layers == 0) dev_add(p, c.h[0], c.high, c.low_stream);
         if (hp->row->encoder == ENC_POST) graph_encoder_layer(&c, il);
         else if (arch_rwkv(hp->row)) graph_rwkv_layer(&c, il);
         else if (hp->row->more & B_ALTUP) graph_altup_layer(&c, il);
         else if (hp->row->more & B_BANK) graph_bank_layer(&c, il);
+        else if (hp->row->more & B_HYPER) graph_hyper_layer(&c, il);
         else {
             layer(&c, il);
             if (hp->n_ple) dev_add(p, c.h[c.w], c.h[c.w], graph_ple(&c, il, c.h[c.w]));
@@ -517,7 +518,7 @@ status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err
         else if (b->layers[il].out_scale != 1) dev_scale(p, c.h[c.w], c.h[c.w], b->layers[il].out_scale);
         if (p->failed) break;
     }
-    if (!p->failed && hp->row->more & (B_ALTUP | B_BANK)) graph_streams_end(&c);
+    if (!p->failed && hp->row->more & (B_ALTUP | B_BANK | B_HYPER)) graph_streams_end(&c);
     if (!p->failed) {
         dev_reg rows = c.h[c.w];
         if (hp->row->encoder != ENC_POST) norm(&c, rows = c.n[c.w], c.h[c.w], &b->out_norm);

@@ -405,6 +405,11 @@ static void read_acts(reader *r, hparams *hp)
         if (bound < 0) hp->kda_bound = (float)bound;
         else r->st = error_set(r->err, E_INVALID, "key \"%s\" is %g, expected less than 0", r->key, bound);
     }
+    if (hp->row->more & B_HYPER) {
+        read_int(r, "hyper_connection.count", 1, 64, &hp->n_streams, true);
+        read_float(r, "hyper_connection.epsilon", &hp->hyper_floor);
+        read_float(r, "hyper_connection.magnitude", &hp->hyper_gain);
+    }
     if (hp->row->more & B_BANK) read_int(r, "attn_res.block_size", 0, MAX_LAYERS, &hp->bank_step, false);
     if (arch_rwkv(hp->row)) read_int(r, "rescale_every_n_layers", 0, MAX_LAYERS, &hp->halve_step, false);
 }
@@ -457,10 +462,14 @@ static void read_options(reader *r, hparams *hp)
 static void read_indexer(reader *r, hparams *hp)
 {
     int32_t top_k = 0, block = 0;
-    read_int(r, "attention.indexer.top_k", 1, INT32_MAX, &top_k, true);
+    bool may = hp->row->more & B_HYPER; // without one, or with 0, every key is seen
+    read_int(r, "attention.indexer.top_k", may ? 0 : 1, INT32_MAX, &top_k, !may);
+    if (!top_k) return;
     read_int(r, "attention.indexer.block_size", 0, INT32_MAX, &block, false); // some choose whole blocks of keys (minimax-m3)
     uint64_t most = (uint64_t)top_k * (uint64_t)(block > 1 ? block : 1);
-    if (!r->st && most <= UINT32_MAX && (hp->context > most || !hp->context)) hp->context = (uint32_t)most;
+    if (r->st || most > UINT32_MAX) return;
+    hp->chosen = (uint32_t)most;
+    if (hp->context > most || !hp->context) hp->context = (uint32_t)most;
 }
 
 status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err)

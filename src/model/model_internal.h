@@ -1,7 +1,7 @@
 // model/internal: what the files of this room share: the rows of the architecture table, hyperparameters, bound tensors.
 //
 // Reading order: model_table.c (rows), model_hparams.c (metadata -> hparams), model_bind.c (tensors by presence), model_graph.c (the plan),
-// model_load.c (the public face).
+// model_load.c (the public face). Kinds of blocks: model_latent.c, model_recurrent.c, model_rwkv.c, model_streams.c, model_encoder.c.
 #pragma once
 #include "model/model.h"
 
@@ -62,6 +62,7 @@ enum {
     B_HALF_ROT      = 1 << 11, // layers without a window turn half of rope.dimension_count (step35)
     B_XIELU         = 1 << 12, // xielu.* are the numbers of the activation, one a layer (apertus)
     B_CHANNEL_MIX   = 1 << 14, // the feed-forward is RWKV's channel mix
+    B_HYPER         = 1 << 15, // hyper-connections: several streams that a branch reads and writes by weights of its own (hy_v4): model_streams.c
     B_DECAY_PLUS    = 1 << 13, // ssm_a holds exp(A) where others hold -exp(A) (bailingmoe3)
 };
 
@@ -153,7 +154,9 @@ struct hparams {
     const arch_row *row;
     int32_t n_vocab, n_embd, n_layers, n_rot, head_k, head_v; // the last three of full layers; each layer has its own
     int32_t n_ple; // width of a layer's own input (gemma4)
-    int32_t n_streams, n_sparse, kv_layers; // gemma3n: streams, leading layers with a sparse feed-forward, layers with keys of their own (0: all)
+    uint32_t chosen; // keys that a row sees at most, of those an indexer chooses; 0: all
+    float   hyper_floor, hyper_gain; // hy_v4: least weight of a stream, and most of what is written to it
+    int32_t n_streams, n_sparse, kv_layers; // streams (gemma3n, hy_v4); gemma3n: leading layers with a sparse feed-forward, layers with keys of their own (0: all)
     int32_t bank_step; // kimi-k3: every so many layers the layer's input is kept
     int32_t halve_step; // RWKV: every so many layers the stream is halved; 0: never
     float   kda_bound; // of the logarithm of Kimi delta attention's decay, below 0; 0: none, which has another formula
@@ -188,6 +191,7 @@ typedef enum slot {
     S_ATTN_SUB, S_FFN_SUB,
     S_PLE_GATE, S_PLE_PROJ, S_PLE_NORM, S_OUT_SCALE,
     S_ALTUP_ROUTER, S_ALTUP_ROUTER_NORM, S_ALTUP_PREDICT, S_ALTUP_CORRECT, S_ALTUP_SCALE, S_LAUREL_L, S_LAUREL_R, S_LAUREL_POST, // gemma3n
+    S_HC_ATTN, S_HC_ATTN_BASE, S_HC_ATTN_SCALE, S_HC_FFN, S_HC_FFN_BASE, S_HC_FFN_SCALE, // hy_v4
     S_RES_ATTN, S_RES_FFN, S_ROUTED_DOWN, S_ROUTED_UP, S_ROUTED_NORM, // kimi-k3
     S_Q_A, S_Q_A_NORM, S_Q_B, S_KV_A, S_KV_A_NORM, S_K_B, S_V_B, S_KV_B,
     S_SHARED_ROUTER, S_GATE_SHARED, S_UP_SHARED, S_DOWN_SHARED,
@@ -238,10 +242,12 @@ typedef struct binding {
     slot_pair     ple_embed, ple_proj, ple_norm; // per-layer inputs (gemma4)
     slot_pair     altup_in, altup_out; // gemma3n: from one stream to the others and back, a slice each
     slot_pair     res_out;       // kimi-k3: score of the last mixture
+    slot_pair     hc, hc_base, hc_scale; // hy_v4: from the streams to one
     float        *made[5];      // constants that some architectures need as tensors
     bound_tensor *limit;        // the clamp of q, k and v in every column (mpt, dbrx, olmo)
     bound_tensor *slopes;       // decays of the heads of linear attention (minimax-01)
     bound_tensor *shift;        // [n_embd][2]: the convolution that gives the row before (RWKV)
+    bound_tensor *floor;        // hy_v4: what weights of streams are above zero, for each
     bound_tensor *cut, *ones;   // gemma3n: the bound of the sparse feed-forward, negated, in every column; 1 for each stream
     bound_tensor *temper;       // [context] a factor of the query by position (llama4, mistral3)
     bound_tensor *rope_factors; // rope_freqs or the chosen one of rope_factors_long/short
@@ -331,6 +337,7 @@ void   graph_streams_registers(graph *c);
 void   graph_streams_begin(graph *c);
 void   graph_altup_layer(graph *c, int32_t il);
 void   graph_bank_layer(graph *c, int32_t il);
+void   graph_hyper_layer(graph *c, int32_t il);
 void   graph_streams_end(graph *c);
 float  streams_cut(int64_t columns); // of a sparse feed-forward's gates: minus the deviations that they must exceed
 

@@ -38,13 +38,13 @@ static void low_norm(graph *c, dev_reg r, const slot_pair *s) { dev_rms(c->p, r,
 // From here each head is a weight of its own: slice h of a stack.
 static const dev_tensor *slice(const slot_pair *s, int32_t h) { return s->w[h].dev; }
 
-static void attend(graph *c, const layer_hp *l, dev_reg dst, dev_reg q, dev_reg k, dev_reg v)
+static void attend(graph *c, const layer_hp *l, const slot_pair *sinks, dev_reg dst, dev_reg q, dev_reg k, dev_reg v)
 {
     const hparams *hp = c->hp;
     int32_t index, group = graph_group(c, l, &index);
     if (c->b->temper) dev_op_combine(c->p, (dev_combine){.dst = q, .a = q, .b = c->temper, .sa = 1, .multiply = true});
     dev_op_attend(c->p, (dev_attend){.dst = dst, .q = q, .k = k, .v = v, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = hp->head_k, .head_v = hp->head_v,
-                                     .scale = hp->attn_scale, .softcap = hp->attn_cap});
+                                     .scale = hp->attn_scale, .softcap = hp->attn_cap, .sinks = graph_weight(sinks)});
 }
 
 dev_reg graph_latent(graph *c, int32_t il, dev_reg x)
@@ -74,7 +74,7 @@ dev_reg graph_latent(graph *c, int32_t il, dev_reg x)
         dev_reg q = dev_reg_view(p, c->wide, 0, heads * width), result = dev_reg_view(p, c->wide, heads * width, heads * rank);
         for (int32_t h = 0; h < heads; h++) dev_linear1(p, dev_reg_view(p, q, h * width, rank), dev_reg_view(p, query, h * hp->mla_k, nope), slice(&s[S_K_B], h), NULL);
         dev_op_copy(p, (dev_copy){.dst = q, .src = query, .n = heads, .width = rot, .src_first = nope, .src_stride = hp->mla_k, .dst_first = rank, .dst_stride = width});
-        attend(c, l, result, q, latent, shared);
+        attend(c, l, &s[S_SINKS], result, q, latent, shared);
         for (int32_t h = 0; h < heads; h++) dev_linear1(p, dev_reg_view(p, att, h * hp->mla_v, hp->mla_v), dev_reg_view(p, result, h * rank, rank), slice(&s[S_V_B], h), NULL);
         graph_gate(c, il, att, x);
         return att;
@@ -85,7 +85,7 @@ dev_reg graph_latent(graph *c, int32_t il, dev_reg x)
     if (nope > 0) dev_op_copy(p, (dev_copy){.dst = k, .src = kv, .n = heads, .width = nope, .src_first = 0, .src_stride = each, .dst_first = 0, .dst_stride = hp->head_k});
     if (rot > 0) dev_op_copy(p, (dev_copy){.dst = k, .src = latent, .n = heads, .width = rot, .src_first = rank, .src_stride = 0, .dst_first = nope, .dst_stride = hp->head_k});
     dev_op_copy(p, (dev_copy){.dst = v, .src = kv, .n = heads, .width = hp->mla_v, .src_first = nope, .src_stride = each, .dst_first = 0, .dst_stride = hp->head_v});
-    attend(c, l, att, query, k, v);
+    attend(c, l, &s[S_SINKS], att, query, k, v);
     graph_gate(c, il, att, x);
     return att;
 }

@@ -6,6 +6,9 @@
 //
 // kimi-k3 (B_BANK): every bank_step layers the stream is kept ("banked") and begins anew from attention's result; what a branch reads is a mixture of
 // all kept streams and the present one, by a softmax of how each, normalised, scores. Routed experts work in a narrower space of their own.
+//
+// hy_v4 (B_HYPER): hyper-connections (arXiv 2409.19606). From all streams, normalised together, a matrix makes a weight for reading each and one for
+// writing each; a branch reads their weighted sum, and its result is added to each by its weight.
 #include <math.h>
 #include <string.h>
 
@@ -15,6 +18,7 @@ static const float SPARSE_DEVIATIONS = 1.6448533535003662f; // leaves 5 % of a n
 static const float TINY = 1e-30f; // an epsilon that only keeps zero from dividing
 
 static bool altup(const hparams *hp) { return hp->row->more & B_ALTUP; }
+static bool hyper(const hparams *hp) { return hp->row->more & B_HYPER; }
 static int32_t banks(const hparams *hp) { return hp->bank_step ? (hp->n_layers + hp->bank_step - 1) / hp->bank_step : 0; }
 
 // ---- tensors --------------------------------------------------------------------------------------------------------------
@@ -55,7 +59,26 @@ static status check_bank(const hparams *hp, const binding *b, error *err)
     return OK;
 }
 
-status check_streams(const hparams *hp, const binding *b, error *err) { return altup(hp) ? check_altup(hp, b, err) : hp->row->more & B_BANK ? check_bank(hp, b, err) : OK; }
+static status check_hyper(const hparams *hp, const binding *b, error *err)
+{
+    int64_t n = hp->n_streams, all = n * hp->n_embd;
+    status st;
+    if (!b->hc.w) return error_set(err, E_INVALID, "the file has no tensor \"output_hc_fn.weight\"");
+    if (!b->hc_base.w) return error_set(err, E_INVALID, "the file has no tensor \"output_hc_base.weight\"");
+    if (!b->hc_scale.w) return error_set(err, E_INVALID, "the file has no tensor \"output_hc_scale.weight\"");
+    if ((st = want_matrix(&b->hc, all, n, 1, err)) || (st = want_vector(b->hc_base.w, n, err)) || (st = want_vector(b->hc_scale.w, n, err))) return st;
+    for (int32_t il = 0; il < hp->n_layers; il++) {
+        slot_pair *s = b->layers[il].s;
+        if ((st = SHAPES(MAT(S_HC_ATTN, all, 2 * n), VEC(S_HC_ATTN_BASE, 2 * n), VEC(S_HC_ATTN_SCALE, 2 * n), MAT(S_HC_FFN, all, 2 * n), VEC(S_HC_FFN_BASE, 2 * n), VEC(S_HC_FFN_SCALE, 2 * n)))) return st;
+    }
+    return OK;
+}
+
+status check_streams(const hparams *hp, const binding *b, error *err)
+{
+    if (altup(hp)) return check_altup(hp, b, err);
+    return hp->row->more & B_BANK ? check_bank(hp, b, err) : hyper(hp) ? check_hyper(hp, b, err) : OK;
+}
 
 // ---- registers ------------------------------------------------------------------------------------------------------------
 
@@ -70,11 +93,12 @@ void graph_streams_registers(graph *c)
         if (s[S_DOWN].w && s[S_DOWN].w->desc.k > ff) ff = (int32_t)s[S_DOWN].w->desc.k;
         if (s[S_ROUTED_DOWN].w && s[S_ROUTED_DOWN].w->desc.n > narrow) narrow = (int32_t)s[S_ROUTED_DOWN].w->desc.n;
     }
-    for (int w = 0; w < 2 && altup(hp); w++) {
+    for (int w = 0; w < 2 && (altup(hp) || hyper(hp)); w++) {
         dev_reg (*make)(dev_plan *, int32_t) = w ? dev_reg_wanted : dev_reg_all;
         x->all[w] = make(c->p, hp->n_streams * e);
         x->guess[w] = make(c->p, hp->n_streams * e);
-        x->coef[w] = make(c->p, hp->n_streams * hp->n_streams);
+        x->coef[w] = make(c->p, altup(hp) ? hp->n_streams * hp->n_streams : 2 * hp->n_streams);
+        if (hyper(hp)) continue;
         x->mode[w] = make(c->p, hp->n_streams);
         x->laurel[w] = make(c->p, e);
         x->sparse[w] = make(c->p, ff);
@@ -235,12 +259,66 @@ void graph_bank_layer(graph *c, int32_t il)
     else graph_feed(c, il, h, n, DEV_NONE, h);
 }
 
+// ---- hy_v4 ----------------------------------------------------------------------------------------------------------------
+
+// The weights of `parts` times as many values as there are streams, in coef; guess is overwritten.
+static dev_reg weigh(graph *c, const slot_pair *fn, const slot_pair *base, const slot_pair *scale, int32_t parts)
+{
+    streams *x = &c->st;
+    dev_plan *p = c->p;
+    int32_t n = c->hp->n_streams;
+    dev_reg coef = graph_part(c, x->coef[c->w], parts * n), read = dev_reg_view(p, coef, 0, n);
+    dev_rms(p, x->guess[c->w], x->all[c->w], NULL, c->hp->eps);
+    graph_linear(c, coef, x->guess[c->w], fn);
+    dev_op_vector(p, (dev_vector){.dst = coef, .src = coef, .scale = graph_weight(scale), .bias = graph_weight(base)});
+    dev_op_act(p, (dev_activate){.dst = coef, .gate = coef, .up = DEV_NONE, .act = DEV_ACT_SIGMOID});
+    dev_op_vector(p, (dev_vector){.dst = read, .src = read, .bias = c->b->floor->dev});
+    if (parts > 1) {
+        dev_reg write = dev_reg_view(p, coef, n, n);
+        dev_scale(p, write, write, c->hp->hyper_gain);
+        dev_op_vector(p, (dev_vector){.dst = write, .src = write, .bias = c->b->floor->dev});
+    }
+    return read;
+}
+
+static void read_streams(graph *c, dev_reg dst, dev_reg weights) { dev_op_mix(c->p, (dev_mix){.dst = dst, .src = c->st.all[c->w], .weight = weights, .add = DEV_NONE, .n_dst = 1, .n_src = c->hp->n_streams}); }
+
+static void write_streams(graph *c, dev_reg src)
+{
+    int32_t n = c->hp->n_streams;
+    dev_reg all = c->st.all[c->w];
+    dev_op_mix(c->p, (dev_mix){.dst = all, .src = src, .weight = dev_reg_view(c->p, c->st.coef[c->w], n, n), .add = all, .n_dst = n, .n_src = 1});
+}
+
+void graph_hyper_layer(graph *c, int32_t il)
+{
+    const slot_pair *s = c->b->layers[il].s;
+    dev_reg x = c->t[0];
+    read_streams(c, x, weigh(c, &s[S_HC_ATTN], &s[S_HC_ATTN_BASE], &s[S_HC_ATTN_SCALE], 2));
+    graph_norm(c, c->n[0], x, &s[S_ATTN_NORM]);
+    dev_reg att = graph_latent(c, il, c->n[0]);
+    if (il == c->hp->n_layers - 1) {
+        att = graph_select(c, att);
+        select_wanted(c, c->st.all);
+        select_wanted(c, c->st.coef);
+    }
+    x = c->t[c->w];
+    graph_linear(c, x, att, &s[S_OUT]);
+    write_streams(c, x);
+    read_streams(c, x, weigh(c, &s[S_HC_FFN], &s[S_HC_FFN_BASE], &s[S_HC_FFN_SCALE], 2));
+    graph_norm(c, c->n[c->w], x, &s[S_FFN_NORM]);
+    graph_feed(c, il, x, c->n[c->w], DEV_NONE, DEV_NONE);
+    write_streams(c, x);
+}
+
 // ---- both ends ------------------------------------------------------------------------------------------------------------
 
 void graph_streams_begin(graph *c)
 {
-    if (!altup(c->hp)) return;
+    if (!altup(c->hp) && !hyper(c->hp)) return;
     dev_reg all = c->st.all[0];
+    for (int32_t i = 0; i < c->hp->n_streams && hyper(c->hp); i++) dev_scale(c->p, stream(c, all, i), c->h[0], 1);
+    if (hyper(c->hp)) return;
     dev_scale(c->p, stream(c, all, 0), c->h[0], 1);
     length_of(c, c->h[0], c->n[0]);
     for (int32_t i = 1; i < c->hp->n_streams; i++) project(c, stream(c, all, i), c->h[0], c->b->altup_in.w[i - 1].dev);
@@ -249,6 +327,10 @@ void graph_streams_begin(graph *c)
 void graph_streams_end(graph *c)
 {
     dev_plan *p = c->p;
+    if (hyper(c->hp)) {
+        read_streams(c, c->h[c->w], weigh(c, &c->b->hc, &c->b->hc_base, &c->b->hc_scale, 1));
+        return;
+    }
     if (!altup(c->hp)) { // the bank is of all rows
         dev_reg last = mixture(c, &c->b->res_out);
         dev_op_select(p, (dev_select){.dst = c->h[1], .src = last});

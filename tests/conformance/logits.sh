@@ -198,7 +198,7 @@ EOF
     gemma3n="$small --set block_count=u32:4 --set attention.head_count_kv=u32:2 --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set attention.sliding_window=u32:16 --set rope.freq_base=f32:1000000"
     row gemma3n gemma3n 1e-5 $gemma3n
     # an epsilon that keeps the norms from making much of the peer's rounding of GELU, which else doubles every other layer
-    row gemma3n-shared gemma3n 1e-5 $gemma3n --set block_count=u32:25 --set attention.layer_norm_rms_epsilon=f32:0.1
+    row gemma3n-shared gemma3n 1e-5 $gemma3n --set block_count=u32:22 --set attention.layer_norm_rms_epsilon=f32:1
     LISTS="700" row gemma3n-long gemma3n 1e-5 $gemma3n --set block_count=u32:11 --set context_length=u32:1024 --set attention.layer_norm_rms_epsilon=f32:0.1
     # RWKV, and time mixes of its kind in other models
     rwkv="--set context_length=u32:1024 --set embedding_length=u32:256 --set block_count=u32:3 --set feed_forward_length=u32:384 --set attention.layer_norm_epsilon=f32:1e-5 --set wkv.head_size=u32:64 --set attention.head_count=u32:0 --set token_shift_count=u32:2"
@@ -210,6 +210,7 @@ EOF
     row rwkv6qwen2 rwkv6qwen2 1e-5 $small $extra --set wkv.head_size=u32:64 --set token_shift_count=u32:1 --set attention.head_count_kv=u32:2 --with blk.%.time_mix_key.bias,blk.%.time_mix_value.bias,blk.%.time_mix_receptance.bias
     row arwkv7 arwkv7 1e-5 $small $ranks --set wkv.head_size=u32:64 --set token_shift_count=u32:1 --with $(each % time_mix_g1.weight time_mix_g2.weight time_mix_ln.weight time_mix_ln.bias)
     row kimi-k3-banks kimi-k3-moe 1e-5 $many --set block_count=u32:5 --set attn_res.block_size=u32:2 --set attention.head_count=u32s:2,0,0,2,0 --set attention.head_count_kv=u32s:1,0,0,1,0 --set expert_latent_length=u32:64 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5 --with blk.%.ffn_routed_norm.weight
+    row hy_v4-streams hy_v4-moe 1e-5 $many --set hyper_connection.count=u32:3 --set hyper_connection.epsilon=f32:0.01 --set hyper_connection.magnitude=f32:1.5 --set attention.head_count=u32:2 --set swiglu_clamp_exp=f32:0.3 --set expert_weights_scale=f32:2.5
     row bailingmoe3-limits bailingmoe3-moe 1e-5 $many --set swiglu_clamp_exp=f32:0.3 --set swiglu_clamp_shexp=f32:0.2 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
   }
 fi

@@ -129,7 +129,7 @@ static void naive_scan(const recipe *r, int seq, double *out)
                     s[i] *= exp(step * 0.75 * (double)(r->rate_kind == DEV_RATE_VALUE ? r->a[(h * V + c) * K + i] : r->a[h]));
                     kept += s[i] * (double)k[key * K + i];
                 }
-                double add = r->kind == DEV_SCAN_DELTA ? (in - kept) * (double)beta[h] : in * step;
+                double add = r->kind == DEV_SCAN_DELTA ? (in - kept) * (double)beta[h] : r->kind == DEV_SCAN_DPLR ? in : in * step;
                 for (int32_t i = 0; i < K; i++) {
                     s[i] += (double)k[key * K + i] * add + (r->kind == DEV_SCAN_DPLR ? (double)b[key * K + i] * gone : 0);
                     if (!r->before) y += s[i] * (double)q[key * K + i];

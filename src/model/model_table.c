@@ -247,7 +247,8 @@ static const arch_row ROWS[] = {
     OUT("qwen4exp", "hyper-connections and hashed n-grams are not built"), OUT("qwen3tts", "it writes codes of speech, not text"),
     OUT("chameleon", "its norms and image tokens are not built"), OUT("t5", "encoder-decoder models are not built"), OUT("t5encoder", "encoders are not built"),
     OUT("wavtokenizer-dec", "speech models are not built"), OUT("clip", "it holds no language model"), OUT("gptj", "its block is not built"),
-    OUT("eagle3", "draft heads are not built"),
+    OUT("eagle3", "draft heads are not built"), OUT("dflash", "draft heads are not built"), OUT("gemma4-assistant", "it only drafts for another model"),
+    OUT("deepseek2-ocr", "it reads images, which are not built"), OUT("graniteswitch", "adapters that switch within a text are not built"), OUT("pockettts", "speech models are not built"),
 #undef OUT
 };
 

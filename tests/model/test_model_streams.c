@@ -5,7 +5,7 @@
 #include "model/fake_device.h"
 #include "model/model.h"
 
-enum { TOKENS = 12, VOCAB = 13, E = 12, HEAD = 4, FF = 10 };
+enum { TOKENS = 12, VOCAB = 13, E = 12, HEAD = 2, FF = 10, SHARE = 3 };
 
 typedef struct part { const char *name; uint64_t k, n, x; } part; // n 1: a vector
 
@@ -136,25 +136,25 @@ static void pieces_are_the_whole(void **state)
     }
 }
 
-// One key head for all, and the same head written out for each.
+// Two key heads for three queries each, and the same heads written out for every query.
 static float *grouped(bool together)
 {
     small_model m;
-    small_spec s = {.arch = "rwkv6qwen2", .kv = together ? 1 : E / HEAD};
+    small_spec s = {.arch = "rwkv6qwen2", .kv = together ? E / HEAD / SHARE : E / HEAD};
     family f = FAMILY("rwkv6qwen2", QWEN6, qwen_keys);
     begin(&m, &f, &s);
     for (int l = 0; l < f.layers; l++)
         for (int which = 0; which < 2; which++) {
             uint64_t seed = (uint64_t)(l * 2 + which + 1), dims[2] = {E, (uint64_t)(s.kv * HEAD)};
             char name[64];
-            float *one = mem_alloc(E * HEAD * 4), *v = mem_alloc(E * E * 4);
-            for (int i = 0; i < E * HEAD; i++) one[i] = 0.4f * small_random(&seed);
-            for (int h = 0; h < s.kv; h++) memcpy(v + h * E * HEAD, one, E * HEAD * 4);
+            float *few = mem_alloc(E * E / SHARE * 4), *v = mem_alloc(E * E * 4);
+            for (int i = 0; i < E * E / SHARE; i++) few[i] = 0.4f * small_random(&seed);
+            for (int h = 0; h < s.kv; h++) memcpy(v + h * E * HEAD, few + (together ? h : h / SHARE) * E * HEAD, E * HEAD * 4);
             snprintf(name, sizeof name, "blk.%d.time_mix_%s.weight", l, which ? "value" : "key");
             assert_true(mem_grow((void **)&m.data, &m.cap, m.n + 1, sizeof *m.data));
             m.data[m.n++] = v;
             assert_int_equal(gguf_writer_tensor(m.w, name, QUANT_F32, 2, dims, v, NULL), OK);
-            mem_free(one);
+            mem_free(few);
         }
     return logits_of(&m);
 }

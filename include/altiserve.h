@@ -188,6 +188,7 @@ typedef struct altiserve_usage {
     uint32_t drafted_tokens, accepted_tokens; // drafts that were checked, and those that were right (part of completion_tokens)
     bool     replayed;        // the whole answer came from the cache of responses: the tokens are those of the answer when it was computed, the times are 0
     double   queue_s, prefill_s, decode_s;
+    double   load_s; // of queue_s: it waited for its model to be loaded
 } altiserve_usage;
 
 // What altiserve_next returned; pointers live until the next call of it on the same request.
@@ -250,6 +251,7 @@ typedef struct altiserve_embed {
     const char    *client, *client_name; // these as altiserve_generate
     double         client_weight;
     int64_t        priority;
+    const char    *cache_salt;
     uint32_t       timeout_ms;
     void (*notify)(void *ctx); // as altiserve_generate
     void          *notify_ctx;

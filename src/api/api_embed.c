@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/api_base64.h"
 #include "api/api_internal.h"
 
 enum { MAX_INPUTS = 2048 };
@@ -18,27 +19,12 @@ static const json_t *given(const job *j, const char *name) {
     return json_is_null(v) ? NULL : v;
 }
 
-static bool read_string(const job *j, const char *name, const char **out, api_error *e) {
-    const json_t *v = given(j, name);
-    if (v && !json_is_string(v)) return api_fail(e, 400, name, "invalid_type", "%s must be a string, not %s", name, api_json_type(v));
-    if (v) *out = json_string_value(v);
-    return true;
-}
-
-static bool read_bool(const job *j, const char *name, bool *out, api_error *e) {
-    const json_t *v = given(j, name);
-    if (v && !json_is_boolean(v)) return api_fail(e, 400, name, "invalid_type", "%s must be a boolean, not %s", name, api_json_type(v));
-    if (v) *out = json_is_true(v);
-    return true;
-}
-
-static bool read_count(const job *j, const char *name, int64_t *out, api_error *e) {
-    const json_t *v = given(j, name);
-    if (!v) return true;
-    if (!json_is_integer(v)) return api_fail(e, 400, name, "invalid_type", "%s must be an integer, not %s", name, api_json_type(v));
-    if (json_integer_value(v) < 1 || json_integer_value(v) > INT32_MAX) return api_fail(e, 400, name, "invalid_value", "%s must be at least 1", name);
-    *out = json_integer_value(v);
-    return true;
+// The table's fields for an endpoint, into j->p.
+static bool read_fields(job *j, unsigned where, api_error *e) {
+    arena_init(&j->p.mem, 16 << 20);
+    j->p.truncate = true;
+    j->p.encoding_format = "float";
+    return api_read_fields(&j->p, j->body, where, "", e);
 }
 
 static bool is_ids(const json_t *v) { return json_is_array(v) && json_is_integer(json_array_get(v, 0)); }
@@ -116,42 +102,31 @@ static void put_floats(strbuf *out, const float *x, size_t n) {
     strbuf_addc(out, ']');
 }
 
-// float32, little-endian, in base64 (RFC 4648).
+// float32, little-endian, in base64.
 static void put_base64(strbuf *out, const float *x, size_t n) {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    uint32_t bits = 0;
-    int held = 0;
-    strbuf_addc(out, '"');
-    for (size_t i = 0; i < 4 * n; i++) {
+    unsigned char *bytes = mem_alloc(4 * n);
+    for (size_t i = 0; bytes && i < 4 * n; i++) {
         uint32_t word;
         memcpy(&word, &x[i / 4], 4);
-        bits = bits << 8 | (word >> (8 * (i % 4)) & 255);
-        if (++held < 3) continue;
-        for (int k = 18; k >= 0; k -= 6) strbuf_addc(out, digits[bits >> k & 63]);
-        bits = 0;
-        held = 0;
-    }
-    if (held) {
-        bits <<= 8 * (3 - held);
-        for (int k = 18; k >= 0; k -= 6) strbuf_addc(out, 18 - k > 6 * held ? '=' : digits[bits >> k & 63]);
+        bytes[i] = (unsigned char)(word >> 8 * (i % 4));
     }
     strbuf_addc(out, '"');
+    if (!bytes || !api_put_base64(out, bytes, 4 * n)) out->failed = true;
+    strbuf_addc(out, '"');
+    mem_free(bytes);
 }
 
 // The first `dimensions` values, at unit length again (Matryoshka embeddings are trained for it); returns how many.
 static size_t shorten(const job *j, part *p) {
-    size_t want = (size_t)j->p.n; // dimensions; 0: all
+    size_t want = (size_t)j->p.dimensions; // 0: all
     if (!want || want >= p->n_embedding) return p->n_embedding;
     altiserve_unit_length(p->embedding, want);
     return want;
 }
 
-// Held to the model's width. The number is kept where a generation keeps its n.
-static bool read_dimensions(job *j, api_error *e) {
-    if (!read_count(j, "dimensions", &j->p.n, e)) return false;
-    if (j->p.n > j->model.embedding_width)
-        return api_fail(e, 400, "dimensions", "invalid_value", "dimensions is %lld; the embeddings of %.100s have %u", (long long)j->p.n, j->model.id, j->model.embedding_width);
-    return true;
+static bool check_dimensions(const job *j, api_error *e) {
+    if (j->p.dimensions <= j->model.embedding_width) return true;
+    return api_fail(e, 400, "dimensions", "invalid_value", "dimensions is %lld; the embeddings of %.100s have %u", (long long)j->p.dimensions, j->model.id, j->model.embedding_width);
 }
 
 static void put_usage(const job *j, strbuf *out) {
@@ -186,13 +161,12 @@ static void set_input(job *j, uint32_t i, altiserve_embed *what) { set_from(j, "
 void api_embeddings(job *j) {
     if (!job_body(j)) return;
     api_error e;
-    const char *model = NULL, *format = "float";
     uint32_t n = 0;
-    bool ok = read_string(j, "model", &model, &e) && read_string(j, "encoding_format", &format, &e) && find_embedder(j, model, &e) && check_inputs(j, "input", &n, &e) &&
-              read_dimensions(j, &e);
+    bool ok = read_fields(j, FOR_EMBEDDINGS, &e) && find_embedder(j, j->p.model, &e) && check_inputs(j, "input", &n, &e) && check_dimensions(j, &e);
+    const char *format = j->p.encoding_format;
     if (ok && strcmp(format, "float") && strcmp(format, "base64"))
         ok = api_fail(&e, 400, "encoding_format", "invalid_value", "encoding_format must be \"float\" or \"base64\", not \"%.40s\"", format);
-    if (ok && json_is_true(given(j, "stream"))) ok = api_fail(&e, 400, "stream", "invalid_value", "embeddings are not streamed");
+    if (ok && j->p.stream) ok = api_fail(&e, 400, "stream", "invalid_value", "embeddings are not streamed");
     if (!ok) {
         job_fail(j, &e);
         return;
@@ -203,7 +177,9 @@ void api_embeddings(job *j) {
 // ---- Ollama --------------------------------------------------------------------------------------
 
 static void put_timings(job *j, strbuf *out) {
-    strbuf_addf(out, "\"total_duration\":%.0f,\"load_duration\":0,\"prompt_eval_count\":%llu}", (api_now() - j->arrived) * 1e9, (unsigned long long)prompt_tokens(j));
+    double load = 0;
+    for (uint32_t i = 0; i < j->n_parts; i++) load = fmax(load, j->parts[i].usage.load_s);
+    strbuf_addf(out, "\"total_duration\":%.0f,\"load_duration\":%.0f,\"prompt_eval_count\":%llu}", (api_now() - j->arrived) * 1e9, load * 1e9, (unsigned long long)prompt_tokens(j));
 }
 
 static void whole_ollama(job *j, strbuf *out) {
@@ -229,7 +205,7 @@ static const dialect ollama = {.whole = whole_ollama}, ollama_one = {.whole = wh
 // Texts longer than the context are cut there unless a request says otherwise.
 static void set_ollama(job *j, uint32_t i, altiserve_embed *what) {
     set_input(j, i, what);
-    what->truncate = !json_is_false(given(j, "truncate"));
+    what->truncate = j->p.truncate;
 }
 
 static void set_ollama_one(job *j, uint32_t i, altiserve_embed *what) {
@@ -240,10 +216,8 @@ static void set_ollama_one(job *j, uint32_t i, altiserve_embed *what) {
 void api_ollama_embed(job *j) {
     if (!job_body(j)) return;
     api_error e;
-    const char *model = NULL;
-    bool truncate;
     uint32_t n = 0;
-    if (!read_string(j, "model", &model, &e) || !read_bool(j, "truncate", &truncate, &e) || !find_embedder(j, model, &e) || !check_inputs(j, "input", &n, &e) || !read_dimensions(j, &e)) {
+    if (!read_fields(j, FOR_OLLAMA_EMBED, &e) || !find_embedder(j, j->p.model, &e) || !check_inputs(j, "input", &n, &e) || !check_dimensions(j, &e)) {
         job_fail(j, &e);
         return;
     }
@@ -253,10 +227,11 @@ void api_ollama_embed(job *j) {
 void api_ollama_embeddings(job *j) {
     if (!job_body(j)) return;
     api_error e;
-    const char *model = NULL, *prompt = NULL;
-    bool ok = read_string(j, "model", &model, &e) && read_string(j, "prompt", &prompt, &e) && find_embedder(j, model, &e);
+    const json_t *prompt = given(j, "prompt");
+    bool ok = read_fields(j, FOR_OLLAMA_EMBED, &e) && find_embedder(j, j->p.model, &e);
     if (ok && !prompt) ok = api_fail(&e, 400, "prompt", "missing_required_parameter", "prompt is missing");
-    if (!ok || !check_input(j, given(j, "prompt"), "prompt", &e)) {
+    if (ok && !json_is_string(prompt)) ok = api_fail(&e, 400, "prompt", "invalid_type", "prompt must be a string, not %s", api_json_type(prompt));
+    if (!ok || !check_input(j, prompt, "prompt", &e)) {
         job_fail(j, &e);
         return;
     }
@@ -307,7 +282,7 @@ static void whole_ranks(job *j, strbuf *out) {
     }
     for (uint32_t i = 0; i < j->n_parts; i++) order[i] = (ranked){i, j->parts[i].embedding[0]};
     qsort(order, j->n_parts, sizeof *order, best_first);
-    uint32_t n = j->p.n && j->p.n < j->n_parts ? (uint32_t)j->p.n : j->n_parts;
+    uint32_t n = j->p.top_n && j->p.top_n < j->n_parts ? (uint32_t)j->p.top_n : j->n_parts;
     strbuf_adds(out, "{\"object\":\"list\",\"model\":");
     api_put_string(out, j->model.id, strlen(j->model.id));
     strbuf_addc(out, ',');
@@ -316,7 +291,7 @@ static void whole_ranks(job *j, strbuf *out) {
     for (uint32_t i = 0; i < n; i++) {
         strbuf_addf(out, "%s{\"index\":%u,\"relevance_score\":", i ? "," : "", order[i].index);
         api_put_float(out, order[i].score);
-        if (json_is_true(given(j, "return_documents"))) {
+        if (j->p.return_documents) {
             const json_t *d = document_text(json_array_get(given(j, "documents"), order[i].index));
             strbuf_adds(out, ",\"document\":{\"text\":");
             api_put_string(out, json_string_value(d), json_string_length(d));
@@ -333,16 +308,13 @@ static const dialect ranks = {.whole = whole_ranks};
 void api_rerank(job *j) {
     if (!job_body(j)) return;
     api_error e;
-    const char *model = NULL, *query = NULL;
-    bool with_documents;
     uint32_t n = 0;
-    bool ok = read_string(j, "model", &model, &e) && api_find_model(j, model, &j->model, &e);
+    bool ok = read_fields(j, FOR_RERANK, &e) && api_find_model(j, j->p.model, &j->model, &e);
     if (ok && !j->model.ranks)
         ok = api_fail(&e, 400, "model", "model_not_supported", "the model \"%.100s\" cannot rank: it has no head for scores; it is for %s", j->model.id,
                       j->model.generates && !j->model.embedding_model ? "text, POST /v1/chat/completions" : "embeddings, POST /v1/embeddings");
-    ok = ok && read_string(j, "query", &query, &e);
-    if (ok && (!query || !*query)) ok = api_fail(&e, 400, "query", "missing_required_parameter", "query is missing or empty");
-    if (!ok || !check_documents(j, &n, &e) || !read_count(j, "top_n", &j->p.n, &e) || !read_bool(j, "return_documents", &with_documents, &e)) {
+    if (ok && (!j->p.query || !*j->p.query)) ok = api_fail(&e, 400, "query", "missing_required_parameter", "query is missing or empty");
+    if (!ok || !check_documents(j, &n, &e)) {
         job_fail(j, &e);
         return;
     }

@@ -24,8 +24,8 @@ typedef struct field {
 #define AT(member) offsetof(params, member)
 enum { ANY = FOR_CHAT | FOR_COMPLETION | FOR_MESSAGES | FOR_OLLAMA | FOR_NATIVE, MAX_MAX_TOKENS = 10000000 };
 static const field fields[] = {
-    {"model", K_STRING, 0, 0, AT(model), 0, ANY},
-    {"stream", K_BOOL, 0, 0, AT(stream), 0, ANY},
+    {"model", K_STRING, 0, 0, AT(model), 0, ANY | FOR_VECTORS},
+    {"stream", K_BOOL, 0, 0, AT(stream), 0, ANY | FOR_EMBEDDINGS},
     {"stream_options", K_STREAM_OPTIONS, 0, 0, 0, 0, FOR_OPENAI},
     {"n", K_INT, 1, 16, AT(n), 0, FOR_OPENAI},
     {"max_tokens", K_INT, 1, MAX_MAX_TOKENS, AT(max_tokens), 0, FOR_OPENAI | FOR_MESSAGES},
@@ -52,9 +52,15 @@ static const field fields[] = {
     {"logprobs", K_INT, 0, 20, AT(logprobs), 0, FOR_COMPLETION},
     {"echo", K_BOOL, 0, 0, AT(echo), 0, FOR_COMPLETION},
     {"speculative.n_max", K_INT, 0, 1000, AT(draft_max), 0, ANY},
-    {"priority", K_INT, -1000000, 1000000, AT(priority), 0, ANY},
-    {"cache_salt", K_SALT, 0, 0, AT(cache_salt), 0, ANY},
+    {"priority", K_INT, -1000000, 1000000, AT(priority), 0, ANY | FOR_VECTORS},
+    {"cache_salt", K_SALT, 0, 0, AT(cache_salt), 0, ANY | FOR_VECTORS},
     {"altiserve", K_ALTISERVE, 0, 0, 0, 0, FOR_OPENAI},
+    {"dimensions", K_INT, 1, INT32_MAX, AT(dimensions), 0, FOR_EMBEDDINGS | FOR_OLLAMA_EMBED},
+    {"encoding_format", K_STRING, 0, 0, AT(encoding_format), 0, FOR_EMBEDDINGS},
+    {"truncate", K_BOOL, 0, 0, AT(truncate), 0, FOR_OLLAMA_EMBED},
+    {"query", K_STRING, 0, 0, AT(query), 0, FOR_RERANK},
+    {"top_n", K_INT, 1, INT32_MAX, AT(top_n), 0, FOR_RERANK},
+    {"return_documents", K_BOOL, 0, 0, AT(return_documents), 0, FOR_RERANK},
     {"chat_template_kwargs", K_KWARGS, 0, 0, AT(template_kwargs), 0, FOR_CHAT},
 };
 

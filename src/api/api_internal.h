@@ -63,10 +63,16 @@ typedef struct params {
     int64_t  draft_max;       // -1: not given
     const char *cache_salt;
     const char *model;
+    int64_t  dimensions, top_n; // of embeddings, of ranks; 0: not given
+    const char *encoding_format, *query;
+    bool     truncate, return_documents;
     json_t  *template_kwargs; // borrowed
 } params;
 
-enum { FOR_CHAT = 1, FOR_COMPLETION = 2, FOR_MESSAGES = 4, FOR_OLLAMA = 8, FOR_NATIVE = 16, FOR_OPENAI = FOR_CHAT | FOR_COMPLETION };
+enum {
+    FOR_CHAT = 1, FOR_COMPLETION = 2, FOR_MESSAGES = 4, FOR_OLLAMA = 8, FOR_NATIVE = 16, FOR_EMBEDDINGS = 32, FOR_OLLAMA_EMBED = 64, FOR_RERANK = 128,
+    FOR_OPENAI = FOR_CHAT | FOR_COMPLETION, FOR_VECTORS = FOR_EMBEDDINGS | FOR_OLLAMA_EMBED | FOR_RERANK
+};
 
 // Reads every field of the object that the table knows for `where` into p; what is understood but not built is an error, what is
 // unknown is passed over. prefix names the object in errors ("options." for Ollama's), "" for the body itself.
@@ -155,6 +161,7 @@ struct job {
     altiserve_model_info model;
     char          key[80];    // who asks: for fairness
     const api_key *client;    // the line of the key file, or NULL
+    const char   *salt;       // what its prefixes may be shared by, see salt_of; NULL until it is asked for
 };
 
 typedef struct worker {

@@ -282,6 +282,21 @@ static int64_t priority_of(const job *j) {
     return k && k->has_priority && (!j->p.has_priority || j->p.priority < k->priority) ? k->priority : j->p.priority;
 }
 
+// What its prefixes may be shared by: the request's word, and its key where that is private. NULL when memory is gone.
+static const char *salt_of(job *j) {
+    const api_key *k = j->client;
+    if (j->salt) return j->salt;
+    const char *salt = j->p.cache_salt ? j->p.cache_salt : "";
+    if (!k || !k->own_salt) return j->salt = salt;
+    size_t n = strlen(k->key), m = strlen(salt);
+    char *both = arena_alloc(&j->p.mem, n + m + 2);
+    if (!both) return NULL;
+    memcpy(both, k->key, n);
+    both[n] = '\n'; // in no key
+    memcpy(both + n + 1, salt, m + 1);
+    return j->salt = both;
+}
+
 static uint32_t retry_after(const job *j) {
     altiserve_stats stats = {0};
     altiserve_get_stats(j->a->engine, &stats);
@@ -293,13 +308,13 @@ static void feed(job *j) {
     enum { IN_FLIGHT = 64 };
     while (!j->failed && !away(j) && j->n_submitted < j->n_parts && j->in_flight < IN_FLIGHT) {
         uint32_t i = j->n_submitted;
-        altiserve_embed what = {.model = j->model.id, .client = j->key, .notify = notify, .notify_ctx = j, .priority = priority_of(j)};
+        altiserve_embed what = {.model = j->model.id, .client = j->key, .notify = notify, .notify_ctx = j, .priority = priority_of(j), .cache_salt = salt_of(j)};
         if (j->client) what.client_name = j->client->name, what.client_weight = j->client->weight;
         altiserve_request *req = NULL;
         error err = {0};
         j->parts[i].owner = j;
         j->set_embed(j, i, &what);
-        status st = what.text || what.tokens ? altiserve_submit_embed(j->a->engine, &what, &req, &err) : error_set(&err, E_NOMEM, "no memory for this request");
+        status st = what.cache_salt && (what.text || what.tokens) ? altiserve_submit_embed(j->a->engine, &what, &req, &err) : error_set(&err, E_NOMEM, "no memory for this request");
         mem_free((void *)what.tokens);
         if (st == E_BUSY && j->in_flight) break;
         if (st) {
@@ -358,25 +373,15 @@ static void new_id(job *j) {
     j->created = time(NULL);
 }
 
-// Who asks, what share and priority it has, and whose prefixes it may share.
+// Who asks, and what share and priority it has.
 static bool set_client(job *j, altiserve_generate *g) {
     const api_key *k = j->client;
-    const char *salt = j->p.cache_salt ? j->p.cache_salt : "";
     g->client = j->key;
     g->client_name = k ? k->name : NULL;
     g->client_weight = k ? k->weight : 0;
     g->priority = priority_of(j);
     g->explain = j->p.explain;
-    g->cache_salt = salt;
-    if (!k || !k->own_salt) return true;
-    size_t n = strlen(k->key), m = strlen(salt);
-    char *both = arena_alloc(&j->p.mem, n + m + 2);
-    if (!both) return false;
-    memcpy(both, k->key, n);
-    both[n] = '\n'; // in no key
-    memcpy(both + n + 1, salt, m + 1);
-    g->cache_salt = both;
-    return true;
+    return (g->cache_salt = salt_of(j)) != NULL;
 }
 
 void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *, uint32_t, altiserve_generate *), const char *prompt_param) {

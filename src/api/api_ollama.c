@@ -115,9 +115,9 @@ static void put_line(job *j, const char *text, size_t len, bool done, strbuf *ou
     if (is_chat(j)) strbuf_addc(out, '}');
     if (done) {
         const altiserve_usage *u = &j->parts[0].usage;
-        strbuf_addf(out, ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%.0f,\"load_duration\":0,\"prompt_eval_count\":%u,"
+        strbuf_addf(out, ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%.0f,\"load_duration\":%.0f,\"prompt_eval_count\":%u,"
                     "\"prompt_eval_duration\":%.0f,\"eval_count\":%u,\"eval_duration\":%.0f}",
-                    j->choices[0].finish == FINISH_LENGTH ? "length" : "stop", (api_now() - j->arrived) * 1e9, u->prompt_tokens, u->prefill_s * 1e9,
+                    j->choices[0].finish == FINISH_LENGTH ? "length" : "stop", (api_now() - j->arrived) * 1e9, u->load_s * 1e9, u->prompt_tokens, u->prefill_s * 1e9,
                     u->completion_tokens, u->decode_s * 1e9);
     } else strbuf_adds(out, ",\"done\":false}");
     if (j->p.stream) strbuf_addc(out, '\n');

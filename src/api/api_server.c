@@ -3,6 +3,7 @@
 // The HTTP thread finds the route, checks the key, makes a job and posts it. Pool threads run jobs; a clock among them lets streams
 // begin that have waited for a while, so that keep-alives can flow while a model loads or a long prompt is read.
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #include <time.h>
 
 #include "api/api_internal.h"
+#include "base/os.h"
 
 static const api_route routes[] = {
     {"GET", "/", api_root, true, SHAPE_OLLAMA},
@@ -182,14 +184,7 @@ static void wait_for_job(api *a, int index, double tick_s) {
     pthread_cond_t *cond = index == 0 ? &a->cond0 : &a->cond;
     if (index == 0) a->idle0 = true;
     if (!a->n_jobs) pthread_cond_wait(cond, &a->lock);
-    else {
-        struct timespec ts;
-        clock_gettime(CLOCK_REALTIME, &ts);
-        int64_t ns = ts.tv_nsec + (int64_t)(tick_s * 1e9);
-        ts.tv_sec += ns / 1000000000;
-        ts.tv_nsec = ns % 1000000000;
-        pthread_cond_timedwait(cond, &a->lock, &ts);
-    }
+    else os_cond_wait_for(cond, &a->lock, (int64_t)ceil(tick_s * 1000));
     if (index == 0) a->idle0 = false;
 }
 
@@ -346,8 +341,8 @@ status api_start(const api_options *o, api **out, error *err) {
     api *a = mem_calloc(1, sizeof *a);
     if (!a) return error_set(err, E_NOMEM, "no memory to start the server");
     pthread_mutex_init(&a->lock, NULL);
-    pthread_cond_init(&a->cond, NULL);
-    pthread_cond_init(&a->cond0, NULL);
+    os_cond_init(&a->cond);
+    os_cond_init(&a->cond0);
     json_object_seed(0); // from the system's randomness, before any thread parses: keys of objects must not be made to collide
     a->engine = o->engine;
     a->begin_s = o->http.keepalive_ms ? o->http.keepalive_ms / 1000.0 : 5;

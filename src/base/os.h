@@ -27,3 +27,4 @@ void     os_huge_pages(void *at, size_t bytes);  // advice: fewer, larger pages 
 // A condition whose deadlines are of CLOCK_MONOTONIC: 0, or ETIMEDOUT.
 int os_cond_init(pthread_cond_t *c);
 int os_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *lock, const struct timespec *deadline);
+int os_cond_wait_for(pthread_cond_t *c, pthread_mutex_t *lock, int64_t ms); // from now

@@ -110,6 +110,7 @@ static status fill(altiserve_request *r, const altiserve_embed *e, error *err) {
     r->raw = e->raw;
     r->priority = e->priority;
     r->weight = e->client_weight;
+    r->salt = eng_salt(e->cache_salt);
     r->params = samp_defaults();
     r->notify = e->notify;
     r->notify_ctx = e->notify_ctx;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "engine/eng_draft.h"
 #include "engine/eng_load.h"
 #include "engine/eng_responses.h"
@@ -129,11 +130,7 @@ static void *watch_main(void *arg) {
     struct watch *w = arg;
     pthread_mutex_lock(&w->lock);
     while (!w->done) {
-        struct timespec at;
-        clock_gettime(CLOCK_REALTIME, &at);
-        at.tv_nsec += 100000000;
-        if (at.tv_nsec >= 1000000000) at.tv_sec++, at.tv_nsec -= 1000000000;
-        pthread_cond_timedwait(&w->wake, &w->lock, &at);
+        os_cond_wait_for(&w->wake, &w->lock, 100);
         uint64_t done, total;
         if (!w->done && eng_models_progress(w->a->models, w->f, &done, &total)) w->progress(w->ctx, done, total);
     }
@@ -142,9 +139,10 @@ static void *watch_main(void *arg) {
 }
 
 status altiserve_load(altiserve *a, const char *id, void (*progress)(void *, uint64_t, uint64_t), void *ctx, error *err) {
-    struct watch w = {.a = a, .progress = progress, .ctx = ctx, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+    struct watch w = {.a = a, .progress = progress, .ctx = ctx, .lock = PTHREAD_MUTEX_INITIALIZER};
     status s = eng_models_find(a->models, id, &w.f, err);
     if (s != OK) return s;
+    os_cond_init(&w.wake);
     pthread_t thread;
     bool watched = progress && pthread_create(&thread, NULL, watch_main, &w) == 0;
     s = eng_sched_job(a->sched, w.f, nothing, NULL, err);
@@ -155,6 +153,7 @@ status altiserve_load(altiserve *a, const char *id, void (*progress)(void *, uin
         pthread_mutex_unlock(&w.lock);
         pthread_join(thread, NULL);
     }
+    pthread_cond_destroy(&w.wake);
     eng_file_release(w.f);
     return s;
 }

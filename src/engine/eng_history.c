@@ -25,10 +25,13 @@ void eng_history_note(eng_history *h, const altiserve_request *r, dev_fingerprin
         p = &h->items[h->next];
         h->next = (h->next + 1) % HISTORY_ENTRIES;
     }
-    int32_t *copy = mem_alloc(n * sizeof *copy);
-    drop(h, p);
+    size_t had = p->order == r->order + 1 && p->n <= n ? p->n : 0; // the same prompt: only what came behind it is copied
+    if (!had) drop(h, p);
+    int32_t *copy = mem_realloc(p->tokens, n * sizeof *copy);
     if (!copy) return;
-    memcpy(copy, tokens, n * sizeof *copy);
+    memcpy(copy + had, tokens + had, (n - had) * sizeof *copy);
+    h->tokens -= had;
+    *p = (eng_past){0};
     for (size_t i = h->next, seen = 0; h->tokens + n > HISTORY_TOKENS && seen < HISTORY_ENTRIES; i = (i + 1) % HISTORY_ENTRIES, seen++) drop(h, &h->items[i]);
     *p = (eng_past){.client = {r->client->hash[0], r->client->hash[1]}, .salt = r->salt, .order = r->order + 1, .weights = weights, .tokens = copy, .n = n};
     snprintf(p->model, sizeof p->model, "%s", r->file->id);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "base/pool.h"
 #include "cpu/cpu.h"
 #include "engine/eng_load.h"
@@ -490,10 +491,7 @@ static status reserve(eng_models *ms, const char *id, uint64_t bytes, error *err
                           (unsigned long long)(ms->limit - ms->used), (unsigned long long)ms->limit);
             break;
         }
-        struct timespec at;
-        clock_gettime(CLOCK_REALTIME, &at);
-        at.tv_sec += 1;
-        pthread_cond_timedwait(&ms->wake, &ms->lock, &at);
+        os_cond_wait_for(&ms->wake, &ms->lock, 1000);
     }
     if (s == OK) ms->used += bytes;
     pthread_mutex_unlock(&ms->lock);
@@ -606,10 +604,7 @@ static void *watcher_main(void *arg) {
     eng_models *ms = arg;
     pthread_mutex_lock(&ms->lock);
     while (!ms->stop) {
-        struct timespec at;
-        clock_gettime(CLOCK_REALTIME, &at);
-        at.tv_sec += RESCAN_MS / 1000;
-        pthread_cond_timedwait(&ms->wake, &ms->lock, &at);
+        os_cond_wait_for(&ms->wake, &ms->lock, RESCAN_MS);
         if (ms->stop) break;
         pthread_mutex_unlock(&ms->lock);
         eng_models_rescan(ms);
@@ -679,7 +674,7 @@ status eng_models_create(const altiserve_options *o, void (*changed)(void *), vo
     ms->o = *o; // its strings live as long as the engine: eng_face copies them
     pthread_mutex_init(&ms->lock, NULL);
     pthread_mutex_init(&ms->scan_lock, NULL);
-    pthread_cond_init(&ms->wake, NULL);
+    os_cond_init(&ms->wake);
     if (o->models_dir) snprintf(ms->dir, sizeof ms->dir, "%s", o->models_dir);
     ms->limit = o->memory ? o->memory : eng_default_memory();
     ms->toy = file_create("toy-1", "", 1, 0, o->context);

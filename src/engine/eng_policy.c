@@ -9,7 +9,7 @@ enum { LEAST_PATIENCE = 8, MOST_PATIENCE = 512, TRIAL = 2 }; // of drafts that d
 #define LUCK_PRIOR .6 // the chance of a draft where nothing is known,
 #define LUCK_WEIGHT 2 // which counts as much as so many drafts
 
-static const double unit[POL_TERMS] = {1, 8, 64, 65536, 8}; // so that the terms are of one size
+static const double unit[POL_TERMS] = {1, 8, 64, 65536, 8, 4096}; // so that the terms are of one size
 
 static void terms_of(const pol_step *s, double x[POL_TERMS]) {
     x[0] = 1;
@@ -17,6 +17,7 @@ static void terms_of(const pol_step *s, double x[POL_TERMS]) {
     x[2] = s->rows / unit[2];
     x[3] = s->pairs / unit[3];
     x[4] = s->drafts / unit[4];
+    x[5] = s->keys / unit[5];
 }
 
 double pol_cost_of(const pol_cost *c, const pol_step *s) {
@@ -58,7 +59,7 @@ void pol_cost_note(pol_cost *c, const pol_step *s, double seconds) {
 
 int32_t pol_prompt_rows(const pol_cost *c, const pol_step *streams, int32_t waiting, double depth, int32_t most) {
     if (most <= 0 || waiting <= 0) return 0;
-    double row = pol_cost_row(c) + c->term[3] / unit[3] * depth;
+    double row = pol_cost_row(c) + c->term[3] / unit[3] * depth, bring = c->term[5] / unit[5] * depth;
     if (!c->steps || row <= 0) return streams->streams > 0 && most > 4 * POL_LEAST_ROWS ? 4 * POL_LEAST_ROWS : most;
     double alone = pol_cost_of(c, streams), room = POL_STEP_LIMIT - alone;
     if (streams->streams > 0) {
@@ -66,9 +67,8 @@ int32_t pol_prompt_rows(const pol_cost *c, const pol_step *streams, int32_t wait
         if (room < alone / 2) room = alone / 2; // many streams: a step of theirs alone is long
         if (waiting == 1 || room > beside) room = beside;
     }
-    double rows = room / row;
-    int32_t least = most < POL_LEAST_ROWS ? most : POL_LEAST_ROWS;
-    return rows >= most ? most : rows < least ? least : (int32_t)rows;
+    double rows = fmax(fmax((room - bring) / row, bring / 2 / row), POL_LEAST_ROWS);
+    return rows >= most ? most : (int32_t)rows;
 }
 
 // ---- drafts

@@ -2,7 +2,9 @@
 // (tests/engine/test_policy.c) share it.
 //
 // Cost of a step, fitted to measured steps (non-negative least squares of relative errors, old steps fade):
-//   seconds = base + per_stream * streams + per_row * prompt rows + per_pair * (query, key) pairs of attention + per_draft * rows of drafts.
+//   seconds = base + per_stream * streams + per_row * prompt rows + per_pair * (query, key) pairs of attention + per_draft * rows of drafts
+//             + per_key * keys brought from memory.
+// A sequence's keys are brought once a step, however many rows it has: deep in a long prompt that is most of a small chunk.
 // Budget: streams come first; how many rows of prompts go beside them follows from that cost (pol_prompt_rows).
 // Order: priority (lower first, as vLLM has it), then the client that had least work for its weight (start-time fair queueing: Goyal, Vin, Cheng
 // 1996), in steps of POL_QUANTUM tokens so that short prompts are not interleaved for nothing, then the deadline: arrival + POL_SLACK times what
@@ -15,28 +17,30 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { POL_TERMS = 5, POL_QUANTUM = 1024, POL_LEAST_ROWS = 8, POL_SLACK = 2 };
+enum { POL_TERMS = 6, POL_QUANTUM = 1024, POL_LEAST_ROWS = 8, POL_SLACK = 2 };
 #define POL_BESIDE 1.4   // a waiting prompt may take so many times what the running streams take of a step,
 #define POL_STEP_LIMIT .5 // more waiting prompts as much each, up to a step of so many seconds
 
 // All zero: nothing is known yet.
 typedef struct pol_cost {
     double a[POL_TERMS][POL_TERMS], b[POL_TERMS]; // normal equations
-    double term[POL_TERMS];                       // base, per 8 streams, per 64 rows, per 65,536 pairs, per 8 drafts
+    double term[POL_TERMS];                       // base, per 8 streams, per 64 rows, per 65,536 pairs, per 8 drafts, per 4,096 keys
     uint64_t steps;
 } pol_cost;
 
 typedef struct pol_step {
     double streams, rows, pairs; // rows: of prompts; pairs: of all rows but drafts, the sum of their positions
     double drafts;               // rows of streams past the first
+    double keys;                 // of all sequences, their lengths
 } pol_step;
 
 void   pol_cost_note(pol_cost *c, const pol_step *s, double seconds);
 double pol_cost_of(const pol_cost *c, const pol_step *s);
 double pol_cost_row(const pol_cost *c); // seconds of one row of a prompt at its start; 0 while nothing is known
 
-// Rows of prompts for a step that has `streams` (with their pairs) already. waiting: prompts that are not read yet; depth: the position of
-// the rows; most: what else the step can take. At least POL_LEAST_ROWS where so many fit: a prompt always goes on.
+// Rows of prompts for a step that has `streams` (with their pairs and keys) already. waiting: prompts that are not read yet; depth: the position of
+// the rows; most: what else the step can take. A prompt always goes on: at least POL_LEAST_ROWS where so many fit, and so many that they take half
+// as long as bringing their keys.
 int32_t pol_prompt_rows(const pol_cost *c, const pol_step *streams, int32_t waiting, double depth, int32_t most);
 
 // ---- drafts

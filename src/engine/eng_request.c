@@ -162,6 +162,8 @@ static status take_sampling(altiserve_request *r, const altiserve_generate *g, e
     return samp_check(p, vocab ? vocab : INT32_MAX, err);
 }
 
+uint64_t eng_salt(const char *text) { return text && *text ? XXH3_64bits(text, strlen(text)) : 0; }
+
 static status fill(altiserve_request *r, const altiserve_generate *g, error *err) {
     r->n = g->n ? g->n : 1;
     r->max_tokens = g->max_tokens;
@@ -173,7 +175,7 @@ static status fill(altiserve_request *r, const altiserve_generate *g, error *err
     r->explain = g->explain;
     r->weight = g->client_weight;
     r->draft_max = g->draft_max;
-    r->salt = g->cache_salt && *g->cache_salt ? XXH3_64bits(g->cache_salt, strlen(g->cache_salt)) : 0;
+    r->salt = eng_salt(g->cache_salt);
     if (r->n > ENG_MAX_CHOICES) return error_set(err, E_INVALID, "n must be from 1 to %d", ENG_MAX_CHOICES);
     if (r->top < -1 || r->top > ENG_MAX_LOGPROBS) return error_set(err, E_INVALID, "logprobs must be from 0 to %d", ENG_MAX_LOGPROBS);
     if (g->n_stop > ENG_MAX_STOPS) return error_set(err, E_INVALID, "at most %d stop strings", ENG_MAX_STOPS);
@@ -298,6 +300,7 @@ void eng_request_usage_set(altiserve_request *r, uint32_t more_tokens) {
     r->usage.completion_tokens += more_tokens;
     r->usage.queue_s = (double)((r->started ? r->started : now) - r->arrived * 1000) / 1e6;
     if (r->usage.queue_s < 0) r->usage.queue_s = 0;
+    r->usage.load_s = r->loaded ? (double)(r->loaded - r->arrived * 1000) / 1e6 : 0;
     if (r->started) r->usage.prefill_s = (double)((r->first ? r->first : now) - r->started) / 1e6;
     if (r->first) r->usage.decode_s = (double)(now - r->first) / 1e6;
     pthread_mutex_unlock(&r->lock);

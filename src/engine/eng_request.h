@@ -102,7 +102,9 @@ struct altiserve_request {
     bool        queued;         // counted among the waiting
     bool        entered;        // counted as active with its client
     bool        begun;          // EVENT_STARTED is out
-    int64_t     started, first; // monotonic microseconds
+    int64_t     loaded;         // when the model it had to wait for was there; 0: it was there already
+    bool        waits_model;
+    int64_t     started, first; // all three: monotonic microseconds
     uint32_t    cached;         // prompt tokens found computed
     uint32_t    drafted, accepted;
     altiserve_finish outcome;   // of the choice that ended last, or FINISH_ERROR with `why`
@@ -137,6 +139,7 @@ void eng_request_release(altiserve_request *r);
 altiserve_request *eng_request_new(altiserve *a, eng_file *f, uint32_t timeout_ms, error *err);
 // Queues it when `filled` is OK, and frees it otherwise; returns filled or why it could not be queued.
 status eng_request_submit(altiserve_request *r, status filled, const char *client, const char *client_name, altiserve_request **out, error *err);
+uint64_t eng_salt(const char *text); // NULL or "": 0, which all share
 status eng_check_ids(const altiserve_request *r, error *err); // of the prompt, held to the vocabulary
 
 // eng_embed.c: makes the event of a choice whose prompt is computed; x: what the model gave for its wanted row.

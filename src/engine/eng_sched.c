@@ -287,9 +287,11 @@ static void place(eng_sched *s, altiserve_request *r) {
     eng_served *v;
     status st = eng_models_get(s->models, r->file, r->arrived, &r->model, &err);
     if (st == E_BUSY) {
+        r->waits_model = true;
         if (eng_now_ms() - r->arrived >= s->o.load_timeout_ms) fail_request(s, r, E_BUSY, "the model was not loaded within the time that --load-timeout allows");
         return;
     }
+    if (st == OK && r->waits_model) r->loaded = eng_now_us();
     if (st == OK) st = eng_sched_served(s, r->model, &v, &err);
     if (st != OK) end_request(s, r, FINISH_ERROR, &err);
     else eng_served_add(v, r);

@@ -326,6 +326,7 @@ static void lay_rows(eng_served *v, eng_choice *c, size_t n) {
 static void add_rows(eng_served *v, eng_choice *c, size_t n) {
     v->load.rows += (double)n;
     v->load.pairs += (double)n * ((double)kv_seq_len(c->kv) + (double)(n + 1) / 2);
+    v->load.keys += (double)(kv_seq_len(c->kv) + n);
     pol_client_charge(&c->r->client->fair, (double)n);
     lay_rows(v, c, n);
 }
@@ -388,6 +389,7 @@ static void add_streams(eng_served *v, samp_scratch *scratch) {
         v->load.streams++;
         v->load.drafts += c->behind;
         v->load.pairs += (double)c->n_tokens;
+        v->load.keys += (double)c->n_tokens;
         pol_client_charge(&c->r->client->fair, 1);
     }
     double tokens = v->load.streams;
@@ -582,7 +584,7 @@ static void measure(eng_served *v, const int64_t at[4]) {
     obs_count(OBS_STEP_KIND, id, v->load.rows == 0 ? "decode" : v->load.streams == 0 ? "prompt" : "mixed", 1);
     obs_observe(OBS_STEP_SEQUENCES, id, NULL, v->n_seqs);
     obs_trace_span(&(obs_span){.name = "step", .track = id, .begin_us = at[0], .end_us = at[3],
-                               .args = {{"streams", v->load.streams}, {"prompt_rows", v->load.rows}, {"sequences", v->n_seqs}, {"waiting", v->n_waiting}}});
+                               .args = {{"streams", v->load.streams}, {"prompt_rows", v->load.rows}, {"sequences", v->n_seqs}, {"waiting", v->n_waiting}, {"pairs", v->load.pairs}, {"keys", v->load.keys}}});
     obs_trace_span(&(obs_span){.name = "compute", .track = id, .begin_us = at[1], .end_us = at[2]});
     obs_trace_span(&(obs_span){.name = "sample", .track = id, .begin_us = at[2], .end_us = at[3]});
     obs_count(OBS_STEPS, id, NULL, 1);

@@ -1,7 +1,8 @@
 // Owns the way of pages between the pool and its lower tiers.
 //
 // Invariants: a choice with a fetch is running and takes no rows; its sequence is at a page's border below `last`; contents taken from the host tier are the
-// fetch's until they are in the pool. A fetch that fails leaves a sequence that the pool alone could have given.
+// fetch's until they are in the pool. A fetch that fails leaves a sequence that the pool alone could have given. No page is brought by two fetches at once: who
+// finds its next page on another's way waits until that one is over, and then looks again.
 #include "engine/eng_tiers.h"
 
 #include <string.h>
@@ -28,6 +29,8 @@ struct eng_tier_fetch {
     kv_fetch  *disk;        // of those that are not in content, in order; NULL: none
     bool       from_disk;   // a content of the next page is
     bool       over;        // nothing more is brought: settle
+    bool       waits;       // for another's fetch to have brought `first`; it has no pages then
+    kv_record  first;
     uint64_t   turn;        // of the last pump that looked at it
     size_t     tokens[3];   // brought from the pool, host memory, disk
 };
@@ -82,6 +85,7 @@ static void publish(eng_tiers *t) {
         count("disk", "evicted", &t->seen.evicted, d.evicted);
         t->seen.failed = d.failed;
         obs_set(OBS_TIER_BYTES, "disk", NULL, (double)d.bytes);
+        obs_set(OBS_TIER_SLOWEST, "disk", NULL, (double)d.slowest_ms / 1e3);
     }
     if (t->host) {
         kv_host_stats h;
@@ -162,6 +166,28 @@ static bool has(void *ctx, const kv_record *page) {
 
 static void wake(void *ctx) { eng_sched_wake(ctx); }
 
+// Another choice's fetch has the page yet to bring.
+static bool on_its_way(const eng_served *v, const eng_choice *c, const kv_record *page) {
+    for (const eng_choice *d = v->running; d; d = d->next) {
+        const eng_tier_fetch *f = d == c ? NULL : d->fetch;
+        for (size_t i = f && !f->over ? f->next : SIZE_MAX; f && i < f->n; i++)
+            if (f->pages[i].group == page->group && !memcmp(f->pages[i].id, page->id, sizeof page->id)) return true;
+    }
+    return false;
+}
+
+// A fetch that waited looks again: the pool has what the other brought.
+static void look_again(eng_served *v, eng_choice *c) {
+    size_t before = kv_seq_len(c->kv);
+    mem_free(c->fetch);
+    c->fetch = NULL;
+    size_t more = kv_seq_match(c->kv, c->tokens, c->n_tokens) - before;
+    if (!c->n_out) c->r->cached += (uint32_t)more;
+    eng_tiers_hit(v, more);
+    eng_request_usage_set(c->r, 0);
+    eng_tiers_begin(v, c);
+}
+
 void eng_tiers_begin(eng_served *v, eng_choice *c) {
     eng_tiers *t = v->tiers;
     if (!t || c->fetch) return;
@@ -169,6 +195,12 @@ void eng_tiers_begin(eng_served *v, eng_choice *c) {
     size_t n, n_disk = 0, from = kv_seq_len(c->kv), last = kv_seq_plan(c->kv, c->tokens, c->n_tokens, has, t, &pages, &n);
     if (last == from) return;
     eng_tier_fetch *f = mem_calloc(1, sizeof *f);
+    if (f && on_its_way(v, c, &pages[0])) {
+        *f = (eng_tier_fetch){.waits = true, .first = pages[0], .turn = t->turn};
+        mem_free(pages);
+        c->fetch = f;
+        return;
+    }
     if (!f || !(f->content = mem_calloc(n, sizeof *f->content)) || !(on_disk = mem_alloc(n * sizeof *on_disk))) { // computed instead
         if (f) mem_free(f->content);
         mem_free(f);
@@ -275,7 +307,8 @@ bool eng_tiers_pump(eng_served *v, bool (*room)(eng_served *v, eng_choice *c, si
     v->tiers->turn++;
     for (eng_choice *c; (c = next_fetch(v));) { // room may take others out of the list
         c->fetch->turn = v->tiers->turn;
-        while (c->fetch) {
+        if (c->fetch->waits && !on_its_way(v, c, &c->fetch->first)) look_again(v, c);
+        while (c->fetch && !c->fetch->waits) {
             status s = E_BUSY;
             if (bytes >= STEP_BYTES) return true;
             if (c->fetch->over) s = E_NOTFOUND;

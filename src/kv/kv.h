@@ -113,7 +113,6 @@ typedef struct kv_stats {
     uint64_t evictions, hits_tokens, copies;
 } kv_stats;
 void kv_get_stats(const kv_pool *pool, kv_stats *out);
-void kv_drop_cache(kv_pool *pool); // every cached page becomes free
 
 // Asserts every invariant; returns false with the sentence in err instead of aborting.
 status kv_check(const kv_pool *pool, error *err);

@@ -28,6 +28,7 @@ enum { PAUSE_MS = 10000, MAX_PATH = 1024 };
 typedef struct put { // the content follows
     struct put *next;
     kv_record what;
+    int64_t   begun; // ms
 } put;
 
 struct kv_fetch {
@@ -45,6 +46,7 @@ struct kv_disk {
     char      dir[MAX_PATH - 128];
     int       lock_file;
     uint64_t  limit, rate;
+    int64_t (*now_ms)(void);
     pthread_t writer, reader;
     bool      writes, reads; // the threads were started
 
@@ -60,7 +62,7 @@ struct kv_disk {
     kv_disk_stats st;
 };
 
-static int64_t now_ms(void) {
+static int64_t monotonic_ms(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
@@ -206,12 +208,14 @@ static void *writer_main(void *arg) {
         put *x = d->queue;
         if (!x) break;
         uint64_t size = disk_blocks(x->what.bytes);
-        bool paused = now_ms() < d->paused_until;
+        bool paused = d->now_ms() < d->paused_until;
         if (!paused) make_room(d, size);
         pthread_mutex_unlock(&d->lock);
         bool good = !paused && write_file(d, &x->what, x + 1);
         pthread_mutex_lock(&d->lock);
         if (good && disk_map_add(&d->map, &x->what, size)) {
+            uint64_t took = (uint64_t)(d->now_ms() - x->begun);
+            if (took > d->st.slowest_ms) d->st.slowest_ms = took;
             d->st.written++;
         } else if (good) {
             char path[MAX_PATH];
@@ -221,7 +225,7 @@ static void *writer_main(void *arg) {
         } else {
             d->st.dropped++;
             d->st.failed += !paused;
-            if (!paused) d->paused_until = now_ms() + PAUSE_MS;
+            if (!paused) d->paused_until = d->now_ms() + PAUSE_MS;
         }
         d->queue = x->next;
         if (!d->queue) d->queue_tail = &d->queue;
@@ -247,7 +251,7 @@ bool kv_disk_has(kv_disk *d, const kv_record *page) {
 
 // Whether the rate and the queue allow so many bytes more. Under the lock.
 static bool allowed(kv_disk *d, uint64_t bytes) {
-    int64_t now = now_ms();
+    int64_t now = d->now_ms();
     d->allowance += (double)d->rate * (double)(now - d->filled_at) / 1e3;
     if (d->allowance > (double)d->rate) d->allowance = (double)d->rate;
     d->filled_at = now;
@@ -272,7 +276,7 @@ kv_put kv_disk_begin(kv_disk *d, const kv_record *page, void **content) {
     }
     pthread_mutex_unlock(&d->lock);
     if (!x) return how;
-    *x = (put){.what = *page};
+    *x = (put){.what = *page, .begun = d->now_ms()};
     *content = x + 1;
     return how;
 }
@@ -455,7 +459,8 @@ status kv_disk_open(const kv_disk_options *o, kv_disk **out, error *err) {
     d->limit = o->bytes ? o->bytes : DEFAULT_BYTES;
     d->rate = o->rate ? o->rate : DEFAULT_RATE;
     d->allowance = (double)d->rate;
-    d->filled_at = now_ms();
+    d->now_ms = o->now_ms ? o->now_ms : monotonic_ms;
+    d->filled_at = d->now_ms();
     d->queue_tail = &d->queue;
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->to_write, NULL);

@@ -119,11 +119,6 @@ void kv_get_stats(const kv_pool *p, kv_stats *out) {
     out->used = out->total - out->free - out->cached;
 }
 
-void kv_drop_cache(kv_pool *p) {
-    for (int32_t i = 0; i < p->config.n_groups; i++)
-        while (p->groups[i].oldest >= 0) node_lost(p, p->groups[i].pages[p->groups[i].oldest].node, i);
-}
-
 // ---- the walker
 
 static status check_group(const kv_pool *p, int32_t gi, int32_t *refs, error *err) {

@@ -12,6 +12,7 @@ typedef struct kv_disk_options {
     const char *dir;        // made when it is not there; one process at a time
     uint64_t    bytes;      // of all files at most, in whole blocks; 0: 8 GiB
     uint64_t    rate;       // bytes written a second at most, over a second; 0: 256 MiB
+    int64_t   (*now_ms)(void); // any thread; NULL: CLOCK_MONOTONIC
 } kv_disk_options;
 
 // Finds again what is there. E_BUSY: another process has the folder. E_IO: it cannot be made or written.
@@ -36,6 +37,7 @@ void   kv_fetch_free(kv_fetch *f); // NULL is fine
 typedef struct kv_disk_stats {
     uint64_t files, bytes;                 // now
     uint64_t written, read, dropped, damaged, evicted, failed; // pages, since the start
+    uint64_t slowest_ms;                   // from kv_disk_begin to the file, the longest since the start
 } kv_disk_stats;
 void kv_disk_get_stats(kv_disk *d, kv_disk_stats *out);
 void kv_disk_flush(kv_disk *d); // returns when everything queued is written

@@ -70,6 +70,7 @@ typedef enum obs_metric {
     OBS_TIER_TOKENS,        // counter, tokens that were not computed; labels model, tier ("pool", "host", "disk")
     OBS_TIER_PAGES,         // counter; labels tier, event ("written", "read", "dropped", "damaged", "evicted")
     OBS_TIER_BYTES,         // gauge; label tier
+    OBS_TIER_SLOWEST,       // gauge; label tier
     OBS_LOADS,              // counter; labels model, result ("ok", "error")
     OBS_LOAD_SECONDS,       // histogram; label model
     OBS_UNLOADS,            // counter; label model
@@ -94,7 +95,7 @@ double obs_read(obs_metric m, const char *label1, const char *label2);
 // ---- traces --------------------------------------------------------------------------------------
 
 // What took from begin to end (microseconds, CLOCK_MONOTONIC). The last OBS_SPANS are kept.
-enum { OBS_SPANS = 16384, OBS_SPAN_ARGS = 4 };
+enum { OBS_SPANS = 16384, OBS_SPAN_ARGS = 6 };
 typedef struct obs_span {
     const char *name;        // a literal
     const char *track;       // spans of a track lie beside or inside each other; copied, cut at 47 bytes

@@ -58,6 +58,7 @@ const obs_row obs_table[OBS_METRICS] = {
     {OBS_TIER_TOKENS, OBS_COUNTER, {"altiserve_prefix_hit_tokens_total"}, "Tokens found computed, by the tier that had them.", {"model_name", "tier"}, NULL},
     {OBS_TIER_PAGES, OBS_COUNTER, {"altiserve_cache_tier_pages_total"}, "Pages of the tiers below the pool, by what became of them.", {"tier", "event"}, NULL},
     {OBS_TIER_BYTES, OBS_GAUGE, {"altiserve_cache_tier_bytes"}, "Bytes that a tier below the pool holds.", {"tier", NULL}, NULL},
+    {OBS_TIER_SLOWEST, OBS_GAUGE, {"altiserve_cache_tier_slowest_write_seconds"}, "The longest time since the start from a page's filling to its file.", {"tier", NULL}, NULL},
     {OBS_LOADS, OBS_COUNTER, {"altiserve_model_loads_total"}, "Models loaded, by result.", {"model_name", "result"}, NULL},
     {OBS_LOAD_SECONDS, OBS_HISTOGRAM, {"altiserve_model_load_seconds"}, "Time to load a model.", MODEL, seconds},
     {OBS_UNLOADS, OBS_COUNTER, {"altiserve_model_unloads_total"}, "Models unloaded to make room.", MODEL, NULL},

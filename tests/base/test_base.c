@@ -1,4 +1,5 @@
 // base: errors, arenas, strings, UTF-8 and the compute pool.
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -176,8 +177,24 @@ static void test_limits(void **state) {
     assert_true(os_random(a, sizeof a) && os_random(b, sizeof b) && memcmp(a, b, sizeof a));
 }
 
+static void test_conditions(void **state) {
+    (void)state;
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t never;
+    assert_int_equal(os_cond_init(&never), 0);
+    pthread_mutex_lock(&lock);
+    assert_int_equal(os_cond_wait_for(&never, &lock, 0), ETIMEDOUT);
+    struct timespec before, after;
+    clock_gettime(CLOCK_MONOTONIC, &before);
+    assert_int_equal(os_cond_wait_for(&never, &lock, 1001), ETIMEDOUT); // past a second: the carry
+    clock_gettime(CLOCK_MONOTONIC, &after);
+    assert_true((after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000 >= 1000);
+    pthread_mutex_unlock(&lock);
+    pthread_cond_destroy(&never);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_error_prefix), cmocka_unit_test(test_arena_limit),
-                                       cmocka_unit_test(test_strbuf), cmocka_unit_test(test_utf8), cmocka_unit_test(test_pool), cmocka_unit_test(test_limits)};
+                                       cmocka_unit_test(test_strbuf), cmocka_unit_test(test_utf8), cmocka_unit_test(test_pool), cmocka_unit_test(test_limits), cmocka_unit_test(test_conditions)};
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }

@@ -283,6 +283,11 @@ static void only_what_they_are_for(void **state) {
     assert_int_equal(altiserve_model(a, "toy-1", &info, NULL), OK);
     assert_true(info.generates && info.embeds && !info.embedding_model && v.n == info.embedding_width && v.n == info.embedding);
     assert_true(again.usage.cached_tokens > 0 && !memcmp(v.x, again.x, v.n * sizeof(float)));
+    e.cache_salt = "ours"; // who has a salt neither finds what others left nor leaves them anything
+    vector salted = of(a, &e), own = of(a, &e);
+    assert_int_equal(salted.usage.cached_tokens, 0);
+    assert_int_equal(own.usage.cached_tokens, again.usage.cached_tokens);
+    assert_memory_equal(v.x, own.x, v.n * sizeof(float));
     altiserve_destroy(a);
 }
 

@@ -148,6 +148,48 @@ static void damage_is_a_miss(void **state) {
     answer_free(first);
 }
 
+// Requests with one prompt that arrive together after a restart: each page is read once.
+static void pages_are_read_once(void **state) {
+    (void)state;
+    enum { N = 4 };
+    int32_t t[2 * PROMPT];
+    tokens_of(t, 11);
+    answer *want = once(with_dir(), t, PROMPT), *got[N];
+    altiserve *a = engine_with(with_dir());
+    altiserve_request *r[N];
+    double before = obs_read(OBS_TIER_PAGES, "disk", "read");
+    for (int i = 0; i < N; i++) { // all wait for the model to be loaded, and are admitted in the same step
+        altiserve_generate g = prompt(t, PROMPT);
+        got[i] = mem_calloc(1, sizeof *got[i]);
+        assert_int_equal(altiserve_submit(a, &g, &r[i], NULL), OK);
+    }
+    for (int i = 0; i < N; i++) {
+        collect(r[i], got[i]);
+        same_tokens(want, got[i], 0, 0);
+        assert_int_equal(got[i]->usage.cached_tokens, (PROMPT - 1) / 32 * 32);
+        assert_true(got[i]->usage.load_s > 0 && got[i]->usage.load_s <= got[i]->usage.queue_s);
+    }
+    altiserve_destroy(a);
+    assert_true(obs_read(OBS_TIER_PAGES, "disk", "read") - before == (PROMPT - 1) / 32);
+    a = engine_with(with_dir()); // who brings the pages is cancelled: another takes over
+    for (int i = 0; i < N; i++) {
+        altiserve_generate g = prompt(t, PROMPT);
+        assert_int_equal(altiserve_submit(a, &g, &r[i], NULL), OK);
+    }
+    altiserve_event ev;
+    while (altiserve_next(r[0], UINT32_MAX, &ev) != EVENT_STARTED) {}
+    altiserve_cancel(r[0]);
+    for (int i = 0; i < N; i++) {
+        answer_free(got[i]);
+        got[i] = mem_calloc(1, sizeof *got[i]);
+        collect(r[i], got[i]);
+        if (i) same_tokens(want, got[i], 0, 0);
+        answer_free(got[i]);
+    }
+    altiserve_destroy(a);
+    answer_free(want);
+}
+
 // Files under another page's name are other pages.
 static void foreign_files_are_a_miss(void **state) {
     (void)state;
@@ -246,7 +288,7 @@ int main(void) {
     snprintf(dir, sizeof dir, "/tmp/altiserve-tiers-%d", (int)getpid());
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(a_restart_goes_on_from_disk, setup), cmocka_unit_test_setup(damage_is_a_miss, setup),
-        cmocka_unit_test_setup(foreign_files_are_a_miss, setup), cmocka_unit_test_setup(two_processes_do_not_share_a_folder, setup),
+        cmocka_unit_test_setup(pages_are_read_once, setup), cmocka_unit_test_setup(foreign_files_are_a_miss, setup), cmocka_unit_test_setup(two_processes_do_not_share_a_folder, setup),
         cmocka_unit_test_setup(the_pool_spills_to_host_memory, setup), cmocka_unit_test_setup(preempted_and_restored_are_the_same, setup),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

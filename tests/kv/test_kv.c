@@ -260,8 +260,6 @@ static void operate(const dev_group *groups, const int32_t *pages, int n, long o
             if (tiers) kv_seq_save(s->kv, true);
             kv_seq_free(s->kv);
             s->kv = NULL;
-        } else if (what == 99 && draw(200) == 0) {
-            kv_drop_cache(w->pool);
         }
         if (s->kv) {
             assert_int_equal(kv_seq_len(s->kv), s->len);
@@ -276,10 +274,6 @@ static void operate(const dev_group *groups, const int32_t *pages, int n, long o
     kv_stats st;
     kv_get_stats(w->pool, &st);
     assert_int_equal(st.used, 0);
-    kv_drop_cache(w->pool);
-    check(w);
-    kv_get_stats(w->pool, &st);
-    assert_int_equal(st.free, st.total);
     assert_true(st.evictions > 0);
     assert_true(!tiers || w->restored > 0);
     kv_destroy(w->pool);

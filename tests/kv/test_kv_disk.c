@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -132,20 +133,58 @@ static void leaves_go_first_and_bytes_are_bounded(void **state) {
     kv_disk_close(d);
 }
 
+static atomic_llong clock_ms; // the disk's clock where a test gives it one
+static int64_t read_clock(void) { return atomic_load(&clock_ms); }
+
+static kv_disk *open_at_clock(uint64_t rate) {
+    kv_disk *d;
+    error err = {0};
+    if (kv_disk_open(&(kv_disk_options){.dir = dir, .rate = rate, .now_ms = read_clock}, &d, &err) != OK) fail_msg("%s", err.text);
+    return d;
+}
+
+// Pages of a second's rate at once and no more, then as time goes by; what the caller gave up on is counted.
 static void the_rate_is_kept(void **state) {
     (void)state;
-    kv_disk *d = open_with(0, 3 * BYTES);
-    int taken = 0, later = 0;
-    for (uint32_t i = 0; i < 50; i++) {
-        kv_put how = put(d, page(1, i));
-        taken += how == KV_PUT_FILL;
-        later += how == KV_PUT_LATER;
-    }
-    assert_true(taken >= 3 && later >= 1);
-    kv_disk_dropped(d, (uint64_t)later);
+    atomic_store(&clock_ms, 1000000);
+    kv_disk *d = open_at_clock(3 * BYTES);
+    for (uint32_t i = 0; i < 3; i++) assert_int_equal(put(d, page(1, i)), KV_PUT_FILL);
+    assert_int_equal(put(d, page(1, 3)), KV_PUT_LATER);
+    atomic_fetch_add(&clock_ms, 333); // not yet a page's worth, but more than nothing: one page, on credit
+    assert_int_equal(put(d, page(1, 3)), KV_PUT_FILL);
+    assert_int_equal(put(d, page(1, 4)), KV_PUT_LATER);
+    atomic_fetch_add(&clock_ms, 60000); // a second's worth is all that is saved up
+    for (uint32_t i = 4; i < 7; i++) assert_int_equal(put(d, page(1, i)), KV_PUT_FILL);
+    assert_int_equal(put(d, page(1, 7)), KV_PUT_LATER);
+    kv_disk_dropped(d, 5);
+    kv_disk_flush(d);
     kv_disk_stats st;
     kv_disk_get_stats(d, &st);
-    assert_int_equal(st.dropped, later);
+    assert_int_equal(st.dropped, 5);
+    assert_int_equal(st.written, 7);
+    kv_disk_close(d);
+}
+
+// What a page waited for its file is told, by the disk's own clock.
+static void delays_are_measured(void **state) {
+    (void)state;
+    atomic_store(&clock_ms, 5);
+    kv_disk *d = open_at_clock(0);
+    kv_disk_stats st;
+    void *content;
+    kv_record p = page(2, 0), q = page(2, 1);
+    assert_int_equal(kv_disk_begin(d, &p, &content), KV_PUT_FILL);
+    content_of(&p, content);
+    atomic_fetch_add(&clock_ms, 740);
+    kv_disk_end(d, content);
+    kv_disk_flush(d);
+    kv_disk_get_stats(d, &st);
+    assert_int_equal(st.slowest_ms, 740);
+    assert_int_equal(put(d, q), KV_PUT_FILL);
+    kv_disk_flush(d);
+    kv_disk_get_stats(d, &st);
+    assert_int_equal(st.slowest_ms, 740);
+    assert_int_equal(st.written, 2);
     kv_disk_close(d);
 }
 
@@ -228,7 +267,7 @@ int main(void) {
     snprintf(dir, sizeof dir, "/tmp/altiserve-kv-disk-%d", (int)getpid());
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(what_was_put_comes_back, setup), cmocka_unit_test_setup(leaves_go_first_and_bytes_are_bounded, setup),
-        cmocka_unit_test_setup(the_rate_is_kept, setup), cmocka_unit_test_setup(strangers_stay_and_remains_go, setup),
+        cmocka_unit_test_setup(the_rate_is_kept, setup), cmocka_unit_test_setup(delays_are_measured, setup), cmocka_unit_test_setup(strangers_stay_and_remains_go, setup),
         cmocka_unit_test(every_damage_is_seen), cmocka_unit_test(host_memory_is_bounded),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

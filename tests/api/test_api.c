@@ -121,6 +121,7 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     r->prompt = strdup(prompt);
     r->usage.prompt_tokens = 7;
     r->usage.cached_tokens = 3;
+    r->usage.load_s = .5;
     if (strstr(prompt, "FAILEARLY")) r->g.n = 0;
     atomic_fetch_add(&live, 1);
     atomic_fetch_add(&submitted, 1);
@@ -148,12 +149,14 @@ static void *embed(void *arg) {
 
 static atomic_int embedding_now, embedding_most;
 static altiserve_embed seen_embed;
+static char seen_salt[64];
 
 status altiserve_submit_embed(altiserve *a, const altiserve_embed *what, altiserve_request **out, error *err) {
     (void)a;
     const char *prompt = what->pair ? what->pair : what->text ? what->text : "tokens";
     pthread_mutex_lock(&seen_lock);
     seen_embed = *what;
+    snprintf(seen_salt, sizeof seen_salt, "%s", what->cache_salt);
     pthread_mutex_unlock(&seen_lock);
     if (strstr(prompt, "BUSY") && (!strstr(prompt, "ONCE") || atomic_fetch_add(&embedding_most, 1000) < 1000)) return error_set(err, E_BUSY, "the queue is full");
     if (strstr(prompt, "TOOLONG") && !what->truncate) return error_set(err, E_INVALID, "the input has 9999 tokens; the context is 4096");
@@ -163,6 +166,7 @@ status altiserve_submit_embed(altiserve *a, const altiserve_embed *what, altiser
     r->g = (altiserve_generate){.n = 1, .logprobs = -1, .notify = what->notify, .notify_ctx = what->notify_ctx};
     r->prompt = strdup(prompt);
     r->usage.prompt_tokens = 7;
+    r->usage.load_s = .25;
     r->score = what->pair ? (strstr(what->pair, "MINUS") ? -1.0f : 1.0f) * (float)what->pair_len : what->tokens ? (float)what->n_tokens : (float)what->text_len;
     r->second = what->tokens ? (float)what->tokens[0] : (float)(unsigned char)prompt[0];
     atomic_fetch_add(&live, 1);
@@ -657,6 +661,7 @@ static void test_other_dialects(void **state) {
     reply r = ask("POST", "/api/chat", "", "{\"model\":\"fake:latest\"," HELLO ",\"stream\":false,\"options\":{\"num_predict\":2,\"temperature\":0}}");
     assert_string_equal(str(&r, "message.content"), "w0.0\xC3\xA9 w0.1\xC3\xA9 ");
     assert_true(json_is_true(at(r.json, "done")));
+    assert_int_equal(json_integer_value(at(r.json, "load_duration")), 500000000);
     assert_int_equal(seen.given, SAMPLING_TEMPERATURE);
     reply_free(&r);
     r = ask("POST", "/api/generate", "", "{\"model\":\"fake\",\"prompt\":\"x\",\"system\":\"be kind\"}");
@@ -898,7 +903,12 @@ static void test_embeddings(void **state) {
     assert_true(fabs(num(&r, "data.0.embedding.0") - 0.6) < 1e-6 && fabs(num(&r, "data.0.embedding.1") - 0.8) < 1e-6);
     reply_free(&r);
     r = post_ok("/api/embed", "{\"model\":\"encoder:latest\",\"input\":[\"ab\",\"TOOLONG\"]}"); // cut, as Ollama does
-    assert_true(num(&r, "embeddings.0.0") == 2 && num(&r, "embeddings.1.0") == 7 && num(&r, "prompt_eval_count") == 14);
+    assert_true(num(&r, "embeddings.0.0") == 2 && num(&r, "embeddings.1.0") == 7 && num(&r, "prompt_eval_count") == 14 && num(&r, "load_duration") == 250000000);
+    assert_string_equal(seen_salt, "");
+    reply_free(&r);
+    r = post_ok("/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"ab\",\"cache_salt\":\"tenant\",\"priority\":3}");
+    assert_string_equal(seen_salt, "tenant");
+    assert_int_equal(seen_embed.priority, 3);
     reply_free(&r);
     r = post_ok("/api/embeddings", "{\"model\":\"encoder\",\"prompt\":\"ab\"}");
     assert_true(num(&r, "embedding.0") == 2 && seen_embed.raw);
@@ -911,7 +921,7 @@ static void test_embeddings(void **state) {
     assert_int_equal(json_array_size(at(r.json, "capabilities")), 1);
     reply_free(&r);
     r = ask("GET", "/metrics", "", "");
-    assert_non_null(strstr(r.body, "altiserve_embeddings_total{model_name=\"encoder\"} 6"));
+    assert_non_null(strstr(r.body, "altiserve_embeddings_total{model_name=\"encoder\"} 7"));
     reply_free(&r);
 }
 

@@ -1,52 +1,14 @@
 // The tiers below the pool, over toy-1: a restart goes on from disk, what the pool evicts comes back from host memory, damaged files are computed
 // again, and every way of getting at a page gives the tokens of the plain run.
-#include <dirent.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/cache_dir.h"
 #include "engine/engine_util.h"
 #include "obs/obs.h"
 
 enum { PROMPT = 900, OUT = 40 };
 static char dir[256];
-
-static void empty_dir(const char *path) {
-    char sub[600], file[1200];
-    DIR *d = opendir(path);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (e->d_name[0] == '.') continue;
-        snprintf(sub, sizeof sub, "%s/%s", path, e->d_name);
-        DIR *s = opendir(sub);
-        for (struct dirent *f; s && (f = readdir(s));) {
-            snprintf(file, sizeof file, "%s/%s", sub, f->d_name);
-            if (f->d_name[0] != '.') unlink(file);
-        }
-        if (s) closedir(s);
-        if (rmdir(sub)) unlink(sub);
-    }
-    if (d) closedir(d);
-}
-
-// Calls fn for every file of a page.
-static int each_file(void (*fn)(const char *path)) {
-    char sub[600], file[1200];
-    int n = 0;
-    DIR *d = opendir(dir);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (strlen(e->d_name) != 2 || e->d_name[0] == '.') continue;
-        snprintf(sub, sizeof sub, "%s/%s", dir, e->d_name);
-        DIR *s = opendir(sub);
-        for (struct dirent *f; s && (f = readdir(s));) {
-            if (f->d_name[0] == '.') continue;
-            snprintf(file, sizeof file, "%s/%s", sub, f->d_name);
-            if (fn) fn(file);
-            n++;
-        }
-        if (s) closedir(s);
-    }
-    if (d) closedir(d);
-    return n;
-}
 
 // toy-1 past what it was trained for: only the tokens' being the same matters here.
 static altiserve_options long_toy(void) {
@@ -128,9 +90,9 @@ static void damage_is_a_miss(void **state) {
     int32_t t[2 * PROMPT];
     tokens_of(t, 1);
     answer *first = once(with_dir(), t, PROMPT);
-    int before = each_file(NULL);
+    int before = each_file(dir, NULL);
     assert_true(before >= PROMPT / 32);
-    each_file(flip_a_byte);
+    each_file(dir, flip_a_byte);
     answer *again = once(with_dir(), t, PROMPT);
     same_tokens(first, again, 0, 0);
     assert_true(again->usage.cached_tokens <= 32); // at most the headers and contents that no flip has met

@@ -2,7 +2,7 @@
 // record: arrivals and steps of a real server, for the simulation in tests/engine/test_policy.c. Asks for --seconds in an open loop (people do not wait for each
 // other): turns of conversations that grow, short questions, now and then a long document, in calm and busy spells; then writes what /debug/trace has.
 //   node bench/record.mjs --url http://127.0.0.1:8080 --model NAME [--rate 1.5] [--seconds 60] [--note "where"] > tests/engine/trace.txt
-// Lines: step STREAMS ROWS PAIRS KEYS MICROSECONDS, as pol_step has them; request ARRIVED_MS PROMPT CACHED GENERATED, in order of arrival.
+// Lines: step STREAMS ROWS PAIRS KEYS DRAFTS MICROSECONDS, as pol_step has them; request ARRIVED_MS PROMPT CACHED GENERATED, in order of arrival.
 import { arg, ask, random, words } from './client.mjs';
 const server = { url: arg('url', 'http://127.0.0.1:8080'), model: arg('model', 'toy-1') };
 const seconds = +arg('seconds', 60), rate = +arg('rate', 1.5);
@@ -38,8 +38,8 @@ const steps = traceEvents.filter((e) => e.ph === 'X' && e.name === 'step');
 const requests = traceEvents.filter((e) => e.ph === 'b' && e.name === 'request').sort((a, b) => a.ts - b.ts);
 const zero = requests[0].ts;
 console.log(`# Recorded by bench/record.mjs: ${requests.length} requests, ${steps.length} steps${arg('note', '') && ', ' + arg('note', '')}.`);
-console.log('# step STREAMS ROWS PAIRS KEYS MICROSECONDS | request ARRIVED_MS PROMPT CACHED GENERATED');
-for (const s of steps) console.log(['step', s.args.streams, s.args.prompt_rows, s.args.pairs, s.args.keys, s.dur].join(' '));
+console.log('# step STREAMS ROWS PAIRS KEYS DRAFTS MICROSECONDS | request ARRIVED_MS PROMPT CACHED GENERATED');
+for (const s of steps) console.log(['step', s.args.streams, s.args.prompt_rows, s.args.pairs, s.args.keys, s.args.drafts, s.dur].join(' '));
 for (const r of requests) console.log(['request', Math.round((r.ts - zero) / 1000), r.args.prompt, r.args.cached, r.args.generated].join(' '));
 if (errors.length) console.error(errors[0]);
 process.exit(errors.length ? 1 : 0);

@@ -584,7 +584,7 @@ static void measure(eng_served *v, const int64_t at[4]) {
     obs_count(OBS_STEP_KIND, id, v->load.rows == 0 ? "decode" : v->load.streams == 0 ? "prompt" : "mixed", 1);
     obs_observe(OBS_STEP_SEQUENCES, id, NULL, v->n_seqs);
     obs_trace_span(&(obs_span){.name = "step", .track = id, .begin_us = at[0], .end_us = at[3],
-                               .args = {{"streams", v->load.streams}, {"prompt_rows", v->load.rows}, {"sequences", v->n_seqs}, {"waiting", v->n_waiting}, {"pairs", v->load.pairs}, {"keys", v->load.keys}}});
+                               .args = {{"streams", v->load.streams}, {"prompt_rows", v->load.rows}, {"sequences", v->n_seqs}, {"waiting", v->n_waiting}, {"pairs", v->load.pairs}, {"keys", v->load.keys}, {"drafts", v->load.drafts}}});
     obs_trace_span(&(obs_span){.name = "compute", .track = id, .begin_us = at[1], .end_us = at[2]});
     obs_trace_span(&(obs_span){.name = "sample", .track = id, .begin_us = at[2], .end_us = at[3]});
     obs_count(OBS_STEPS, id, NULL, 1);

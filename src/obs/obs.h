@@ -95,7 +95,7 @@ double obs_read(obs_metric m, const char *label1, const char *label2);
 // ---- traces --------------------------------------------------------------------------------------
 
 // What took from begin to end (microseconds, CLOCK_MONOTONIC). The last OBS_SPANS are kept.
-enum { OBS_SPANS = 16384, OBS_SPAN_ARGS = 6 };
+enum { OBS_SPANS = 16384, OBS_SPAN_ARGS = 7 };
 typedef struct obs_span {
     const char *name;        // a literal
     const char *track;       // spans of a track lie beside or inside each other; copied, cut at 47 bytes

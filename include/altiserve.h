@@ -154,6 +154,7 @@ typedef struct altiserve_generate {
     double   client_weight;   // its share of work beside others'; 0: 1
     int64_t  priority;        // lower is served first and may displace higher
     bool     explain;         // altiserve_request_explain is wanted
+    bool     reasoning;       // of a chat: what the model thinks aloud comes apart from its answer, where the template knows how it is marked
     const char *cache_salt;   // computed prefixes are shared between equal salts alone; NULL: with all who have none
     int      draft_max;       // drafts in a step at most; 0: the engine's, -1: none. More than the engine's counts as that
     uint32_t timeout_ms;      // 0: none
@@ -197,6 +198,8 @@ typedef struct altiserve_event {
     uint32_t choice;
     const char *text;
     size_t   text_len;
+    const char *reasoning;    // generate.reasoning: what was thought aloud; comes before the text of the same event
+    size_t   reasoning_len;
     const int32_t *tokens;    // the tokens behind the text (may be more or fewer than characters)
     size_t   n_tokens;
     const altiserve_logprob *logprobs; // n_tokens groups of 1 + k entries: the chosen one, then the top k; NULL if none were asked for

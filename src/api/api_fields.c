@@ -61,6 +61,7 @@ static const field fields[] = {
     {"query", K_STRING, 0, 0, AT(query), 0, FOR_RERANK},
     {"top_n", K_INT, 1, INT32_MAX, AT(top_n), 0, FOR_RERANK},
     {"return_documents", K_BOOL, 0, 0, AT(return_documents), 0, FOR_RERANK},
+    {"reasoning_format", K_STRING, 0, 0, AT(reasoning_format), 0, FOR_CHAT},
     {"chat_template_kwargs", K_KWARGS, 0, 0, AT(template_kwargs), 0, FOR_CHAT},
 };
 
@@ -281,6 +282,9 @@ bool api_settle(params *p, unsigned where, api_error *e) {
     g->max_tokens = most > 0 ? (uint32_t)most : 0;
     g->logprobs = -1;
     if (where & FOR_CHAT) {
+        const char *format = p->reasoning_format ? p->reasoning_format : "auto";
+        g->reasoning = !strcmp(format, "auto") || !strcmp(format, "deepseek");
+        if (!g->reasoning && strcmp(format, "none")) return api_fail(e, 400, "reasoning_format", "invalid_value", "reasoning_format must be \"auto\", \"deepseek\" or \"none\", not \"%.40s\"", format);
         if (p->top_logprobs >= 0 && !p->want_logprobs) return api_fail(e, 400, "top_logprobs", "invalid_value", "top_logprobs needs logprobs to be true");
         if (p->want_logprobs) g->logprobs = p->top_logprobs >= 0 ? (int)p->top_logprobs : 0;
     }

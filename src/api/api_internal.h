@@ -52,6 +52,7 @@ typedef struct params {
     arena    mem;             // strings of the request
     altiserve_generate g;     // model, sampling, n, max_tokens, stop, logprobs
     bool     stream, include_usage, echo;
+    const char *reasoning_format; // as llama-server has it: "auto", "deepseek", "none"
     bool     want_logprobs;   // chat's boolean
     int64_t  top_logprobs;    // -1: not given
     int64_t  logprobs;        // completions' number; -1: not given
@@ -97,7 +98,7 @@ typedef struct api_route {
 } api_route;
 
 typedef struct choice {
-    strbuf   text, logprobs;  // what came so far; logprobs: the entries, comma-separated (whole answers)
+    strbuf   text, reasoning, logprobs; // what came so far; logprobs: the entries, comma-separated (whole answers)
     strbuf   lp_tokens, lp_values, lp_tops, lp_offsets; // completions' parallel arrays
     size_t   offset;          // characters of text before the next token (completions' text_offset)
     altiserve_finish finish;

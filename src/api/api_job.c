@@ -13,7 +13,7 @@
 // ---- ends ----------------------------------------------------------------------------------------
 
 static void free_choice(choice *c) {
-    strbuf *all[] = {&c->text, &c->logprobs, &c->lp_tokens, &c->lp_values, &c->lp_tops, &c->lp_offsets};
+    strbuf *all[] = {&c->text, &c->reasoning, &c->logprobs, &c->lp_tokens, &c->lp_values, &c->lp_tops, &c->lp_offsets};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) strbuf_free(all[i]);
 }
 
@@ -213,7 +213,7 @@ static void finish_job(job *j) {
             }
         } else {
             bool bad = false;
-            for (uint32_t i = 0; i < j->n_choices; i++) bad |= j->choices[i].text.failed || j->choices[i].logprobs.failed;
+            for (uint32_t i = 0; i < j->n_choices; i++) bad |= j->choices[i].text.failed || j->choices[i].reasoning.failed || j->choices[i].logprobs.failed;
             for (uint32_t i = 0; i < j->n_parts && j->set_embed; i++) bad |= !j->parts[i].embedding;
             if (!bad) j->dialect->whole(j, &out);
             out.failed |= bad;
@@ -248,8 +248,9 @@ static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, s
         if (j->failed || j->left) break;
         if (!j->p.stream) {
             strbuf_add(&c->text, ev->text, ev->text_len);
+            if (ev->reasoning_len) strbuf_add(&c->reasoning, ev->reasoning, ev->reasoning_len);
             if (ev->logprobs && j->dialect->keep) j->dialect->keep(j, index, ev);
-        } else if (ev->text_len || ev->logprobs) j->dialect->text(j, index, ev, out);
+        } else if (ev->text_len || ev->reasoning_len || ev->logprobs) j->dialect->text(j, index, ev, out);
         break;
     case EVENT_EMBEDDING:
         mem_free(p->embedding);

@@ -198,8 +198,14 @@ static void chat_open(job *j, strbuf *out) {
 static void chat_text(job *j, uint32_t index, const altiserve_event *ev, strbuf *out) {
     chat_start(j, index, out);
     chat_chunk(j, index, out);
-    strbuf_adds(out, "\"content\":");
-    api_put_string(out, ev->text, ev->text_len);
+    if (ev->reasoning_len) {
+        strbuf_adds(out, "\"reasoning_content\":");
+        api_put_string(out, ev->reasoning, ev->reasoning_len);
+    }
+    if (ev->text_len || !ev->reasoning_len) {
+        strbuf_adds(out, ev->reasoning_len ? ",\"content\":" : "\"content\":");
+        api_put_string(out, ev->text, ev->text_len);
+    }
     strbuf_adds(out, "},\"logprobs\":");
     if (ev->logprobs) {
         strbuf_adds(out, "{\"content\":[");
@@ -230,6 +236,10 @@ static void chat_whole(job *j, strbuf *out) {
         choice *c = &j->choices[i];
         strbuf_addf(out, "%s{\"index\":%u,\"message\":{\"role\":\"assistant\",\"content\":", i ? "," : "", i);
         api_put_string(out, c->text.data ? c->text.data : "", c->text.len);
+        if (c->reasoning.len) {
+            strbuf_adds(out, ",\"reasoning_content\":");
+            api_put_string(out, c->reasoning.data, c->reasoning.len);
+        }
         strbuf_adds(out, ",\"refusal\":null},\"logprobs\":");
         if (j->p.g.logprobs >= 0) {
             strbuf_adds(out, "{\"content\":[");

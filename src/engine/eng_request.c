@@ -77,6 +77,7 @@ static void destroy(altiserve_request *r) {
     eng_responses_forget(r);
     mem_free(r->stops);
     mem_free(r->bias);
+    eng_reasoning_free(r->reasoning);
     mem_free(r->prompt);
     eng_file_release(r->file);
     pthread_mutex_destroy(&r->lock);
@@ -89,13 +90,15 @@ void eng_request_release(altiserve_request *r) {
 }
 
 // Control tokens are parsed in the template's own text alone.
-static status encode_chat(eng_file *f, const char *input, size_t len, tok_ids *out, error *err) {
+static status encode_chat(altiserve_request *r, const altiserve_generate *g, tok_ids *out, error *err) {
     chat_spans spans = {0};
-    status s = eng_file_render(f, input, len, &spans, err);
+    eng_file *f = r->file;
+    status s = eng_file_render(f, g->chat, g->chat_len, &spans, err);
     tok_span *cut = s == OK ? mem_calloc(spans.count + 1, sizeof *cut) : NULL;
     if (s == OK && !cut) s = error_set(err, E_NOMEM, "no memory for the spans of a conversation");
     for (size_t i = 0; s == OK && i < spans.count; i++) cut[i] = (tok_span){spans.items[i].text, spans.items[i].len, spans.items[i].trusted};
     if (s == OK) s = tok_encode_spans(f->tok, cut, spans.count, TOK_ADD_SPECIAL, out, err);
+    if (s == OK && g->reasoning) s = eng_reasoning_create(f->tmpl, &spans, r->n, &r->reasoning, err);
     mem_free(cut);
     chat_spans_free(&spans);
     return s;
@@ -120,7 +123,7 @@ static status take_prompt(altiserve_request *r, const altiserve_generate *g, err
     } else if (g->text) {
         s = tok_encode(r->file->tok, g->text, g->text_len, TOK_ADD_SPECIAL | TOK_PARSE_CONTROL, &ids, err);
     } else {
-        s = encode_chat(r->file, g->chat, g->chat_len, &ids, err);
+        s = encode_chat(r, g, &ids, err);
     }
     r->prompt = ids.ids;
     r->n_prompt = ids.count;
@@ -323,7 +326,12 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, a
     eng_event *e = r->head, *before = r->current;
     bool wake = false;
     out->usage = r->usage;
-    if (e) {
+    if (e) out->choice = e->choice;
+    bool rest = e && e->kind == EVENT_FINISH && r->reasoning && eng_reasoning_rest(r->reasoning, out);
+    if (rest) { // what was held back, then the finish
+        r->current = NULL;
+        out->kind = EVENT_TEXT;
+    } else if (e) {
         r->head = e->next;
         if (!r->head) r->tail = &r->head;
         r->n_events--;
@@ -333,7 +341,6 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, a
             wake = true;
         }
         out->kind = e->kind;
-        out->choice = e->choice;
         out->finish = e->finish;
         out->text = e->text.data ? e->text.data : "";
         out->text_len = e->text.len;
@@ -343,6 +350,7 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, a
         out->top_logprobs = e->top;
         out->embedding = e->embedding;
         out->n_embedding = e->n_embedding;
+        if (e->kind == EVENT_TEXT && r->reasoning) eng_reasoning_split(r->reasoning, out);
     } else if (r->ended) {
         r->current = NULL;
         out->kind = EVENT_END;
@@ -351,6 +359,13 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, a
     } else {
         r->current = NULL;
         out->kind = EVENT_NONE;
+    }
+    if (r->reasoning && eng_reasoning_failed(r->reasoning)) {
+        out->kind = EVENT_END;
+        out->finish = FINISH_ERROR;
+        error_set(&out->err, E_NOMEM, "no memory for text");
+        atomic_store(&r->cancelled, true);
+        wake = true;
     }
     pthread_mutex_unlock(&r->lock);
     eng_event_free(before);

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 
 #include "engine/eng_clients.h"
+#include "engine/eng_reasoning.h"
 #include "engine/eng_ngram.h"
 #include "engine/eng_sched.h"
 #include "kv/kv.h"
@@ -119,6 +120,7 @@ struct altiserve_request {
     error       err;
     altiserve_usage usage;
     altiserve_explanation explanation;
+    eng_reasoning *reasoning;   // NULL: texts come as they were written
     void      (*notify)(void *);
     void       *notify_ctx;
 };

@@ -207,6 +207,11 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t ms, altiserve
     if (m->ev.kind == EVENT_TEXT) {
         out->text = m->text;
         out->text_len = strlen(m->text);
+        if (r->g.reasoning && strstr(r->prompt, "THINK") && m->token < 2) { // the first is thought, the second ends a thought and begins the answer
+            out->reasoning = m->token ? "so" : m->text;
+            out->reasoning_len = strlen(out->reasoning);
+            if (!m->token) out->text = "", out->text_len = 0;
+        }
         out->tokens = &m->token;
         out->n_tokens = 1;
         out->top_logprobs = r->g.logprobs < 0 ? 0 : r->g.logprobs;
@@ -455,6 +460,22 @@ static void test_whole(void **state) {
     assert_int_equal(seen.given, SAMPLING_TEMPERATURE);
     assert_true(seen.sampling.has_seed && seen.sampling.seed == 7 && seen.n_stop == 1 && seen.sampling.n_bias == 1);
     assert_non_null(strstr(seen_chat, "\"add_generation_prompt\":true"));
+    reply_free(&r);
+    r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"THINK\"}],\"max_tokens\":3}");
+    assert_string_equal(str(&r, "choices.0.message.reasoning_content"), "w0.0\xC3\xA9 so");
+    assert_string_equal(str(&r, "choices.0.message.content"), "w0.1\xC3\xA9 w0.2\xC3\xA9 ");
+    reply_free(&r);
+    r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"THINK\"}],\"max_tokens\":3,\"stream\":true}");
+    assert_non_null(strstr(r.body, "\"delta\":{\"reasoning_content\":\"w0.0\xC3\xA9 \"}"));
+    assert_non_null(strstr(r.body, "\"delta\":{\"reasoning_content\":\"so\",\"content\":\"w0.1\xC3\xA9 \"}"));
+    assert_non_null(strstr(r.body, "\"delta\":{\"content\":\"w0.2\xC3\xA9 \"}"));
+    reply_free(&r);
+    r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"THINK\"}],\"max_tokens\":3,\"reasoning_format\":\"none\"}");
+    assert_null(at(r.json, "choices.0.message.reasoning_content"));
+    reply_free(&r);
+    r = ask("POST", CHAT, "", "{" HELLO ",\"reasoning_format\":\"loud\"}");
+    assert_int_equal(r.code, 400);
+    assert_string_equal(str(&r, "error.param"), "reasoning_format");
     reply_free(&r);
     r = ask("POST", CHAT, "", "{" HELLO ",\"logprobs\":true,\"top_logprobs\":2,\"max_tokens\":1}");
     assert_string_equal(str(&r, "model"), "fake");

@@ -1,5 +1,5 @@
 // A real Prometheus scrapes a server with toy-1; promtool finds nothing in /metrics but the colons of borrowed names, and every query of the
-// dashboard (deploy/grafana/altiserve.json) returns data. Skipped, with a message, where Debian's package prometheus is not installed.
+// dashboard (deploy/grafana/altiserve.json) returns data. Skipped, with a message, where Debian's package prometheus is not installed; with NEEDS_PROMETHEUS that is a failure.
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -8,8 +8,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 if (spawnSync('promtool', ['--version']).error || spawnSync('prometheus', ['--version']).error) {
-  console.log('skipped: prometheus and promtool are not installed (tools/setup check installs them)');
-  process.exit(0);
+  console.log(`${process.env.NEEDS_PROMETHEUS ? 'failed' : 'skipped'}: prometheus and promtool are not installed (tools/setup check installs them)`);
+  process.exit(process.env.NEEDS_PROMETHEUS ? 1 : 0);
 }
 const dir = mkdtempSync(join(tmpdir(), 'altiserve-prometheus-')), children = [];
 const start = (...command) => {

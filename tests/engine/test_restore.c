@@ -6,7 +6,7 @@
 #include "obs/obs.h"
 
 enum { PROMPT = 700, OUT = 24, NEXT = PROMPT + OUT + 10 };
-static char dir[200], windows_path[200], recurrent_path[200];
+static char dir[200], windows_path[240], recurrent_path[240];
 
 static void write_windows(const char *path) {
     small_model m;

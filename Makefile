@@ -41,8 +41,9 @@ fuzz:
 	@for f in build-fuzz/fuzz_*; do [ -x $$f -a ! -d $$f ] || continue; n=$${f##*fuzz_}; mkdir -p build-fuzz/found/$$n build-fuzz/seeds/$$n; \
 	  $$f -max_total_time=$${FUZZ_SECONDS:-60} -rss_limit_mb=2048 -artifact_prefix=build-fuzz/ build-fuzz/found/$$n build-fuzz/seeds/$$n || exit 1; done
 
+# Speed side by side with an installed llama.cpp (PEER_DIR); ARGS: see bench/table.mjs. RECORD=1 appends to bench/results.csv.
 bench: build
-	@bench/run
+	@bench/table.mjs $(ARGS)
 
 # Kernels of every tier that this machine has against the reference in C, and their speed (ARGS: see bench/kerncheck.c).
 kerncheck: build

@@ -69,6 +69,8 @@ static inline bool cpu_format_code(cpu_format f) { return (f >= CPU_CODE_FIRST &
 static inline const code_layout *cpu_code(cpu_format f) { return &cpu_code_layouts[f - (f >= CPU_TILE_CODE ? CPU_TILE_CODE : CPU_CODE_FIRST)]; }
 // Scales for columns 0..15 and 16..31 apart.
 static inline bool code_two(const code_layout *l) { return l->scale >= SCALE_PAIR && l->scale != SCALE_E8; }
+// Sums of 16 products fit int16, so that both halves are scaled by one multiplication of pairs.
+static inline bool code_pairs(const code_layout *l) { return code_two(l) && l->most <= 16 && l->scale != SCALE_E4; }
 static inline size_t code_area(const code_layout *l, int64_t b) { return l->numbers == CODE_FIVE ? (size_t)(b / 8) * 832 : (size_t)b * (size_t)l->bytes; }
 
 size_t cpu_code_scale_bytes(cpu_format f, int64_t k);

@@ -13,7 +13,7 @@ typedef struct code_block {
     _Alignas(32) uint8_t w[16][32];
     uint8_t sign[16][32];
     float d[16], m[16];
-    int32_t s0[16], s1[16], m0[16], m1[16];
+    int32_t s0[16], s1[16], m0[16]; // code_pairs: s0 holds both halves' scales as int16; m0 so always
 } code_block;
 
 CODE_INLINE bool code_signed(const code_layout *l) { return l->most > 15; }
@@ -134,6 +134,9 @@ CODE_INLINE __m256i code_i8(const uint8_t *p) { return _mm256_cvtepi8_epi32(_mm_
 CODE_INLINE __m256i code_odd(__m256i s) { return _mm256_or_si256(_mm256_add_epi32(s, s), _mm256_set1_epi32(1)); }
 CODE_INLINE void code_ints(int32_t *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
 
+// a in the low, b in the high halves of dwords; both fit int16.
+CODE_INLINE __m256i code_pair(__m256i a, __m256i b) { return _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xaa); }
+
 CODE_INLINE __m256 code_e8m0(const uint8_t *p)
 {
     __m256i e = code_u8(p), small = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
@@ -154,6 +157,7 @@ CODE_INLINE void code_load_scales(cpu_format format, const uint8_t *area, int64_
     const __m256 unit = _mm256_set1_ps(l->unit);
     for (int h = 0; h < 2; h++) {
         __m256 d = _mm256_setzero_ps();
+        __m256i s0 = _mm256_setzero_si256(), s1 = s0;
         const uint8_t *x = area, *y;
         switch (l->scale) {
         case SCALE_D: d = code_half8(area + b / l->group * 32 + h * 16); break;
@@ -171,16 +175,16 @@ CODE_INLINE void code_load_scales(cpu_format format, const uint8_t *area, int64_
             x += b / 8 * 160;
             __m256i n = code_u8(x + 32 + b % 8 * 16 + h * 8);
             d = _mm256_mul_ps(code_half8(x + h * 16), unit);
-            code_ints(o->s0 + h * 8, code_odd(_mm256_and_si256(n, low)));
-            code_ints(o->s1 + h * 8, code_odd(_mm256_srli_epi32(n, 4)));
+            s0 = code_odd(_mm256_and_si256(n, low));
+            s1 = code_odd(_mm256_srli_epi32(n, 4));
             break;
         }
         case SCALE_BYTES:
             x += b / 8 * 288;
             y = x + 32 + b % 8 * 32 + h * 8;
             d = code_half8(x + h * 16);
-            code_ints(o->s0 + h * 8, code_i8(y));
-            code_ints(o->s1 + h * 8, code_i8(y + 16));
+            s0 = code_i8(y);
+            s1 = code_i8(y + 16);
             break;
         case SCALE_MIN: {
             x += b / 8 * 320;
@@ -188,10 +192,9 @@ CODE_INLINE void code_load_scales(cpu_format format, const uint8_t *area, int64_
             __m256i first = code_u8(y), second = code_u8(y + 16);
             d = code_half8(x + h * 16);
             _mm256_storeu_ps(o->m + h * 8, code_half8(x + 32 + h * 16));
-            code_ints(o->s0 + h * 8, _mm256_and_si256(first, low));
-            code_ints(o->s1 + h * 8, _mm256_and_si256(second, low));
-            code_ints(o->m0 + h * 8, _mm256_srli_epi32(first, 4));
-            code_ints(o->m1 + h * 8, _mm256_srli_epi32(second, 4));
+            s0 = _mm256_and_si256(first, low);
+            s1 = _mm256_and_si256(second, low);
+            code_ints(o->m0 + h * 8, code_pair(_mm256_srli_epi32(first, 4), _mm256_srli_epi32(second, 4)));
             break;
         }
         case SCALE_E8: d = code_e8m0(area + b * 16 + h * 8); break;
@@ -201,6 +204,8 @@ CODE_INLINE void code_load_scales(cpu_format format, const uint8_t *area, int64_
             break;
         }
         _mm256_storeu_ps(o->d + h * 8, d);
+        code_ints(o->s0 + h * 8, code_pairs(l) ? code_pair(s0, s1) : s0);
+        code_ints(o->s1 + h * 8, s1);
     }
 }
 
@@ -243,11 +248,12 @@ CODE_INLINE void code_row(cpu_format format, const code_block *w, const int8_t *
             v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), wd, v);
             v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), _mm256_mul_ps(_mm256_loadu_ps(w->m + h * 8), _mm256_set1_ps(d)), v);
         } else {
-            a = _mm256_add_epi32(_mm256_mullo_epi32(a, code_load32(w->s0 + h * 8)), _mm256_mullo_epi32(b, code_load32(w->s1 + h * 8)));
+            if (code_pairs(l)) a = _mm256_madd_epi16(code_pair(a, b), code_load32(w->s0 + h * 8));
+            else a = _mm256_add_epi32(_mm256_mullo_epi32(a, code_load32(w->s0 + h * 8)), _mm256_mullo_epi32(b, code_load32(w->s1 + h * 8)));
             v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), wd, v);
         }
         if (l->scale == SCALE_MIN) {
-            a = _mm256_add_epi32(_mm256_mullo_epi32(code_load32(w->m0 + h * 8), _mm256_set1_epi32(nsum - nhigh)), _mm256_mullo_epi32(code_load32(w->m1 + h * 8), _mm256_set1_epi32(nhigh)));
+            a = _mm256_madd_epi16(code_load32(w->m0 + h * 8), _mm256_set1_epi32((int32_t)((uint32_t)(nsum - nhigh) & 0xffff) | (int32_t)((uint32_t)nhigh << 16)));
             v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), _mm256_mul_ps(_mm256_loadu_ps(w->m + h * 8), _mm256_set1_ps(d)), v);
         }
         _mm256_storeu_ps(y + h * 8, v);

@@ -1,6 +1,6 @@
-// cpu/avx512/codes: 16 rows x 32 columns of short codes (cpu_codes.h) as bytes, value + offset: vector c holds columns 4c..4c+3 of row r in dword r.
-// The tiers with int8 activations multiply them as they do others (cpu_avx512.c). Also what the tile tier decodes from. Entries of grids are gathered as 16-bit words from the file format's own tables (at most 4 KB), their
-// levels spread to bytes by VPMULTISHIFTQB (a qword's eight bytes from eight bit positions) and looked up by VPSHUFB.
+// cpu/avx512/codes: 16 rows x 32 columns of short codes (cpu_codes.h) as bytes, value + offset: vector c holds columns 4c..4c+3 of row r in dword r; and what a
+// row of int8 activations adds for them. The tile tier decodes from the same. Entries of grids are gathered as 16-bit words from the tables of the file format (at most
+// 4 KB), their levels spread to bytes by VPMULTISHIFTQB (a qword's eight bytes from eight bit positions) and looked up by VPSHUFB.
 #pragma once
 #include <immintrin.h>
 
@@ -180,4 +180,53 @@ CODE_INLINE code_scales code_load_scales(cpu_format format, const uint8_t *area,
         break;
     }
     return s;
+}
+
+CODE_INLINE __m512i code_quad(const int8_t *q)
+{
+    int32_t v;
+    memcpy(&v, q, 4);
+    return _mm512_set1_epi32(v);
+}
+
+// a in the low, b in the high halves of dwords; both fit int16.
+CODE_INLINE __m512i code_pair(__m512i a, __m512i b) { return _mm512_mask_blend_epi16(0xaaaaaaaa, a, _mm512_slli_epi32(b, 16)); }
+
+// The scales as code_row takes them.
+CODE_INLINE code_scales code_row_scales(cpu_format format, const uint8_t *area, int64_t b)
+{
+    code_scales s = code_load_scales(format, area, b);
+    if (code_pairs(cpu_code(format))) {
+        s.s0 = code_pair(s.s0, s.s1);
+        s.m0 = code_pair(s.m0, s.m1);
+    }
+    return s;
+}
+
+// One row's block: y += what it adds, for 16 outputs. The sums of weights + offset begin at -offset * (sum of q).
+CODE_INLINE __m512 code_row(cpu_format format, const __m512i w[8], const code_scales *s, const int8_t *q, float d, int32_t nsum, int32_t nhigh, __m512 y)
+{
+    const code_layout *l = cpu_code(format);
+    const __m512i offset = _mm512_set1_epi32(l->offset);
+    __m512i a, b;
+    if (!code_two(l)) {
+        a = _mm512_mullo_epi32(_mm512_set1_epi32(nsum), offset);
+        for (int c = 0; c < 8; c++) a = _mm512_dpbusd_epi32(a, w[c], code_quad(q + c * 4));
+        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), _mm512_mul_ps(s->d, _mm512_set1_ps(d)), y);
+    }
+    a = l->offset ? _mm512_mullo_epi32(_mm512_set1_epi32(nsum - nhigh), offset) : _mm512_setzero_si512();
+    b = l->offset ? _mm512_mullo_epi32(_mm512_set1_epi32(nhigh), offset) : _mm512_setzero_si512();
+    for (int c = 0; c < 4; c++) {
+        a = _mm512_dpbusd_epi32(a, w[c], code_quad(q + c * 4));
+        b = _mm512_dpbusd_epi32(b, w[c + 4], code_quad(q + 16 + c * 4));
+    }
+    if (l->scale == SCALE_E4) {
+        y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), _mm512_mul_ps(s->d, _mm512_set1_ps(d)), y);
+        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(b), _mm512_mul_ps(s->m, _mm512_set1_ps(d)), y);
+    }
+    a = code_pairs(l) ? _mm512_madd_epi16(code_pair(a, b), s->s0) : _mm512_add_epi32(_mm512_mullo_epi32(a, s->s0), _mm512_mullo_epi32(b, s->s1));
+    y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), _mm512_mul_ps(s->d, _mm512_set1_ps(d)), y);
+    if (l->scale != SCALE_MIN) return y;
+    a = _mm512_madd_epi16(s->m0, _mm512_set1_epi32((int32_t)((uint32_t)(nsum - nhigh) & 0xffff) | (int32_t)((uint32_t)nhigh << 16)));
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), _mm512_mul_ps(s->m, _mm512_set1_ps(d)), y);
 }

@@ -95,34 +95,7 @@ static inline __attribute__((always_inline)) __m512 block_row(int format, const 
     return y;
 }
 
-// Short codes: the same over avx512_codes.h. The sums of weights + offset begin at -offset * (sum of q).
-static inline __attribute__((always_inline)) __m512 code_row(cpu_format format, const __m512i w[8], const code_scales *s, const int8_t *q, float d, int32_t nsum, int32_t nhigh, __m512 y)
-{
-    const code_layout *l = cpu_code(format);
-    const __m512i offset = _mm512_set1_epi32(l->offset);
-    __m512i a, b;
-    if (!code_two(l)) {
-        a = _mm512_mullo_epi32(_mm512_set1_epi32(nsum), offset);
-        for (int c = 0; c < 8; c++) a = _mm512_dpbusd_epi32(a, w[c], quad(q + c * 4));
-        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), _mm512_mul_ps(s->d, _mm512_set1_ps(d)), y);
-    }
-    a = l->offset ? _mm512_mullo_epi32(_mm512_set1_epi32(nsum - nhigh), offset) : _mm512_setzero_si512();
-    b = l->offset ? _mm512_mullo_epi32(_mm512_set1_epi32(nhigh), offset) : _mm512_setzero_si512();
-    for (int c = 0; c < 4; c++) {
-        a = _mm512_dpbusd_epi32(a, w[c], quad(q + c * 4));
-        b = _mm512_dpbusd_epi32(b, w[c + 4], quad(q + 16 + c * 4));
-    }
-    if (l->scale == SCALE_E4) {
-        y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), _mm512_mul_ps(s->d, _mm512_set1_ps(d)), y);
-        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(b), _mm512_mul_ps(s->m, _mm512_set1_ps(d)), y);
-    }
-    a = _mm512_add_epi32(_mm512_mullo_epi32(a, s->s0), _mm512_mullo_epi32(b, s->s1));
-    y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), _mm512_mul_ps(s->d, _mm512_set1_ps(d)), y);
-    if (l->scale != SCALE_MIN) return y;
-    a = _mm512_add_epi32(_mm512_mullo_epi32(s->m0, _mm512_set1_epi32(nsum - nhigh)), _mm512_mullo_epi32(s->m1, _mm512_set1_epi32(nhigh)));
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), _mm512_mul_ps(s->m, _mm512_set1_ps(d)), y);
-}
-
+// Short codes: the same over avx512_codes.h.
 static inline __attribute__((always_inline)) void code_rows(cpu_format format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL])
 {
     const uint8_t *quants = panel + t->scale_bytes;
@@ -131,7 +104,7 @@ static inline __attribute__((always_inline)) void code_rows(cpu_format format, i
     for (int64_t b = 0; b < k / BLOCK; b++) {
         __m512i w[8];
         code_load(format, quants, b, w);
-        code_scales s = code_load_scales(format, panel, b);
+        code_scales s = code_row_scales(format, panel, b);
         for (int i = 0; i < cpu_code(format)->bytes; i += 64) _mm_prefetch((const char *)quants + b * cpu_code(format)->bytes + INT8_AHEAD + i, _MM_HINT_T1);
         if (!src.tile) {
             y[0] = code_row(format, w, &s, src.q + b * BLOCK, src.aux[b].d, src.aux[b].nsum, src.aux[b].nhigh, y[0]);

@@ -11,7 +11,10 @@
 #pragma once
 #include "cpu/cpu_internal.h"
 
-enum { TILE_BYTES = 1024, TILE_ROWS = 16, TILE_K = 32, TILE_MAX_PANELS = 8 };
+enum { TILE_BYTES = 1024, TILE_ROWS = 16, TILE_K = 32 };
+// A product of many rows decodes that many panels, that many tiles of K deep, at once: half a megabyte of bf16. Deeper products carry the results of that many
+// rows from one depth to the next.
+enum { TILE_PANELS = 8, TILE_DEPTH = 64, TILE_MOST_ROWS = 512 };
 
 typedef enum tile_scale {
     TILE_NONE,
@@ -34,16 +37,14 @@ typedef struct tile_layout {
 
 const tile_layout *cpu_tile_layout(cpu_format f); // short codes: as CPU_TILE_RAW, their own is in cpu_codes.h
 static inline int64_t cpu_tile_blocks(int64_t k) { return (k + TILE_K - 1) / TILE_K; }
-// Panels that are decoded at once: half a megabyte of bf16 tiles, an even number.
-static inline int64_t cpu_tile_panels(int64_t k)
-{
-    int64_t p = 512 / cpu_tile_blocks(k) & ~(int64_t)1;
-    return p < 2 ? 2 : p > TILE_MAX_PANELS ? TILE_MAX_PANELS : p;
-}
-// Worker scratch in floats: decoded panels, two row tiles of gathered activations, result tiles, a row of floats.
+// Tiles of a worker's scratch: decoded panels (two whole ones when a row is unpacked for few), results.
+static inline int64_t cpu_tile_decoded(int64_t blocks) { return blocks <= TILE_DEPTH ? TILE_PANELS * blocks : blocks > TILE_PANELS / 2 * TILE_DEPTH ? 2 * blocks : TILE_PANELS * TILE_DEPTH; }
+static inline int64_t cpu_tile_results(int64_t blocks) { return blocks <= TILE_DEPTH ? TILE_PANELS * 2 : TILE_PANELS * TILE_MOST_ROWS / TILE_ROWS; }
+// Worker scratch in floats: those, two row tiles of gathered activations, a row of floats.
 static inline size_t cpu_tile_scratch(int64_t k)
 {
-    return ((size_t)(cpu_tile_panels(k) + 2) * (size_t)cpu_tile_blocks(k) + TILE_MAX_PANELS * 2) * (TILE_BYTES / sizeof(float)) + (size_t)cpu_tile_blocks(k) * TILE_K;
+    int64_t blocks = cpu_tile_blocks(k);
+    return (size_t)(cpu_tile_decoded(blocks) + 2 * blocks + cpu_tile_results(blocks)) * (TILE_BYTES / sizeof(float)) + (size_t)blocks * TILE_K;
 }
 
 // Pages of bf16 keys and values as tiles (amx_attend.h).

@@ -193,12 +193,12 @@ static void recipe(void **state)
         seed = (uint64_t)type + 1;
         check_type(type, t->block_elems == 256 ? 512 : 256, 39, 7);
     }
-    check_type(QUANT_Q4_K, 2304, 33, 70);
+    check_type(QUANT_Q4_K, 2304, 33, 70); // deeper than what is decoded at once
     check_type(QUANT_Q6_K, 256, 300, 40);
     check_type(QUANT_BF16, 40, 17, 35); // columns that end inside a tile
     check_type(QUANT_F16, 1, 1, 18);
     check_type(QUANT_F16, 8192 + 33, 50, 33);
-    check_type(QUANT_TQ2_0, 256, 50, 37);
+    check_type(QUANT_TQ2_0, 2560, 50, 37);
 }
 
 // ---- attention ------------------------------------------------------------------------------------------------------------

@@ -31,22 +31,26 @@ static void amx_row(const float *x, int64_t k, int64_t row, uint8_t *tiles)
     }
 }
 
-// Any file type by quant's own decoding: a whole panel's tiles.
-static void amx_decode_raw(const gemm_args *g, int64_t panel, float *row, uint8_t *tiles)
+// Any file type by quant's own decoding: `n` tiles of a panel from tile k0 on.
+static void amx_decode_raw(const gemm_args *g, int64_t panel, int64_t k0, int64_t n, float *row, uint8_t *tiles)
 {
     const quant_traits *t = quant_type_traits((int)g->w->base.type);
-    int64_t left = g->w->base.n - panel * PANEL, n = left < PANEL ? left : PANEL, blocks = cpu_tile_blocks(g->k);
-    if (n < PANEL) memset(tiles, 0, (size_t)blocks * TILE_BYTES);
-    for (int64_t i = g->k; i < blocks * TILE_K; i++) row[i] = 0;
-    for (int64_t r = 0; r < n; r++) {
-        t->decode(g->data + (size_t)(panel * PANEL + r) * g->w->row_bytes, row, (size_t)g->k);
-        for (int64_t b = 0; b < blocks; b++) {
+    int64_t left = g->w->base.n - panel * PANEL, rows = left < PANEL ? left : PANEL, from = k0 * TILE_K, count = g->k - from < n * TILE_K ? g->k - from : n * TILE_K;
+    size_t skip = 0;
+    quant_row_bytes((int)g->w->base.type, (uint64_t)from, &skip); // whole blocks: TILE_DEPTH tiles are 2,048 columns
+    if (rows < PANEL) memset(tiles, 0, (size_t)n * TILE_BYTES);
+    for (int64_t i = count; i < n * TILE_K; i++) row[i] = 0;
+    for (int64_t r = 0; r < rows; r++) {
+        t->decode(g->data + (size_t)(panel * PANEL + r) * g->w->row_bytes + skip, row, (size_t)count);
+        for (int64_t b = 0; b < n; b++) {
             uint32_t pairs[16];
             _mm512_storeu_si512(pairs, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + b * TILE_K + 16), _mm512_loadu_ps(row + b * TILE_K)));
             for (int kp = 0; kp < 16; kp++) memcpy(tiles + b * TILE_BYTES + kp * 64 + r * 4, &pairs[kp], 4);
         }
     }
 }
+
+enum { ASK_LINES = 8 };
 
 typedef struct work {
     const gemm_args *g;
@@ -65,30 +69,32 @@ static const uint8_t *amx_ready(const work *w, int64_t panel)
     return w->g->data + (size_t)panel * w->g->w->panel_bytes;
 }
 
-static void amx_decode_panel(const work *w, int64_t panel, uint8_t *to)
+// n tiles of a panel from tile k0 on.
+static void amx_decode_panel(const work *w, int64_t panel, int64_t k0, int64_t n, uint8_t *to)
 {
     if (w->g->w->format == CPU_TILE_RAW) {
-        amx_decode_raw(w->g, panel, w->floats, to);
+        amx_decode_raw(w->g, panel, k0, n, w->floats, to);
         return;
     }
     const uint8_t *from = w->g->data + (size_t)panel * w->g->w->panel_bytes;
-    for (int64_t b = 0; b < w->blocks; b++) w->decode(from, w->g->w->scale_bytes, b, w->values, to + b * TILE_BYTES);
+    for (int64_t b = 0; b < n; b++) w->decode(from, w->g->w->scale_bytes, k0 + b, w->values, to + b * TILE_BYTES);
 }
 
-// n rows from `first` of the list as row tiles: where they lie when they follow each other inside tiles, else gathered. Returns the first tile; the second
-// lies blocks tiles after it.
-static const uint8_t *amx_gather(const work *w, int32_t first, int32_t n)
+// n rows from `first` of the list as row tiles, of which `tiles` from tile k0 on are wanted: where they lie when they follow each other inside tiles, else
+// gathered. Returns the first tile; that of the second 16 rows lies all blocks of K after it.
+static const uint8_t *amx_gather(const work *w, int32_t first, int32_t n, int64_t k0, int64_t tiles, bool *there)
 {
     const int32_t *rows = w->g->rows + first;
-    const uint8_t *q = (const uint8_t *)w->g->q;
+    const uint8_t *q = (const uint8_t *)w->g->q + (size_t)k0 * TILE_BYTES;
     size_t of = (size_t)w->blocks * TILE_BYTES;
     bool follow = rows[0] % TILE_ROWS == 0 || rows[0] % TILE_ROWS + n <= TILE_ROWS;
     for (int32_t i = 1; i < n && follow; i++) follow = rows[i] == rows[0] + i;
+    *there = follow;
     if (follow) return q + (size_t)(rows[0] / TILE_ROWS) * of + (size_t)(rows[0] % TILE_ROWS) * 64;
     for (int32_t i = 0; i < n; i++) {
         const uint8_t *from = q + (size_t)(rows[i] / TILE_ROWS) * of + (size_t)(rows[i] % TILE_ROWS) * 64;
         uint8_t *to = w->rows + (size_t)(i / TILE_ROWS) * of + (size_t)(i % TILE_ROWS) * 64;
-        for (int64_t b = 0; b < w->blocks; b++) _mm512_store_si512(to + b * TILE_BYTES, _mm512_load_si512(from + b * TILE_BYTES));
+        for (int64_t b = 0; b < tiles; b++) _mm512_store_si512(to + b * TILE_BYTES, _mm512_load_si512(from + b * TILE_BYTES));
     }
     return w->rows;
 }
@@ -104,60 +110,113 @@ static inline void amx_put(const gemm_args *g, int32_t row, int64_t panel, const
     _mm512_mask_storeu_ps(g->y + (size_t)row * g->ldy + col, m, y);
 }
 
+// 32 rows x 2 panels over n tiles of K, into c: [panel][row tile] of 16 x 16. `more`: c has what the columns before these gave. While it computes it asks for
+// `lines` lines a tile from `ask` on, and for one line of `out` (of 32 rows, `width` bytes each that lie ld apart) every tile.
+typedef struct square {
+    const uint8_t *a0, *a1, *b0, *b1; // a1: NULL for 16 rows
+    int64_t n;
+    const uint8_t *ask; // NULL: nothing
+    const float *out;
+    size_t ld;
+    bool more;
+} square;
+
+static inline void amx_square(const square *s, float *c)
+{
+    const uint8_t *ask = s->ask;
+    if (s->more) {
+        TILE_LOAD(0, c, 64);
+        TILE_LOAD(1, c + 512, 64);
+        TILE_LOAD(2, c + 256, 64);
+        TILE_LOAD(3, c + 768, 64);
+    } else {
+        TILE_ZERO(0);
+        TILE_ZERO(1);
+        TILE_ZERO(2);
+        TILE_ZERO(3);
+    }
+    if (s->a1) {
+        for (int64_t b = 0; b < s->n; b++) {
+            if (ask)
+                for (int i = 0; i < ASK_LINES; i++) _mm_prefetch((const char *)ask + (b * ASK_LINES + i) * 64, _MM_HINT_T1);
+            if (s->out && b < 32) // the two panels' 128 bytes of each row
+                for (int i = 0; i < 2; i++) __builtin_prefetch(s->out + (size_t)b * s->ld + i * PANEL, 1, 2);
+            TILE_LOAD(6, s->b0 + b * TILE_BYTES, 64);
+            TILE_LOAD(4, s->a0 + b * TILE_BYTES, 64);
+            TILE_LOAD(7, s->b1 + b * TILE_BYTES, 64);
+            TILE_LOAD(5, s->a1 + b * TILE_BYTES, 64);
+            TILE_DOT(0, 4, 6);
+            TILE_DOT(1, 4, 7);
+            TILE_DOT(2, 5, 6);
+            TILE_DOT(3, 5, 7);
+        }
+    } else { // 16 rows at the end
+        for (int64_t b = 0; b < s->n; b++) {
+            TILE_LOAD(4, s->a0 + b * TILE_BYTES, 64);
+            TILE_LOAD(6, s->b0 + b * TILE_BYTES, 64);
+            TILE_LOAD(7, s->b1 + b * TILE_BYTES, 64);
+            TILE_DOT(0, 4, 6);
+            TILE_DOT(1, 4, 7);
+        }
+    }
+    TILE_STORE(0, c, 64);
+    TILE_STORE(1, c + 512, 64);
+    TILE_STORE(2, c + 256, 64);
+    TILE_STORE(3, c + 768, 64);
+}
+
+// Up to TILE_MOST_ROWS rows from r0 on, n panels from p0 on.
+static void amx_rows_by_panels(const work *w, int32_t r0, int32_t n_rows, int64_t p0, int n)
+{
+    const gemm_args *g = w->g;
+    const int64_t B = w->blocks, depth = B < TILE_DEPTH ? B : TILE_DEPTH;
+    const bool whole = (p0 + n) * PANEL <= g->w->base.n;
+    for (int64_t k0 = 0; k0 < B; k0 += depth) {
+        const uint8_t *at[TILE_PANELS];
+        const bool last = k0 + depth >= B;
+        square s = {.n = last ? B - k0 : depth, .more = k0 > 0, .ld = g->ldy};
+        for (int i = 0; i < n; i++) {
+            at[i] = amx_ready(w, p0 + i);
+            if (at[i]) at[i] += k0 * TILE_BYTES;
+            else {
+                at[i] = w->weights + (size_t)i * (size_t)depth * TILE_BYTES;
+                amx_decode_panel(w, p0 + i, k0, s.n, w->weights + (size_t)i * (size_t)depth * TILE_BYTES);
+            }
+        }
+        for (int32_t r = 0; r < n_rows; r += 2 * TILE_ROWS) {
+            int32_t rows = n_rows - r < 2 * TILE_ROWS ? n_rows - r : 2 * TILE_ROWS;
+            size_t row_tiles = (size_t)B * TILE_BYTES; // from 16 rows to the next
+            float *c = w->results + (depth < B ? (size_t)r * TILE_PANELS * PANEL : 0);
+            bool there;
+            s.a0 = amx_gather(w, r0 + r, rows, k0, s.n, &there);
+            s.a1 = rows > TILE_ROWS ? s.a0 + row_tiles : NULL;
+            const uint8_t *next = there && r + 4 * TILE_ROWS <= n_rows ? s.a0 + 2 * row_tiles : NULL; // where the next rows lie, if they lie there too
+            for (int i = 0; i < n; i += 2) {
+                s.b0 = at[i];
+                s.b1 = at[i + 1 < n ? i + 1 : i]; // a panel alone is done twice: it is rare
+                // Four pairs of panels ask for the next 32 rows: a quarter each.
+                s.ask = next && i < 8 ? next + (i & 4 ? row_tiles : 0) + (i & 2 ? (size_t)s.n * TILE_BYTES / 2 : 0) : NULL;
+                s.out = last && whole && rows == 2 * TILE_ROWS ? g->y + (size_t)(r0 + r) * g->ldy + (p0 + i - g->first) * PANEL : NULL;
+                amx_square(&s, c + i * 512);
+            }
+            if (!last) continue;
+            for (int32_t j = 0; j < rows; j++)
+                for (int i = 0; i < n; i++) amx_put(g, r0 + r + j, p0 + i, c + i * 512 + j * 16);
+        }
+    }
+}
+
 static void amx_many_rows(const work *w)
 {
     const gemm_args *g = w->g;
-    const int64_t B = w->blocks, P = cpu_tile_panels(g->k);
+    const int64_t P = TILE_PANELS;
+    const int32_t R = w->blocks > TILE_DEPTH ? TILE_MOST_ROWS : g->n_rows;
     amx_shape(16, 16);
-    for (int64_t p0 = g->first; p0 < g->first + g->count; p0 += P) {
-        const uint8_t *at[TILE_MAX_PANELS];
-        int n = (int)(g->first + g->count - p0 < P ? g->first + g->count - p0 : P);
-        for (int i = 0; i < n; i++) {
-            at[i] = amx_ready(w, p0 + i);
-            if (at[i]) continue;
-            uint8_t *to = w->weights + (size_t)i * (size_t)B * TILE_BYTES;
-            amx_decode_panel(w, p0 + i, to);
-            at[i] = to;
+    for (int32_t r0 = 0; r0 < g->n_rows; r0 += R)
+        for (int64_t p0 = g->first; p0 < g->first + g->count; p0 += P) {
+            int64_t n = g->first + g->count - p0;
+            amx_rows_by_panels(w, r0, g->n_rows - r0 < R ? g->n_rows - r0 : R, p0, (int)(n < P ? n : P));
         }
-        for (int32_t r0 = 0; r0 < g->n_rows; r0 += 2 * TILE_ROWS) {
-            int32_t rows = g->n_rows - r0 < 2 * TILE_ROWS ? g->n_rows - r0 : 2 * TILE_ROWS;
-            const uint8_t *a0 = amx_gather(w, r0, rows), *a1 = a0 + (rows > TILE_ROWS ? B * TILE_BYTES : 0);
-            for (int i = 0; i < n; i += 2) {
-                const uint8_t *b0 = at[i], *b1 = at[i + 1 < n ? i + 1 : i]; // a panel alone is done twice: it is rare
-                TILE_ZERO(0);
-                TILE_ZERO(1);
-                TILE_ZERO(2);
-                TILE_ZERO(3);
-                if (rows > TILE_ROWS) {
-                    for (int64_t b = 0; b < B; b++) {
-                        TILE_LOAD(6, b0 + b * TILE_BYTES, 64);
-                        TILE_LOAD(4, a0 + b * TILE_BYTES, 64);
-                        TILE_LOAD(7, b1 + b * TILE_BYTES, 64);
-                        TILE_LOAD(5, a1 + b * TILE_BYTES, 64);
-                        TILE_DOT(0, 4, 6);
-                        TILE_DOT(1, 4, 7);
-                        TILE_DOT(2, 5, 6);
-                        TILE_DOT(3, 5, 7);
-                    }
-                } else { // 16 rows at the end
-                    for (int64_t b = 0; b < B; b++) {
-                        TILE_LOAD(4, a0 + b * TILE_BYTES, 64);
-                        TILE_LOAD(6, b0 + b * TILE_BYTES, 64);
-                        TILE_LOAD(7, b1 + b * TILE_BYTES, 64);
-                        TILE_DOT(0, 4, 6);
-                        TILE_DOT(1, 4, 7);
-                    }
-                }
-                float *c = w->results + i * 512; // [rows / 16][16][16] of each panel
-                TILE_STORE(0, c, 64);
-                TILE_STORE(2, c + 256, 64);
-                TILE_STORE(1, c + 512, 64);
-                TILE_STORE(3, c + 768, 64);
-            }
-            for (int32_t r = 0; r < rows; r++)
-                for (int i = 0; i < n; i++) amx_put(g, r0 + r, p0 + i, w->results + i * 512 + r * 16);
-        }
-    }
 }
 
 static void amx_few_rows(const work *w)
@@ -166,17 +225,18 @@ static void amx_few_rows(const work *w)
     const int64_t B = w->blocks, end = g->first + g->count;
     const int32_t n = g->n_rows;
     const size_t scale_bytes = g->w->scale_bytes;
-    const uint8_t *a = amx_gather(w, 0, n);
+    bool there;
+    const uint8_t *a = amx_gather(w, 0, n, 0, B, &there);
     amx_shape(n, n);
     for (int64_t p = g->first; p < end; p += 2) {
         int64_t q = p + 1 < end ? p + 1 : p;
         const uint8_t *b0 = amx_ready(w, p), *b1 = amx_ready(w, q), *from0 = g->data + (size_t)p * g->w->panel_bytes, *from1 = g->data + (size_t)q * g->w->panel_bytes;
         if (g->w->format == CPU_TILE_RAW) {
-            amx_decode_panel(w, p, w->weights);
+            amx_decode_panel(w, p, 0, B, w->weights);
             b0 = b1 = w->weights;
             if (q != p) {
                 b1 = w->weights + B * TILE_BYTES;
-                amx_decode_panel(w, q, w->weights + B * TILE_BYTES);
+                amx_decode_panel(w, q, 0, B, w->weights + B * TILE_BYTES);
             }
         }
         TILE_ZERO(0);
@@ -210,7 +270,8 @@ static void amx_few_rows(const work *w)
 static void amx_one_row(const work *w)
 {
     const gemm_args *g = w->g;
-    const uint8_t *a = amx_gather(w, 0, 1);
+    bool there;
+    const uint8_t *a = amx_gather(w, 0, 1, 0, w->blocks, &there);
     float *x = w->floats;
     const __m512i odd_half = _mm512_set1_epi32((int)0xffff0000u);
     for (int64_t b = 0; b < w->blocks; b++) {
@@ -248,9 +309,9 @@ static void amx_gemm(const gemm_args *g)
 {
     work w = {.g = g, .decode = amx_decoder(g->w->format), .values = cpu_tile_layout(g->w->format)->values, .blocks = cpu_tile_blocks(g->k)};
     w.weights = (uint8_t *)g->scratch;
-    w.rows = w.weights + (size_t)cpu_tile_panels(g->k) * (size_t)w.blocks * TILE_BYTES;
+    w.rows = w.weights + (size_t)cpu_tile_decoded(w.blocks) * TILE_BYTES;
     w.results = (float *)(w.rows + 2 * (size_t)w.blocks * TILE_BYTES);
-    w.floats = w.results + TILE_MAX_PANELS * 512;
+    w.floats = w.results + (size_t)cpu_tile_results(w.blocks) * 256;
     uint32_t was = amx_begin();
     if (g->n_rows > TILE_ROWS) amx_many_rows(&w);
     else if (g->n_rows == 1 && cpu_tile_layout(g->w->format)->bits == 16) amx_one_row(&w);

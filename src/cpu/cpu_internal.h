@@ -80,6 +80,18 @@ typedef struct cpu_aux {
     int32_t nhigh;  // minus the sum of q of columns 16..31
 } cpu_aux;
 
+// What joins two products of tile formats, this one and `up`, of the same activations, panel by panel: act(this) * up, rounded into the activation tiles of the
+// product that follows, where rows lie as cpu_pack_row puts them. The columns are whole tiles.
+typedef struct cpu_join {
+    const struct cpu_tensor *up;
+    const float *bias; // of up; NULL
+    float scale;
+    dev_act kind;
+    const float *p;    // its numbers
+    void (*act)(dev_act kind, const float *p, float *y, const float *gate, const float *up, int32_t n);
+    uint8_t *tiles;
+} cpu_join;
+
 typedef struct gemm_args {
     const cpu_tensor *w;
     const uint8_t *data;     // the expert's first panel
@@ -97,6 +109,7 @@ typedef struct gemm_args {
     const float *bias, *residual;
     size_t ldr;
     float scale;
+    const cpu_join *join;    // tile formats: results go there and not to y; NULL
     float *scratch;          // CPU_RAW: k floats; integer formats: k * 6, a tile of 16 rows; tile formats: cpu_tile_scratch
 } gemm_args;
 
@@ -308,10 +321,11 @@ typedef struct cpu_plan {
     size_t     n_phases, cap_phases, n_items, cap_items;
     size_t    *reg_at;     // byte offset of each root register in scratch
     int32_t   *op_rope;    // rope table of each op
+    bool      *op_joins;   // a gated linear whose result only the next op reads, packed: cpu_join
     cpu_rope_table *ropes;
     size_t     n_ropes, cap_ropes;
     size_t     bytes;      // of scratch
-    size_t     q_at, aux_at, logits_at, identity_at, expert_at, gate_at, worker_at, worker_bytes, row_seq_at;
+    size_t     q_at, aux_at, logits_at, identity_at, expert_at, gate_at, join_at, worker_at, worker_bytes, row_seq_at;
     uint8_t   *scratch;
     dev_reg    hidden;
     // the step being run
@@ -322,6 +336,10 @@ typedef struct cpu_plan {
 // Scratch of a worker: CPU_TILE_FLOATS for a chunk of a product on its way to a residual, then what the plan's ops need.
 enum { CPU_ROW_BLOCK = 128, CPU_PANEL_CHUNK = 16, CPU_PANEL_CHUNK_FEW = 64, CPU_FEW_ROWS = 4, CPU_TILE_FLOATS = CPU_ROW_BLOCK * CPU_PANEL_CHUNK * PANEL };
 static inline float *cpu_worker_scratch(const cpu_plan *c, int worker) { return (float *)(c->scratch + c->worker_at + (size_t)worker * c->worker_bytes) + CPU_TILE_FLOATS; }
+
+// Joined from that many rows on; fewer take kernels of their own.
+enum { CPU_JOIN_ROWS = 17 };
+static inline bool cpu_joins(const cpu_plan *c, int32_t op, int32_t rows) { return op >= 0 && rows >= CPU_JOIN_ROWS && c->op_joins[op]; }
 
 size_t cpu_plan_scratch(const device *, const dev_plan *, int32_t max_rows, int32_t max_wanted);
 status cpu_plan_prepare(device *, dev_plan *, error *);
@@ -353,6 +371,8 @@ typedef struct cpu_matmul {
     const float *bias, *residual; // residual: same shape and stride rules as y with ldr
     size_t ldr;
     float scale;
+    const cpu_join *join;         // see gemm_args
+    const uint8_t *q;             // packed rows that are not the plan's q; NULL
 } cpu_matmul;
 // Integer formats read the plan's quantized rows 0..n_rows-1; float ones x at `rows` (NULL: 0..n_rows-1). Ends with a barrier.
 void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float *x, size_t ldx, const int32_t *rows, int32_t n_rows, int worker, pool *team);

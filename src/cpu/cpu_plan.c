@@ -20,6 +20,31 @@ static bool add_item(cpu_plan *c, cpu_item_kind kind, int32_t op, bool rows, boo
 
 static bool packs(const dev_plan *p, const dev_tensor *t) { return t && cpu_format_packs(cpu_format_of(&cpu_dev_const(p->dev)->kernels, t->type, t->k, t->use)); }
 
+static int op_regs(const dev_op *op, dev_reg r[16]);
+static dev_reg root_of(const dev_plan *p, dev_reg r) { return p->regs[r].parent == DEV_NONE ? r : p->regs[r].parent; }
+
+// A gated linear of two tile formats whose result is read by the linear after it alone, and there packed.
+static bool joins(const dev_plan *p, size_t i)
+{
+    const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
+    const dev_linear *l = &p->ops[i].u.linear, *next = &p->ops[i + 1 < p->n_ops ? i + 1 : i].u.linear;
+    if (!kern->tiles || i + 1 >= p->n_ops || p->ops[i].kind != DEV_OP_LINEAR || p->ops[i + 1].kind != DEV_OP_LINEAR || l->epilogue != DEV_EP_GATED || l->n != 2 || next->src != l->out[0].dst) return false;
+    for (int o = 0; o < 2; o++) {
+        const dev_tensor *w = l->out[o].weight;
+        if (w->n != l->out[0].weight->n || w->n % BLOCK || !cpu_format_tile(cpu_format_of(kern, w->type, w->k, w->use))) return false;
+    }
+    for (int o = 0; o < next->n; o++)
+        if (!packs(p, next->out[o].weight)) return false;
+    dev_reg root = root_of(p, l->out[0].dst);
+    int touched = 0;
+    for (size_t j = 0; j < p->n_ops; j++) {
+        dev_reg r[16];
+        int n = op_regs(&p->ops[j], r);
+        for (int m = 0; m < n; m++) touched += r[m] != DEV_NONE && root_of(p, r[m]) == root;
+    }
+    return touched == 2;
+}
+
 // Rows of other workers are read only by shared ops and after a change between all and wanted rows, where a new phase begins anyway.
 static bool build_phases(cpu_plan *c, const dev_plan *p)
 {
@@ -77,7 +102,7 @@ static int op_regs(const dev_op *op, dev_reg r[16])
     case DEV_OP_NORM: r[n++] = op->u.norm.dst; r[n++] = op->u.norm.src; r[n++] = op->u.norm.add; r[n++] = op->u.norm.sum; break;
     case DEV_OP_LINEAR:
         r[n++] = op->u.linear.src;
-        for (int i = 0; i < op->u.linear.n; i++) r[n++] = op->u.linear.out[i].dst;
+        for (int i = 0; i < (op->u.linear.epilogue == DEV_EP_GATED ? 1 : op->u.linear.n); i++) r[n++] = op->u.linear.out[i].dst;
         if (op->u.linear.epilogue == DEV_EP_RESIDUAL) r[n++] = op->u.linear.residual;
         break;
     case DEV_OP_ROPE: r[n++] = op->u.rope.reg; break;
@@ -104,8 +129,6 @@ static int op_regs(const dev_op *op, dev_reg r[16])
 }
 
 typedef struct life { int32_t first, last; size_t bytes; } life;
-
-static dev_reg root_of(const dev_plan *p, dev_reg r) { return p->regs[r].parent == DEV_NONE ? r : p->regs[r].parent; }
 
 static size_t align64(size_t n) { return (n + 63) & ~(size_t)63; }
 
@@ -216,7 +239,7 @@ static void take(cpu_plan *c, size_t *at, size_t bytes)
     c->bytes += align64(bytes);
 }
 
-typedef struct needs { const cpu_kernels *kern; size_t q, aux, rows, gate, experts, worker; } needs;
+typedef struct needs { const cpu_kernels *kern; size_t q, aux, rows, gate, join, experts, worker; } needs;
 
 static void look(needs *n, const dev_tensor *w, size_t rows)
 {
@@ -233,7 +256,9 @@ static void look(needs *n, const dev_tensor *w, size_t rows)
 static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t max_rows, int32_t max_wanted)
 {
     c->hidden = DEV_NONE;
-    if (!build_phases(c, p) || !build_ropes(c, p)) return false;
+    c->op_joins = mem_calloc(p->n_ops + 1, sizeof *c->op_joins);
+    if (!c->op_joins || !build_phases(c, p) || !build_ropes(c, p)) return false;
+    for (size_t i = 0; i < p->n_ops; i++) c->op_joins[i] = joins(p, i);
     size_t regs = place_registers(c, p, max_rows, max_wanted);
     if (regs == SIZE_MAX) return false;
     c->bytes = regs;
@@ -247,6 +272,8 @@ static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t m
                 gate += align64((size_t)op->u.linear.out[o].weight->n * sizeof(float)) * rows;
             }
             if (op->u.linear.epilogue == DEV_EP_GATED && gate > n.gate) n.gate = gate;
+            size_t join = c->op_joins[i] ? cpu_packed_bytes(n.kern, op->u.linear.out[0].weight->n, rows) : 0;
+            if (join > n.join) n.join = join;
         } else if (op->kind == DEV_OP_OUTPUT) {
             look(&n, op->u.output.weight, (size_t)max_wanted);
         } else if (op->kind == DEV_OP_EXPERTS) {
@@ -273,6 +300,7 @@ static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t m
     take(c, &c->row_seq_at, (size_t)max_rows * sizeof(int32_t));
     take(c, &c->expert_at, n.experts);
     take(c, &c->gate_at, n.gate);
+    take(c, &c->join_at, n.join);
     for (size_t i = 0; i < c->n_ropes; i++) take(c, &c->ropes[i].at, (size_t)c->ropes[i].op.dims * (size_t)max_rows * sizeof(float));
     c->worker_bytes = align64((n.worker + CPU_TILE_FLOATS) * sizeof(float));
     take(c, &c->worker_at, c->worker_bytes * threads);
@@ -284,6 +312,7 @@ static void release(cpu_plan *c)
     for (size_t i = 0; i < c->n_ropes; i++) mem_free(c->ropes[i].freq);
     mem_free(c->ropes);
     mem_free(c->op_rope);
+    mem_free(c->op_joins);
     mem_free(c->reg_at);
     mem_free(c->phases);
     mem_free(c->items);

@@ -268,6 +268,13 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
             g.bias = mm->bias ? mm->bias + col : NULL;
             g.residual = mm->residual ? mm->residual + (size_t)row0 * mm->ldr + col : NULL;
             g.ldr = mm->ldr;
+            if (mm->q) g.q = (const int8_t *)mm->q;
+            cpu_join join;
+            if (mm->join) {
+                join = *mm->join;
+                if (join.bias) join.bias += col;
+                g.join = &join;
+            }
             kern->gemm[w->format](&g);
             continue;
         }
@@ -283,20 +290,25 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
     pool_barrier(team);
 }
 
-static void run_linear(const run *r, const dev_linear *l, int32_t rows, int worker, pool *team)
+static void run_linear(const run *r, int32_t index, int32_t rows, int worker, pool *team)
 {
+    const dev_linear *l = &r->p->ops[index].u.linear;
+    const bool join = cpu_joins(r->c, index, rows), joined = cpu_joins(r->c, index - 1, rows);
+    uint8_t *tiles = r->c->scratch + r->c->join_at;
     cpu_matmul m[DEV_MAX_OUTS];
     for (int o = 0; o < l->n; o++) {
         cpu_reg_view y = l->epilogue == DEV_EP_GATED ? gate_part(r->p, l, o, rows) : cpu_reg(r->p, l->out[o].dst);
-        m[o] = (cpu_matmul){.w = cpu_t(l->out[o].weight), .y = y.at, .ldy = y.ld, .bias = vec(l->out[o].bias), .scale = l->out[o].scale};
+        m[o] = (cpu_matmul){.w = cpu_t(l->out[o].weight), .y = y.at, .ldy = y.ld, .bias = vec(l->out[o].bias), .scale = l->out[o].scale, .q = joined ? tiles : NULL};
     }
     if (l->epilogue == DEV_EP_RESIDUAL) {
         cpu_reg_view res = cpu_reg(r->p, l->residual);
         m[0].residual = res.at;
         m[0].ldr = res.ld;
     }
+    cpu_join j = {.up = m[l->n - 1].w, .bias = m[l->n - 1].bias, .scale = m[l->n - 1].scale, .kind = l->act, .p = l->p, .act = r->d->kernels.act, .tiles = tiles};
+    if (join) m[0].join = &j;
     cpu_reg_view x = cpu_reg(r->p, l->src);
-    cpu_run_matmuls(r->p, m, l->n, x.at, x.ld, NULL, rows, worker, team);
+    cpu_run_matmuls(r->p, m, join ? 1 : l->n, x.at, x.ld, NULL, rows, worker, team);
 }
 
 // The workers meet before this when the rows of the source may still be written; see cpu_plan.c.
@@ -323,6 +335,8 @@ static void run_worker(void *ctx, int worker, pool *team)
         const cpu_phase *ph = &r->c->phases[i];
         int32_t rows = ph->wanted ? s->n_wanted : s->n_rows;
         if (rows == 0) continue;
+        cpu_item begins = r->c->items[ph->first]; // a joined product is gated and packed already
+        if (ph->rows && begins.kind == CPU_ITEM_GATE && cpu_joins(r->c, begins.op, rows)) continue;
         if (ph->rows) {
             run_row_phase(r, ph, rows, team);
             continue;
@@ -330,7 +344,7 @@ static void run_worker(void *ctx, int worker, pool *team)
         int32_t index = r->c->items[ph->first].op;
         const dev_op *op = &r->p->ops[index];
         switch (op->kind) {
-        case DEV_OP_LINEAR: run_linear(r, &op->u.linear, rows, worker, team); break;
+        case DEV_OP_LINEAR: run_linear(r, index, rows, worker, team); break;
         case DEV_OP_ATTEND: cpu_run_attend(r->p, &op->u.attend, worker, team); break;
         case DEV_OP_CONV: cpu_run_conv(r->p, &op->u.conv, team); break;
         case DEV_OP_SCAN: cpu_run_scan(r->p, &op->u.scan, worker, team); break;

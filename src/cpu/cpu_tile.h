@@ -40,11 +40,11 @@ static inline int64_t cpu_tile_blocks(int64_t k) { return (k + TILE_K - 1) / TIL
 // Tiles of a worker's scratch: decoded panels (two whole ones when a row is unpacked for few), results.
 static inline int64_t cpu_tile_decoded(int64_t blocks) { return blocks <= TILE_DEPTH ? TILE_PANELS * blocks : blocks > TILE_PANELS / 2 * TILE_DEPTH ? 2 * blocks : TILE_PANELS * TILE_DEPTH; }
 static inline int64_t cpu_tile_results(int64_t blocks) { return blocks <= TILE_DEPTH ? TILE_PANELS * 2 : TILE_PANELS * TILE_MOST_ROWS / TILE_ROWS; }
-// Worker scratch in floats: those, two row tiles of gathered activations, a row of floats.
+// Worker scratch in floats: those, two row tiles of gathered activations, two halves of what is joined, a row of floats.
 static inline size_t cpu_tile_scratch(int64_t k)
 {
     int64_t blocks = cpu_tile_blocks(k);
-    return (size_t)(cpu_tile_decoded(blocks) + 2 * blocks + cpu_tile_results(blocks)) * (TILE_BYTES / sizeof(float)) + (size_t)blocks * TILE_K;
+    return (size_t)(cpu_tile_decoded(blocks) + 2 * blocks + cpu_tile_results(blocks) + 2 * TILE_PANELS) * (TILE_BYTES / sizeof(float)) + (size_t)blocks * TILE_K;
 }
 
 // Pages of bf16 keys and values as tiles (amx_attend.h).

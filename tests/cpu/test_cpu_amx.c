@@ -201,6 +201,70 @@ static void recipe(void **state)
     check_type(QUANT_TQ2_0, 2560, 50, 37);
 }
 
+// ---- a gated product joined with the one after it ---------------------------------------------------------------------------
+
+enum { JOIN_ROWS = 75, JOIN_OUT = 40 };
+
+// down(act(gate x) * (up x)) of `rows` rows; `seen`: the gated values are also asked for, so that nothing is joined.
+static void gated(device *d, dev_tensor *const w[3], dev_tensor *const bias[2], dev_act act, const float *x, int32_t rows, bool seen, float *y)
+{
+    error e = {0};
+    dev_plan *p;
+    int32_t k = (int32_t)w[0]->k, ff = (int32_t)w[0]->n, pos[JOIN_ROWS] = {0};
+    float *zeros = calloc((size_t)k, sizeof *zeros);
+    bytes table = {(uint8_t *)zeros, (size_t)k * sizeof *zeros};
+    assert_int_equal(dev_plan_create(d, &p, &e), OK);
+    dev_reg in = dev_reg_all(p, k), mid = dev_reg_all(p, ff), other = dev_reg_all(p, ff), out = dev_reg_all(p, JOIN_OUT);
+    dev_op_embed(p, (dev_embed){in, import(d, QUANT_F32, k, 1, 1, DEV_USE_ROWS, &table), 1, false});
+    dev_op_linear(p, (dev_linear){.src = in, .n = 2, .out = {{mid, w[0], bias[0], 0.5f, 0}, {mid, w[1], bias[1], 1, 0}}, .epilogue = DEV_EP_GATED, .act = act, .residual = DEV_NONE});
+    dev_linear1(p, out, mid, w[2], NULL);
+    if (seen) dev_op_combine(p, (dev_combine){.dst = other, .a = mid, .b = DEV_NONE, .sa = 1});
+    dev_op_hidden(p, out);
+    if (dev_plan_prepare(p, rows, 0, &e)) fail_msg("%s", e.text);
+    dev_seq seq = {.n_rows = rows};
+    dev_step st = {.n_rows = rows, .embeddings = x, .positions = pos, .n_seqs = 1, .seqs = &seq};
+    dev_ticket ticket;
+    if (dev_submit(p, NULL, &st, &ticket, &e)) fail_msg("%s", e.text);
+    for (int32_t i = 0; i < rows; i++) memcpy(y + i * JOIN_OUT, dev_hidden(p, i), JOIN_OUT * sizeof *y);
+    free(zeros);
+    dev_plan_destroy(p);
+}
+
+static void joined(void **state)
+{
+    (void)state;
+    if (!tier) skip();
+    static const struct { int gate, up, down; int32_t k, ff, threads; dev_act act; bool bias; } cases[] = {
+        {QUANT_Q4_K, QUANT_Q4_K, QUANT_Q6_K, 256, 256, 1, DEV_ACT_SILU, false},
+        {QUANT_Q8_0, QUANT_BF16, QUANT_Q8_0, 96, 224, 3, DEV_ACT_GELU, true}, // 14 panels
+        {QUANT_BF16, QUANT_Q4_0, QUANT_F16, 2112, 32, 3, DEV_ACT_SWIGLU_OAI, true},
+    };
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        int32_t k = cases[c].k, ff = cases[c].ff;
+        seed = c + 11;
+        bytes b[3] = {encoded(cases[c].gate, k, ff, 0.3f), encoded(cases[c].up, k, ff, 0.3f), encoded(cases[c].down, ff, JOIN_OUT, 0.3f)};
+        float *x = malloc((size_t)(JOIN_ROWS * k) * sizeof *x), bias[256], want[JOIN_ROWS * JOIN_OUT], y[JOIN_ROWS * JOIN_OUT];
+        for (int32_t i = 0; i < JOIN_ROWS * k; i++) x[i] = noise() * (i / k == 3 ? 1e-36f : i / k == 4 ? 30 : 1);
+        for (int i = 0; i < 256; i++) bias[i] = noise();
+        bytes bias_bytes = {(uint8_t *)bias, (size_t)ff * sizeof *bias};
+        device *d = open_device(cases[c].threads);
+        dev_tensor *w[3], *none[2] = {NULL, NULL}, *biases[2];
+        for (int i = 0; i < 3; i++) w[i] = import(d, i == 0 ? cases[c].gate : i == 1 ? cases[c].up : cases[c].down, i < 2 ? k : ff, i < 2 ? ff : JOIN_OUT, 1, DEV_USE_MATRIX, &b[i]);
+        for (int i = 0; i < 2; i++) biases[i] = import(d, QUANT_F32, ff, 1, 1, DEV_USE_VECTOR, &bias_bytes);
+        dev_tensor *const *with = cases[c].bias ? biases : none;
+        gated(d, w, with, cases[c].act, x, JOIN_ROWS, true, want);
+        static const int32_t some[] = {JOIN_ROWS, 64, 33, 17, 16, 1};
+        for (int m = 0; m < 6; m++)
+            for (int32_t first = 0; first + some[m] <= JOIN_ROWS; first += 29) {
+                gated(d, w, with, cases[c].act, x + (size_t)(first * k), some[m], false, y);
+                if (memcmp(y, want + first * JOIN_OUT, (size_t)(some[m] * JOIN_OUT) * sizeof *y)) fail_msg("case %zu: %d rows from %d on differ", c, some[m], first);
+            }
+        for (int i = 0; i < 3; i++) free(b[i].at);
+        free(x);
+        dev_destroy(d);
+    }
+}
+
 // ---- attention ------------------------------------------------------------------------------------------------------------
 
 enum { TOKENS = 300, PAGES = 14 };
@@ -320,6 +384,6 @@ static void attends(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(recipe), cmocka_unit_test(attends)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(recipe), cmocka_unit_test(joined), cmocka_unit_test(attends)};
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -58,7 +58,8 @@ typedef struct work {
     const int8_t *values;
     int64_t blocks;
     uint8_t *weights, *rows;  // scratch: decoded panels, two row tiles
-    float *results, *floats;  // result tiles; one row
+    float *results, *joining, *floats; // result tiles; [2][32 rows][64] of what is joined; one row
+    uint32_t csr;             // as it was
 } work;
 
 // The bf16 tiles of a panel that need no decoding, or NULL.
@@ -165,22 +166,50 @@ static inline void amx_square(const square *s, float *c)
     TILE_STORE(3, c + 768, 64);
 }
 
-// Up to TILE_MOST_ROWS rows from r0 on, n panels from p0 on.
-static void amx_rows_by_panels(const work *w, int32_t r0, int32_t n_rows, int64_t p0, int n)
+// act(gate) * up of `rows` rows from `first` on and n panels from p0 on: in c a panel of one, then of the other.
+static void amx_join(const work *w, const work *up, int32_t first, int32_t rows, int64_t p0, int n, const float *c)
+{
+    const gemm_args *g = w->g;
+    const cpu_join *join = g->join;
+    const size_t blocks = (size_t)cpu_tile_blocks(g->w->base.n);
+    float *x = w->joining, *y = x + 2 * TILE_ROWS * TILE_PANELS / 2 * PANEL;
+    for (int32_t r = 0; r < rows; r++)
+        for (int i = 0; i < n; i++) {
+            size_t col = (size_t)(p0 + i - g->first) * PANEL, at = ((size_t)r * (size_t)n + (size_t)i) * PANEL;
+            __m512 a = _mm512_mul_ps(_mm512_load_ps(c + i * 1024 + r * 16), _mm512_set1_ps(g->scale)), b = _mm512_mul_ps(_mm512_load_ps(c + i * 1024 + 512 + r * 16), _mm512_set1_ps(up->g->scale));
+            if (g->bias) a = _mm512_add_ps(a, _mm512_loadu_ps(g->bias + col));
+            if (join->bias) b = _mm512_add_ps(b, _mm512_loadu_ps(join->bias + col));
+            _mm512_store_ps(x + at, a);
+            _mm512_store_ps(y + at, b);
+        }
+    _mm_setcsr(w->csr); // what act leaves is the same as when it is not joined
+    join->act(join->kind, join->p, x, x, y, rows * n * PANEL);
+    _mm_setcsr(w->csr | AMX_FLUSH);
+    for (int32_t r = 0; r < rows; r++) {
+        size_t row = (size_t)g->rows[first + r];
+        uint8_t *to = join->tiles + (row / TILE_ROWS * blocks + (size_t)p0 / 2) * TILE_BYTES + row % TILE_ROWS * 64;
+        for (int i = 0; i < n; i += 2, to += TILE_BYTES, x += 2 * PANEL) _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(_mm512_load_ps(x + PANEL), _mm512_load_ps(x)));
+    }
+}
+
+// Up to TILE_MOST_ROWS rows from r0 on, n panels from p0 on; with `up` n / 2 of each in turn.
+static void amx_rows_by_panels(const work *w, const work *up, int32_t r0, int32_t n_rows, int64_t p0, int n)
 {
     const gemm_args *g = w->g;
     const int64_t B = w->blocks, depth = B < TILE_DEPTH ? B : TILE_DEPTH;
-    const bool whole = (p0 + n) * PANEL <= g->w->base.n;
+    const bool whole = !up && (p0 + n) * PANEL <= g->w->base.n;
     for (int64_t k0 = 0; k0 < B; k0 += depth) {
         const uint8_t *at[TILE_PANELS];
         const bool last = k0 + depth >= B;
         square s = {.n = last ? B - k0 : depth, .more = k0 > 0, .ld = g->ldy};
         for (int i = 0; i < n; i++) {
-            at[i] = amx_ready(w, p0 + i);
+            const work *of = up && i & 1 ? up : w;
+            const int64_t panel = p0 + (up ? i / 2 : i);
+            at[i] = amx_ready(of, panel);
             if (at[i]) at[i] += k0 * TILE_BYTES;
             else {
                 at[i] = w->weights + (size_t)i * (size_t)depth * TILE_BYTES;
-                amx_decode_panel(w, p0 + i, k0, s.n, w->weights + (size_t)i * (size_t)depth * TILE_BYTES);
+                amx_decode_panel(of, panel, k0, s.n, w->weights + (size_t)i * (size_t)depth * TILE_BYTES);
             }
         }
         for (int32_t r = 0; r < n_rows; r += 2 * TILE_ROWS) {
@@ -200,22 +229,26 @@ static void amx_rows_by_panels(const work *w, int32_t r0, int32_t n_rows, int64_
                 amx_square(&s, c + i * 512);
             }
             if (!last) continue;
+            if (up) {
+                amx_join(w, up, r0 + r, rows, p0, n / 2, c);
+                continue;
+            }
             for (int32_t j = 0; j < rows; j++)
                 for (int i = 0; i < n; i++) amx_put(g, r0 + r + j, p0 + i, c + i * 512 + j * 16);
         }
     }
 }
 
-static void amx_many_rows(const work *w)
+static void amx_many_rows(const work *w, const work *up)
 {
     const gemm_args *g = w->g;
-    const int64_t P = TILE_PANELS;
+    const int64_t P = up ? TILE_PANELS / 2 : TILE_PANELS;
     const int32_t R = w->blocks > TILE_DEPTH ? TILE_MOST_ROWS : g->n_rows;
     amx_shape(16, 16);
     for (int32_t r0 = 0; r0 < g->n_rows; r0 += R)
         for (int64_t p0 = g->first; p0 < g->first + g->count; p0 += P) {
             int64_t n = g->first + g->count - p0;
-            amx_rows_by_panels(w, r0, g->n_rows - r0 < R ? g->n_rows - r0 : R, p0, (int)(n < P ? n : P));
+            amx_rows_by_panels(w, up, r0, g->n_rows - r0 < R ? g->n_rows - r0 : R, p0, (int)((n < P ? n : P) * (up ? 2 : 1)));
         }
 }
 
@@ -305,18 +338,32 @@ static void amx_one_row(const work *w)
     }
 }
 
-static void amx_gemm(const gemm_args *g)
+static work amx_work(const gemm_args *g)
 {
     work w = {.g = g, .decode = amx_decoder(g->w->format), .values = cpu_tile_layout(g->w->format)->values, .blocks = cpu_tile_blocks(g->k)};
     w.weights = (uint8_t *)g->scratch;
     w.rows = w.weights + (size_t)cpu_tile_decoded(w.blocks) * TILE_BYTES;
     w.results = (float *)(w.rows + 2 * (size_t)w.blocks * TILE_BYTES);
-    w.floats = w.results + (size_t)cpu_tile_results(w.blocks) * 256;
-    uint32_t was = amx_begin();
-    if (g->n_rows > TILE_ROWS) amx_many_rows(&w);
+    w.joining = w.results + (size_t)cpu_tile_results(w.blocks) * 256;
+    w.floats = w.joining + 2 * TILE_PANELS * 256;
+    return w;
+}
+
+static void amx_gemm(const gemm_args *g)
+{
+    work w = amx_work(g);
+    w.csr = amx_begin();
+    if (g->join) {
+        gemm_args of_up = *g;
+        of_up.w = g->join->up;
+        of_up.data = of_up.w->data;
+        of_up.scale = g->join->scale;
+        work up = amx_work(&of_up);
+        amx_many_rows(&w, &up);
+    } else if (g->n_rows > TILE_ROWS) amx_many_rows(&w, NULL);
     else if (g->n_rows == 1 && cpu_tile_layout(g->w->format)->bits == 16) amx_one_row(&w);
     else amx_few_rows(&w);
-    amx_end(was);
+    amx_end(w.csr);
 }
 
 static void amx_fill_gemm(cpu_kernels *k)

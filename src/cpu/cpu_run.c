@@ -204,7 +204,7 @@ static void run_row_op(const run *r, int32_t index, int32_t row)
 static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool *team)
 {
     size_t step = (size_t)rows / ((size_t)pool_threads(team) * 4);
-    step = step < 1 ? 1 : step > 8 ? 8 : step;
+    step = step < 1 ? 1 : step > DEV_PAGE_TOKENS ? DEV_PAGE_TOKENS : step; // a page's tokens lie in the same lines, which two workers should not pass to and fro
     for (size_t begin; (begin = pool_next(team, step)) < (size_t)rows;) {
         int32_t end = (int32_t)(begin + step < (size_t)rows ? begin + step : (size_t)rows);
         for (int32_t row = (int32_t)begin; row < end; row++)

@@ -2,10 +2,10 @@
 // TDPBF16PS sums them (amx_tile.h), blocks of 32 columns in ascending order into one accumulator, nothing scaled in between.
 //
 // Three forms, the same bits:
-//   many rows  two panels x 32 rows in four accumulators over all of K: per 32 columns 4 tile loads and 4 TDPBF16PS (64 cycles), 65,536 products. Up
-//              to 8 panels are decoded once (512 KB) and used by all rows; a block of 32 rows' activations then serves all of them from the second-level
-//              cache. Results go to contiguous tiles (16 KB, in the first level) and from there with bias, residual and scale to their rows, 512 bytes
-//              at a time: what the sketch lost to results in rows a power of two apart is a copy here, once for all of K.
+//   many rows  two panels x 32 rows in four accumulators: per 32 columns 4 tile loads and 4 TDPBF16PS (64 cycles), 65,536 products. 8 panels are decoded
+//              once for all rows, at most 2,048 columns deep (512 KB, in the second-level cache); deeper products carry the accumulators, as they are, from
+//              one depth to the next. Results go to contiguous tiles and from there with bias, residual and scale to their rows, 512 bytes at a time; or two
+//              products are joined there (cpu_join) and leave as the next one's activation tiles.
 //   few rows   (2 to 16, and one row that must be unpacked) each weight tile is decoded into the first-level cache and used at once: per 32 columns of
 //              two panels 128 cycles of decoding, 3 tile loads, 2 TDPBF16PS that the decoding hides.
 //   one row    of 16 bits, where memory binds anyway: the same two chains in AVX-512 lanes, no tiles. Per tile row 2 operations to widen and 2 FMAs: beside
@@ -111,13 +111,13 @@ static inline void amx_put(const gemm_args *g, int32_t row, int64_t panel, const
     _mm512_mask_storeu_ps(g->y + (size_t)row * g->ldy + col, m, y);
 }
 
-// 32 rows x 2 panels over n tiles of K, into c: [panel][row tile] of 16 x 16. `more`: c has what the columns before these gave. While it computes it asks for
-// `lines` lines a tile from `ask` on, and for one line of `out` (of 32 rows, `width` bytes each that lie ld apart) every tile.
+// 32 rows x 2 panels over n tiles of K, into c: [panel][row tile] of 16 x 16. `more`: c has what the columns before these gave. Every tile of the way asks for
+// ASK_LINES lines from `ask` on, to be read, and while there are rows for the lines of `out`, to be written.
 typedef struct square {
     const uint8_t *a0, *a1, *b0, *b1; // a1: NULL for 16 rows
     int64_t n;
     const uint8_t *ask; // NULL: nothing
-    const float *out;
+    const float *out;   // where the first row's 32 results will go, the next row's ld further; NULL: nothing
     size_t ld;
     bool more;
 } square;

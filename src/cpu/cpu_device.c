@@ -5,6 +5,7 @@ static void destroy(device *dev)
 {
     while (cpu_dev(dev)->tensors) cpu_free_weight(dev, &cpu_dev(dev)->tensors->base);
     pool_destroy(cpu_dev(dev)->pool);
+    mem_free(cpu_dev(dev)->pieces);
     mem_free(dev);
 }
 

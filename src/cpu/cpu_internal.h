@@ -51,6 +51,7 @@ typedef struct cpu_tensor {
     size_t     expert_bytes;
     int64_t    n_panels;      // of one expert
     float     *vector;        // DEV_USE_VECTOR: float32 values
+    struct cpu_slab *slab;    // where data lies
     struct cpu_tensor *prev, *next; // of the device's list
 } cpu_tensor;
 
@@ -238,6 +239,14 @@ status cpu_measure(device *, dev_limits *, error *);
 
 // ---- device ---------------------------------------------------------------------------------------------------------------
 
+// Weights lie one after another in slabs of large pages: rounding each matrix up to a page of 2 MB would waste a quarter of a small model,
+// and matrices below that would have small pages. A slab goes back when its last tensor goes.
+typedef struct cpu_slab {
+    struct cpu_slab *next;
+    uint8_t *at;
+    size_t   size, used, tensors;
+} cpu_slab;
+
 typedef struct cpu_device {
     device      base;
     pool       *pool;
@@ -246,6 +255,9 @@ typedef struct cpu_device {
     bool        deterministic;
     size_t      weight_bytes;
     cpu_tensor *tensors;
+    cpu_slab   *slabs;
+    uint8_t    *pieces;       // of all workers, what they read of a file; kept from one tensor to the next
+    size_t      piece_bytes;
     dev_ticket  ticket;
 } cpu_device;
 

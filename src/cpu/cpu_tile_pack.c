@@ -173,6 +173,38 @@ static uint8_t *scale_at(tile_scale s, uint8_t *area, int64_t b, uint8_t **bytes
     }
 }
 
+// Of four 16-bit parts the lowest 4 bits, side by side; the lowest 2.
+static uint32_t gather4(uint64_t x)
+{
+    x &= 0x000f000f000f000f;
+    x = (x | x >> 12) & 0x000000ff000000ff;
+    return (uint32_t)(x | x >> 24) & 0xffff;
+}
+static uint32_t gather2(uint64_t x)
+{
+    x &= 0x0003000300030003;
+    x = (x | x >> 14) & 0x0000000f0000000f;
+    return (uint32_t)(x | x >> 28) & 0xff;
+}
+
+// The two words of row r in each group of 4-bit numbers, and of the two further bits of 6: what get_number reads, eight numbers at a time.
+static void put_words(uint8_t *area, int bits, int r, const uint8_t q[32])
+{
+    uint64_t x[4]; // little-endian: column c in byte c % 8
+    for (int i = 0; i < 4; i++)
+        for (int j = x[i] = 0; j < 8; j++) x[i] |= (uint64_t)q[8 * i + j] << 8 * j;
+    uint32_t high[2] = {0, 0};
+    for (int g = 0; g < 2; g++) {
+        uint32_t low[2];
+        for (int j = 0; j < 2; j++) low[j] = gather4(x[2 * g] >> 8 * j) | gather4(x[2 * g + 1] >> 8 * j) << 16;
+        memcpy(area + (r / 8 * 2 + g) * 64 + r % 8 * 8, low, 8);
+    }
+    if (bits != 6) return;
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 2; j++) high[j] |= gather2(x[i] >> (4 + 8 * j)) << 8 * i;
+    memcpy(area + 256 + r / 8 * 64 + r % 8 * 8, high, 8);
+}
+
 static void put_part(const tile_layout *l, uint8_t *panel, uint8_t *area, int64_t b, int r, const part *x)
 {
     uint8_t *bytes = NULL, *d = scale_at(l->scale, panel, b, &bytes);
@@ -180,6 +212,10 @@ static void put_part(const tile_layout *l, uint8_t *panel, uint8_t *area, int64_
     if (l->scale == TILE_DM || l->scale == TILE_K4) put16(d + 32, r, x->m);
     if (bytes) bytes[r] = x->s[0];
     if (bytes && l->scale != TILE_XS && l->scale != TILE_E8) bytes[16 + r] = x->s[1];
+    if (l->bits == 4 || l->bits == 6) {
+        put_words(area, l->bits, r, x->q);
+        return;
+    }
     for (int c = 0; c < 32; c++) {
         int kp = c / 2, lane = (r % 8) * 2 + c % 2, h = r / 8;
         if (l->bits == 8) {

@@ -7,7 +7,7 @@
 #include "base/os.h"
 #include "cpu/cpu_codes.h"
 
-enum { HUGE_PAGE = 2 << 20, PIECE = 1 << 20 };
+enum { HUGE_PAGE = 2 << 20, PIECE = 1 << 20, SLAB = 32 << 20, LINE = 64 };
 
 void *cpu_big_alloc(size_t bytes)
 {
@@ -16,6 +16,41 @@ void *cpu_big_alloc(size_t bytes)
     void *p = mem_aligned(HUGE_PAGE, all);
     if (p) os_huge_pages(p, all);
     return p;
+}
+
+// The first slab with room, or a new one. NULL: no memory.
+static uint8_t *slab_take(cpu_device *d, size_t bytes, cpu_slab **out)
+{
+    bytes = (bytes + LINE - 1) & ~(size_t)(LINE - 1);
+    cpu_slab *s = d->slabs;
+    while (s && s->size - s->used < bytes) s = s->next;
+    if (!s) {
+        s = mem_calloc(1, sizeof *s);
+        if (!s) return NULL;
+        s->size = ((bytes < SLAB ? SLAB : bytes) + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
+        s->at = cpu_big_alloc(s->size);
+        if (!s->at) {
+            mem_free(s);
+            return NULL;
+        }
+        s->next = d->slabs;
+        d->slabs = s;
+    }
+    uint8_t *at = s->at + s->used;
+    s->used += bytes;
+    s->tensors++;
+    *out = s;
+    return at;
+}
+
+static void slab_give(cpu_device *d, cpu_slab *s)
+{
+    if (!s || --s->tensors) return;
+    cpu_slab **at = &d->slabs;
+    while (*at != s) at = &(*at)->next;
+    *at = s->next;
+    mem_free(s->at);
+    mem_free(s);
 }
 
 typedef struct layout {
@@ -128,7 +163,12 @@ status cpu_import_weight(device *dev, const dev_weight *w, const dev_source *sou
     job.buffer_bytes = ((size_t)job.piece_panels * PANEL * l.row_bytes + 63) & ~(size_t)63;
     cpu_tensor *t = mem_calloc(1, sizeof *t);
     job.hashes = mem_calloc(count, sizeof *job.hashes);
-    job.buffers = mem_aligned(64, threads * job.buffer_bytes);
+    if (d->piece_bytes < threads * job.buffer_bytes) {
+        mem_free(d->pieces);
+        d->pieces = cpu_big_alloc(threads * job.buffer_bytes);
+        d->piece_bytes = d->pieces ? threads * job.buffer_bytes : 0;
+    }
+    job.buffers = d->pieces;
     if (t) {
         t->base = (dev_tensor){.name = mem_strdup(w->name), .type = w->type, .k = w->k, .n = w->n, .experts = w->experts, .use = w->use, .bytes = l.matrix_bytes + l.vector_bytes};
         t->format = l.format;
@@ -137,7 +177,7 @@ status cpu_import_weight(device *dev, const dev_weight *w, const dev_source *sou
         t->panel_bytes = l.panel_bytes;
         t->expert_bytes = l.expert_bytes;
         t->n_panels = l.n_panels;
-        if (l.matrix_bytes) t->data = cpu_big_alloc(l.matrix_bytes);
+        if (l.matrix_bytes) t->data = slab_take(d, l.matrix_bytes, &t->slab);
         if (l.vector_bytes) t->vector = mem_aligned(64, l.vector_bytes);
     }
     if (!t || !job.hashes || !job.buffers || !t->base.name || (l.matrix_bytes && !t->data) || (l.vector_bytes && !t->vector)) {
@@ -155,11 +195,10 @@ status cpu_import_weight(device *dev, const dev_weight *w, const dev_source *sou
         }
     }
     mem_free(job.hashes);
-    mem_free(job.buffers);
     if (st) {
         if (t) {
             mem_free(t->base.name);
-            mem_free(t->data);
+            slab_give(d, t->slab);
             mem_free(t->vector);
             mem_free(t);
         }
@@ -182,7 +221,7 @@ void cpu_free_weight(device *dev, dev_tensor *tensor)
     else d->tensors = t->next;
     if (t->next) t->next->prev = t->prev;
     mem_free(t->base.name);
-    mem_free(t->data);
+    slab_give(d, t->slab);
     mem_free(t->vector);
     mem_free(t);
 }

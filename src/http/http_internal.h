@@ -97,8 +97,9 @@ struct http_server {
 
 int64_t http_now(void); // monotonic ms
 
-// http_poll_linux.c: waits on libmicrohttpd's descriptor, suspended sockets and a wake-up at once.
-status http_poll_create(int mhd_fd, http_poll **out, error *err);
+// http_poll_linux.c, http_poll_darwin.c: waits on libmicrohttpd's sockets, suspended ones and a wake-up at once.
+unsigned http_poll_mhd_flags(void); // how libmicrohttpd waits on this system
+status http_poll_create(struct MHD_Daemon *daemon, http_poll **out, error *err);
 void   http_poll_free(http_poll *p);
 bool   http_poll_watch(http_poll *p, int fd, void *cookie); // for the peer leaving; half-closed counts
 void   http_poll_unwatch(http_poll *p, int fd);

@@ -1,5 +1,6 @@
 // http/http_poll_linux: one epoll over libmicrohttpd's own epoll descriptor, the sockets of suspended connections (which libmicrohttpd does
 // not watch, so a client that leaves would go unnoticed), and an eventfd for other threads. One thread waits; any thread wakes.
+#if defined(__linux__)
 #include <errno.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -13,13 +14,17 @@ struct http_poll {
 
 static char mhd_mark, event_mark;
 
-status http_poll_create(int mhd_fd, http_poll **out, error *err) {
+unsigned http_poll_mhd_flags(void) { return MHD_USE_EPOLL; }
+
+status http_poll_create(struct MHD_Daemon *daemon, http_poll **out, error *err) {
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(daemon, MHD_DAEMON_INFO_EPOLL_FD);
+    if (!info) return error_set(err, E_INTERNAL, "this build of libmicrohttpd has no epoll");
     http_poll *p = mem_calloc(1, sizeof *p);
     if (!p) return error_set(err, E_NOMEM, "no memory to start the server");
     p->epoll = epoll_create1(EPOLL_CLOEXEC);
     p->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     struct epoll_event a = {.events = EPOLLIN, .data.ptr = &mhd_mark}, b = {.events = EPOLLIN, .data.ptr = &event_mark};
-    if (p->epoll < 0 || p->event < 0 || epoll_ctl(p->epoll, EPOLL_CTL_ADD, mhd_fd, &a) || epoll_ctl(p->epoll, EPOLL_CTL_ADD, p->event, &b)) {
+    if (p->epoll < 0 || p->event < 0 || epoll_ctl(p->epoll, EPOLL_CTL_ADD, info->epoll_fd, &a) || epoll_ctl(p->epoll, EPOLL_CTL_ADD, p->event, &b)) {
         status st = error_errno(err, "starting the server: epoll");
         http_poll_free(p);
         return st;
@@ -60,3 +65,4 @@ int http_poll_wait(http_poll *p, int64_t timeout_ms, void **cookies, int max) {
     }
     return left;
 }
+#endif

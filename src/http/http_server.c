@@ -279,7 +279,7 @@ static void fit_descriptors(http_server *s) {
 }
 
 static status start_daemon(http_server *s, int fd, error *err) {
-    unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (s->cert ? MHD_USE_TLS : 0);
+    unsigned flags = http_poll_mhd_flags() | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (s->cert ? MHD_USE_TLS : 0);
     struct MHD_OptionItem tls[] = {{MHD_OPTION_HTTPS_MEM_CERT, 0, s->cert}, {MHD_OPTION_HTTPS_MEM_KEY, 0, s->key}, {MHD_OPTION_END, 0, NULL}};
     s->daemon = MHD_start_daemon(flags, 0, NULL, NULL, http_on_request, s, MHD_OPTION_EXTERNAL_LOGGER, mhd_log, NULL,
                                  MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)(s->o.max_connections + 64),
@@ -288,9 +288,7 @@ static status start_daemon(http_server *s, int fd, error *err) {
                                  MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
                                  MHD_OPTION_ARRAY, s->cert ? tls : tls + 2, MHD_OPTION_END);
     if (!s->daemon) return error_set(err, E_IO, "cannot start the HTTP server on %s%s", s->url, s->cert ? " (TLS)" : "");
-    const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->daemon, MHD_DAEMON_INFO_EPOLL_FD);
-    if (!info) return error_set(err, E_INTERNAL, "this build of libmicrohttpd has no epoll");
-    return http_poll_create(info->epoll_fd, &s->poll, err);
+    return http_poll_create(s->daemon, &s->poll, err);
 }
 
 static char *copy(const char *text, bool *failed) {

@@ -18,5 +18,6 @@ extern const obs_row obs_table[OBS_METRICS];
 
 // Appends process_resident_memory_bytes, process_open_fds, process_cpu_seconds_total, process_start_time_seconds.
 void obs_render_process(strbuf *out);
+void obs_put_process(strbuf *out, const char *name, const char *kind, const char *help, double value); // one of them
 // A double as Prometheus text: shortest decimal that reads back the same, "+Inf", "NaN".
 void obs_put_number(strbuf *out, double v);

@@ -146,6 +146,12 @@ void obs_put_number(strbuf *out, double v) {
     }
 }
 
+void obs_put_process(strbuf *out, const char *name, const char *kind, const char *help, double value) {
+    strbuf_addf(out, "# HELP %s %s\n# TYPE %s %s\n%s ", name, help, name, kind, name);
+    obs_put_number(out, value);
+    strbuf_addc(out, '\n');
+}
+
 static void put_label(strbuf *out, const char *name, const char *value, bool first) {
     strbuf_addf(out, "%s%s=\"", first ? "" : ",", name);
     for (const char *p = value; *p; p++) {

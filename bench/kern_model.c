@@ -1,6 +1,6 @@
 // bench/kern_model: the CPU backend's speed on the shapes of a llama-like model with made-up weights: no file, tokenizer or engine between.
 //   cc -O2 -Isrc bench/kern_model.c build/libcpu.a build/libdevice.a build/libquant.a build/libbase.a -lxxhash -lm -lpthread
-//   kern_model q06|l1b Q4_K_M|Q4_0|Q8_0|F16 [isa] [threads] [prompt] [gen] [depth] [reps] [sequences]
+//   kern_model q06|l1b Q4_K_M|Q4_0|Q8_0|F16 [isa] [threads] [prompt] [gen] [depth] [reps] [sequences] [kv type] [deterministic]
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,11 +63,13 @@ int main(int argc, char **argv)
 {
     const char *shape = argc > 1 ? argv[1] : "q06", *kind = argc > 2 ? argv[2] : "Q4_K_M", *isa = argc > 3 ? argv[3] : "";
     int threads = argc > 4 ? atoi(argv[4]) : 2, prompt = argc > 5 ? atoi(argv[5]) : 512, gen = argc > 6 ? atoi(argv[6]) : 64, depth = argc > 7 ? atoi(argv[7]) : 0, reps = argc > 8 ? atoi(argv[8]) : 3, nseq = argc > 9 ? atoi(argv[9]) : 1;
+    dev_kv_type kv_type = argc > 10 && !strcmp(argv[10], "q8_0") ? DEV_KV_Q8_0 : argc > 10 && !strcmp(argv[10], "f16") ? DEV_KV_F16 : DEV_KV_AUTO;
+    bool deterministic = argc > 11 && !strcmp(argv[11], "deterministic");
     bool q06 = !strcmp(shape, "q06"), mixed = !strcmp(kind, "Q4_K_M");
     int32_t layers = q06 ? 28 : 16, width = q06 ? 1024 : 2048, heads = q06 ? 16 : 32, kvh = 8, head = q06 ? 128 : 64, ff = q06 ? 3072 : 8192, vocab = q06 ? 151936 : 128256;
     int type = mixed ? QUANT_Q4_K : quant_type_from_name(kind);
     error e = {0};
-    if (cpu_device_create(&(cpu_options){.threads = threads, .isa = isa}, &dev, &e)) return fprintf(stderr, "%s\n", e.text), 1;
+    if (cpu_device_create(&(cpu_options){.threads = threads, .isa = isa, .deterministic = deterministic}, &dev, &e)) return fprintf(stderr, "%s\n", e.text), 1;
     double t0 = now();
     dev_plan *p;
     dev_plan_create(dev, &p, &e);
@@ -103,9 +105,14 @@ int main(int argc, char **argv)
     if (dev_plan_prepare(p, 512, nseq, &e)) return fprintf(stderr, "%s\n", e.text), 1;
     int32_t total = prompt > depth + gen ? prompt : depth + gen, per = (total + 31) / 32 + 1, n_pages = per * nseq;
     dev_kv *kv;
-    if (dev_kv_create(dev, p, &n_pages, DEV_KV_AUTO, &kv, &e)) return fprintf(stderr, "%s\n", e.text), 1;
+    if (dev_kv_create(dev, p, &n_pages, kv_type, &kv, &e)) return fprintf(stderr, "%s\n", e.text), 1;
     int32_t *pages = malloc((size_t)n_pages * 4), *tokens = calloc(512, 4), *pos = calloc(512, 4), wanted[512];
     for (int32_t i = 0; i < n_pages; i++) pages[i] = i;
+    size_t page_bytes = dev_kv_page_bytes(dev, &p->groups[0], kv_type); // pages that nobody wrote would all be one page of zeros to the system
+    void *page = malloc(page_bytes);
+    memset(page, 0x1c, page_bytes);
+    for (int32_t i = 0; i < n_pages; i++) dev_kv_import_page(dev, kv, 0, i, page);
+    free(page);
     dev_info info;
     dev_get_info(dev, &info);
     printf("%s %s %s: %d threads, %.0f MB of weights, import %.1f s, scratch %.1f MB\n", shape, kind, info.isa, info.threads, (double)info.weight_bytes / 1e6, now() - t0, (double)dev_plan_scratch(p, 512, nseq) / 1e6);

@@ -64,7 +64,7 @@ static product open_product(const char *tier, int threads, int type, int64_t n, 
     product p = {.n = n, .pos = calloc(MOST_ROWS, sizeof(int32_t))};
     float *zeros = calloc(K, sizeof *zeros);
     rows z = {(uint8_t *)zeros, K * sizeof *zeros};
-    if (cpu_device_create(&(cpu_options){.threads = threads, .isa = tier}, &p.dev, &e)
+    if (cpu_device_create(&(cpu_options){.threads = threads, .isa = tier, .deterministic = n == CHECK_N}, &p.dev, &e)
         || dev_import_weight(p.dev, &(dev_weight){"w", (uint32_t)type, K, n, 1, DEV_USE_MATRIX}, &(dev_source){read_rows, r}, &p.weight, &e)
         || dev_import_weight(p.dev, &(dev_weight){"x", QUANT_F32, K, 1, 1, DEV_USE_ROWS}, &(dev_source){read_rows, &z}, &p.table, &e) || dev_plan_create(p.dev, &p.plan, &e)) die(&e);
     dev_reg in = dev_reg_all(p.plan, K), out = dev_reg_all(p.plan, (int32_t)n);

@@ -52,7 +52,7 @@ status cpu_device_create(const cpu_options *o, device **out, error *err)
         return st;
     }
     d->kv_auto = o->kv_type == DEV_KV_AUTO ? d->kernels.kv_auto : o->kv_type;
-    d->deterministic = true;
+    d->deterministic = o->deterministic || !d->kernels.few_rows;
     *out = &d->base;
     return OK;
 }

@@ -5,7 +5,7 @@
 #include "cpu/cpu_internal.h"
 
 typedef struct layout {
-    size_t logits, ids, weights, start, pair_row, pair_at, pair_slot, gate, up, down, q, aux, bytes;
+    size_t logits, ids, weights, start, pair_row, pair_at, pair_slot, gate, up, down, q, few, aux, bytes;
     size_t ff_ld, width_ld;
 } layout;
 
@@ -33,7 +33,9 @@ static layout lay_out(const cpu_kernels *kern, const dev_experts *o, int32_t row
     l.up = take(&l, pairs * l.ff_ld * sizeof(float));
     l.down = take(&l, pairs * l.width_ld * sizeof(float));
     l.q = take(&l, cpu_packed_bytes(kern, o->up->n, pairs));
-    l.aux = take(&l, kern->tiles ? 0 : pairs * (ff / BLOCK) * sizeof(cpu_aux));
+    size_t few = cpu_few_rows(kern, n) * (size_t)o->top_k;
+    l.few = take(&l, few * ff);
+    l.aux = take(&l, (kern->tiles ? few : pairs) * (ff / BLOCK) * sizeof(cpu_aux));
     return l;
 }
 
@@ -124,8 +126,8 @@ static void group_pairs(const dev_experts *o, int32_t rows, const int32_t *ids, 
 }
 
 // Products of up to two weights for all experts: items are (weight, expert, chunk of panels).
-static void expert_products(const dev_plan *p, const dev_experts *o, const dev_tensor *const *w, const dev_tensor *const *bias, const dev_tensor *const *each, float *const *y, size_t ldy, int n, const float *x, size_t ldx, const int8_t *q, const cpu_aux *aux,
-    const int32_t *start, const int32_t *rows, int worker, pool *team)
+static void expert_products(const dev_plan *p, const dev_experts *o, const dev_tensor *const *w, const dev_tensor *const *bias, const dev_tensor *const *each, float *const *y, size_t ldy, int n, const float *x, size_t ldx, const cpu_packed *packed,
+    const int32_t *start, const int32_t *rows, int32_t n_rows, int worker, pool *team)
 {
     const cpu_plan *c = p->backend;
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
@@ -147,13 +149,15 @@ static void expert_products(const dev_plan *p, const dev_experts *o, const dev_t
         int which = (int)(rest / chunks);
         const cpu_tensor *t = cpu_t(w[which]);
         int64_t first = rest % chunks * chunk;
-        gemm_args g = {.w = t, .data = t->data + (size_t)e * t->expert_bytes, .first = first, .count = panels - first < chunk ? panels - first : chunk, .k = t->base.k, .x = x, .ldx = ldx, .q = q, .aux = aux,
+        gemm_args g = {.w = t, .data = t->data + (size_t)e * t->expert_bytes, .first = first, .count = panels - first < chunk ? panels - first : chunk, .k = t->base.k, .x = x, .ldx = ldx, .q = (const int8_t *)packed->q, .aux = packed->aux,
             .rows = rows + start[e], .n_rows = start[e + 1] - start[e], .y = y[which] + (size_t)start[e] * ldy + first * PANEL, .ldy = ldy, .scale = 1, .scratch = cpu_worker_scratch(c, worker)};
         float factor = each[which] ? cpu_t(each[which])->vector[e] : 1;
         bool tile = cpu_format_tile(t->format); // tiles end with scale and bias themselves
         if (tile) g.scale = factor;
         if (bias[which] && tile) g.bias = cpu_t(bias[which])->vector + (size_t)e * (size_t)t->base.n + first * PANEL;
-        kern->gemm[t->format](&g);
+        bool few = cpu_takes_few(cpu_dev_const(p->dev), t->format, n_rows);
+        if (few) g.q = (const int8_t *)packed->few;
+        (few ? kern->gemm_few : kern->gemm)[t->format](&g);
         if (!tile && (bias[which] || each[which])) {
             int64_t cols = g.count * PANEL < t->base.n - first * PANEL ? g.count * PANEL : t->base.n - first * PANEL;
             for (int32_t i = 0; i < g.n_rows; i++)
@@ -176,43 +180,42 @@ bool cpu_experts_apart(const cpu_kernels *kern, const dev_experts *o)
     return o->router_src != o->src && cpu_format_packs(cpu_format_of(kern, o->router->type, o->router->k, o->router->use));
 }
 
-static void pack_rows(const cpu_kernels *kern, cpu_reg_view x, int64_t k, int32_t rows, uint8_t *q, cpu_aux *aux, pool *team)
+static void pack_rows(const cpu_device *d, const dev_tensor *const *w, int n, cpu_reg_view x, int64_t k, int32_t rows, const cpu_packed *to, pool *team)
 {
-    for (size_t r; (r = pool_next(team, 1)) < (size_t)rows;) cpu_pack_row(kern, x.at + r * x.ld, k, (int64_t)r, q, aux);
+    for (size_t r; (r = pool_next(team, 1)) < (size_t)rows;) cpu_pack_for(d, w, n, x.at + r * x.ld, k, (int64_t)r, rows, to);
     pool_barrier(team);
 }
 
 void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool *team)
 {
     const cpu_plan *c = p->backend;
-    const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
+    const cpu_device *d = cpu_dev_const(p->dev);
+    const cpu_kernels *kern = &d->kernels;
     int32_t rows = p->regs[o->src].wanted ? c->step->n_wanted : c->step->n_rows, top_k = o->top_k;
     int64_t width = o->down->n, ff = o->up->n;
     layout l = lay_out(kern, o, rows);
     uint8_t *at = c->scratch + c->expert_at;
     float *logits = (float *)(at + l.logits), *weights = (float *)(at + l.weights), *gate = (float *)(at + l.gate), *up = (float *)(at + l.up), *down = (float *)(at + l.down);
     int32_t *ids = (int32_t *)(at + l.ids), *start = (int32_t *)(at + l.start), *pair_row = (int32_t *)(at + l.pair_row), *pair_slot = (int32_t *)(at + l.pair_slot), *pair_at = (int32_t *)(at + l.pair_at);
-    int8_t *q = (int8_t *)(at + l.q);
-    cpu_aux *aux = (cpu_aux *)(at + l.aux);
+    const cpu_packed pairs = {at + l.q, at + l.few, (cpu_aux *)(at + l.aux)};
     const int32_t *identity = (const int32_t *)(c->scratch + c->identity_at);
     cpu_reg_view src = cpu_reg(p, o->src), router = cpu_reg(p, o->router_src), dst = cpu_reg(p, o->dst);
 
+    const dev_tensor *w[2] = {o->up, o->gate}, *b[2] = {o->up_bias, o->gate_bias}, *each[2] = {o->up_each, o->gate_each};
     // A router that reads packed rows of its own has them where the experts' will be after it.
-    uint8_t *packed = c->scratch + c->q_at;
-    cpu_aux *packed_aux = (cpu_aux *)(c->scratch + c->aux_at);
+    const cpu_packed packed = cpu_plan_packed(c);
     bool apart = cpu_experts_apart(kern, o);
-    if (apart) pack_rows(kern, router, o->router->k, rows, packed, packed_aux, team);
+    if (apart) pack_rows(d, &o->router, 1, router, o->router->k, rows, &packed, team);
     cpu_matmul m = {.w = cpu_t(o->router), .y = logits, .ldy = (size_t)o->n_expert, .bias = o->router_bias ? cpu_t(o->router_bias)->vector : NULL, .scale = 1};
     cpu_run_matmuls(p, &m, 1, router.at, router.ld, NULL, rows, worker, team);
-    if (apart && (cpu_format_packs(cpu_t(o->up)->format) || (o->gate && cpu_format_packs(cpu_t(o->gate)->format)))) pack_rows(kern, src, o->up->k, rows, packed, packed_aux, team);
+    if (apart && (cpu_format_packs(cpu_t(o->up)->format) || (o->gate && cpu_format_packs(cpu_t(o->gate)->format)))) pack_rows(d, w, 2, src, o->up->k, rows, &packed, team);
     for (size_t r; (r = pool_next(team, 1)) < (size_t)rows;) route(o, logits + r * (size_t)o->n_expert, ids + r * (size_t)top_k, weights + r * (size_t)top_k);
     pool_barrier(team);
     if (worker == 0) group_pairs(o, rows, ids, start, pair_row, pair_slot, pair_at);
     pool_barrier(team);
 
-    const dev_tensor *w[2] = {o->up, o->gate}, *b[2] = {o->up_bias, o->gate_bias}, *each[2] = {o->up_each, o->gate_each};
     float *y[2] = {up, gate};
-    expert_products(p, o, w, b, each, y, l.ff_ld, o->gate ? 2 : 1, src.at, src.ld, (const int8_t *)(c->scratch + c->q_at), (const cpu_aux *)(c->scratch + c->aux_at), start, pair_row, worker, team);
+    expert_products(p, o, w, b, each, y, l.ff_ld, o->gate ? 2 : 1, src.at, src.ld, &packed, start, pair_row, rows, worker, team);
     for (size_t i; (i = pool_next(team, 1)) < (size_t)rows * (size_t)top_k;) {
         float *u = up + i * l.ff_ld, *g = gate + i * l.ff_ld;
         if (o->weight_first) { // the weight of the input goes through the linear part
@@ -222,11 +225,11 @@ void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool *
         if (o->limit > 0) limit(u, o->gate ? g : NULL, o->limit, ff);
         if (o->gate) kern->act(o->act, o->p, u, g, u, (int32_t)ff);
         else kern->act(o->act, o->p, u, u, NULL, (int32_t)ff);
-        if (cpu_format_packs(cpu_t(o->down)->format)) cpu_pack_row(kern, u, ff, (int64_t)i, (uint8_t *)q, aux);
+        cpu_pack_for(d, &o->down, 1, u, ff, (int64_t)i, rows, &pairs);
     }
     pool_barrier(team);
     const dev_tensor *wd[1] = {o->down}, *bd[1] = {o->down_bias}, *fd[1] = {o->down_each};
-    expert_products(p, o, wd, bd, fd, &down, l.width_ld, 1, up, l.ff_ld, q, aux, start, identity, worker, team);
+    expert_products(p, o, wd, bd, fd, &down, l.width_ld, 1, up, l.ff_ld, &pairs, start, identity, rows, worker, team);
     for (size_t r; (r = pool_next(team, 1)) < (size_t)rows;) {
         float *to = dst.at + r * dst.ld;
         const float *base = NULL;

@@ -178,6 +178,10 @@ typedef struct cpu_kernels {
     void (*quantize)(const float *x, int64_t k, int8_t *q, cpu_aux *aux);
     void (*tile_row)(const float *x, int64_t k, int64_t row, uint8_t *tiles); // a row into its place among the activation tiles
     void (*gemm[CPU_FORMATS])(const gemm_args *);
+    // Up to few_rows rows (0: none) over tile formats with int8 activations, as quantize leaves them and few_order puts them: faster, and another recipe.
+    int32_t few_rows;
+    void (*few_order)(int8_t *q, int64_t k);
+    void (*gemm_few[CPU_FORMATS])(const gemm_args *);
     void (*attend)(const attend_args *);
     void (*conv)(const conv_args *);
     void (*scan)(const scan_args *);
@@ -215,6 +219,8 @@ static inline cpu_format cpu_format_of(const cpu_kernels *kern, uint32_t type, i
     bool matrix = use & DEV_USE_MATRIX;
     return matrix && kern->tiles ? cpu_tile_format(type) : cpu_choose_format(type, k, kern->packed && matrix);
 }
+// Of that many rows, how many may go to the kernels for a few.
+static inline size_t cpu_few_rows(const cpu_kernels *kern, size_t rows) { return rows < (size_t)kern->few_rows ? rows : (size_t)kern->few_rows; }
 // Bytes of q for that many rows.
 static inline size_t cpu_packed_bytes(const cpu_kernels *kern, int64_t k, size_t rows)
 {
@@ -263,6 +269,12 @@ typedef struct cpu_device {
 
 static inline cpu_device *cpu_dev(device *d) { return (cpu_device *)d; }
 static inline const cpu_device *cpu_dev_const(const device *d) { return (const cpu_device *)d; }
+// Whether a step's op of that many rows takes the kernel for a few, and so reads int8 activations, for a weight of this format.
+static inline bool cpu_takes_few(const cpu_device *d, cpu_format f, int64_t rows) { return !d->deterministic && rows <= d->kernels.few_rows && d->kernels.gemm_few[f]; }
+// Activations packed for products: `few` for the kernels for a few rows, else for all others. aux is the int8 tiers' and theirs.
+typedef struct cpu_packed { uint8_t *q, *few; cpu_aux *aux; } cpu_packed;
+// Packs a row (of an op with `rows` rows) in each way that one of n weights reads.
+void cpu_pack_for(const cpu_device *d, const dev_tensor *const *w, int n, const float *x, int64_t k, int64_t row, int64_t rows, const cpu_packed *to);
 
 void *cpu_big_alloc(size_t bytes); // huge pages where it pays; zeroed memory is not promised; free with mem_free
 
@@ -337,7 +349,7 @@ typedef struct cpu_plan {
     cpu_rope_table *ropes;
     size_t     n_ropes, cap_ropes;
     size_t     bytes;      // of scratch
-    size_t     q_at, aux_at, logits_at, identity_at, expert_at, gate_at, join_at, worker_at, worker_bytes, row_seq_at;
+    size_t     q_at, few_at, aux_at, logits_at, identity_at, expert_at, gate_at, join_at, worker_at, worker_bytes, row_seq_at;
     uint8_t   *scratch;
     dev_reg    hidden;
     // the step being run
@@ -386,5 +398,6 @@ typedef struct cpu_matmul {
     const cpu_join *join;         // see gemm_args
     const uint8_t *q;             // packed rows that are not the plan's q; NULL
 } cpu_matmul;
+static inline cpu_packed cpu_plan_packed(const cpu_plan *c) { return (cpu_packed){c->scratch + c->q_at, c->scratch + c->few_at, (cpu_aux *)(c->scratch + c->aux_at)}; }
 // Integer formats read the plan's quantized rows 0..n_rows-1; float ones x at `rows` (NULL: 0..n_rows-1). Ends with a barrier.
 void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float *x, size_t ldx, const int32_t *rows, int32_t n_rows, int worker, pool *team);

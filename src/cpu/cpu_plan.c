@@ -239,7 +239,7 @@ static void take(cpu_plan *c, size_t *at, size_t bytes)
     c->bytes += align64(bytes);
 }
 
-typedef struct needs { const cpu_kernels *kern; size_t q, aux, rows, gate, join, experts, worker; } needs;
+typedef struct needs { const cpu_kernels *kern; size_t q, few, aux, rows, gate, join, experts, worker; } needs;
 
 static void look(needs *n, const dev_tensor *w, size_t rows)
 {
@@ -247,6 +247,9 @@ static void look(needs *n, const dev_tensor *w, size_t rows)
     cpu_format f = cpu_format_of(n->kern, w->type, w->k, w->use);
     size_t floats = cpu_format_tile(f) ? cpu_tile_scratch(w->k) : (size_t)w->k * (cpu_format_int8(f) ? 6 : 1); // see gemm_args
     size_t q = cpu_packed_bytes(n->kern, w->k, rows), aux = (size_t)w->k / BLOCK * rows * sizeof(cpu_aux);
+    size_t few = cpu_few_rows(n->kern, rows) * (size_t)w->k;
+    if (n->kern->tiles) aux = few / BLOCK * sizeof(cpu_aux);
+    if (few > n->few) n->few = few;
     if (floats > n->worker) n->worker = floats;
     if (q > n->q) n->q = q;
     if (aux > n->aux) n->aux = aux;
@@ -294,7 +297,8 @@ static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t m
     }
     size_t threads = (size_t)pool_threads(cpu_dev_const(dev)->pool);
     take(c, &c->q_at, n.q);
-    take(c, &c->aux_at, n.kern->tiles ? 0 : n.aux);
+    take(c, &c->few_at, n.few);
+    take(c, &c->aux_at, n.aux);
     take(c, &c->logits_at, (size_t)p->n_vocab * (size_t)max_wanted * sizeof(float));
     take(c, &c->identity_at, n.rows * sizeof(int32_t));
     take(c, &c->row_seq_at, (size_t)max_rows * sizeof(int32_t));

@@ -74,20 +74,47 @@ static void kv_row(const run *r, const dev_attend *o, int32_t row)
     cpu_kv_write(&r->d->kernels, r->c->kv, o->group, o->layer, s->pages[o->group][at / DEV_PAGE_TOKENS], at % DEV_PAGE_TOKENS, row_of(r->p, o->k, row), row_of(r->p, o->v, row));
 }
 
-static void quantize_row(const run *r, const dev_op *op, int32_t row)
+void cpu_pack_for(const cpu_device *d, const dev_tensor *const *w, int n, const float *x, int64_t k, int64_t row, int64_t rows, const cpu_packed *to)
 {
+    bool few = false, all = false;
+    for (int i = 0; i < n; i++) {
+        if (!w[i] || !cpu_format_packs(cpu_t(w[i])->format)) continue;
+        if (cpu_takes_few(d, cpu_t(w[i])->format, rows)) few = true;
+        else all = true;
+    }
+    if (all) cpu_pack_row(&d->kernels, x, k, row, to->q, to->aux);
+    if (few) {
+        int8_t *q = (int8_t *)to->few + row * k;
+        d->kernels.quantize(x, k, q, to->aux + row * (k / BLOCK));
+        d->kernels.few_order(q, k);
+    }
+}
+
+static void quantize_row(const run *r, const dev_op *op, int32_t row, int32_t rows)
+{
+    const dev_tensor *w[DEV_MAX_OUTS + 3] = {NULL};
+    int n = 0;
     const float *x;
     int64_t k;
     if (op->kind == DEV_OP_OUTPUT) {
         dev_reg src = op->u.output.src;
+        w[n++] = op->u.output.weight;
         k = op->u.output.weight->k;
         x = row_of(r->p, src, r->p->regs[src].wanted ? row : r->c->step->wanted[row]);
     } else {
         dev_reg src = op->kind == DEV_OP_LINEAR ? op->u.linear.src : op->u.experts.src;
         k = r->p->regs[src].width;
         x = row_of(r->p, src, row);
+        if (op->kind == DEV_OP_LINEAR)
+            for (; n < op->u.linear.n; n++) w[n] = op->u.linear.out[n].weight;
+        else {
+            w[n++] = op->u.experts.router;
+            w[n++] = op->u.experts.gate;
+            w[n++] = op->u.experts.up;
+        }
     }
-    cpu_pack_row(&r->d->kernels, x, k, row, r->c->scratch + r->c->q_at, (cpu_aux *)(r->c->scratch + r->c->aux_at));
+    cpu_packed to = cpu_plan_packed(r->c);
+    cpu_pack_for(r->d, w, n, x, k, row, rows, &to);
 }
 
 // Where output o of a gated linear goes until its halves meet.
@@ -214,7 +241,7 @@ static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool 
                 case CPU_ITEM_OP: run_row_op(r, it.op, row); break;
                 case CPU_ITEM_ROPE: rope_tables_row(r, row); break;
                 case CPU_ITEM_KV: kv_row(r, &r->p->ops[it.op].u.attend, row); break;
-                case CPU_ITEM_QUANTIZE: quantize_row(r, &r->p->ops[it.op], row); break;
+                case CPU_ITEM_QUANTIZE: quantize_row(r, &r->p->ops[it.op], row, rows); break;
                 case CPU_ITEM_GATE: gate_row(r, &r->p->ops[it.op].u.linear, row, rows); break;
                 }
             }
@@ -265,6 +292,8 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
         float *y = g.y;
         int64_t col = first * PANEL, cols = g.count * PANEL < w->base.n - col ? g.count * PANEL : w->base.n - col;
         if (cpu_format_tile(w->format)) {
+            bool few = cpu_takes_few(cpu_dev_const(p->dev), w->format, n_rows);
+            if (few) g.q = (const int8_t *)(c->scratch + c->few_at);
             g.bias = mm->bias ? mm->bias + col : NULL;
             g.residual = mm->residual ? mm->residual + (size_t)row0 * mm->ldr + col : NULL;
             g.ldr = mm->ldr;
@@ -275,7 +304,7 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
                 if (join.bias) join.bias += col;
                 g.join = &join;
             }
-            kern->gemm[w->format](&g);
+            (few ? kern->gemm_few : kern->gemm)[w->format](&g);
             continue;
         }
         if (mm->residual) { // which may be the very rows that the product goes to

@@ -4,8 +4,10 @@
 // is 16 rows; its columns are padded with zeros to a multiple of 32. What is not bf16 in the file keeps its own bits (nothing is rounded in memory), in the
 // order of the tile, so that one load, one shift a half tile row and one conversion give a tile row:
 //   4 bits: [half h < 2][group g < 2] of 16 dwords; dword l, nibble t is row 8 h + l / 2, column 16 g + 2 t + l % 2
-//   5 bits: then for each kp, each half a 16-bit mask of the fifth bits (bit l as above); 6 bits: then [half] of 16 dwords with two bits each for kp = 0..15
-//   8 bits: [kp][r][j] int8; half floats: [kp][r][j]
+//   8 bits: [h][g][s < 2] of 16 dwords; dword l, byte t (unsigned, the number + 128) is what nibble 2 t + s is above
+//   5 bits: then [h][g][s] a 64-bit mask of the fifth bits, bit 4 l + t; 6 bits: then [h] of 16 dwords with two bits each for kp = 0..15
+//   half floats: [kp][r][j]
+// So the low nibbles of a vector, its high ones, and a vector of bytes are each four columns of one row in every dword: what VPDPBUSD wants (amx_few.h).
 // Before all quants of a panel lies its scale area (see tile_scale).
 // An activation tile is the first operand: 16 rows of 32 bf16 (64 bytes each); rows r of a step lie in tile row r % 16 of tiles [r / 16][k / 32].
 #pragma once

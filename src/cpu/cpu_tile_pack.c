@@ -218,13 +218,14 @@ static void put_part(const tile_layout *l, uint8_t *panel, uint8_t *area, int64_
     }
     for (int c = 0; c < 32; c++) {
         int kp = c / 2, lane = (r % 8) * 2 + c % 2, h = r / 8;
+        int i = h * 4 + kp / 8 * 2 + kp % 2, at = lane * 4 + kp % 8 / 2; // see cpu_tile.h
         if (l->bits == 8) {
-            area[kp * 32 + r * 2 + c % 2] = x->q[c];
+            area[i * 64 + at] = x->q[c] ^ 0x80;
             continue;
         }
         uint8_t *low = area + (h * 2 + kp / 8) * 64 + lane * 4 + kp % 8 / 2;
         *low |= (uint8_t)((x->q[c] & 15) << kp % 2 * 4);
-        if (l->bits == 5) area[256 + (kp * 2 + h) * 2 + lane / 8] |= (uint8_t)((x->q[c] >> 4) << lane % 8);
+        if (l->bits == 5) area[256 + i * 8 + at / 8] |= (uint8_t)((x->q[c] >> 4) << at % 8);
         if (l->bits == 6) area[256 + h * 64 + lane * 4 + kp / 4] |= (uint8_t)((x->q[c] >> 4) << kp % 4 * 2);
     }
 }
@@ -232,9 +233,10 @@ static void put_part(const tile_layout *l, uint8_t *panel, uint8_t *area, int64_
 static uint8_t get_number(const tile_layout *l, const uint8_t *area, int r, int c)
 {
     int kp = c / 2, lane = (r % 8) * 2 + c % 2, h = r / 8;
-    if (l->bits == 8) return area[kp * 32 + r * 2 + c % 2];
+    int i = h * 4 + kp / 8 * 2 + kp % 2, at = lane * 4 + kp % 8 / 2;
+    if (l->bits == 8) return area[i * 64 + at] ^ 0x80;
     uint8_t q = area[(h * 2 + kp / 8) * 64 + lane * 4 + kp % 8 / 2] >> kp % 2 * 4 & 15;
-    if (l->bits == 5) q |= (uint8_t)((area[256 + (kp * 2 + h) * 2 + lane / 8] >> lane % 8 & 1) << 4);
+    if (l->bits == 5) q |= (uint8_t)((area[256 + i * 8 + at / 8] >> at % 8 & 1) << 4);
     if (l->bits == 6) q |= (uint8_t)((area[256 + h * 64 + lane * 4 + kp / 4] >> kp % 4 * 2 & 3) << 4);
     return q;
 }

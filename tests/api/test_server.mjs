@@ -14,7 +14,7 @@ const children = [];
 // Starts the program and waits for its address.
 async function serve(...flags) {
   const models = flags.includes('--models') ? [] : ['--models', dir];
-  const child = spawn(process.env.ALTISERVE_BIN, ['serve', '--port', '0', ...models, '--log-level', 'error', ...flags], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(process.env.ALTISERVE_BIN, ['serve', '--port', '0', ...models, '--log-level', 'error', '--deterministic', ...flags], { stdio: ['ignore', 'pipe', 'inherit'] });
   children.push(child);
   child.ended = new Promise((resolve) => child.on('exit', (code, signal) => resolve({ code, signal })));
   let text = '';
@@ -378,7 +378,7 @@ const tests = {
   },
 
   async 'drafts'() {
-    const drafting = await serve('--speculate', 'always', '--draft-max', '4', '--deterministic'), plain = await serve('--speculate', 'off', '--deterministic');
+    const drafting = await serve('--speculate', 'always', '--draft-max', '4'), plain = await serve('--speculate', 'off');
     const send = (server, more = {}) => fetch(`${server.url}/completion`, { method: 'POST', body: JSON.stringify({ prompt: 'one two three one two three one two three', n_predict: 60, ignore_eos: true, temperature: 0.4, seed: 1, ...more }) });
     const x = await (await send(drafting)).json(), y = await (await send(plain)).json(), z = await (await send(drafting, { 'speculative.n_max': 0 })).json();
     assert.equal(x.content, y.content);

@@ -102,7 +102,7 @@ static device *open_device(const char *isa, int threads)
 {
     device *d = NULL;
     error e = {0};
-    if (cpu_device_create(&(cpu_options){.threads = threads, .isa = isa, .kv_type = DEV_KV_F32}, &d, &e)) fail_msg("%s", e.text);
+    if (cpu_device_create(&(cpu_options){.threads = threads, .isa = isa, .kv_type = DEV_KV_F32, .deterministic = true}, &d, &e)) fail_msg("%s", e.text);
     return d;
 }
 

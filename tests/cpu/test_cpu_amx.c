@@ -48,11 +48,11 @@ static int setup(void **state)
     return 0;
 }
 
-static device *open_device(int threads)
+static device *open_device(int threads, bool deterministic)
 {
     device *d = NULL;
     error e = {0};
-    if (cpu_device_create(&(cpu_options){.threads = threads, .isa = tier}, &d, &e)) fail_msg("%s", e.text);
+    if (cpu_device_create(&(cpu_options){.threads = threads, .isa = tier, .deterministic = deterministic}, &d, &e)) fail_msg("%s", e.text);
     return d;
 }
 
@@ -157,7 +157,7 @@ static void check_type(int type, int32_t k, int32_t n, int32_t rows)
     for (int32_t r = 0; r < rows; r++)
         for (int32_t j = 0; j < n; j++) want[r * n + j] = chain(w + (size_t)j * (size_t)k, bx + (size_t)r * (size_t)k, k);
     for (int threads = 1; threads <= 3; threads += 2) {
-        device *d = open_device(threads);
+        device *d = open_device(threads, true);
         dev_tensor *t = import(d, type, k, n, 1, DEV_USE_MATRIX, &b);
         static const int32_t some[] = {1, 2, 5, 16, 17, 31, 33, 64, 0};
         for (int c = 0; c < 9; c++) {
@@ -199,6 +199,81 @@ static void recipe(void **state)
     check_type(QUANT_F16, 1, 1, 18);
     check_type(QUANT_F16, 8192 + 33, 50, 33);
     check_type(QUANT_TQ2_0, 2560, 50, 37);
+}
+
+// ---- a few rows -----------------------------------------------------------------------------------------------------------
+
+// Activations as int8 blocks of 32 hold them, by the formula.
+static void in_int8(const float *x, int32_t k, double *out)
+{
+    for (int32_t b = 0; b < k; b += 32) {
+        float top = 0;
+        for (int32_t i = b; i < b + 32; i++) top = fmaxf(top, fabsf(x[i]));
+        float d = top > 1e-30f ? top / 127.0f : 0, f = top > 1e-30f ? 127.0f / top : 0;
+        for (int32_t i = b; i < b + 32; i++) out[i] = (double)d * nearbyint((double)(x[i] * f));
+    }
+}
+
+// Without --deterministic up to eight rows have int8 activations: the product of those with the file's weights, in double; a row alone and among others to the
+// bit; nine rows, and a deterministic device, are the tiles'.
+static void few_type(int type, int32_t k, int32_t n)
+{
+    enum { MOST = 9 };
+    bytes b = encoded(type, k, n, 0.3f);
+    float *w = malloc((size_t)n * (size_t)k * sizeof *w), *x = malloc(MOST * (size_t)k * sizeof *x), *y = malloc(MOST * (size_t)n * sizeof *y), *z = malloc(MOST * (size_t)n * sizeof *z);
+    double *q = malloc((size_t)k * sizeof *q);
+    quant_type_traits(type)->decode(b.at, w, (size_t)n * (size_t)k);
+    for (int32_t i = 0; i < MOST * k; i++) x[i] = noise() * (i < k ? 1e15f : 1);
+    for (int32_t i = 2 * k; i < 3 * k; i++) x[i] = 0;
+    device *d = open_device(2, false), *e = open_device(1, true);
+    dev_tensor *t = import(d, type, k, n, 1, DEV_USE_MATRIX, &b), *u = import(e, type, k, n, 1, DEV_USE_MATRIX, &b);
+    product(d, t, x, MOST - 1, false, NULL, y);
+    for (int r = 0; r < MOST - 1; r++) {
+        double err = 0, all = 0;
+        in_int8(x + r * k, k, q);
+        for (int32_t j = 0; j < n; j++) {
+            double want = 0;
+            for (int32_t i = 0; i < k; i++) want += (double)w[j * k + i] * q[i];
+            err += (want - (double)y[r * n + j]) * (want - (double)y[r * n + j]);
+            all += want * want;
+        }
+        if (!(err <= 1e-10 * all)) fail_msg("%s %dx%d, row %d: NMSE %g", quant_type_name(type), k, n, r, err / all);
+        for (int m = 1; m <= 4 && r + m < MOST; m++) {
+            product(d, t, x + r * k, m, false, NULL, z);
+            assert_memory_equal(z, y + r * n, (size_t)(m * n) * sizeof *z);
+        }
+    }
+    product(d, t, x, MOST, false, NULL, y);
+    for (int r = 0; r < MOST; r++) {
+        product(e, u, x + r * k, 1, false, NULL, z);
+        assert_memory_equal(z, y + r * n, (size_t)n * sizeof *z);
+    }
+    dev_destroy(d);
+    dev_destroy(e);
+    free(b.at);
+    free(w);
+    free(x);
+    free(y);
+    free(z);
+    free(q);
+}
+
+static void few_rows(void **state)
+{
+    (void)state;
+    if (!tier) skip();
+    static const int types[] = {QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_NVFP4};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        seed = i + 1;
+        few_type(types[i], 768, 39);
+    }
+    device *d = open_device(1, false), *e = open_device(1, true);
+    dev_info a, b;
+    dev_get_info(d, &a);
+    dev_get_info(e, &b);
+    assert_true(!a.deterministic && b.deterministic);
+    dev_destroy(d);
+    dev_destroy(e);
 }
 
 // ---- a gated product joined with the one after it ---------------------------------------------------------------------------
@@ -247,7 +322,7 @@ static void joined(void **state)
         for (int32_t i = 0; i < JOIN_ROWS * k; i++) x[i] = noise() * (i / k == 3 ? 1e-36f : i / k == 4 ? 30 : 1);
         for (int i = 0; i < 256; i++) bias[i] = noise();
         bytes bias_bytes = {(uint8_t *)bias, (size_t)ff * sizeof *bias};
-        device *d = open_device(cases[c].threads);
+        device *d = open_device(cases[c].threads, true);
         dev_tensor *w[3], *none[2] = {NULL, NULL}, *biases[2];
         for (int i = 0; i < 3; i++) w[i] = import(d, i == 0 ? cases[c].gate : i == 1 ? cases[c].up : cases[c].down, i < 2 ? k : ff, i < 2 ? ff : JOIN_OUT, 1, DEV_USE_MATRIX, &b[i]);
         for (int i = 0; i < 2; i++) biases[i] = import(d, QUANT_F32, ff, 1, 1, DEV_USE_VECTOR, &bias_bytes);
@@ -275,7 +350,7 @@ typedef struct shape { int32_t n_head, n_kv, head_k, head_v, window, chunk; floa
 static void attention(const shape *h, int32_t step, int threads, const float *x, float *y)
 {
     error e = {0};
-    device *d = open_device(threads);
+    device *d = open_device(threads, true);
     dev_plan *p;
     int32_t wq = h->n_head * h->head_k, wk = h->n_kv * h->head_k, wv = h->n_kv * h->head_v, out = h->n_head * h->head_v, all = wq + wk + wv;
     assert_int_equal(dev_plan_create(d, &p, &e), OK);
@@ -384,6 +459,6 @@ static void attends(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(recipe), cmocka_unit_test(joined), cmocka_unit_test(attends)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(recipe), cmocka_unit_test(few_rows), cmocka_unit_test(joined), cmocka_unit_test(attends)};
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -173,7 +173,7 @@ static void run(const recipe *r, const char *isa, int threads, int seqs, int32_t
     error e = {0};
     device *d;
     dev_kv *kv;
-    if (cpu_device_create(&(cpu_options){.threads = threads, .isa = isa}, &d, &e)) fail_msg("%s", e.text);
+    if (cpu_device_create(&(cpu_options){.threads = threads, .isa = isa, .deterministic = true}, &d, &e)) fail_msg("%s", e.text);
     dev_plan *p = plan_of(d, r, chunk * seqs);
     int32_t n_pages[1] = {PAGES}, page[SEQS] = {2, 0, 3}, spare = 1, tokens[TOKENS * SEQS], positions[TOKENS * SEQS];
     size_t n = (size_t)columns_of(r), bytes = dev_kv_page_bytes(d, &p->groups[0], DEV_KV_AUTO);

@@ -103,7 +103,6 @@ static void drafts_pay(void **state) {
 
 static altiserve_options options(altiserve_speculation when) {
     altiserve_options o = toy_options();
-    o.deterministic = true;
     o.speculation = when;
     o.draft_max = ALTISERVE_MOST_DRAFTS;
     return o;

@@ -20,7 +20,6 @@ static altiserve_options long_toy(void) {
 static altiserve_options with_dir(void) {
     altiserve_options o = long_toy();
     o.cache_dir = dir;
-    o.deterministic = true;
     return o;
 }
 

@@ -66,9 +66,16 @@ static void amx_queries(attention *t)
     }
 }
 
-// 32 keys' scores for all queries: page `slot` of the split.
-static void amx_scores(const attention *t, const uint8_t *keys, int slot)
+static inline void amx_ask(const uint8_t *p, int32_t bytes)
 {
+    for (int32_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T1);
+}
+
+// 32 keys' scores for all queries: page `slot` of the split. next: NULL, or the keys of the page to come, which are asked for in step, as are this page's values:
+// pages lie far apart, so that no processor foresees them.
+static void amx_scores(const attention *t, const uint8_t *keys, const uint8_t *next, int slot)
+{
+    const int32_t part = (t->vb + t->kb - 1) / t->kb * TILE_BYTES;
     const uint8_t *q0 = t->q, *q1 = t->q + (size_t)t->kb * TILE_BYTES;
     float *s = t->s + slot * DEV_PAGE_TOKENS;
     TILE_ZERO(0);
@@ -76,6 +83,10 @@ static void amx_scores(const attention *t, const uint8_t *keys, int slot)
     TILE_ZERO(2);
     TILE_ZERO(3);
     for (int32_t b = 0; b < t->kb; b++) {
+        if (next) {
+            amx_ask(next + b * 2 * TILE_BYTES, 2 * TILE_BYTES);
+            amx_ask(keys + cpu_tile_key_bytes(t->a->head_k) + b * part, part);
+        }
         TILE_LOAD(6, keys + b * 2 * TILE_BYTES, 64);
         TILE_LOAD(7, keys + b * 2 * TILE_BYTES + TILE_BYTES, 64);
         TILE_LOAD(4, q0 + b * TILE_BYTES, 64);
@@ -239,7 +250,8 @@ static void amx_attend_group(attention *t)
             int32_t at = base + b * DEV_PAGE_TOKENS;
             if (at + DEV_PAGE_TOKENS <= low || at >= high) continue;
             const uint8_t *page = a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS] * a->page_stride;
-            amx_scores(t, page, b);
+            bool more = t->n <= TILE_ROWS && at + DEV_PAGE_TOKENS < high; // with more queries the tiles bind, not memory
+            amx_scores(t, page, more ? a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS + 1] * a->page_stride : NULL, b);
             values[b] = page + cpu_tile_key_bytes(a->head_k);
             if (high - at < DEV_PAGE_TOKENS) values[b] = amx_tail(t, values[b], high - at);
         }

@@ -1,11 +1,11 @@
 // cpu/amx/decode: 16 rows x 32 columns of a packed panel as a bf16 weight tile. Layouts: cpu_tile.h.
 //
 // A tile row is 32 numbers. For 4 bits it costs 2 shifts, 2 table look-ups (VPERMPS, which reads an index's low 4 bits and so masks and converts too),
-// 2 multiplications or FMAs with the rows' scales, and 1 VCVTNE2PS2BF16 (2 operations) that rounds and puts the pairs in place: 8 operations on the two
-// vector ports, 64 cycles a tile, where a TDPBF16PS takes 16 for each 16 rows of activations. 5 bits add 2 masked additions, 6 bits 2 shifts,
-// 2 look-ups and 2 additions; 8 bits take 2 widening loads and 2 conversions for the shifts and look-ups. The value before rounding is the file's
-// own to the bit of a float: the products of scale and number are exact. Short codes come as bytes in the order of the other tiers (avx512_codes.h): per
-// two tile rows 1 VPERMB, 4 widenings of a quarter each, 4 conversions and multiplications, 2 VCVTNE2PS2BF16.
+// 2 multiplications or FMAs with the rows' scales, and 1 VCVTNE2PS2BF16 that rounds and puts the pairs in place (it takes 2.1 cycles, as much as 4
+// others): 9 operations on the two vector ports, 72 cycles a tile, where a TDPBF16PS takes 16 for each 16 rows of activations. 5 bits add 2 masked additions
+// and on a third port 2 PEXT, 6 bits 2 shifts, 2 look-ups and 2 additions; 8 bits take 2 byte shuffles and 2 conversions for the shifts and look-ups. The
+// value before rounding is the file's own to the bit of a float: the products of scale and number are exact. Short codes come as bytes in the order of the
+// other tiers (avx512_codes.h): per two tile rows 1 VPERMB, 4 widenings of a quarter each, 4 conversions and multiplications, 2 VCVTNE2PS2BF16.
 #pragma once
 #include "cpu/avx512/avx512_codes.h"
 #include "cpu/cpu_tile.h"
@@ -75,12 +75,15 @@ static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scal
 {
     const size_t bytes = bits == 16 ? 1024 : bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256;
     const uint8_t *area = panel + scale_bytes + (size_t)b * bytes;
-    const bool two = kind == TILE_K6 || kind == TILE_NV, less = kind == TILE_DM || kind == TILE_K4;
+    const bool two = kind == TILE_K6 || kind == TILE_NV, less = kind == TILE_DM || kind == TILE_K4 || bits == 8;
     for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + AMX_AHEAD + i, _MM_HINT_T1);
     amx_scales s;
     if (!halves) amx_load_scales(kind, panel, b, &s);
     __m512 table = _mm512_setzero_ps(), high = table;
     __m512i low4[2][2], high2[2];
+    if (bits == 8) { // d (u - 128), rounded once
+        for (int h = 0; h < 2; h++) s.m[h] = _mm512_mul_ps(s.d[0][h], _mm512_set1_ps(-128));
+    }
     if (bits < 8) {
         table = bits == 6 ? _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) : amx_i8((const uint8_t *)values);
         high = _mm512_setr_ps(-32, -16, 0, 16, -32, -16, 0, 16, -32, -16, 0, 16, -32, -16, 0, 16);
@@ -97,12 +100,16 @@ static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scal
                 f[h] = amx_half16(area + kp * 64 + h * 32);
                 continue;
             }
-            if (bits == 8) f[h] = amx_i8(area + kp * 32 + h * 16);
+            const int i = h * 4 + kp / 8 * 2 + kp % 2, t = kp % 8 / 2; // see cpu_tile.h
+            if (bits == 8) {
+                const __m512i byte = _mm512_set4_epi32((int)0x8080800c + t, (int)0x80808008 + t, (int)0x80808004 + t, (int)0x80808000 + t);
+                f[h] = _mm512_cvtepi32_ps(_mm512_shuffle_epi8(_mm512_loadu_si512(area + i * 64), byte));
+            }
             else f[h] = _mm512_permutexvar_ps(_mm512_srli_epi32(low4[h][kp / 8], (unsigned)(kp % 8 * 4)), table);
             if (bits == 5) {
-                uint16_t mask;
-                memcpy(&mask, area + 256 + (kp * 2 + h) * 2, 2);
-                f[h] = _mm512_mask_add_ps(f[h], mask, f[h], _mm512_set1_ps(16));
+                uint64_t mask;
+                memcpy(&mask, area + 256 + i * 8, 8);
+                f[h] = _mm512_mask_add_ps(f[h], (__mmask16)_pext_u64(mask, 0x1111111111111111ull << t), f[h], _mm512_set1_ps(16));
             }
             if (bits == 6) f[h] = _mm512_add_ps(f[h], _mm512_permutexvar_ps(_mm512_srli_epi32(high2[h], (unsigned)(kp * 2)), high));
             __m512 d = s.d[two && kp >= 8][h];

@@ -6,8 +6,9 @@
 //              once for all rows, at most 2,048 columns deep (512 KB, in the second-level cache); deeper products carry the accumulators, as they are, from
 //              one depth to the next. Results go to contiguous tiles and from there with bias, residual and scale to their rows, 512 bytes at a time; or two
 //              products are joined there (cpu_join) and leave as the next one's activation tiles.
-//   few rows   (2 to 16, and one row that must be unpacked) each weight tile is decoded into the first-level cache and used at once: per 32 columns of
-//              two panels 128 cycles of decoding, 3 tile loads, 2 TDPBF16PS that the decoding hides.
+//   few rows   (2 to 16, and one row that must be unpacked) each weight tile is decoded into the first-level cache and used at once: per 32 columns
+//              85 cycles of decoding, 2 tile loads, a TDPBF16PS that the decoding hides. A panel at a time: of two, the one had been asked for ahead
+//              while the other already read it.
 //   one row    of 16 bits, where memory binds anyway: the same two chains in AVX-512 lanes, no tiles. Per tile row 2 operations to widen and 2 FMAs: beside
 //              decoding that is half as much again (on a Zen 4 it halved the speed), where a tile product is one operation that runs apart.
 #pragma once
@@ -252,51 +253,31 @@ static void amx_many_rows(const work *w, const work *up)
         }
 }
 
+// A panel at a time, so that what is asked for ahead of one is the next.
 static void amx_few_rows(const work *w)
 {
     const gemm_args *g = w->g;
-    const int64_t B = w->blocks, end = g->first + g->count;
+    const int64_t B = w->blocks;
     const int32_t n = g->n_rows;
-    const size_t scale_bytes = g->w->scale_bytes;
     bool there;
     const uint8_t *a = amx_gather(w, 0, n, 0, B, &there);
     amx_shape(n, n);
-    for (int64_t p = g->first; p < end; p += 2) {
-        int64_t q = p + 1 < end ? p + 1 : p;
-        const uint8_t *b0 = amx_ready(w, p), *b1 = amx_ready(w, q), *from0 = g->data + (size_t)p * g->w->panel_bytes, *from1 = g->data + (size_t)q * g->w->panel_bytes;
+    for (int64_t p = g->first; p < g->first + g->count; p++) {
+        const uint8_t *ready = amx_ready(w, p), *from = g->data + (size_t)p * g->w->panel_bytes;
         if (g->w->format == CPU_TILE_RAW) {
             amx_decode_panel(w, p, 0, B, w->weights);
-            b0 = b1 = w->weights;
-            if (q != p) {
-                b1 = w->weights + B * TILE_BYTES;
-                amx_decode_panel(w, q, 0, B, w->weights + B * TILE_BYTES);
-            }
+            ready = w->weights;
         }
         TILE_ZERO(0);
-        TILE_ZERO(1);
         for (int64_t b = 0; b < B; b++) {
-            const uint8_t *x = b0 + b * TILE_BYTES, *y = b1 + b * TILE_BYTES;
-            if (w->decode) { // four turns, so that a tile is not loaded while it is being written
-                uint8_t *turn = w->weights + (b & 3) * 2 * TILE_BYTES;
-                w->decode(from0, scale_bytes, b, w->values, turn);
-                x = y = turn;
-                if (q != p) {
-                    y = turn + TILE_BYTES;
-                    w->decode(from1, scale_bytes, b, w->values, turn + TILE_BYTES);
-                }
-            }
+            const uint8_t *x = ready ? ready + b * TILE_BYTES : w->weights + (b & 3) * TILE_BYTES; // four turns, so that a tile is not loaded while it is being written
+            if (!ready) w->decode(from, g->w->scale_bytes, b, w->values, w->weights + (b & 3) * TILE_BYTES);
             TILE_LOAD(4, a + b * TILE_BYTES, 64);
             TILE_LOAD(6, x, 64);
-            TILE_LOAD(7, y, 64);
             TILE_DOT(0, 4, 6);
-            TILE_DOT(1, 4, 7);
         }
         TILE_STORE(0, w->results, 64);
-        TILE_STORE(1, w->results + 256, 64);
-        for (int32_t r = 0; r < n; r++) {
-            amx_put(g, r, p, w->results + r * 16);
-            if (q != p) amx_put(g, r, q, w->results + 256 + r * 16);
-        }
+        for (int32_t r = 0; r < n; r++) amx_put(g, r, p, w->results + r * 16);
     }
 }
 

@@ -1,0 +1,159 @@
+// cpu/amx/few: products of a few rows over the same panels as amx_gemm.h, without tiles: activations in int8 (d, and 32 numbers a block), VPDPBUSD. For up to
+// FEW_ROWS rows the unpacking of tiles into bf16 binds (8 to 10 GB/s of weights a core from the cache, on a Sapphire Rapids), this does not (57).
+// Recipe, not the tile tier's own, so that it is used without --deterministic alone: exact int32 over the columns of one parity of a block (16, or 8 where 16 columns
+// have a scale of their own), blocks in ascending order by one chain of fused operations for each parity, the two chains added at the end. A row's result does not depend
+// on the other rows, but a step of more than FEW_ROWS rows goes through tiles and rounds otherwise.
+// An activation block lies as [g][s][j][t], column 16 g + 4 t + 2 s + j: 8 bytes meet the low (s = 0) or high nibbles of a vector of cpu_tile.h.
+#pragma once
+#include "cpu/amx/amx_gemm.h"
+
+enum { FEW_ROWS = 8 };
+
+static void amx_few_order(int8_t *q, int64_t k)
+{
+    const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    for (int64_t i = 0; i < k; i += 16) _mm_storeu_si128((__m128i *)(q + i), _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(q + i)), order));
+}
+
+// [h][g][s]: unsigned numbers of 8 rows x 4 columns of each parity. values: NULL, or 128 + what each of 16 codes stands for.
+static inline __attribute__((always_inline)) void few_weights(int bits, const __m512i *values, const uint8_t *area, __m512i w[8])
+{
+    if (bits == 8) {
+        for (int i = 0; i < 8; i++) w[i] = _mm512_loadu_si512(area + i * 64);
+        return;
+    }
+    const __m512i low = _mm512_set1_epi8(15);
+    for (int i = 0; i < 4; i++) {
+        __m512i v = _mm512_loadu_si512(area + i * 64);
+        w[2 * i] = _mm512_and_si512(v, low);
+        w[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+        if (values) {
+            w[2 * i] = _mm512_shuffle_epi8(*values, w[2 * i]);
+            w[2 * i + 1] = _mm512_shuffle_epi8(*values, w[2 * i + 1]);
+        }
+    }
+    if (bits == 5)
+        for (int i = 0; i < 8; i++) {
+            uint64_t mask;
+            memcpy(&mask, area + 256 + i * 8, 8);
+            w[i] = _mm512_mask_add_epi8(w[i], (__mmask64)mask, w[i], _mm512_set1_epi8(16));
+        }
+    if (bits == 6)
+        for (int h = 0; h < 2; h++) {
+            __m512i v = _mm512_loadu_si512(area + 256 + h * 64);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) { // bits 16 g + 4 t + 2 s of each dword to bits 4 and 5 of byte t
+                const uint64_t at = i == 0 ? 0x0804003cull : i == 1 ? 0x0a06023eull : i == 2 ? 0x1814100cull : 0x1a16120eull;
+                __m512i bit = _mm512_set1_epi64((long long)(at | (((at + 0x20202020ull) & 0x3f3f3f3full) << 32)));
+                w[h * 4 + i] = _mm512_ternarylogic_epi32(w[h * 4 + i], _mm512_multishift_epi64_epi8(bit, v), _mm512_set1_epi8(0x30), 0xf8); // w | (bits & 0x30)
+            }
+        }
+}
+
+// One row's block: y[h] += what it adds for rows 8 h .. 8 h + 7, a lane for each parity of the columns.
+static inline __attribute__((always_inline)) void few_row(bool two, bool less, int offset, const __m512i w[8], const amx_scales *s, const int8_t *q, const cpu_aux *a, __m512 y[2])
+{
+    __m512i x[4], start[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (int i = 0; i < 4; i++) {
+        long long v;
+        memcpy(&v, q + i * 8, 8);
+        x[i] = _mm512_set1_epi64(v);
+    }
+    if (offset) { // once a row: in the lanes of even columns
+        start[0] = _mm512_maskz_set1_epi32(0x5555, (two ? a->nsum - a->nhigh : a->nsum) * offset);
+        if (two) start[1] = _mm512_maskz_set1_epi32(0x5555, a->nhigh * offset);
+    }
+    const __m512 d = _mm512_set1_ps(a->d);
+    for (int h = 0; h < 2; h++) {
+        __m512i sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start[0], w[h * 4], x[0]), w[h * 4 + 1], x[1]);
+        __m512i more = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start[1], w[h * 4 + 2], x[2]), w[h * 4 + 3], x[3]);
+        if (!two) {
+            y[h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum, more)), _mm512_mul_ps(s->d[0][h], d), y[h]);
+            if (less) y[h] = _mm512_fmadd_ps(s->m[h], _mm512_maskz_mov_ps(0x5555, _mm512_set1_ps(a->ds)), y[h]);
+        } else {
+            y[h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(s->d[0][h], d), y[h]);
+            y[h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(more), _mm512_mul_ps(s->d[1][h], d), y[h]);
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void few_panel(int R, int bits, tile_scale kind, const __m512i *values, const gemm_args *g, int64_t p, int32_t row)
+{
+    const size_t bytes = bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256;
+    const bool two = kind == TILE_K6 || kind == TILE_NV, less = kind == TILE_DM || kind == TILE_K4;
+    const int offset = bits == 8 || values ? 128 : bits == 6 ? 32 : less ? 0 : bits == 5 ? 16 : 8;
+    const uint8_t *panel = g->data + (size_t)p * g->w->panel_bytes, *area = panel + g->w->scale_bytes;
+    const int64_t B = g->k / TILE_K;
+    const int8_t *q[FEW_ROWS];
+    const cpu_aux *aux[FEW_ROWS];
+    __m512 y[FEW_ROWS][2];
+    for (int r = 0; r < R; r++) {
+        q[r] = g->q + (size_t)g->rows[row + r] * (size_t)g->k;
+        aux[r] = g->aux + (size_t)g->rows[row + r] * (size_t)B;
+        y[r][0] = y[r][1] = _mm512_setzero_ps();
+    }
+    for (int64_t b = 0; b < B; b++, area += bytes) {
+        __m512i w[8];
+        amx_scales s;
+        few_weights(bits, values, area, w);
+        amx_load_scales(kind, panel, b, &s);
+        for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + AMX_AHEAD + i, _MM_HINT_T1);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) few_row(two, less, offset, w, &s, q[r] + b * TILE_K, &aux[r][b], y[r]);
+    }
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    for (int r = 0; r < R; r++) {
+        float out[16];
+        _mm512_storeu_ps(out, _mm512_add_ps(_mm512_permutex2var_ps(y[r][0], even, y[r][1]), _mm512_permutex2var_ps(y[r][0], odd, y[r][1])));
+        amx_put(g, row + r, p, out);
+    }
+}
+
+static inline __attribute__((always_inline)) void amx_few(int bits, tile_scale kind, bool coded, const gemm_args *g)
+{
+    __m512i codes = _mm512_setzero_si512(), *values = coded ? &codes : NULL;
+    if (coded) codes = _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)cpu_tile_layout(g->w->format)->values)), _mm512_set1_epi8((char)0x80));
+    for (int64_t p = g->first; p < g->first + g->count; p++) {
+        int32_t r = 0;
+        if (r + 8 <= g->n_rows) {
+            few_panel(8, bits, kind, values, g, p, r);
+            r += 8;
+        }
+        for (; r + 4 <= g->n_rows; r += 4) few_panel(4, bits, kind, values, g, p, r);
+        for (; r + 2 <= g->n_rows; r += 2) few_panel(2, bits, kind, values, g, p, r);
+        if (r < g->n_rows) few_panel(1, bits, kind, values, g, p, r);
+    }
+}
+
+#define FEW(name, bits, kind, coded) \
+    static void name(const gemm_args *g) { amx_few(bits, kind, coded, g); }
+FEW(few_q8_0, 8, TILE_D, false)
+FEW(few_4_d, 4, TILE_D, false)
+FEW(few_4_dm, 4, TILE_DM, false)
+FEW(few_5_d, 5, TILE_D, false)
+FEW(few_5_dm, 5, TILE_DM, false)
+FEW(few_4_k, 4, TILE_K4, false)
+FEW(few_5_k, 5, TILE_K4, false)
+FEW(few_6_k, 6, TILE_K6, false)
+FEW(few_4_nl, 4, TILE_D, true)
+FEW(few_4_xs, 4, TILE_XS, true)
+FEW(few_4_e8, 4, TILE_E8, true)
+FEW(few_4_nv, 4, TILE_NV, true)
+
+static void amx_fill_few(cpu_kernels *k)
+{
+    k->few_rows = FEW_ROWS;
+    k->few_order = amx_few_order;
+    k->gemm_few[CPU_TILE_Q8_0] = few_q8_0;
+    k->gemm_few[CPU_TILE_Q4_0] = few_4_d;
+    k->gemm_few[CPU_TILE_Q4_1] = few_4_dm;
+    k->gemm_few[CPU_TILE_Q5_0] = few_5_d;
+    k->gemm_few[CPU_TILE_Q5_1] = few_5_dm;
+    k->gemm_few[CPU_TILE_Q4_K] = few_4_k;
+    k->gemm_few[CPU_TILE_Q5_K] = few_5_k;
+    k->gemm_few[CPU_TILE_Q6_K] = few_6_k;
+    k->gemm_few[CPU_TILE_IQ4_NL] = few_4_nl;
+    k->gemm_few[CPU_TILE_IQ4_XS] = few_4_xs;
+    k->gemm_few[CPU_TILE_MXFP4] = few_4_e8;
+    k->gemm_few[CPU_TILE_NVFP4] = few_4_nv;
+}

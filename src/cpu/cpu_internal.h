@@ -217,6 +217,7 @@ static inline void cpu_pack_row(const cpu_kernels *kern, const float *x, int64_t
 static inline cpu_format cpu_format_of(const cpu_kernels *kern, uint32_t type, int64_t k, unsigned use)
 {
     bool matrix = use & DEV_USE_MATRIX;
+    if (use & DEV_USE_EXACT) type = QUANT_F32; // its weights are decoded as they are packed
     return matrix && kern->tiles ? cpu_tile_format(type) : cpu_choose_format(type, k, kern->packed && matrix);
 }
 // Of that many rows, how many may go to the kernels for a few.

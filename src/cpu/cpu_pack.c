@@ -161,7 +161,17 @@ static void put_quants(cpu_format f, uint8_t *area, int r, const uint8_t q[32])
 
 void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel)
 {
-    (void)type;
+    if (f == CPU_F32 && type != QUANT_F32) { // DEV_USE_EXACT
+        float *to = (float *)panel, part[256];
+        const quant_traits *t = quant_type_traits((int)type);
+        for (int r = 0; r < PANEL; r++)
+            for (int64_t j = 0; j < k; j += 256) {
+                int64_t count = k - j < 256 ? k - j : 256; // a whole number of blocks: none is longer
+                if (r < n) t->decode(rows + (size_t)r * row_bytes + (size_t)(j / t->block_elems) * t->block_bytes, part, (size_t)count);
+                for (int64_t i = 0; i < count; i++) to[(j + i) * PANEL + r] = r < n ? part[i] : 0;
+            }
+        return;
+    }
     if (cpu_format_code(f)) {
         cpu_code_pack_panel(f, k, n, rows, row_bytes, panel);
         return;

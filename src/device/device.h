@@ -26,8 +26,9 @@ typedef struct dev_fingerprint { uint64_t low, high; } dev_fingerprint;
 
 // ---- weights --------------------------------------------------------------------------------------------------------------
 
-// How a weight is used; flags, since a tied embedding is both looked up by row and multiplied.
-enum { DEV_USE_MATRIX = 1, DEV_USE_ROWS = 2, DEV_USE_VECTOR = 4 };
+// How a weight is used; flags, since a tied embedding is both looked up by row and multiplied. EXACT, beside MATRIX: computed in float32
+// whatever its type, rows of activations unrounded: for narrow matrices whose outcome steers a recurrence.
+enum { DEV_USE_MATRIX = 1, DEV_USE_ROWS = 2, DEV_USE_VECTOR = 4, DEV_USE_EXACT = 8 };
 
 // Gives `bytes` bytes at `offset` of the tensor's data, little-endian. Called from pool workers: must be safe to call from several threads.
 typedef struct dev_source {

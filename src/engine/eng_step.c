@@ -172,7 +172,7 @@ void eng_served_add(eng_served *v, altiserve_request *r) {
     r->live = 0;
     size_t more = r->embeds ? 0 : 1; // an answer takes at least one token
     if (r->n_prompt + more > v->m->context)
-        s = error_set(&err, E_LIMIT, "the prompt has %zu tokens and memory allows a context of %u", r->n_prompt, v->m->context);
+        s = error_set(&err, E_LIMIT, "the prompt has %zu tokens and the context here is %u: the log says why", r->n_prompt, v->m->context);
     else if (!kv_fits(v->pool, r->n_prompt + more))
         s = error_set(&err, E_LIMIT, "the prompt has %zu tokens, which take %zu KV pages of %d tokens; the memory that --memory allows this model has %d", r->n_prompt,
                       (r->n_prompt + more + KV_PAGE - 1) / KV_PAGE, KV_PAGE, v->m->n_pages[0]);

@@ -22,9 +22,9 @@ tokens() { # COUNT VOCABULARY SEED
 }
 
 failed=0 rows=0
-# held NAME VOCABULARY BOUND SCORES: runs the model that is there; SCORES: how many of the peer's numbers are scores (0: an embedding).
+# held NAME ARCH VOCABULARY BOUND SCORES: runs the model that is there; SCORES: how many of the peer's numbers are scores (0: an embedding).
 held() {
-  local name=$1 vocab=$2 bound=$3 scores=$4 worst=0 value n lists="1 7 33 200" input
+  local name=$1 arch=$2 vocab=$3 bound=$4 scores=$5 worst=0 value n lists="1 7 33 200" input
   [ -n "${SAMPLE:-}" ] && lists="7 100"
   for n in $lists text; do
     if [ "$n" = text ]; then
@@ -38,9 +38,9 @@ held() {
     worst=$(awk -v a="$worst" -v b="${value:-nan}" 'BEGIN { print (b == b + 0 && b <= a + 0) ? a : b }')
   done
   rows=$((rows + 1))
-  if awk -v v="$worst" -v b="$bound" 'BEGIN { exit !(v == v + 0 && v <= b) }'; then printf '%-26s F32 %-12s holds (%s)\n' "$name" "$worst" "$bound"
+  if awk -v v="$worst" -v b="$bound" 'BEGIN { exit !(v == v + 0 && v <= b) }'; then printf '%-26s %-16s embed %-12s holds (%s)\n' "$name" "$arch" "$worst" "$bound"
   else
-    printf '%-26s F32 %-12s OUT OF BOUND (%s)\n' "$name" "$worst" "$bound"
+    printf '%-26s %-16s embed %-12s OUT OF BOUND (%s)\n' "$name" "$arch" "$worst" "$bound"
     failed=1
   fi
 }
@@ -55,7 +55,7 @@ encoder() {
   case $arch in gemma-embedding | llama-embed) vocab=llama-spm ;; nomic-bert-moe) vocab=nomic-bert-moe ;; esac
   # shellcheck disable=SC2086
   "$PEER_DIR/peer" random "$work/m.gguf" --arch "$arch" --vocab "$vocabs/ggml-vocab-$vocab.gguf" --seed 5 $sizes "$@" > "$work/log" 2>&1 || { echo "$name: peer random failed: $(tail -1 "$work/log")"; failed=1; return; }
-  held "$name" "$n" "$bound" "$scores"
+  held "$name" "$arch" "$n" "$bound" "$scores"
 }
 # decoder NAME ARCH BOUND SCORES [peer random's options...]
 decoder() {
@@ -64,14 +64,14 @@ decoder() {
   [ -n "${ONLY:-}" ] && ! [[ $name =~ $ONLY ]] && return
   [ -f "$ARCHS_DIR/$base.gguf" ] || { echo "$name: no $base.gguf in ARCHS_DIR: skipped"; return; }
   "$PEER_DIR/peer" random "$work/m.gguf" --meta "$ARCHS_DIR/$base.gguf" --seed 5 "$@" > "$work/log" 2>&1 || { echo "$name: peer random failed: $(tail -1 "$work/log")"; failed=1; return; }
-  held "$name" 128 "$bound" "$scores"
+  held "$name" "${base%-dense}" 128 "$bound" "$scores"
 }
 
 none="--set pooling_type=u32:0" mean="--set pooling_type=u32:1" cls="--set pooling_type=u32:2" last="--set pooling_type=u32:3" rank="--set pooling_type=u32:4"
 modern="--set attention.sliding_window=u32:32 --set attention.sliding_window_pattern=u32:3 --set rope.freq_base_swa=f32:10000 --set block_count=u32:6"
 gemma="--set block_count=u32:6 --set attention.head_count_kv=u32:2 --set attention.key_length=u32:32 --set attention.value_length=u32:32 --set attention.sliding_window=u32:16"
 head=cls.weight,cls.bias,cls.output.weight,cls.output.bias
-printf '%-26s %-3s %-12s\n' model type "worst NMSE"
+printf '%-26s %-16s %-5s %-12s\n' model architecture "" "worst NMSE"
 # shellcheck disable=SC2086
 {
   encoder bert bert 1e-5 0 $mean

@@ -22,6 +22,11 @@ shape=(--vocab none --n-vocab 512 --seed 3 --set embedding_length=u32:256 --set 
 peer random "$work/dense.gguf" --arch llama "${shape[@]}" --set block_count=u32:9 --set attention.head_count_kv=u32:4 || { echo "quantize: peer random failed"; exit 1; }
 peer random "$work/gqa.gguf" --arch llama "${shape[@]}" --set block_count=u32:9 --set attention.head_count_kv=u32:2
 peer random "$work/moe.gguf" --arch llama "${shape[@]}" --set block_count=u32:8 --set attention.head_count_kv=u32:4 --set expert_feed_forward_length=u32:256 --set expert_count=u32:8 --set expert_used_count=u32:2
+# For the types that the peer takes half a minute a million weights for: as few as show the mix, and one layer.
+small=("${shape[@]}" --set feed_forward_length=u32:256 --set attention.head_count_kv=u32:2)
+peer random "$work/slow.gguf" --arch llama "${small[@]}" --set block_count=u32:8
+peer random "$work/slowmoe.gguf" --arch llama "${small[@]}" --set block_count=u32:1 --set expert_feed_forward_length=u32:256 --set expert_count=u32:4 --set expert_used_count=u32:2
+peer random "$work/layer.gguf" --arch llama "${small[@]}" --set block_count=u32:1
 peer random "$work/falcon.gguf" --meta "$ARCHS_DIR/falcon-dense.gguf" --seed 3
 
 # one MODEL TYPE [options for both...]
@@ -42,16 +47,24 @@ one() {
 }
 
 all="F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q2_K_S Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M IQ3_XXS IQ3_XS IQ3_S IQ3_M IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4_MOE Q1_0 Q2_0"
-[ -n "${SAMPLE:-}" ] && all="Q4_0 Q8_0 Q2_K Q4_K_M IQ2_M IQ4_XS TQ2_0 MXFP4_MOE"
+[ -n "${SAMPLE:-}" ] && all="Q4_0 Q8_0 Q2_K Q4_K_M IQ2_XXS IQ4_XS TQ2_0 MXFP4_MOE"
 for type in $all; do
   [ -n "${ONLY:-}" ] && ! [[ $type =~ $ONLY ]] && continue
-  one dense "$type" --imatrix uniform
-  case $type in IQ1*|IQ2*|IQ3_XXS|IQ3_XS|Q2_K_S) ;; *) one dense "$type" ;; esac
-  one gqa "$type" --imatrix uniform
-  one moe "$type" --imatrix uniform
+  case $type in
+    IQ1* | IQ2* | IQ3_XXS | IQ3_XS)
+      one slow "$type" --imatrix uniform
+      [ -z "${SAMPLE:-}" ] && one slowmoe "$type" --imatrix uniform
+      ;;
+    *)
+      one dense "$type" --imatrix uniform
+      [ "$type" = Q2_K_S ] || one dense "$type"
+      one gqa "$type" --imatrix uniform
+      one moe "$type" --imatrix uniform
+      ;;
+  esac
   case $type in Q*_K*|IQ4*) one falcon "$type" ;; esac
+  [ -z "${SAMPLE:-}" ] && one layer "$type" --pure --imatrix uniform
 done
-[ -z "${ONLY:-}" ] && one dense Q4_K_M --pure
 
 # NVFP4: the peer has no file of its own; every matrix as that type.
 if [ -z "${ONLY:-}" ] && peer quantize "$work/dense.gguf" "$work/p.gguf" Q4_0 --tensors nvfp4; then

@@ -1,6 +1,6 @@
 // tok_tool: tokenize and detokenize a vocabulary, taking and printing what the peer's commands of the same names do; for tests/conformance/tokens.sh.
 //   tok_tool tokenize MODEL [--special] [--no-parse-special] [--separator LINE]      text on stdin -> ids, a line a record
-//   tok_tool detokenize MODEL [--exact]      lines of ids on stdin -> text, a NUL after each
+//   tok_tool detokenize MODEL [--exact]      lines of ids on stdin -> texts, the length of each on a line before it
 //   tok_tool time MODEL FILE                 MB/s
 //   tok_tool specials MODEL                  tokens recognized by their spelling, a NUL after each
 //   tok_tool pres                            every tokenizer.ggml.pre that is known
@@ -71,8 +71,8 @@ static int detokenize(const tokenizer *t, unsigned flags) {
             tok_ids_push(&ids, (int32_t)id);
         }
         if (tok_decode(t, ids.ids, ids.count, flags, &text, &err) != OK) return die(&err);
+        printf("%zu\n", text.len);
         fwrite(text.data ? text.data : "", 1, text.len, stdout);
-        putchar(0);
         tok_ids_free(&ids);
         strbuf_free(&text);
     }

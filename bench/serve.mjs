@@ -15,7 +15,11 @@ const here = dirname(fileURLToPath(import.meta.url)), root = dirname(here);
 const bin = process.env.ALTISERVE_BIN ?? join(root, 'build/altiserve'), peer = process.env.PEER_DIR;
 const load = process.env.LOAD ?? join(root, '../shared/load/load.mjs');
 const seconds = +arg('seconds', 120), crowd = +arg('crowd', 500), port = +arg('port', 21500), threads = arg('threads', '2');
-const folder = join(peer ?? '.', 'bench'), name = 'q06-Q4_K_M', file = join(folder, `${name}.gguf`);
+if (!peer) {
+  console.error('bench/serve.mjs needs PEER_DIR, the folder of an installed peer with bench/q06-Q4_K_M.gguf in it');
+  process.exit(2);
+}
+const folder = join(peer, 'bench'), name = 'q06-Q4_K_M', file = join(folder, `${name}.gguf`);
 const more = arg('server-flags', '').split(' ').filter(Boolean);
 
 // ---- a server, and what the system says of it

@@ -46,6 +46,7 @@ static void to_waiting(eng_served *v, eng_choice *c) {
 
 static void to_running(eng_served *v, eng_choice *c) {
     c->phase = CHOICE_RUNNING;
+    c->n_rows = 0;
     insert(&v->running, c);
     v->n_running++;
     c->r->client->running++;
@@ -235,6 +236,13 @@ static eng_choice *victim_for(eng_served *v, const eng_choice *c) {
     return found;
 }
 
+// r cannot go on, for want of memory. While another choice of it has rows in the step under way it stays as it is: the next step will say the same.
+static void fail_between(eng_served *v, altiserve_request *r, const error *err) {
+    for (uint32_t i = 0; i < r->n; i++)
+        if (r->choices[i].phase == CHOICE_RUNNING && r->choices[i].n_rows) return;
+    fail(v, r, err);
+}
+
 // Pages for tokens [0, upto) of c, from younger ones if need be. False: not now, or c has failed.
 static bool make_room(eng_served *v, eng_choice *c, size_t upto) {
     for (;;) {
@@ -242,7 +250,7 @@ static bool make_room(eng_served *v, eng_choice *c, size_t upto) {
         status s = kv_seq_reserve(c->kv, upto, &err);
         if (s == OK) return true;
         if (s != E_BUSY) {
-            fail(v, c->r, &err);
+            fail_between(v, c->r, &err);
             return false;
         }
         if (eng_draft_give_way(v)) continue;
@@ -286,7 +294,7 @@ static eng_choice *admit(eng_served *v) {
     eng_choice *c = next_of(v->waiting, NULL);
     error err = {0};
     if (eng_served_seq(v, c, &c->kv, &err) != OK) {
-        fail(v, c->r, &err);
+        fail_between(v, c->r, &err);
         return NULL;
     }
     size_t cached = kv_seq_match(c->kv, c->tokens, c->n_tokens);
@@ -501,7 +509,6 @@ static void release_followers(eng_served *v, eng_choice *first, const float *log
             to_waiting(v, c);
             continue;
         }
-        c->n_rows = 0;
         to_running(v, c);
         draw(v, c, logits, scratch);
         if (r->outcome == FINISH_ERROR) return;

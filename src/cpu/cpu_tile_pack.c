@@ -225,8 +225,7 @@ static void put_part(const tile_layout *l, uint8_t *panel, uint8_t *area, int64_
         }
         uint8_t *low = area + (h * 2 + kp / 8) * 64 + lane * 4 + kp % 8 / 2;
         *low |= (uint8_t)((x->q[c] & 15) << kp % 2 * 4);
-        if (l->bits == 5) area[256 + i * 8 + at / 8] |= (uint8_t)((x->q[c] >> 4) << at % 8);
-        if (l->bits == 6) area[256 + h * 64 + lane * 4 + kp / 4] |= (uint8_t)((x->q[c] >> 4) << kp % 4 * 2);
+        area[256 + i * 8 + at / 8] |= (uint8_t)((x->q[c] >> 4) << at % 8); // the fifth bit
     }
 }
 

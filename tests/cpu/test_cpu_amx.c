@@ -262,7 +262,8 @@ static void few_rows(void **state)
 {
     (void)state;
     if (!tier) skip();
-    static const int types[] = {QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_NVFP4};
+    static const int types[] = {QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_NVFP4,
+        QUANT_Q2_K, QUANT_Q3_K, QUANT_IQ3_S, QUANT_IQ3_XXS, QUANT_IQ2_S, QUANT_IQ2_XS, QUANT_IQ2_XXS, QUANT_IQ1_S, QUANT_IQ1_M, QUANT_TQ1_0, QUANT_TQ2_0, QUANT_Q2_0, QUANT_Q1_0};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         seed = i + 1;
         few_type(types[i], 768, 39);

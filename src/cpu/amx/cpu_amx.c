@@ -2,7 +2,7 @@
 // avx512 tier's: cpu_dispatch.c fills the table with that one first. The kernels' text is amx_gemm.h and
 // amx_attend.h, over the real tile instructions here and over C in cpu_amx_emulated.c, which is how tests reach them on a machine without.
 #include "cpu/amx/amx_attend.h"
-#include "cpu/amx/amx_few.h"
+#include "cpu/amx/amx_few_codes.h"
 #include "cpu/amx/amx_gemm.h"
 
 void cpu_kernels_amx(cpu_kernels *k)
@@ -10,5 +10,6 @@ void cpu_kernels_amx(cpu_kernels *k)
     k->isa = "amx";
     amx_fill_gemm(k);
     amx_fill_few(k);
+    amx_fill_few_codes(k);
     amx_fill_attend(k);
 }

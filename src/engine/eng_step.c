@@ -3,8 +3,8 @@
 //
 // Invariants: running and waiting are in order of age (priority, then arrival); a waiting choice holds no pages; at most `parallel` choices run. For want
 // of pages a choice is preempted only for an older one, and never while it is in the step under way; for want of a place also for a client that runs
-// nothing, but never the oldest: so the oldest always finishes. A preempted choice keeps its tokens and sampler and is computed again (from
-// the prefix cache where its pages are still there).
+// nothing, but never the oldest: so the oldest always finishes. One whose client does not read what is there gives way to everybody, and waits until it does.
+// A preempted choice keeps its tokens and sampler and is computed again (from the prefix cache where its pages are still there).
 #include "engine/eng_step.h"
 
 #include <string.h>
@@ -46,7 +46,7 @@ static void to_waiting(eng_served *v, eng_choice *c) {
 
 static void to_running(eng_served *v, eng_choice *c) {
     c->phase = CHOICE_RUNNING;
-    c->n_rows = 0;
+    c->n_rows = c->n_drafts = 0; // of an earlier step
     insert(&v->running, c);
     v->n_running++;
     c->r->client->running++;
@@ -214,18 +214,39 @@ static eng_choice *next_of(eng_choice *list, bool (*may)(const eng_choice *)) {
     return best;
 }
 
-// Nobody is free to run: the youngest whom the next that waits may displace goes back to waiting. One a step.
+// Its client takes what is written: one that does not is neither started nor keeps others waiting.
+static bool is_read(const eng_choice *c) { return !eng_request_full(c->r); }
+
+static eng_choice *unread(const eng_served *v) {
+    eng_choice *found = NULL;
+    for (eng_choice *c = v->running; c; c = c->next)
+        if (!is_read(c)) found = c;
+    return found;
+}
+
+static void displace(eng_served *v, eng_choice *c) {
+    preempt(v, c);
+    obs_count(OBS_DISPLACED, v->m->file->id, NULL, 1);
+}
+
+// Nobody is free to run: a choice whose client does not read goes back to waiting, or the youngest whom the next that waits may displace. One a step.
 static void make_way(eng_served *v) {
-    eng_choice *next = v->n_running < v->parallel ? NULL : next_of(v->waiting, NULL), *victim = NULL;
+    eng_choice *next = v->n_running < v->parallel ? NULL : next_of(v->waiting, is_read), *victim = next ? unread(v) : NULL;
     if (!next) return;
     pol_item waiting = item_of(next);
-    for (eng_choice *c = v->running ? v->running->next : NULL; c; c = c->next) { // all but the oldest
+    for (eng_choice *c = victim ? NULL : v->running ? v->running->next : NULL; c; c = c->next) { // all but the oldest
         pol_item item = item_of(c);
         if (pol_displaces(&waiting, next->r->client->running, &item, c->r->client->running)) victim = c;
     }
-    if (!victim) return;
-    preempt(v, victim);
-    obs_count(OBS_DISPLACED, v->m->file->id, NULL, 1);
+    if (victim) displace(v, victim);
+}
+
+// Nobody took rows: if somebody could for the pages of a choice whose client does not read, they are given back.
+static bool give_up_unread(eng_served *v) {
+    eng_choice *c = unread(v);
+    if (!c || !(next_of(v->waiting, is_read) || next_of(v->running, is_read))) return false;
+    displace(v, c);
+    return true;
 }
 
 // The youngest running choice that is younger than c and not in the step.
@@ -291,8 +312,9 @@ static bool lacks(const eng_served *v, int64_t pages) { return pages + promised(
 // Starts the next that waits, when its prompt and one page are to be had. NULL: nobody waits or it must go on waiting.
 static eng_choice *admit(eng_served *v) {
     if (!v->waiting || v->n_running >= v->parallel) return NULL;
-    eng_choice *c = next_of(v->waiting, NULL);
+    eng_choice *c = next_of(v->waiting, is_read);
     error err = {0};
+    if (!c) return NULL;
     if (eng_served_seq(v, c, &c->kv, &err) != OK) {
         fail_between(v, c->r, &err);
         return NULL;
@@ -453,6 +475,7 @@ static void compose(eng_served *v, samp_scratch *scratch) {
         add_chunk(v, c, &budget);
         if (!c->n_rows && c->phase == CHOICE_RUNNING && v->blocked == c) break;
     }
+    if (!v->n_rows && !v->more) v->more = give_up_unread(v);
 }
 
 static status compute(eng_served *v, error *err) {

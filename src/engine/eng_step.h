@@ -14,7 +14,7 @@ typedef struct eng_served {
     kv_key      key;
     bool        snapshots;      // recurrent states are kept at some borders of pages
     eng_tiers  *tiers;          // NULL: the pool alone
-    bool        more;           // tiers have brought pages in that a step could not take yet
+    bool        more;           // pages came, from tiers or from who gave way, that a step could not take yet
     int32_t     parallel;
     bool        recurrent;      // some layers keep a state: what a step did to it cannot be taken back row by row
     int32_t     draft_max;      // drafts of a sequence in a step; 0: none

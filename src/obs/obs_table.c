@@ -45,7 +45,7 @@ const obs_row obs_table[OBS_METRICS] = {
     {OBS_STEP_PHASE, OBS_COUNTER, {"altiserve_step_phase_seconds_total"}, "Time of steps by phase: compose, compute, sample.", {"model_name", "phase"}, NULL},
     {OBS_STEP_KIND, OBS_COUNTER, {"altiserve_steps_by_kind_total"}, "Forward steps by what they held: prompt, decode, mixed.", {"model_name", "kind"}, NULL},
     {OBS_PREEMPTIONS, OBS_COUNTER, {"vllm:num_preemptions_total"}, "Sequences put back because pages ran out.", MODEL, NULL},
-    {OBS_DISPLACED, OBS_COUNTER, {"altiserve_displaced_total"}, "Sequences put back because another client or priority had its turn.", MODEL, NULL},
+    {OBS_DISPLACED, OBS_COUNTER, {"altiserve_displaced_total"}, "Sequences put back because another client or priority had its turn, or because their client does not read.", MODEL, NULL},
     {OBS_EVICTIONS, OBS_COUNTER, {"altiserve_kv_evictions_total"}, "Cached KV pages given up for others.", MODEL, NULL},
     {OBS_REJECTS, OBS_COUNTER, {"altiserve_rejects_total"}, "Requests refused, by reason: queue, context, pages, timeout.", {"model_name", "reason"}, NULL},
     {OBS_DRAFTS, OBS_COUNTER, {"vllm:spec_decode_num_drafts_total"}, "Times that drafts of a sequence were checked.", MODEL, NULL},

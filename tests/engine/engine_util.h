@@ -28,19 +28,21 @@ static inline void answer_free(answer *a) {
     mem_free(a);
 }
 
+static inline void note_event(answer *out, const altiserve_event *e) {
+    if (e->kind == EVENT_STARTED) out->started++;
+    if (e->kind == EVENT_FINISH) out->finish[e->choice] = e->finish;
+    if (e->kind != EVENT_TEXT) return;
+    strbuf_add(&out->text[e->choice], e->text, e->text_len);
+    for (size_t i = 0; i < e->n_tokens && out->n_tokens[e->choice] < 1024; i++) {
+        if (e->logprobs) out->logprob[e->choice][out->n_tokens[e->choice]] = e->logprobs[i * (1 + (size_t)e->top_logprobs)].logprob;
+        out->tokens[e->choice][out->n_tokens[e->choice]++] = e->tokens[i];
+    }
+}
+
 // Takes events until the end.
 static inline void collect(altiserve_request *r, answer *out) {
     altiserve_event e;
-    while (altiserve_next(r, UINT32_MAX, &e) != EVENT_END) {
-        if (e.kind == EVENT_STARTED) out->started++;
-        if (e.kind == EVENT_FINISH) out->finish[e.choice] = e.finish;
-        if (e.kind != EVENT_TEXT) continue;
-        strbuf_add(&out->text[e.choice], e.text, e.text_len);
-        for (size_t i = 0; i < e.n_tokens && out->n_tokens[e.choice] < 1024; i++) {
-            if (e.logprobs) out->logprob[e.choice][out->n_tokens[e.choice]] = e.logprobs[i * (1 + (size_t)e.top_logprobs)].logprob;
-            out->tokens[e.choice][out->n_tokens[e.choice]++] = e.tokens[i];
-        }
-    }
+    while (altiserve_next(r, UINT32_MAX, &e) != EVENT_END) note_event(out, &e);
     out->end = e.finish;
     out->err = e.err;
     out->usage = altiserve_request_usage(r);

@@ -111,10 +111,8 @@ static void together_as_alone(void **state) {
     altiserve_destroy(together);
 }
 
-// Eight pages for all: choices are preempted and computed again, and nobody's text shows it. Also what needs more than there is.
-static void preempted_as_alone(void **state) {
-    (void)state;
-    enum { CLIENTS = 10 };
+// What toy-1 asks for at least: eight pages.
+static uint64_t least_memory(void) {
     altiserve_options o = toy_options();
     o.memory = 1;
     altiserve *a = engine_with(o);
@@ -127,8 +125,15 @@ static void preempted_as_alone(void **state) {
     assert_non_null(strstr(x->err.text, "--memory allows 1"));
     answer_free(x);
     altiserve_destroy(a);
+    return least;
+}
 
-    o.memory = least;
+// Eight pages for all: choices are preempted and computed again, and nobody's text shows it. Also what needs more than there is.
+static void preempted_as_alone(void **state) {
+    (void)state;
+    enum { CLIENTS = 10 };
+    altiserve_options o = toy_options();
+    o.memory = least_memory();
     altiserve *narrow = engine_with(o), *wide = engine_with(toy_options());
     double before = obs_read(OBS_PREEMPTIONS, "toy-1", NULL);
     client c[CLIENTS];
@@ -143,7 +148,7 @@ static void preempted_as_alone(void **state) {
     for (int i = 0; i < CLIENTS; i++) {
         pthread_join(t[i], NULL);
         if (c[i].got->end != FINISH_LENGTH) fail_msg("client %d: %s", i, c[i].got->err.text);
-        x = ask(wide, &c[i].g);
+        answer *x = ask(wide, &c[i].g);
         for (uint32_t k = 0; k < c[i].g.n; k++) same_tokens(x, c[i].got, (int)k, (int)k);
         answer_free(x);
         answer_free(c[i].got);
@@ -154,8 +159,8 @@ static void preempted_as_alone(void **state) {
     assert_true(st.pages_total <= 8);
     assert_true(st.memory_used <= st.memory_limit);
     char *text = long_prompt(60); // fits the file's context, not these pages
-    g = greedy(text, 4);
-    x = ask(narrow, &g);
+    altiserve_generate g = greedy(text, 4);
+    answer *x = ask(narrow, &g);
     assert_int_equal(x->end, FINISH_ERROR);
     assert_int_equal(x->err.code, E_LIMIT);
     mem_free(text);
@@ -335,6 +340,41 @@ static void slow_readers_pause(void **state) {
     altiserve_destroy(a);
 }
 
+// With no place free, and with few pages: who does not read gives way, and goes on where it was when it does.
+static void who_does_not_read_gives_way(void **state) {
+    (void)state;
+    altiserve_generate g = greedy(prompts[3], 110), h = greedy(prompts[5], 30);
+    g.n = 3;
+    g.sampling = (altiserve_sampling){.temperature = 1, .seed = 5, .has_seed = true};
+    altiserve *alone = engine_with(toy_options());
+    answer *expected = ask(alone, &g);
+    for (int few = 0; few < 2; few++) {
+        altiserve_options o = toy_options();
+        if (few) o.memory = least_memory();
+        else o.parallel = 3;
+        altiserve *a = engine_with(o);
+        altiserve_request *unread, *r;
+        altiserve_event e = {0};
+        answer *got = mem_calloc(1, sizeof *got);
+        assert_int_equal(altiserve_submit(a, &g, &unread, NULL), OK);
+        while (e.kind != EVENT_TEXT || e.choice != 2) { // until all three have run
+            altiserve_next(unread, 60000, &e);
+            assert_true(e.kind != EVENT_NONE && e.kind != EVENT_END);
+            note_event(got, &e);
+        }
+        assert_int_equal(altiserve_submit(a, &h, &r, NULL), OK);
+        do assert_int_not_equal(altiserve_next(r, 60000, &e), EVENT_NONE);
+        while (e.kind != EVENT_END);
+        altiserve_request_free(r);
+        collect(unread, got);
+        for (int i = 0; i < 3; i++) same_tokens(expected, got, i, i);
+        answer_free(got);
+        altiserve_destroy(a);
+    }
+    answer_free(expected);
+    altiserve_destroy(alone);
+}
+
 static atomic_int notified;
 static void count_notify(void *ctx) {
     (void)ctx;
@@ -430,7 +470,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_have_tokens_text_and_usage), cmocka_unit_test(seeds), cmocka_unit_test(together_as_alone), cmocka_unit_test(preempted_as_alone),
         cmocka_unit_test(choices_share_the_prompt), cmocka_unit_test(prefixes_are_found_again), cmocka_unit_test(stop_strings), cmocka_unit_test(logprobs),
-        cmocka_unit_test(bad_requests), cmocka_unit_test(cancelling_frees_pages), cmocka_unit_test(slow_readers_pause),
+        cmocka_unit_test(bad_requests), cmocka_unit_test(cancelling_frees_pages), cmocka_unit_test(slow_readers_pause), cmocka_unit_test(who_does_not_read_gives_way),
         cmocka_unit_test(notify_and_timeouts), cmocka_unit_test(the_queue_is_bounded), cmocka_unit_test(allocation_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -57,6 +57,19 @@ static inline answer *ask(altiserve *a, const altiserve_generate *g) {
     return out;
 }
 
+// A thread's request: asks g of a.
+typedef struct client {
+    altiserve *a;
+    altiserve_generate g;
+    answer *got;
+} client;
+
+static inline void *client_main(void *arg) {
+    client *c = arg;
+    c->got = ask(c->a, &c->g);
+    return NULL;
+}
+
 static inline altiserve *engine_with(altiserve_options o) {
     altiserve *a = NULL;
     error err = {0};

@@ -61,18 +61,6 @@ static void seeds(void **state) {
     altiserve_destroy(a);
 }
 
-typedef struct client {
-    altiserve *a;
-    altiserve_generate g;
-    answer *got;
-} client;
-
-static void *client_main(void *arg) {
-    client *c = arg;
-    c->got = ask(c->a, &c->g);
-    return NULL;
-}
-
 // All at once, in few pages (so that some are preempted), against one after the other without a prefix cache.
 static void together_as_alone(void **state) {
     (void)state;

@@ -161,18 +161,6 @@ static void text_does_not_depend_on_drafts(void **state) {
     altiserve_destroy(when);
 }
 
-typedef struct client {
-    altiserve *a;
-    altiserve_generate g;
-    answer *got;
-} client;
-
-static void *client_main(void *arg) {
-    client *c = arg;
-    c->got = ask(c->a, &c->g);
-    return NULL;
-}
-
 // A crowd with few pages: preempted and taken up again between drafts.
 static void crowds_and_preemption(void **state) {
     (void)state;

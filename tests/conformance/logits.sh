@@ -50,7 +50,7 @@ row() {
   if [ -n "${META:-}" ]; then args=(--meta "$META" --set context_length=u32:1024)
   elif [ -f "$ARCHS_DIR/$base.gguf" ]; then args=(--meta "$ARCHS_DIR/$base.gguf" --set context_length=u32:1024); else args=(--arch "$base" --vocab none --n-vocab 128); fi
   [ -f "$ARCHS_DIR/$base.with" ] && args+=(--with "$(cat "$ARCHS_DIR/$base.with")")
-  "$PEER_DIR/peer" random "$model" --seed 3 "${args[@]}" "$@" > "$work/log" 2>&1 || {
+  { "$PEER_DIR/peer" random "$model" --seed 3 "${args[@]}" "$@" > "$work/log" 2>&1; } 2> /dev/null || {
     if [ -n "${OPTIONAL:-}" ]; then refused="$refused $name"; else echo "$name: peer random failed: $(tail -1 "$work/log")"; failed=1; fi
     return
   }

@@ -14,17 +14,7 @@
 #include "base/mem.h"
 #include "cpu/cpu.h"
 #include "quant/quant.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
+#include "sanitized.h"
 
 static status ones(void *ctx, uint64_t offset, size_t n, void *dst, error *err)
 {

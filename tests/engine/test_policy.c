@@ -14,12 +14,9 @@
 
 #include "base/mem.h"
 #include "engine/eng_policy.h"
+#include "sanitized.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { REQUESTS = 100000 };
-#else
-enum { REQUESTS = 1000000 };
-#endif
+enum { REQUESTS = SANITIZED ? 100000 : 1000000 };
 
 static uint64_t random_state;
 static uint64_t next_random(void) { // splitmix64

@@ -9,6 +9,7 @@
 #include "engine/engine_util.h"
 #include "model/small_model.h"
 #include "obs/obs.h"
+#include "sanitized.h"
 
 // ---- the parts -----------------------------------------------------------------------------------
 
@@ -101,6 +102,8 @@ static void drafts_pay(void **state) {
 
 // ---- the engine ----------------------------------------------------------------------------------
 
+enum { FEWER = SANITIZED ? 4 : 1 }; // a part of the texts under a sanitizer: it looks at memory and threads, not at which drafts are right
+
 static altiserve_options options(altiserve_speculation when) {
     altiserve_options o = toy_options();
     o.speculation = when;
@@ -140,7 +143,7 @@ static void text_does_not_depend_on_drafts(void **state) {
     (void)state;
     altiserve *plain = engine_with(options(SPECULATE_OFF)), *drafting = engine_with(options(SPECULATE_ALWAYS)), *when = engine_with(options(SPECULATE_AUTO));
     uint32_t drafted = 0, accepted = 0;
-    for (int i = 0; i < 120; i++) {
+    for (int i = 0; i < 120 / FEWER; i++) {
         altiserve_generate g = variant(i);
         answer *x = ask(plain, &g), *y = ask(drafting, &g), *z = ask(when, &g);
         if (x->end == FINISH_ERROR) fail_msg("%s", x->err.text);
@@ -155,7 +158,7 @@ static void text_does_not_depend_on_drafts(void **state) {
         answer_free(y);
         answer_free(z);
     }
-    assert_true(accepted > 200 && drafted > accepted + 200); // both ways were gone
+    assert_true(accepted > 200 / FEWER && drafted > accepted + 200 / FEWER); // both ways were gone
     altiserve_destroy(plain);
     altiserve_destroy(drafting);
     altiserve_destroy(when);
@@ -266,7 +269,7 @@ static void windows(void **state) {
     altiserve *drafting = engine_with(o);
     int32_t prompt[PROMPT];
     uint32_t drafted = 0, accepted = 0;
-    for (int i = 0; i < 24; i++) {
+    for (int i = 0; i < 24 / FEWER; i++) {
         for (int k = 0; k < PROMPT; k++) prompt[k] = (k % (3 + i) * 7 + i) % VOCAB;
         altiserve_generate g = {.model = path, .tokens = prompt, .n_tokens = PROMPT - (size_t)i, .n = 1 + (uint32_t)i % 2, .max_tokens = 300, .logprobs = -1, .ignore_eos = true,
                                 .sampling = {.temperature = i % 3 ? .03f * (float)i : 0, .seed = (uint64_t)i, .has_seed = true}, .given = SAMPLING_TEMPERATURE};
@@ -278,7 +281,7 @@ static void windows(void **state) {
         answer_free(x);
         answer_free(y);
     }
-    if (accepted < 200 || drafted < accepted + 200) fail_msg("%u of %u drafts were right: both ways must be gone", accepted, drafted);
+    if (accepted < 200 / FEWER || drafted < accepted + 200 / FEWER) fail_msg("%u of %u drafts were right: both ways must be gone", accepted, drafted);
     altiserve_destroy(plain);
     altiserve_destroy(drafting);
     assert_int_equal(unlink(path), 0);
@@ -323,7 +326,7 @@ static void a_model_drafts_for_itself(void **state) {
     (void)state;
     altiserve_options o = options(SPECULATE_ALWAYS);
     o.draft = "toy-1";
-    answers_are_plain(o, 0, 40, 800);
+    answers_are_plain(o, 0, 40 / FEWER, 800 / FEWER);
     altiserve *a = engine_with(o);
     altiserve_generate g = greedy("A text that repeats nothing yet?", 12);
     answer *x = ask(a, &g);
@@ -343,9 +346,9 @@ static void a_smaller_model_drafts(void **state) {
     if (altiserve_quantize(&q, &made, &err) != OK) fail_msg("%s", err.text);
     altiserve_options o = options(SPECULATE_ALWAYS);
     o.draft = path;
-    answers_are_plain(o, 0, 60, 400);
+    answers_are_plain(o, 0, 60 / FEWER, 400 / FEWER);
     o.speculation = SPECULATE_AUTO;
-    answers_are_plain(o, 60, 100, 0);
+    answers_are_plain(o, 60, 60 + 40 / FEWER, 0);
     // the ledger has both
     altiserve_stats alone, both;
     altiserve_generate g = greedy(texts[1], 30);

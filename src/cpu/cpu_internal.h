@@ -168,6 +168,8 @@ typedef struct cpu_kernels {
     bool packed; // weights are packed in panels, integer formats in int8
     bool tiles;  // or as tiles
     dev_kv_type kv_auto;
+    // Packs 16 whole rows of file blocks (k columns, a multiple of 32, row_bytes apart) into a panel, as cpu_pack_panel does, or NULL. Only from the type the format is named for.
+    void (*pack[CPU_FORMATS])(int64_t k, const uint8_t *rows, size_t row_bytes, uint8_t *panel);
     void (*norm)(dev_norm_kind kind, float *y, const float *x, int32_t n, const float *w, const float *b, float eps);
     // cs: cos and sin of each pair, interleaved
     void (*rope)(float *x, const float *cs, int32_t dims, dev_rope_kind kind, bool inverse);
@@ -197,6 +199,8 @@ void cpu_kernels_ref(cpu_kernels *k);
 #if defined(__x86_64__)
 void cpu_kernels_avx2(cpu_kernels *k);
 void cpu_kernels_avx512(cpu_kernels *k);
+void cpu_pack_avx512(cpu_kernels *k); // its `pack`
+void cpu_pack_avx2(cpu_kernels *k);
 void cpu_kernels_amx(cpu_kernels *k);
 void cpu_kernels_amx_emulated(cpu_kernels *k); // the same kernels over tile instructions in C
 #elif defined(__aarch64__)
@@ -219,6 +223,13 @@ static inline cpu_format cpu_format_of(const cpu_kernels *kern, uint32_t type, i
     bool matrix = use & DEV_USE_MATRIX;
     if (use & DEV_USE_EXACT) type = QUANT_F32; // its weights are decoded as they are packed
     return matrix && kern->tiles ? cpu_tile_format(type) : cpu_choose_format(type, k, kern->packed && matrix);
+}
+// Packs n (1..16) rows of file blocks into a panel, the tier's way where it has one.
+static inline void cpu_pack(const cpu_kernels *kern, cpu_format f, uint32_t type, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel)
+{
+    bool decoded = f == CPU_F32 && type != QUANT_F32;
+    if (kern->pack[f] && n == PANEL && k % BLOCK == 0 && !decoded) kern->pack[f](k, rows, row_bytes, panel);
+    else cpu_pack_panel(f, type, k, n, rows, row_bytes, panel);
 }
 // Of that many rows, how many may go to the kernels for a few.
 static inline size_t cpu_few_rows(const cpu_kernels *kern, size_t rows) { return rows < (size_t)kern->few_rows ? rows : (size_t)kern->few_rows; }

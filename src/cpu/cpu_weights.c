@@ -103,6 +103,7 @@ size_t cpu_weight_size(const device *dev, const dev_weight *w)
 }
 
 typedef struct import_job {
+    const cpu_kernels *kernels;
     const dev_weight *w;
     const dev_source *source;
     const layout *l;
@@ -138,7 +139,7 @@ static void import_piece(void *ctx, size_t begin, size_t end, int worker)
         else if (j->t->data)
             for (int64_t p = 0; p * PANEL < rows; p++) {
                 int64_t left = rows - p * PANEL;
-                cpu_pack_panel(j->l->format, j->w->type, j->w->k, (int)(left < PANEL ? left : PANEL), buffer + (size_t)p * PANEL * j->l->row_bytes, j->l->row_bytes,
+                cpu_pack(j->kernels, j->l->format, j->w->type, j->w->k, (int)(left < PANEL ? left : PANEL), buffer + (size_t)p * PANEL * j->l->row_bytes, j->l->row_bytes,
                     j->t->data + (size_t)expert * j->l->expert_bytes + (size_t)(panel + p) * j->l->panel_bytes);
             }
         if (j->t->vector)
@@ -154,7 +155,7 @@ status cpu_import_weight(device *dev, const dev_weight *w, const dev_source *sou
     layout l;
     status st = lay_out(d, w, &l, err);
     if (st) return st;
-    import_job job = {.w = w, .source = source, .l = &l};
+    import_job job = {.kernels = &d->kernels, .w = w, .source = source, .l = &l};
     job.piece_panels = (int64_t)(PIECE / (l.row_bytes * PANEL));
     if (job.piece_panels < 1) job.piece_panels = 1;
     if (job.piece_panels > l.n_panels) job.piece_panels = l.n_panels;

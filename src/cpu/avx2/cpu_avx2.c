@@ -180,4 +180,5 @@ void cpu_kernels_avx2(cpu_kernels *k)
     fill_generic(k);
     fill_int8(k);
     k->quantize = quantize;
+    cpu_pack_avx2(k);
 }

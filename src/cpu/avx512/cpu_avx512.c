@@ -168,4 +168,5 @@ void cpu_kernels_avx512(cpu_kernels *k)
     fill_generic(k);
     fill_int8(k);
     k->quantize = quantize;
+    cpu_pack_avx512(k);
 }

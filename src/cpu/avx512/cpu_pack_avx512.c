@@ -1,0 +1,147 @@
+// cpu/pack_avx512: sixteen whole rows of the file's blocks into panels, for the types that most files are in (cpu_pack_rows.h), and into tiles: quarters of bytes
+// in the order of a tile (cpu_tile.h), then eight rows side by side.
+#include <immintrin.h>
+
+#include "cpu/cpu_tile.h"
+
+typedef __m512i rows16; // a lane of 16 bytes for each four rows, or a dword for each row
+
+// 16 bytes each of rows first, first + step, first + 2 step, first + 3 step.
+static inline __m512i four_rows(const uint8_t *at, size_t stride, int first, int step)
+{
+    const uint8_t *p = at + (size_t)first * stride;
+    size_t s = (size_t)step * stride;
+    __m512i x = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)p));
+    x = _mm512_inserti32x4(x, _mm_loadu_si128((const __m128i *)(p + s)), 1);
+    x = _mm512_inserti32x4(x, _mm_loadu_si128((const __m128i *)(p + 2 * s)), 2);
+    return _mm512_inserti32x4(x, _mm_loadu_si128((const __m128i *)(p + 3 * s)), 3);
+}
+
+// Dword i of 16 bytes of each of 16 rows, in the order of rows.
+static inline void columns(const uint8_t *at, size_t stride, rows16 c[4])
+{
+    __m512i r[4];
+    for (int i = 0; i < 4; i++) r[i] = four_rows(at, stride, i, 4);
+    __m512i a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpacklo_epi32(r[2], r[3]);
+    __m512i d = _mm512_unpackhi_epi32(r[0], r[1]), e = _mm512_unpackhi_epi32(r[2], r[3]);
+    c[0] = _mm512_unpacklo_epi64(a, b);
+    c[1] = _mm512_unpackhi_epi64(a, b);
+    c[2] = _mm512_unpacklo_epi64(d, e);
+    c[3] = _mm512_unpackhi_epi64(d, e);
+}
+
+static inline rows16 select_bits(int mask, rows16 a, rows16 b) { return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)mask), a, b, 0xca); }
+static inline rows16 left(rows16 x, int n) { return n < 0 ? _mm512_srli_epi16(x, (unsigned)-n) : _mm512_slli_epi16(x, (unsigned)n); }
+static inline rows16 six_bits(rows16 x) { return _mm512_and_si512(x, _mm512_set1_epi8(63)); }
+static inline rows16 flip_sign(rows16 x) { return _mm512_xor_si512(x, _mm512_set1_epi8((char)0x80)); }
+static inline void put(uint8_t *to, rows16 x) { _mm512_storeu_si512(to, x); }
+static inline void put_lanes(uint8_t *to, rows16 x)
+{
+    _mm_storeu_si128((__m128i *)to, _mm512_castsi512_si128(x));
+    _mm_storeu_si128((__m128i *)(to + 32), _mm512_extracti32x4_epi32(x, 1));
+    _mm_storeu_si128((__m128i *)(to + 64), _mm512_extracti32x4_epi32(x, 2));
+    _mm_storeu_si128((__m128i *)(to + 96), _mm512_extracti32x4_epi32(x, 3));
+}
+static inline rows16 byte_columns(rows16 x)
+{
+    const __m512i lanes = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), _mm512_shuffle_epi8(x, lanes));
+}
+
+#include "cpu/cpu_pack_rows.h"
+
+// 16 columns of eight rows as bytes, in two vectors of eight bytes a row: [s][parity][t] is column 4 t + 2 s + parity.
+static inline void tile_bytes(const uint8_t *at, size_t stride, __m512i s[2])
+{
+    const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    __m512i a = _mm512_shuffle_epi8(four_rows(at, stride, 0, 2), order), b = _mm512_shuffle_epi8(four_rows(at, stride, 1, 2), order);
+    s[0] = _mm512_unpacklo_epi64(a, b);
+    s[1] = _mm512_unpackhi_epi64(a, b);
+}
+
+static void tile_16(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) { panel_dwords(k / 2, rows, stride, panel); }
+
+static void tile_q8_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
+{
+    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q8_0, k));
+    for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_q8_0), area += 512) {
+        put_halves(panel + b * 32, rows, stride);
+        for (int h = 0; h < 2; h++)
+            for (int g = 0; g < 2; g++) {
+                __m512i s[2];
+                tile_bytes(rows + 2 + (size_t)h * 8 * stride + g * 16, stride, s);
+                put(area + (h * 2 + g) * 128, flip_sign(s[0]));
+                put(area + (h * 2 + g) * 128 + 64, flip_sign(s[1]));
+            }
+    }
+}
+
+// The lower halves of 16 bytes of 16 rows as one group of a tile, the upper ones as another.
+static inline void nibble_tiles(const uint8_t *at, size_t stride, uint8_t *low, uint8_t *high)
+{
+    for (int h = 0; h < 2; h++) {
+        __m512i s[2];
+        tile_bytes(at + (size_t)h * 8 * stride, stride, s);
+        put(low + h * 128, both_low(s[0], s[1]));
+        put(high + h * 128, both_high(s[0], s[1]));
+    }
+}
+
+static void tile_q4_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
+{
+    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q4_0, k));
+    for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_q4_0), area += 256) {
+        put_halves(panel + b * 32, rows, stride);
+        nibble_tiles(rows + 2, stride, area, area + 64);
+    }
+}
+
+static void tile_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
+{
+    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q4_K, k));
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q4_K), area += 8 * 256) {
+        scales_k4(rows, stride, panel + g * 320);
+        for (int j = 0; j < 8; j++) nibble_tiles(rows + offsetof(block_q4_K, qs) + j * 16, stride, area + j / 2 * 512 + j % 2 * 64, area + j / 2 * 512 + 256 + j % 2 * 64);
+    }
+}
+
+// The two upper bits of 128 columns of eight rows into four tiles. A byte of t[i] holds, two bits for each tile, column 8 m + 2 i + parity of [parity][m].
+static inline void pair_tiles(const uint8_t *at, size_t stride, uint8_t *to)
+{
+    const __m256i order = _mm256_setr_epi8(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27, 4, 12, 20, 28, 5, 13, 21, 29, 6, 14, 22, 30, 7, 15, 23, 31);
+    __m512i two = _mm512_inserti64x4(_mm512_castsi256_si512(order), _mm256_add_epi8(order, _mm256_set1_epi8(32)), 1), x[4], t[4];
+    for (int i = 0; i < 4; i++) { // rows 0 2, 1 3, 4 6, 5 7
+        const uint8_t *p = at + (size_t)(i / 2 * 4 + i % 2) * stride;
+        __m512i v = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p)), _mm256_loadu_si256((const __m256i *)(p + 2 * stride)), 1);
+        x[i] = _mm512_permutexvar_epi8(two, v);
+    }
+    __m512i a = _mm512_unpacklo_epi64(x[0], x[1]), b = _mm512_unpacklo_epi64(x[2], x[3]), c = _mm512_unpackhi_epi64(x[0], x[1]), d = _mm512_unpackhi_epi64(x[2], x[3]);
+    t[0] = _mm512_shuffle_i64x2(a, b, 0x88);
+    t[1] = _mm512_shuffle_i64x2(c, d, 0x88);
+    t[2] = _mm512_shuffle_i64x2(a, b, 0xdd);
+    t[3] = _mm512_shuffle_i64x2(c, d, 0xdd);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) put(to + j * 384, four_pairs(t, j));
+}
+
+static void tile_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
+{
+    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q6_K, k));
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q6_K)) {
+        scales_k6(rows, stride, panel + g * 288);
+        for (int half = 0; half < 2; half++, area += 4 * 384) {
+            for (int j = 0; j < 4; j++) nibble_tiles(rows + half * 64 + j * 16, stride, area + j / 2 * 384 + j % 2 * 64, area + (j / 2 + 2) * 384 + j % 2 * 64);
+            for (int h = 0; h < 2; h++) pair_tiles(rows + offsetof(block_q6_K, qh) + half * 32 + (size_t)h * 8 * stride, stride, area + 256 + h * 64);
+        }
+    }
+}
+
+void cpu_pack_avx512(cpu_kernels *k)
+{
+    fill_pack(k);
+    k->pack[CPU_TILE_BF16] = k->pack[CPU_TILE_F16] = tile_16;
+    k->pack[CPU_TILE_Q8_0] = tile_q8_0;
+    k->pack[CPU_TILE_Q4_0] = k->pack[CPU_TILE_IQ4_NL] = tile_q4_0; // the same fields
+    k->pack[CPU_TILE_Q4_K] = tile_q4_k;
+    k->pack[CPU_TILE_Q6_K] = tile_q6_k;
+}

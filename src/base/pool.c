@@ -3,28 +3,43 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #include "base/mem.h"
 #include "base/os.h"
 
-// A job is published by raising `epoch`; each worker runs it once and counts itself in `done`. Barriers count arrivals in
-// `waiting` and open by raising `phase`. Every wait spins SPIN times, then sleeps on the condition variable.
-enum { SPIN = 20000 };
+// `round` is one word, so that a claim and the end of a round exclude each other: the number of the round, how many workers hold work in it, and the next item.
+// Who holds nothing when it arrives, and finds that nobody does, opens the next round. `door` lets workers into a job: its number, whether it is closed, how
+// many came in; the job is over when it is closed and as many have `left`. Every wait spins for SPIN_NS, about what sleeping and being woken costs, then sleeps.
+// Invariants: fn, ctx and round change only while nobody is in; a closed job lets nobody in, so ctx may die when pool_run returns.
+enum { SPIN_NS = 100000, SPINS_A_LOOK = 16 };
+enum { NEXT_BITS = 33, HOLDER_BITS = 11 };
+#define NEXT_OF(v) ((v) & (((uint64_t)1 << NEXT_BITS) - 1))
+#define HOLDER ((uint64_t)1 << NEXT_BITS)
+#define HOLDERS_OF(v) ((v) >> NEXT_BITS & (((uint64_t)1 << HOLDER_BITS) - 1))
+#define ROUND_OF(v) ((uint32_t)((v) >> (NEXT_BITS + HOLDER_BITS)))
+#define ROUND_MASK (((uint32_t)1 << (64 - NEXT_BITS - HOLDER_BITS)) - 1)
+#define CLOSED ((uint64_t)1 << 31)
+#define ENTERED_OF(v) ((uint32_t)((v) & (CLOSED - 1)))
+#define JOB_OF(v) ((uint32_t)((v) >> 32))
+
+typedef struct bed { // where those sleep who wait for the same kind of news
+    pthread_mutex_t lock;
+    pthread_cond_t  wake;
+    atomic_int      sleepers;
+} bed;
 
 struct pool {
     int threads;
     pthread_t *ids;
     pool_fn fn;
     void *ctx;
-    _Alignas(64) atomic_size_t next;
-    _Alignas(64) atomic_uint epoch;
-    _Alignas(64) atomic_int done;
-    _Alignas(64) atomic_int waiting;
-    atomic_uint phase;
-    _Alignas(64) atomic_int sleepers;
+    _Alignas(64) _Atomic uint64_t round;
+    _Alignas(64) _Atomic uint64_t door;
+    _Alignas(64) atomic_uint left;
     atomic_bool stop;
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
+    _Alignas(64) bed jobs; // for a job to open
+    bed inside;            // for a round to end, or for all to leave
 };
 
 struct start {
@@ -40,69 +55,111 @@ static void relax(void) {
 #endif
 }
 
-static void wake_all(pool *p) {
-    if (atomic_load(&p->sleepers) == 0) return;
-    pthread_mutex_lock(&p->lock);
-    pthread_cond_broadcast(&p->wake);
-    pthread_mutex_unlock(&p->lock);
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-// Until *word differs from `old`.
-static void wait_change(pool *p, atomic_uint *word, unsigned old) {
-    for (int i = 0; i < SPIN; i++) {
-        if (atomic_load_explicit(word, memory_order_acquire) != old) return;
+static void wake_all(bed *b) {
+    if (atomic_load(&b->sleepers) == 0) return;
+    pthread_mutex_lock(&b->lock);
+    pthread_cond_broadcast(&b->wake);
+    pthread_mutex_unlock(&b->lock);
+}
+
+typedef bool (*come_fn)(pool *p, uint32_t what);
+
+static void wait_for(pool *p, bed *b, come_fn come, uint32_t what) {
+    int64_t until = 0;
+    for (int i = 1;; i++) {
+        if (come(p, what)) return;
         relax();
+        if (i % SPINS_A_LOOK) continue;
+        int64_t now = now_ns();
+        if (!until) until = now + SPIN_NS;
+        else if (now >= until) break;
     }
-    pthread_mutex_lock(&p->lock);
-    atomic_fetch_add(&p->sleepers, 1);
-    while (atomic_load(word) == old) pthread_cond_wait(&p->wake, &p->lock);
-    atomic_fetch_sub(&p->sleepers, 1);
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_lock(&b->lock);
+    atomic_fetch_add(&b->sleepers, 1); // before the last look: who brings the news looks at it after
+    while (!come(p, what)) pthread_cond_wait(&b->wake, &b->lock);
+    atomic_fetch_sub(&b->sleepers, 1);
+    pthread_mutex_unlock(&b->lock);
 }
 
-void pool_barrier(pool *p) {
-    if (p->threads == 1) {
-        atomic_store_explicit(&p->next, 0, memory_order_relaxed);
-        return;
-    }
-    unsigned phase = atomic_load(&p->phase);
-    if (atomic_fetch_add(&p->waiting, 1) == p->threads - 1) {
-        atomic_store(&p->waiting, 0);
-        atomic_store(&p->next, 0);
-        atomic_store(&p->phase, phase + 1);
-        wake_all(p);
-        return;
-    }
-    wait_change(p, &p->phase, phase);
+static bool job_opened(pool *p, uint32_t seen) { return JOB_OF(atomic_load(&p->door)) != seen; }
+static bool round_over(pool *p, uint32_t round) { return ROUND_OF(atomic_load(&p->round)) != (round & ROUND_MASK); }
+static bool all_left(pool *p, uint32_t entered) { return atomic_load(&p->left) == entered; }
+
+size_t pool_next(pool_member *m, size_t step) {
+    uint64_t v = atomic_load(&m->pool->round), more = step + (m->holds ? 0 : HOLDER);
+    do
+        if (ROUND_OF(v) != (m->round & ROUND_MASK)) return POOL_NONE;
+    while (!atomic_compare_exchange_weak(&m->pool->round, &v, v + more));
+    m->holds = true;
+    return (size_t)NEXT_OF(v);
 }
 
-size_t pool_next(pool *p, size_t step) { return atomic_fetch_add_explicit(&p->next, step, memory_order_relaxed); }
+void pool_barrier(pool_member *m) {
+    pool *p = m->pool;
+    uint64_t v = atomic_load(&p->round), to;
+    bool over, last = false;
+    do {
+        over = ROUND_OF(v) != (m->round & ROUND_MASK); // without this worker
+        if (over) break;
+        last = HOLDERS_OF(v) == m->holds;
+        to = last ? (uint64_t)((m->round + 1) & ROUND_MASK) << (NEXT_BITS + HOLDER_BITS) : v - (m->holds ? HOLDER : 0);
+    } while (!atomic_compare_exchange_weak(&p->round, &v, to));
+    if (!over && last) wake_all(&p->inside);
+    else if (!over) wait_for(p, &p->inside, round_over, m->round);
+    m->holds = false;
+    m->round++;
+}
+
 int pool_threads(const pool *p) { return p->threads; }
+
+// False: the job is over already.
+static bool enter(pool *p, uint32_t *job) {
+    uint64_t v = atomic_load(&p->door);
+    do {
+        *job = JOB_OF(v);
+        if (v & CLOSED) return false;
+    } while (!atomic_compare_exchange_weak(&p->door, &v, v + 1));
+    return true;
+}
 
 static void *worker_main(void *arg) {
     struct start s = *(struct start *)arg;
     mem_free(arg);
-    unsigned seen = 0;
-    for (;;) {
-        wait_change(s.p, &s.p->epoch, seen);
-        seen++; // jobs are published one by one and each waits for all workers, so none can be missed
-        if (atomic_load(&s.p->stop)) return NULL;
-        s.p->fn(s.p->ctx, s.worker, s.p);
-        pool_barrier(s.p);
+    pool *p = s.p;
+    for (uint32_t job = 0;;) {
+        wait_for(p, &p->jobs, job_opened, job);
+        if (atomic_load(&p->stop)) return NULL;
+        if (!enter(p, &job)) continue;
+        p->fn(p->ctx, s.worker, &(pool_member){.pool = p});
+        atomic_fetch_add(&p->left, 1);
+        wake_all(&p->inside);
     }
 }
 
-void pool_run(pool *p, pool_fn fn, void *ctx) {
+static void run(pool *p, pool_fn fn, void *ctx, bool each) {
     p->fn = fn;
     p->ctx = ctx;
-    atomic_store(&p->next, 0);
+    atomic_store(&p->round, 0);
     if (p->threads > 1) {
-        atomic_fetch_add(&p->epoch, 1);
-        wake_all(p);
+        atomic_store(&p->left, 0);
+        atomic_store(&p->door, (uint64_t)(JOB_OF(atomic_load(&p->door)) + 1) << 32);
+        wake_all(&p->jobs);
     }
-    fn(ctx, 0, p);
-    pool_barrier(p);
+    fn(ctx, 0, &(pool_member){.pool = p});
+    if (p->threads == 1) return;
+    if (each) wait_for(p, &p->inside, all_left, (uint32_t)p->threads - 1);
+    uint32_t entered = ENTERED_OF(atomic_fetch_or(&p->door, CLOSED));
+    wait_for(p, &p->inside, all_left, entered);
 }
+
+void pool_run(pool *p, pool_fn fn, void *ctx) { run(p, fn, ctx, false); }
+void pool_run_each(pool *p, pool_fn fn, void *ctx) { run(p, fn, ctx, true); }
 
 struct range_job {
     size_t n, step;
@@ -110,9 +167,9 @@ struct range_job {
     void *ctx;
 };
 
-static void range_worker(void *ctx, int worker, pool *p) {
+static void range_worker(void *ctx, int worker, pool_member *m) {
     struct range_job *j = ctx;
-    for (size_t begin; (begin = pool_next(p, j->step)) < j->n;) {
+    for (size_t begin; (begin = pool_next(m, j->step)) < j->n;) {
         size_t end = j->n - begin < j->step ? j->n : begin + j->step;
         j->fn(j->ctx, begin, end, worker);
     }
@@ -123,14 +180,24 @@ void pool_for(pool *p, size_t n, size_t step, pool_range_fn fn, void *ctx) {
     if (n) pool_run(p, range_worker, &job);
 }
 
+static void bed_create(bed *b) {
+    pthread_mutex_init(&b->lock, NULL);
+    pthread_cond_init(&b->wake, NULL);
+}
+
+static void bed_destroy(bed *b) {
+    pthread_mutex_destroy(&b->lock);
+    pthread_cond_destroy(&b->wake);
+}
+
 status pool_create(int threads, pool **out, error *err) {
     *out = NULL;
     if (threads < 1 || threads > 1024) return error_set(err, E_USAGE, "threads must be between 1 and 1024, not %d", threads);
     pool *p = mem_aligned(64, sizeof *p);
     if (!p) return error_set(err, E_NOMEM, "no memory for the thread pool");
-    *p = (pool){.threads = 1};
-    pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->wake, NULL);
+    *p = (pool){.threads = 1, .door = CLOSED};
+    bed_create(&p->jobs);
+    bed_create(&p->inside);
     p->ids = mem_calloc((size_t)threads, sizeof *p->ids);
     if (!p->ids) {
         pool_destroy(p);
@@ -158,11 +225,11 @@ status pool_create(int threads, pool **out, error *err) {
 void pool_destroy(pool *p) {
     if (!p) return;
     atomic_store(&p->stop, true);
-    atomic_fetch_add(&p->epoch, 1);
-    wake_all(p);
+    atomic_fetch_add(&p->door, (uint64_t)1 << 32);
+    wake_all(&p->jobs);
     for (int i = 1; i < p->threads; i++) pthread_join(p->ids[i], NULL);
-    pthread_mutex_destroy(&p->lock);
-    pthread_cond_destroy(&p->wake);
+    bed_destroy(&p->jobs);
+    bed_destroy(&p->inside);
     mem_free(p->ids);
     mem_free(p);
 }

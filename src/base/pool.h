@@ -1,25 +1,41 @@
-// base/pool: the compute pool. The thread that runs a step is worker 0; `threads - 1` others help.
+// base/pool: the compute pool. The thread that runs a job is worker 0; `threads - 1` others help.
 //
-// pool_run calls fn(ctx, worker, pool) on every worker at once and returns when all are done. Inside, workers take work in chunks
-// from a shared counter (pool_next), so that one worker which the system has preempted stalls nobody but for its last chunk.
-// Workers spin briefly between jobs and then sleep: an idle pool uses no processor time.
+// pool_run calls fn(ctx, worker, member) on worker 0 and on every other that comes before the job is over. Inside, work is taken in chunks from a shared
+// counter (pool_next), in rounds that end at a barrier. A round is over when every chunk that was taken is done: it waits for nobody who took nothing.
+// So a worker that the system has preempted, or not yet woken, delays others by its own last chunk at most, and none at all if it holds none; it
+// walks through the rounds it missed and joins again. What such a worker reads before its first pool_next of a round may be written at the same time by
+// those who are ahead: only what stays as it is for the whole job may be read there.
+// Workers spin briefly and then sleep, for jobs as for barriers: an idle pool uses no processor time, and a thread that waits leaves its processor to
+// those who can run.
 // Only one thread may call pool_run at a time.
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/status.h"
 
 typedef struct pool pool;
-typedef void (*pool_fn)(void *ctx, int worker, pool *p);
+typedef struct pool_member { // a worker within a job
+    pool    *pool;
+    uint32_t round;
+    bool     holds; // it took work in this round
+} pool_member;
+typedef void (*pool_fn)(void *ctx, int worker, pool_member *m);
 
 status pool_create(int threads, pool **out, error *err); // threads >= 1
 void   pool_destroy(pool *p);
 int    pool_threads(const pool *p);
 void   pool_run(pool *p, pool_fn fn, void *ctx);
-// Inside pool_run: the start of the next chunk of `step` items; the caller stops once it is >= its total.
-size_t pool_next(pool *p, size_t step);
-// Inside pool_run: all workers meet here; the shared counter starts again at 0.
-void   pool_barrier(pool *p);
+// As pool_run, but every worker calls fn, once; for what has a share for each worker.
+void   pool_run_each(pool *p, pool_fn fn, void *ctx);
+// Inside a job: the start of the next chunk of `step` items; the caller stops once it is >= its total (below 2^33), and then goes to the barrier.
+// POOL_NONE where the round is over already.
+#define POOL_NONE ((size_t)INT64_MAX)
+size_t pool_next(pool_member *m, size_t step);
+// Inside a job: until all that was taken in this round is done; the shared counter starts again at 0. Every worker comes to the same barriers, after pool_next
+// told it that nothing is left.
+void   pool_barrier(pool_member *m);
 
 // Convenience: fn(ctx, begin, end, worker) over [0, n) in chunks of `step`.
 typedef void (*pool_range_fn)(void *ctx, size_t begin, size_t end, int worker);

@@ -61,7 +61,7 @@ static void attend_block(const dev_plan *p, const dev_attend *o, const dev_seq *
     else kern->attend(&a);
 }
 
-void cpu_run_attend(const dev_plan *p, const dev_attend *o, int worker, pool *team)
+void cpu_run_attend(const dev_plan *p, const dev_attend *o, int worker, pool_member *team)
 {
     const cpu_plan *c = p->backend;
     int32_t block = rows_at_once(o);

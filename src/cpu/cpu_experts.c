@@ -108,7 +108,7 @@ static void route(const dev_experts *o, float *logits, int32_t *ids, float *weig
     for (int32_t s = 0; s < o->top_k; s++) weights[s] *= o->scale;
 }
 
-// Counting sort of the pairs by expert; by one worker.
+// Counting sort of the pairs by expert.
 static void group_pairs(const dev_experts *o, int32_t rows, const int32_t *ids, int32_t *start, int32_t *pair_row, int32_t *pair_slot, int32_t *pair_at)
 {
     int32_t pairs = rows * o->top_k;
@@ -127,11 +127,16 @@ static void group_pairs(const dev_experts *o, int32_t rows, const int32_t *ids, 
 
 // Products of up to two weights for all experts: items are (weight, expert, chunk of panels).
 static void expert_products(const dev_plan *p, const dev_experts *o, const dev_tensor *const *w, const dev_tensor *const *bias, const dev_tensor *const *each, float *const *y, size_t ldy, int n, const float *x, size_t ldx, const cpu_packed *packed,
-    const int32_t *start, const int32_t *rows, int32_t n_rows, int worker, pool *team)
+    const int32_t *start, const int32_t *rows, int32_t n_rows, int worker, pool_member *team)
 {
     const cpu_plan *c = p->backend;
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
-    int64_t panels = cpu_t(w[0])->n_panels, used = 0, threads = pool_threads(team);
+    size_t item = pool_next(team, 1); // before `start` is read, which those who are ahead may be writing for the next layer
+    if (item == POOL_NONE) {
+        pool_barrier(team);
+        return;
+    }
+    int64_t panels = cpu_t(w[0])->n_panels, used = 0, threads = pool_threads(team->pool);
     for (int32_t e = 0; e < o->n_expert; e++) used += start[e + 1] > start[e];
     int64_t chunk = panels * used * n / (threads * 8);
     chunk = chunk < 1 ? 1 : chunk > CPU_PANEL_CHUNK ? CPU_PANEL_CHUNK : chunk;
@@ -139,7 +144,7 @@ static void expert_products(const dev_plan *p, const dev_experts *o, const dev_t
     int64_t chunks = (panels + chunk - 1) / chunk, total = chunks * used * n, seen = 0;
     int32_t e = 0;
     while (e < o->n_expert && start[e + 1] == start[e]) e++;
-    for (size_t item; (item = pool_next(team, 1)) < (size_t)total;) {
+    for (; item < (size_t)total; item = pool_next(team, 1)) {
         int64_t group = (int64_t)item / (chunks * n), rest = (int64_t)item % (chunks * n);
         while (seen < group) { // items only grow
             do e++;
@@ -180,13 +185,13 @@ bool cpu_experts_apart(const cpu_kernels *kern, const dev_experts *o)
     return o->router_src != o->src && cpu_format_packs(cpu_format_of(kern, o->router->type, o->router->k, o->router->use));
 }
 
-static void pack_rows(const cpu_device *d, const dev_tensor *const *w, int n, cpu_reg_view x, int64_t k, int32_t rows, const cpu_packed *to, pool *team)
+static void pack_rows(const cpu_device *d, const dev_tensor *const *w, int n, cpu_reg_view x, int64_t k, int32_t rows, const cpu_packed *to, pool_member *team)
 {
     for (size_t r; (r = pool_next(team, 1)) < (size_t)rows;) cpu_pack_for(d, w, n, x.at + r * x.ld, k, (int64_t)r, rows, to);
     pool_barrier(team);
 }
 
-void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool *team)
+void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool_member *team)
 {
     const cpu_plan *c = p->backend;
     const cpu_device *d = cpu_dev_const(p->dev);
@@ -211,7 +216,7 @@ void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool *
     if (apart && (cpu_format_packs(cpu_t(o->up)->format) || (o->gate && cpu_format_packs(cpu_t(o->gate)->format)))) pack_rows(d, w, 2, src, o->up->k, rows, &packed, team);
     for (size_t r; (r = pool_next(team, 1)) < (size_t)rows;) route(o, logits + r * (size_t)o->n_expert, ids + r * (size_t)top_k, weights + r * (size_t)top_k);
     pool_barrier(team);
-    if (worker == 0) group_pairs(o, rows, ids, start, pair_row, pair_slot, pair_at);
+    if (pool_next(team, 1) == 0) group_pairs(o, rows, ids, start, pair_row, pair_slot, pair_at);
     pool_barrier(team);
 
     float *y[2] = {up, gate};

@@ -390,11 +390,11 @@ typedef struct cpu_reg_view { float *at; size_t ld; } cpu_reg_view;
 cpu_reg_view cpu_reg(const dev_plan *p, dev_reg r);
 
 // Parts of a step; each is called by all workers.
-void cpu_run_attend(const dev_plan *p, const dev_attend *op, int worker, pool *team);
-void cpu_run_conv(const dev_plan *p, const dev_conv *op, pool *team);
-void cpu_run_scan(const dev_plan *p, const dev_scan *op, int worker, pool *team);
+void cpu_run_attend(const dev_plan *p, const dev_attend *op, int worker, pool_member *team);
+void cpu_run_conv(const dev_plan *p, const dev_conv *op, pool_member *team);
+void cpu_run_scan(const dev_plan *p, const dev_scan *op, int worker, pool_member *team);
 size_t cpu_scan_scratch(const dev_scan *op); // floats of a worker
-void cpu_run_experts(const dev_plan *p, const dev_experts *op, int worker, pool *team);
+void cpu_run_experts(const dev_plan *p, const dev_experts *op, int worker, pool_member *team);
 bool cpu_experts_apart(const cpu_kernels *kern, const dev_experts *op); // the router reads packed rows that are not the experts': the op packs both itself
 size_t cpu_experts_scratch(const cpu_kernels *kern, const dev_experts *op, int32_t max_rows);
 size_t cpu_attend_scratch(const cpu_kernels *kern, const dev_attend *op); // floats of a worker
@@ -412,4 +412,4 @@ typedef struct cpu_matmul {
 } cpu_matmul;
 static inline cpu_packed cpu_plan_packed(const cpu_plan *c) { return (cpu_packed){c->scratch + c->q_at, c->scratch + c->few_at, (cpu_aux *)(c->scratch + c->aux_at)}; }
 // Integer formats read the plan's quantized rows 0..n_rows-1; float ones x at `rows` (NULL: 0..n_rows-1). Ends with a barrier.
-void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float *x, size_t ldx, const int32_t *rows, int32_t n_rows, int worker, pool *team);
+void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float *x, size_t ldx, const int32_t *rows, int32_t n_rows, int worker, pool_member *team);

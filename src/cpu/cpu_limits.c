@@ -25,16 +25,16 @@ typedef struct read_job {
     atomic_uint_fast64_t sum; // what was read must go somewhere
 } read_job;
 
-static void write_slice(void *ctx, int worker, pool *team)
+static void write_slice(void *ctx, int worker, pool_member *m)
 {
-    (void)team;
+    (void)m;
     read_job *j = ctx;
     memset(j->at + (size_t)worker * j->slice, worker + 1, j->slice);
 }
 
-static void read_slice(void *ctx, int worker, pool *team)
+static void read_slice(void *ctx, int worker, pool_member *m)
 {
-    (void)team;
+    (void)m;
     read_job *j = ctx;
     const uint8_t *p = j->at + (size_t)worker * j->slice, *end = p + j->slice;
     uint64_t s[8] = {0};
@@ -58,11 +58,11 @@ static status measure_reads(pool *team, double *bytes_s, error *err)
         mem_free(j.at);
         return error_set(err, E_NOMEM, "no memory to measure how fast memory is read (%zu bytes)", bytes);
     }
-    pool_run(team, write_slice, &j);
+    pool_run_each(team, write_slice, &j);
     double best = 0;
     for (int i = 0; i < PASSES; i++) {
         double t = now();
-        pool_run(team, read_slice, &j);
+        pool_run_each(team, read_slice, &j);
         t = now() - t;
         best = t < best || i == 0 ? t : best;
     }
@@ -73,10 +73,10 @@ static status measure_reads(pool *team, double *bytes_s, error *err)
 
 typedef struct probe_job { const cpu_probe *probe; int64_t rounds; } probe_job;
 
-static void run_probe(void *ctx, int worker, pool *team)
+static void run_probe(void *ctx, int worker, pool_member *m)
 {
     (void)worker;
-    (void)team;
+    (void)m;
     const probe_job *j = ctx;
     j->probe->run(j->rounds);
 }
@@ -87,13 +87,13 @@ static double measure_unit(pool *team, const cpu_probe *probe)
     double t, best = 0;
     for (;; j.rounds *= 2) { // also wakes the unit up
         t = now();
-        pool_run(team, run_probe, &j);
+        pool_run_each(team, run_probe, &j);
         t = now() - t;
         if (t >= PROBE_SECONDS) break;
     }
     for (int i = 0; i < PASSES; i++) {
         t = now();
-        pool_run(team, run_probe, &j);
+        pool_run_each(team, run_probe, &j);
         t = now() - t;
         best = t < best || i == 0 ? t : best;
     }

@@ -228,9 +228,9 @@ static void run_row_op(const run *r, int32_t index, int32_t row)
     }
 }
 
-static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool *team)
+static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool_member *team)
 {
-    size_t step = (size_t)rows / ((size_t)pool_threads(team) * 4);
+    size_t step = (size_t)rows / ((size_t)pool_threads(team->pool) * 4);
     step = step < 1 ? 1 : step > DEV_PAGE_TOKENS ? DEV_PAGE_TOKENS : step; // a page's tokens lie in the same lines, which two workers should not pass to and fro
     for (size_t begin; (begin = pool_next(team, step)) < (size_t)rows;) {
         int32_t end = (int32_t)(begin + step < (size_t)rows ? begin + step : (size_t)rows);
@@ -251,13 +251,13 @@ static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool 
 
 // ---- matrix products ------------------------------------------------------------------------------------------------------
 
-void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float *x, size_t ldx, const int32_t *rows, int32_t n_rows, int worker, pool *team)
+void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float *x, size_t ldx, const int32_t *rows, int32_t n_rows, int worker, pool_member *team)
 {
     const cpu_plan *c = p->backend;
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
     const int32_t *identity = (const int32_t *)(c->scratch + c->identity_at);
     if (n_rows < 1) return;
-    int64_t panels = 0, threads = pool_threads(team);
+    int64_t panels = 0, threads = pool_threads(team->pool);
     bool tiles = true;
     for (int i = 0; i < n; i++) {
         panels += m[i].w->n_panels;
@@ -319,7 +319,7 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
     pool_barrier(team);
 }
 
-static void run_linear(const run *r, int32_t index, int32_t rows, int worker, pool *team)
+static void run_linear(const run *r, int32_t index, int32_t rows, int worker, pool_member *team)
 {
     const dev_linear *l = &r->p->ops[index].u.linear;
     const bool join = cpu_joins(r->c, index, rows), joined = cpu_joins(r->c, index - 1, rows);
@@ -341,7 +341,7 @@ static void run_linear(const run *r, int32_t index, int32_t rows, int worker, po
 }
 
 // The workers meet before this when the rows of the source may still be written; see cpu_plan.c.
-static void run_output(const run *r, const dev_output *o, int worker, pool *team)
+static void run_output(const run *r, const dev_output *o, int worker, pool_member *team)
 {
     const dev_step *s = r->c->step;
     cpu_reg_view x = cpu_reg(r->p, o->src);
@@ -356,7 +356,7 @@ static void run_output(const run *r, const dev_output *o, int worker, pool *team
     }
 }
 
-static void run_worker(void *ctx, int worker, pool *team)
+static void run_worker(void *ctx, int worker, pool_member *team)
 {
     const run *r = ctx;
     const dev_step *s = r->c->step;

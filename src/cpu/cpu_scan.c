@@ -18,7 +18,7 @@ static float *first_row(const dev_plan *p, dev_reg r, const dev_seq *s, size_t *
     return v.at + (size_t)s->first_row * v.ld;
 }
 
-void cpu_run_conv(const dev_plan *p, const dev_conv *o, pool *team)
+void cpu_run_conv(const dev_plan *p, const dev_conv *o, pool_member *team)
 {
     const cpu_plan *c = p->backend;
     int32_t width = p->regs[o->src].width, blocks = (width + SCAN_COLUMNS - 1) / SCAN_COLUMNS;
@@ -65,7 +65,7 @@ static void scan_item(const dev_plan *p, const dev_scan *o, const dev_seq *s, in
     cpu_dev_const(p->dev)->kernels.scan(&a);
 }
 
-void cpu_run_scan(const dev_plan *p, const dev_scan *o, int worker, pool *team)
+void cpu_run_scan(const dev_plan *p, const dev_scan *o, int worker, pool_member *team)
 {
     const cpu_plan *c = p->backend;
     int32_t blocks = (o->head_v + SCAN_COLUMNS - 1) / SCAN_COLUMNS;

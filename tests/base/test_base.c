@@ -88,11 +88,75 @@ static void add_range(void *ctx, size_t begin, size_t end, int worker) {
     for (size_t i = begin; i < end; i++) t += i;
     ((struct sum *)ctx)->total += t;
 }
-static void with_barriers(void *ctx, int worker, pool *p) {
+static void with_barriers(void *ctx, int worker, pool_member *p) {
     (void)worker;
     for (int round = 0; round < 50; round++) {
         for (size_t i; (i = pool_next(p, 3)) < 100;) add_range(ctx, i, i + 3 > 100 ? 100 : i + 3, 0);
         pool_barrier(p);
+    }
+}
+
+// Worker 1 is held up where it has no work in hand: the others finish the job's rounds, and it then finds each of them over.
+struct late {
+    struct sum done;
+    int in[2], go[2]; // pipes
+    int missed;
+};
+static void tell(int fd) { assert_int_equal(write(fd, "x", 1), 1); }
+static void hear(int fd) {
+    char c;
+    assert_int_equal(read(fd, &c, 1), 1);
+}
+
+static void with_a_late_one(void *ctx, int worker, pool_member *m) {
+    struct late *l = ctx;
+    if (worker == 1) {
+        tell(l->in[1]);
+        hear(l->go[0]);
+    } else if (worker == 0) {
+        hear(l->in[0]);
+    }
+    for (int round = 0; round < 40; round++) {
+        size_t i = pool_next(m, 9);
+        if (worker == 1) l->missed += i == POOL_NONE;
+        for (; i < 100; i = pool_next(m, 9)) add_range(&l->done, i, i + 9 > 100 ? 100 : i + 9, 0);
+        pool_barrier(m);
+    }
+    if (worker == 0) tell(l->go[1]);
+}
+
+static void a_worker_without_work_is_not_waited_for(void **state) {
+    (void)state;
+    for (int threads = 2; threads <= 4; threads++) {
+        pool *p;
+        struct late l = {.missed = 0};
+        assert_int_equal(pool_create(threads, &p, NULL), OK);
+        assert_int_equal(pipe(l.in), 0);
+        assert_int_equal(pipe(l.go), 0);
+        pool_run(p, with_a_late_one, &l);
+        assert_int_equal(l.done.total, 40 * 4950);
+        assert_int_equal(l.missed, 40);
+        for (int i = 0; i < 2; i++) close(l.in[i]), close(l.go[i]);
+        pool_destroy(p);
+    }
+}
+
+static void count_me(void *ctx, int worker, pool_member *m) {
+    (void)m;
+    ((int *)ctx)[worker]++;
+}
+
+static void each_worker_runs_once(void **state) {
+    (void)state;
+    for (int threads = 1; threads <= 5; threads++) {
+        pool *p;
+        int calls[5] = {0};
+        assert_int_equal(pool_create(threads, &p, NULL), OK);
+        for (int round = 1; round <= 100; round++) {
+            pool_run_each(p, count_me, calls);
+            for (int i = 0; i < threads; i++) assert_int_equal(calls[i], round);
+        }
+        pool_destroy(p);
     }
 }
 
@@ -195,6 +259,6 @@ static void test_conditions(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_error_prefix), cmocka_unit_test(test_arena_limit),
-                                       cmocka_unit_test(test_strbuf), cmocka_unit_test(test_utf8), cmocka_unit_test(test_pool), cmocka_unit_test(test_limits), cmocka_unit_test(test_conditions)};
+                                       cmocka_unit_test(test_strbuf), cmocka_unit_test(test_utf8), cmocka_unit_test(test_pool), cmocka_unit_test(a_worker_without_work_is_not_waited_for), cmocka_unit_test(each_worker_runs_once), cmocka_unit_test(test_limits), cmocka_unit_test(test_conditions)};
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }

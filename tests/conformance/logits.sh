@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Logits against the peer: for every architecture of the table a small random model and one of other sizes, 1 to 700 tokens, the prompt in one
 # piece, in chunks of 7, and batched with strangers. Prints a row each (model, architecture, type, worst NMSE); fails when one is out of bound.
+# And the same models as a server runs them: turns with and without the prefix cache, clients at once in the least memory (serve_tool.c).
 #   PEER_DIR   the peer's folder; without it nothing is tested
 #   ARCHS_DIR  NAME-dense.gguf, NAME-moe.gguf: metadata of architectures (NAME.with: optional tensors)
 #   BUILD_DIR  the build folder (default: the folder of ALTISERVE_BIN, else build)
-#   PART=floats|quantized   one of the two halves
+#   PART=floats|quantized|served   one of the three parts
 #   SAMPLE=1   a few rows;  ONLY=regex  rows whose name matches;  TYPE=regex  of quantized rows, file types that match;  ISA=ref|avx2|...  the tier that is held
 # Bounds (float32 weights, NMSE of all logits): 1e-6; 1e-5 for experts and recurrent layers, and where the peer rounds GELU through half precision.
 set -uo pipefail
@@ -20,7 +21,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$cache"
 export GGML_NO_BACKTRACE=1
 
-cmake --build "$build" --target logits_tool > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+cmake --build "$build" --target logits_tool serve_tool > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 tool=$build/tests/conformance/logits_tool
 
 tokens() { # COUNT VOCAB SEED: ids by a generator of its own, the same everywhere
@@ -34,9 +35,19 @@ each() { # LAYERS NAME...: blk.N.NAME for each of them ("1 2 3", or % for all), 
   echo "${out#,}"
 }
 
-failed=0 rows=0 skipped="" refused=""
+failed=0 rows=0 skipped="" refused="" part=${PART:-floats}
 shared=blk.%.ffn_gate_shexp.weight,blk.%.ffn_up_shexp.weight,blk.%.ffn_down_shexp.weight
 experts=blk.%.ffn_gate_inp.weight,blk.%.ffn_gate_exps.weight,blk.%.ffn_up_exps.weight,blk.%.ffn_down_exps.weight
+served() { # NAME ARCHITECTURE MODEL
+  "$build/tests/conformance/serve_tool" "$3" > "$work/out" 2> "$work/err"
+  case $? in
+    0) rows=$((rows + 1)); printf '%-28s %-16s served %-26s holds\n' "$1" "$2" "$(cat "$work/out")" ;;
+    3) skipped="$skipped $1" ;;
+    *) failed=1; printf '%-28s %-16s served %-26s DIFFERS\n' "$1" "$2" "$(tail -1 "$work/err")" ;;
+  esac
+  rm -f "$3"
+}
+
 # row NAME BASE BOUND [peer random's options...]: makes the model, runs every list (LISTS: their lengths) and way, prints the worst.
 # SALT: of the lists, where two experts of one token are as good as equal to the router and rounding decides: a list without such a token. Each was
 # shown: the last chosen and the first left out exchanged in that token alone gives the peer's logits.
@@ -47,7 +58,8 @@ row() {
   [ "$arch" = "$base" ] && arch=${base%-moe}
   shift 3
   [ -n "${ONLY:-}" ] && ! [[ $name =~ $ONLY ]] && return
-  model=$cache/$name.gguf
+  [ "$part" = served ] && [ -n "${OPTIONAL:-}" ] && return
+  model=$cache/$part-$name.gguf
   if [ -n "${META:-}" ]; then args=(--meta "$META" --set context_length=u32:1024)
   elif [ -f "$ARCHS_DIR/$base.gguf" ]; then args=(--meta "$ARCHS_DIR/$base.gguf" --set context_length=u32:1024); else args=(--arch "$base" --vocab none --n-vocab 128); fi
   [ -f "$ARCHS_DIR/$base.with" ] && args+=(--with "$(cat "$ARCHS_DIR/$base.with")")
@@ -55,6 +67,7 @@ row() {
     if [ -n "${OPTIONAL:-}" ]; then refused="$refused $name"; else echo "$name: peer random failed: $(tail -1 "$work/log")"; failed=1; fi
     return
   }
+  if [ "$part" = served ]; then served "$name" "$arch" "$model"; return; fi
   [ -n "${SAMPLE:-}" ] && lists="7 100"
   for n in $lists; do
     held+=(--tokens "$(tokens "$n" 128 $((n + ${SALT:-17})))" "$work/$n.f32")
@@ -79,7 +92,7 @@ if [ -n "${SAMPLE:-}" ]; then
 else
   bases=$(cd "$ARCHS_DIR" && ls ./*.gguf | sed 's,^\./,,; s,\.gguf$,,')
 fi
-[ "${PART:-}" = quantized ] && bases=
+[ "$part" = quantized ] && bases=
 printf '%-28s %-16s %-3s %-10s\n' model architecture type "worst NMSE"
 for base in $bases; do
   [ "$base" = refact-moe ] && continue # the peer leaves the experts out
@@ -103,7 +116,7 @@ for base in $bases; do
     --set attention.key_length=u32:32 --set attention.value_length=u32:32 --set rope.dimension_count=u32:32 \
     --set attention.key_length_swa=u32:32 --set attention.value_length_swa=u32:32 --set rope.dimension_count_swa=u32:32 --set feed_forward_length=u32:327 --set expert_feed_forward_length=u32:91
 done
-if [ -z "${SAMPLE:-}" ] && [ "${PART:-}" != quantized ]; then # shapes and scalings that the plain files do not have
+if [ -z "${SAMPLE:-}" ] && [ "$part" != quantized ]; then # shapes and scalings that the plain files do not have
   heads="--set attention.head_count=u32:8 --set attention.head_count_kv=u32:2 --set attention.key_length=u32:32 --set attention.value_length=u32:32 --set rope.dimension_count=u32:32"
   yarn="--set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:4 --set rope.scaling.original_context_length=u32:64"
   many="--set expert_count=u32:8 --set expert_used_count=u32:3"
@@ -254,7 +267,7 @@ quantized() {
     fi
   done
 }
-if [ "${PART:-}" = floats ]; then :
+if [ "$part" != quantized ] && [ -n "${PART:-}" ]; then :
 elif [ -n "${SAMPLE:-}" ]; then
   quantized quant-llama llama-dense Q8_0 Q4_K_M
   quantized quant-jamba jamba-dense Q8_0
@@ -266,5 +279,5 @@ else
   done
 fi
 [ -n "$refused" ] && echo "sizes that the peer refuses:$refused"
-echo "logits: $rows rows held to the peer; not built: $(echo $skipped | wc -w)"
+echo "logits: $rows rows held$([ "$part" = served ] || echo " to the peer"); not built: $(echo $skipped | wc -w)"
 exit $failed

@@ -25,7 +25,7 @@ def architectures():
 
 class Logs:
     def __init__(self, folder):
-        self.logits, self.embed, self.quant, self.weights, self.vocab, self.templates = {}, {}, {}, {}, {}, {}
+        self.logits, self.embed, self.quant, self.weights, self.vocab, self.templates, self.served = {}, {}, {}, {}, {}, {}, {}
         self.head = None
         for path in sorted(glob.glob(os.path.join(folder, "*.log"))):
             for line in open(path, encoding="utf-8", errors="replace"): self.line(line.rstrip("\n"))
@@ -35,6 +35,9 @@ class Logs:
             self.logits.setdefault(m[2], {})[m[1]] = (float(m[3]), float(m[5]), m[4] == "holds")
         elif m := re.match(r"(\S+)\s+(\S+)\s+embed\s+(\S+)\s+(holds|OUT OF BOUND) \((\S+)\)$", s):
             self.embed.setdefault(m[2], {})[m[1]] = (float(m[3]), float(m[5]), m[4] == "holds")
+        elif m := re.match(r"(\S+)\s+(\S+)\s+served (.*\S)\s+(holds|DIFFERS)$", s):
+            n = re.match(r"(\d+) kept, (\d+) preempted", m[3])
+            self.served.setdefault(m[2], {})[m[1]] = (int(n[1]) if n else 0, int(n[2]) if n else 0, m[4] == "holds")
         elif m := re.match(r"(quant-\S+)\s+(\S+)\s+(\S+)\s+(holds|OUT OF BOUND) \(the peer (\S+)\)$", s):
             self.quant[(m[1], m[2])] = (float(m[3]), float(m[5]), m[4] == "holds")
         elif m := re.match(r"(dense|gqa|moe|falcon|slow|slowmoe|layer) (\S+)(?: (.*))?: (holds|OUT)$", s):
@@ -90,6 +93,17 @@ def of_architectures(logs, old):
     yield from table(("architecture", "why"), out)
 
 
+def of_service(logs):
+    yield "## Served"
+    yield ""
+    yield "Three turns of a conversation give the same tokens with the prefix cache as without, and so do clients at once in the least memory that a model can be served"
+    yield "in, against each alone. What was found of earlier turns, and how often a sequence was put back for want of pages, over all models of an architecture."
+    yield ""
+    rows = [(f"`{name}`", len(v), sum(x[0] for x in v.values()), sum(x[1] for x in v.values()), "holds" if all(x[2] for x in v.values()) else "**differs**")
+            for name, v in ((name, logs.served[name]) for name, why in architectures() if name in logs.served)]
+    yield from table(("architecture", "models", "tokens kept", "preempted", ""), rows)
+
+
 def of_types(logs):
     yield "## File types"
     yield ""
@@ -143,7 +157,7 @@ def of_templates(logs):
     yield from table(("template", "cases", "", ""), [(f"`{n}`" if "." in n else n, f"{v[0]} {v[1]}", v[2], "holds" if v[3] else "**differs**") for n, v in logs.templates.items()])
 
 
-KEPT = ("Architectures", "File types", "Tensor types", "Vocabularies and pre-tokenizers", "Chat templates")
+KEPT = ("Architectures", "File types", "Tensor types", "Vocabularies and pre-tokenizers", "Chat templates", "Served")
 EARLIER = "; earlier run"
 
 
@@ -198,7 +212,7 @@ def main():
     print("Jinja2 (templates). CI runs a sample of each part. What the last run did not reach is of an earlier one and says so.\n")
     old = tables(open(os.path.join(ROOT, "docs/MODELS.md"), encoding="utf-8").read().split("\n"))
     lines = list(of_architectures(logs, old))
-    for part in (of_types, of_vocabularies, of_templates): lines += part(logs)
+    for part in (of_service, of_types, of_vocabularies, of_templates): lines += part(logs)
     print("\n".join(kept(lines, old)))
 
 

@@ -50,22 +50,22 @@ static int32_t pages_of(const dev_group *g, int64_t tokens, int64_t parallel, in
 }
 
 // Chooses the number of pages: room for `parallel` whole sequences, at most half of what is left beside the weights (or KV_COMFORT), but one whole
-// sequence where that fits at all; a smaller pool cuts the longest sequence, and says so when it is loaded.
+// sequence where that fits at all; a smaller pool cuts the longest sequence, and says so when it is loaded. What was called the least is always enough.
 static void size_pages(eng_load_sizes *s, uint64_t left, int64_t parallel) {
     const model_info *info = &s->model.info;
     uint64_t token = s->model.kv_token_bytes ? s->model.kv_token_bytes : 1;
-    int64_t context = (int64_t)info->context, fit = (int64_t)(left / token), tokens = parallel * context;
-    uint64_t comfort = left / 2 < KV_COMFORT ? left / 2 : KV_COMFORT;
+    int64_t context = (int64_t)info->context, fit, tokens = parallel * context;
+    uint64_t comfort = left / 2 < KV_COMFORT ? left / 2 : KV_COMFORT, keys = token * MIN_TOKENS, spare = left > keys ? left - keys : 0;
     s->kv = 0;
     for (int i = 0; i < info->n_groups; i++) { // states: one a sequence and as many again as snapshots, within a quarter, but one of each
         if (info->groups[i].kind != DEV_GROUP_RECURRENT) continue;
         uint64_t bytes = s->model.page_bytes[i] ? s->model.page_bytes[i] : 1;
-        int64_t n = min64(4 * parallel + 32, (int64_t)(comfort / 4 / bytes));
+        int64_t n = min64(4 * parallel + 32, (int64_t)((comfort / 4 < spare ? comfort / 4 : spare) / bytes));
         s->n_pages[i] = (int32_t)(n < LEAST_STATES ? LEAST_STATES : min64(n, INT32_MAX));
         s->kv += bytes * (uint64_t)s->n_pages[i];
     }
     left -= s->kv < left ? s->kv : left;
-    fit = (int64_t)(left / token);
+    fit = (int64_t)(left / token) / DEV_PAGE_TOKENS * DEV_PAGE_TOKENS; // in whole pages
     if (tokens > (int64_t)(comfort / token)) tokens = (int64_t)(comfort / token);
     if (tokens < context + DEV_PAGE_TOKENS) tokens = context + DEV_PAGE_TOKENS;
     if (tokens > fit) tokens = fit;

@@ -388,8 +388,9 @@ static void add_chunk(eng_served *v, eng_choice *c, int32_t *budget) {
     eng_tiers_hit(v, at - before);
     bool whole = model_get_info(v->m->m)->whole;
     if (!whole && computed_soon(v, c, at)) return;
-    size_t n = c->n_tokens - at;
-    if (whole) { // all of it at once, or not in this step
+    size_t n = c->n_tokens - at, n_prompt = c->r->n_prompt;
+    if (whole) { // all of the prompt at once, or not in this step; then, where it was preempted, its answer row by row as it was made
+        n = at < n_prompt ? n_prompt - at : 1;
         if (n > (size_t)(v->m->max_rows - v->n_rows)) return;
     } else if (n > (size_t)*budget) {
         n = (size_t)*budget;

@@ -96,3 +96,18 @@ static inline void same_tokens(const answer *x, const answer *y, int cx, int cy)
     assert_int_equal(x->n_tokens[cx], y->n_tokens[cy]);
     assert_memory_equal(x->tokens[cx], y->tokens[cy], x->n_tokens[cx] * sizeof(int32_t));
 }
+
+// The memory that the model of g asks for at least: eight pages of keys, two states.
+static inline uint64_t least_memory(altiserve_options o, altiserve_generate g) {
+    o.memory = 1;
+    altiserve *a = engine_with(o);
+    answer *x = ask(a, &g);
+    unsigned long long least = 0;
+    assert_int_equal(x->end, FINISH_ERROR);
+    assert_int_equal(x->err.code, E_NOMEM);
+    assert_int_equal(sscanf(strstr(x->err.text, "at least"), "at least %llu bytes", &least), 1);
+    assert_non_null(strstr(x->err.text, "--memory allows 1"));
+    answer_free(x);
+    altiserve_destroy(a);
+    return least;
+}

@@ -99,29 +99,12 @@ static void together_as_alone(void **state) {
     altiserve_destroy(together);
 }
 
-// What toy-1 asks for at least: eight pages.
-static uint64_t least_memory(void) {
-    altiserve_options o = toy_options();
-    o.memory = 1;
-    altiserve *a = engine_with(o);
-    altiserve_generate g = greedy(prompts[0], 4);
-    answer *x = ask(a, &g);
-    unsigned long long least = 0;
-    assert_int_equal(x->end, FINISH_ERROR);
-    assert_int_equal(x->err.code, E_NOMEM);
-    assert_int_equal(sscanf(strstr(x->err.text, "at least"), "at least %llu bytes", &least), 1);
-    assert_non_null(strstr(x->err.text, "--memory allows 1"));
-    answer_free(x);
-    altiserve_destroy(a);
-    return least;
-}
-
 // Eight pages for all: choices are preempted and computed again, and nobody's text shows it. Also what needs more than there is.
 static void preempted_as_alone(void **state) {
     (void)state;
     enum { CLIENTS = 10 };
     altiserve_options o = toy_options();
-    o.memory = least_memory();
+    o.memory = least_memory(toy_options(), greedy(prompts[0], 4));
     altiserve *narrow = engine_with(o), *wide = engine_with(toy_options());
     double before = obs_read(OBS_PREEMPTIONS, "toy-1", NULL);
     client c[CLIENTS];
@@ -338,7 +321,7 @@ static void who_does_not_read_gives_way(void **state) {
     answer *expected = ask(alone, &g);
     for (int few = 0; few < 2; few++) {
         altiserve_options o = toy_options();
-        if (few) o.memory = least_memory();
+        if (few) o.memory = least_memory(toy_options(), greedy(prompts[0], 4));
         else o.parallel = 3;
         altiserve *a = engine_with(o);
         altiserve_request *unread, *r;

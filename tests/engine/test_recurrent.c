@@ -122,6 +122,33 @@ static void crowds_answer_as_one(void **state)
     altiserve_destroy(a);
 }
 
+// What a model asks for at least is enough, and any memory between that and plenty: states never take what keys need, pages are whole.
+static void least_memory_serves(void **state)
+{
+    (void)state;
+    make_texts();
+    altiserve_options o = toy_options();
+    o.open_paths = true;
+    o.parallel = 3;
+    o.step_tokens = 48;
+    altiserve *plain = engine(false, 1, 64);
+    answer *x = asked(plain, text[0], 100, 60);
+    uint64_t least = least_memory(o, prompt(text[0], 100, 60));
+    for (int i = 0; i < 40; i++) {
+        o.memory = least + (uint64_t)i * 997;
+        altiserve *a = engine_with(o);
+        answer *y = asked(a, text[0], 100, 60);
+        same_tokens(x, y, 0, 0);
+        altiserve_stats st;
+        altiserve_get_stats(a, &st);
+        assert_true(st.memory_used <= st.memory_limit);
+        answer_free(y);
+        altiserve_destroy(a);
+    }
+    answer_free(x);
+    altiserve_destroy(plain);
+}
+
 // A state cannot be taken back row by row: after a wrong draft it is brought up again, also where states are few, at borders where one is kept, and at turns.
 static void drafts_change_nothing_of(const char *draft)
 {
@@ -206,7 +233,7 @@ static void other_vocabularies(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(prefixes_are_reused), cmocka_unit_test(turns_are_reused), cmocka_unit_test(crowds_answer_as_one), cmocka_unit_test(drafts_change_nothing),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(prefixes_are_reused), cmocka_unit_test(turns_are_reused), cmocka_unit_test(crowds_answer_as_one), cmocka_unit_test(least_memory_serves), cmocka_unit_test(drafts_change_nothing),
                                        cmocka_unit_test(drafts_of_a_model_change_nothing), cmocka_unit_test(other_vocabularies)};
     return cmocka_run_group_tests(tests, write_model, remove_model);
 }

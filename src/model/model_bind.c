@@ -535,7 +535,8 @@ static status want_gate(const slot_pair *s, int64_t e, int64_t heads, int64_t co
 
 static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *err)
 {
-    int64_t e = hp->n_embd, heads = hp->layers[il].n_head, r = hp->kv_rank, nope = hp->mla_k - hp->n_rot, q_in = e;
+    const layer_hp *l = &hp->layers[il];
+    int64_t e = hp->n_embd, heads = l->n_head, r = l->kv_rank, nope = l->mla_k - hp->n_rot, q_in = e;
     status st;
     slot q = S_Q;
     if (s[S_Q_A].w) {
@@ -545,11 +546,11 @@ static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *e
         q_in = s[S_Q_A].w->desc.n;
         if ((st = want_matrix(&s[S_Q_A], e, q_in, 1, err)) || (st = want_vector(s[S_Q_A_NORM].w, q_in, err))) return st;
     } else if (!s[S_Q].w) return missing(il, "attn_q.weight", err);
-    if ((st = want_matrix(&s[q], q_in, heads * hp->mla_k, 1, err))) return st;
+    if ((st = want_matrix(&s[q], q_in, heads * l->mla_k, 1, err))) return st;
     if (!s[S_KV_A].w) return missing(il, "attn_kv_a_mqa.weight", err);
     if (!s[S_KV_A_NORM].w) return missing(il, "attn_kv_a_norm.weight", err);
     if ((st = want_matrix(&s[S_KV_A], e, r + hp->n_rot, 1, err)) || (st = want_vector(s[S_KV_A_NORM].w, r, err))) return st;
-    bool absorbed = hp->head_v == hp->kv_rank && hp->layers[il].n_kv == 1 && hp->head_k == r + hp->n_rot && s[S_K_B].w;
+    bool absorbed = l->head_v == r && l->n_kv == 1 && l->head_k == r + hp->n_rot && s[S_K_B].w;
     if (absorbed) {
         if (!s[S_V_B].w) return missing(il, "attn_v_b.weight", err);
         for (int i = 0; i < 2; i++) {
@@ -557,15 +558,15 @@ static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *e
             if (t->src->dims[2] != (uint64_t)heads) return error_set(err, E_INVALID, "tensor \"%s\" holds %llu heads, expected %lld", t->desc.name, (unsigned long long)t->src->dims[2], (long long)heads);
         }
         if (nope < 1) return error_set(err, E_INVALID, "key \"%s.attention.key_length_mla\" leaves nothing beside the rotated values", hp->row->name);
-        if ((st = want_matrix(&s[S_K_B], nope, r, 1, err)) || (st = want_matrix(&s[S_V_B], r, hp->mla_v, 1, err))) return st;
+        if ((st = want_matrix(&s[S_K_B], nope, r, 1, err)) || (st = want_matrix(&s[S_V_B], r, l->mla_v, 1, err))) return st;
     } else {
         if (!s[S_KV_B].w) return missing(il, "attn_kv_b.weight", err);
-        if (hp->layers[il].n_kv != heads) return error_set(err, E_INVALID, "layer %d has \"attn_kv_b.weight\", but keys \"%s.attention.*_length_mla\" are set", il, hp->row->name);
-        if ((st = want_matrix(&s[S_KV_B], r, heads * (nope + hp->mla_v), 1, err))) return st;
+        if (l->n_kv != heads) return error_set(err, E_INVALID, "layer %d has \"attn_kv_b.weight\", but keys \"%s.attention.*_length_mla\" are set", il, hp->row->name);
+        if ((st = want_matrix(&s[S_KV_B], r, heads * (nope + l->mla_v), 1, err))) return st;
     }
     if (!s[S_OUT].w) return missing(il, "attn_output.weight", err);
-    if ((st = want_gate(&s[S_GATE_ATTN], e, heads, heads * hp->mla_v, err)) || (st = want_vector(s[S_SINKS].w, heads, err))) return st;
-    return want_matrix(&s[S_OUT], heads * hp->mla_v, e, 1, err);
+    if ((st = want_gate(&s[S_GATE_ATTN], e, heads, heads * l->mla_v, err)) || (st = want_vector(s[S_SINKS].w, heads, err)) || (st = want_vector(s[S_K_NORM].w, hp->n_rot, err))) return st;
+    return want_matrix(&s[S_OUT], heads * l->mla_v, e, 1, err);
 }
 
 // Gate and up in one tensor: the file's factors of up are those of both.

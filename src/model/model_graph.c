@@ -433,7 +433,7 @@ static void registers(graph *c)
         const slot_pair *s = c->b->layers[i].s;
         int32_t wide = l->n_head * l->head_k + l->n_kv * (l->head_k + l->head_v);
         if (wide > qkv && !(hp->row->traits & A_LATENT)) qkv = wide;
-        int32_t out = l->n_head * (hp->row->traits & A_LATENT ? hp->mla_v : l->head_v);
+        int32_t out = l->n_head * (hp->row->traits & A_LATENT ? l->mla_v : l->head_v);
         if (out > att) att = out;
         if (l->recurrent && hp->state_heads * hp->state_v > att) att = hp->state_heads * hp->state_v;
         static const slot downs[] = {S_DOWN, S_DOWN_SHARED, S_CM_VALUE};

@@ -323,7 +323,7 @@ static void read_latent(reader *r, hparams *hp)
 // Each layer's head sizes; in gemma4 those of windowed layers are their own, and late layers read an earlier one's keys.
 static void read_layer_sizes(reader *r, hparams *hp)
 {
-    int32_t k = hp->head_k, v = hp->head_v, rot = 0, shared = 0, given = 0;
+    int32_t k = hp->head_k, v = hp->head_v, rot = 0, shared = 0, given = 0, rank = 0, mla_k = 0, mla_v = 0;
     bool own = hp->row->traits & A_GEMMA4, dims = own || hp->row->more & B_WINDOW_DIMS;
     if (hp->kv_layers && hp->n_layers > hp->kv_layers) shared = hp->n_layers - hp->kv_layers;
     if (own) {
@@ -339,9 +339,18 @@ static void read_layer_sizes(reader *r, hparams *hp)
         if (!rot) rot = hp->n_rot < k ? hp->n_rot : k;
         if (!r->st && (rot % 2 || rot > k)) r->st = error_set(r->err, E_INVALID, "key \"%s.rope.dimension_count_swa\" is %d, expected an even number up to %d", r->arch, rot, k);
     }
+    if (hp->row->more & B_LATENT_WINDOWS) {
+        read_int(r, "attention.kv_lora_rank_swa", 1, MAX_HEAD_DIM, &rank, true);
+        read_int(r, "attention.key_length_mla_swa", hp->n_rot + 1, MAX_HEAD_DIM, &mla_k, true);
+        read_int(r, "attention.value_length_mla_swa", 1, MAX_HEAD_DIM, &mla_v, true);
+        k = rank + hp->n_rot, v = rank, own = true;
+    }
     for (int32_t i = 0; !r->st && i < hp->n_layers; i++) {
         layer_hp *l = &hp->layers[i];
         bool window = own && l->windowed;
+        l->kv_rank = window && rank ? rank : hp->kv_rank;
+        l->mla_k = window && rank ? mla_k : hp->mla_k;
+        l->mla_v = window && rank ? mla_v : hp->mla_v;
         l->head_k = window ? k : hp->head_k;
         l->head_v = window ? v : hp->head_v;
         l->n_rot = dims && l->windowed ? rot : hp->row->more & B_HALF_ROT ? hp->n_rot / 2 : hp->n_rot;

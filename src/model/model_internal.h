@@ -63,6 +63,7 @@ enum {
     B_XIELU         = 1 << 12, // xielu.* are the numbers of the activation, one a layer (apertus)
     B_CHANNEL_MIX   = 1 << 14, // the feed-forward is RWKV's channel mix
     B_HYPER         = 1 << 15, // hyper-connections: several streams that a branch reads and writes by weights of its own (hy_v4): model_streams.c
+    B_LATENT_WINDOWS = 1 << 16, // latent attention's sizes in layers with a window are their own (dots3note)
     B_DECAY_PLUS    = 1 << 13, // ssm_a holds exp(A) where others hold -exp(A) (bailingmoe3)
 };
 
@@ -147,6 +148,7 @@ typedef struct layer_hp {
     bool    no_attention, no_feed;
     float   exp_limit, shared_limit; // of the experts' gate and up, and of the dense and shared parts'; 0: none
     float   act_p[DEV_ACT_NUMBERS];  // numbers of the row's activation
+    int32_t kv_rank, mla_k, mla_v; // latent attention: rank, and the widths of a head's key and value before absorption
     int32_t kv_of; // the layer whose keys and values this one reads: itself, or an earlier one (gemma4)
 } layer_hp;
 
@@ -162,7 +164,7 @@ struct hparams {
     float   kda_bound; // of the logarithm of Kimi delta attention's decay, below 0; 0: none, which has another formula
     int32_t taps, state_k, state_v, state_heads, state_keys; // recurrent layers: taps of the convolution, a head's state [state_k][state_v], heads, key heads
     bool    state_norm;  // B, C and the time step are normalised without weights (FalconMamba)
-    int32_t kv_rank, mla_k, mla_v; // latent attention: rank, and the widths of a head's key and value before absorption
+    int32_t kv_rank, mla_k, mla_v; // of full layers; each layer has its own
     int32_t n_expert, top_k, n_group, top_groups;
     int32_t share; // neighbouring experts that share one of the second stack
     int32_t cycle_layers, cycle_low, cycle_high; // layers of a stack, passes of the low one before each of the high one, and of the high one

@@ -3,9 +3,11 @@
 // Registers: low the query's low-rank vector; query n_head x mla_k; latent rank + n_rot, the shared vector and its rotated key; wide what attend
 // reads. Absorbed: the key matrix of a head is applied to its query instead, all heads share one key (latent itself, whose first `rank`
 // columns are the value), and a head's values come from the attention's result. Otherwise keys and values are made a head at a time.
+#include <math.h>
+
 #include "model/model_internal.h"
 
-static bool absorbed(const hparams *hp, const slot_pair *s) { return s[S_K_B].w && hp->head_v == hp->kv_rank; }
+static bool absorbed(const layer_hp *l, const slot_pair *s) { return s[S_K_B].w && l->head_v == l->kv_rank; }
 
 static int32_t max_low(const graph *c)
 {
@@ -20,16 +22,18 @@ static int32_t max_low(const graph *c)
 void graph_latent_registers(graph *c)
 {
     const hparams *hp = c->hp;
-    int32_t query = 1, wide = 1;
+    int32_t query = 1, wide = 1, latent = 1;
     for (int32_t i = 0; i < hp->n_layers; i++) {
-        int32_t heads = hp->layers[i].n_head, nope = hp->mla_k - hp->n_rot;
-        int32_t need = absorbed(hp, c->b->layers[i].s) ? heads * (hp->head_k + hp->head_v) : heads * (nope + hp->mla_v + hp->head_k + hp->head_v);
-        if (heads * hp->mla_k > query) query = heads * hp->mla_k;
+        const layer_hp *l = &hp->layers[i];
+        int32_t heads = l->n_head, nope = l->mla_k - hp->n_rot;
+        int32_t need = absorbed(l, c->b->layers[i].s) ? heads * (l->head_k + l->head_v) : heads * (nope + l->mla_v + l->head_k + l->head_v);
+        if (heads * l->mla_k > query) query = heads * l->mla_k;
+        if (l->kv_rank + hp->n_rot > latent) latent = l->kv_rank + hp->n_rot;
         if (need > wide) wide = need;
     }
     c->low = dev_reg_all(c->p, max_low(c));
     c->query = dev_reg_all(c->p, query);
-    c->latent = dev_reg_all(c->p, hp->kv_rank + hp->n_rot);
+    c->latent = dev_reg_all(c->p, latent);
     c->wide = dev_reg_all(c->p, wide);
 }
 
@@ -43,8 +47,8 @@ static void attend(graph *c, const layer_hp *l, const slot_pair *sinks, dev_reg 
     const hparams *hp = c->hp;
     int32_t index, group = graph_group(c, l, &index);
     if (c->b->temper) dev_op_combine(c->p, (dev_combine){.dst = q, .a = q, .b = c->temper, .sa = 1, .multiply = true});
-    dev_op_attend(c->p, (dev_attend){.dst = dst, .q = q, .k = k, .v = v, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = hp->head_k, .head_v = hp->head_v,
-                                     .scale = hp->attn_scale, .softcap = hp->attn_cap, .sinks = graph_weight(sinks)});
+    dev_op_attend(c->p, (dev_attend){.dst = dst, .q = q, .k = k, .v = v, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = l->head_k, .head_v = l->head_v,
+                                     .window = c->p->groups[group].kind == DEV_GROUP_WINDOW ? hp->window : 0, .scale = hp->attn_scale * sqrtf((float)hp->mla_k / (float)l->mla_k), .softcap = hp->attn_cap, .sinks = graph_weight(sinks)});
 }
 
 dev_reg graph_latent(graph *c, int32_t il, dev_reg x)
@@ -53,8 +57,8 @@ dev_reg graph_latent(graph *c, int32_t il, dev_reg x)
     const layer_hp *l = &hp->layers[il];
     const slot_pair *s = c->b->layers[il].s;
     dev_plan *p = c->p;
-    int32_t heads = l->n_head, rank = hp->kv_rank, rot = hp->n_rot, nope = hp->mla_k - rot;
-    dev_reg query = graph_part(c, c->query, heads * hp->mla_k), latent = c->latent, shared = dev_reg_view(p, latent, 0, rank), att = graph_part(c, c->att[0], heads * hp->mla_v);
+    int32_t heads = l->n_head, rank = l->kv_rank, rot = hp->n_rot, nope = l->mla_k - rot;
+    dev_reg query = graph_part(c, c->query, heads * l->mla_k), latent = graph_part(c, c->latent, rank + rot), shared = dev_reg_view(p, latent, 0, rank), att = graph_part(c, c->att[0], heads * l->mla_v);
 
     if (s[S_Q_A].w) {
         dev_reg low = graph_part(c, c->low, (int32_t)s[S_Q_A].w->desc.n);
@@ -64,27 +68,31 @@ dev_reg graph_latent(graph *c, int32_t il, dev_reg x)
     } else graph_linear(c, query, x, &s[S_Q]);
     graph_linear(c, latent, x, &s[S_KV_A]);
     low_norm(c, shared, &s[S_KV_A_NORM]);
+    if (s[S_K_NORM].w) { // of the key that is rotated
+        dev_reg turned = dev_reg_view(p, latent, rank, rot);
+        low_norm(c, turned, &s[S_K_NORM]);
+    }
     if (l->rotate) {
-        graph_rotate(c, l, query, heads, hp->mla_k, nope);
+        graph_rotate(c, l, query, heads, l->mla_k, nope);
         graph_rotate(c, l, latent, 1, rank + rot, rank);
     }
 
-    if (absorbed(hp, s)) {
-        int32_t width = hp->head_k; // rank + rot
+    if (absorbed(l, s)) {
+        int32_t width = l->head_k; // rank + rot
         dev_reg q = dev_reg_view(p, c->wide, 0, heads * width), result = dev_reg_view(p, c->wide, heads * width, heads * rank);
-        for (int32_t h = 0; h < heads; h++) dev_linear1(p, dev_reg_view(p, q, h * width, rank), dev_reg_view(p, query, h * hp->mla_k, nope), slice(&s[S_K_B], h), NULL);
-        dev_op_copy(p, (dev_copy){.dst = q, .src = query, .n = heads, .width = rot, .src_first = nope, .src_stride = hp->mla_k, .dst_first = rank, .dst_stride = width});
+        for (int32_t h = 0; h < heads; h++) dev_linear1(p, dev_reg_view(p, q, h * width, rank), dev_reg_view(p, query, h * l->mla_k, nope), slice(&s[S_K_B], h), NULL);
+        dev_op_copy(p, (dev_copy){.dst = q, .src = query, .n = heads, .width = rot, .src_first = nope, .src_stride = l->mla_k, .dst_first = rank, .dst_stride = width});
         attend(c, l, &s[S_SINKS], result, q, latent, shared);
-        for (int32_t h = 0; h < heads; h++) dev_linear1(p, dev_reg_view(p, att, h * hp->mla_v, hp->mla_v), dev_reg_view(p, result, h * rank, rank), slice(&s[S_V_B], h), NULL);
+        for (int32_t h = 0; h < heads; h++) dev_linear1(p, dev_reg_view(p, att, h * l->mla_v, l->mla_v), dev_reg_view(p, result, h * rank, rank), slice(&s[S_V_B], h), NULL);
         graph_gate(c, il, att, x);
         return att;
     }
-    int32_t each = nope + hp->mla_v, at = heads * each;
-    dev_reg kv = dev_reg_view(p, c->wide, 0, at), k = dev_reg_view(p, c->wide, at, heads * hp->head_k), v = dev_reg_view(p, c->wide, at + heads * hp->head_k, heads * hp->head_v);
+    int32_t each = nope + l->mla_v, at = heads * each;
+    dev_reg kv = dev_reg_view(p, c->wide, 0, at), k = dev_reg_view(p, c->wide, at, heads * l->head_k), v = dev_reg_view(p, c->wide, at + heads * l->head_k, heads * l->head_v);
     graph_linear(c, kv, shared, &s[S_KV_B]);
-    if (nope > 0) dev_op_copy(p, (dev_copy){.dst = k, .src = kv, .n = heads, .width = nope, .src_first = 0, .src_stride = each, .dst_first = 0, .dst_stride = hp->head_k});
-    if (rot > 0) dev_op_copy(p, (dev_copy){.dst = k, .src = latent, .n = heads, .width = rot, .src_first = rank, .src_stride = 0, .dst_first = nope, .dst_stride = hp->head_k});
-    dev_op_copy(p, (dev_copy){.dst = v, .src = kv, .n = heads, .width = hp->mla_v, .src_first = nope, .src_stride = each, .dst_first = 0, .dst_stride = hp->head_v});
+    if (nope > 0) dev_op_copy(p, (dev_copy){.dst = k, .src = kv, .n = heads, .width = nope, .src_first = 0, .src_stride = each, .dst_first = 0, .dst_stride = l->head_k});
+    if (rot > 0) dev_op_copy(p, (dev_copy){.dst = k, .src = latent, .n = heads, .width = rot, .src_first = rank, .src_stride = 0, .dst_first = nope, .dst_stride = l->head_k});
+    dev_op_copy(p, (dev_copy){.dst = v, .src = kv, .n = heads, .width = l->mla_v, .src_first = nope, .src_stride = each, .dst_first = 0, .dst_stride = l->head_v});
     attend(c, l, &s[S_SINKS], att, query, k, v);
     graph_gate(c, il, att, x);
     return att;

@@ -44,7 +44,8 @@ static void fingerprint_hparams(dev_fingerprint *f, const hparams *hp)
     mix_bytes(f, ints, sizeof ints);
     mix_bytes(f, floats, sizeof floats);
     for (int32_t i = 0; i < hp->n_layers; i++) {
-        const int32_t layer[] = {hp->layers[i].n_head, hp->layers[i].n_kv, hp->layers[i].head_k, hp->layers[i].head_v, hp->layers[i].n_rot, hp->layers[i].windowed, hp->layers[i].rotate, hp->layers[i].kv_of, hp->layers[i].recurrent, hp->layers[i].no_attention, hp->layers[i].no_feed};
+        const int32_t layer[] = {hp->layers[i].n_head, hp->layers[i].n_kv, hp->layers[i].head_k, hp->layers[i].head_v, hp->layers[i].n_rot, hp->layers[i].windowed, hp->layers[i].rotate, hp->layers[i].kv_of, hp->layers[i].recurrent, hp->layers[i].no_attention, hp->layers[i].no_feed,
+                                 hp->layers[i].kv_rank, hp->layers[i].mla_k, hp->layers[i].mla_v};
         mix_bytes(f, layer, sizeof layer);
         mix_bytes(f, &hp->layers[i].exp_limit, sizeof hp->layers[i].exp_limit);
         mix_bytes(f, &hp->layers[i].shared_limit, sizeof hp->layers[i].shared_limit);

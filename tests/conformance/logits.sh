@@ -39,7 +39,9 @@ failed=0 rows=0 skipped="" refused="" part=${PART:-floats}
 shared=blk.%.ffn_gate_shexp.weight,blk.%.ffn_up_shexp.weight,blk.%.ffn_down_shexp.weight
 experts=blk.%.ffn_gate_inp.weight,blk.%.ffn_gate_exps.weight,blk.%.ffn_up_exps.weight,blk.%.ffn_down_exps.weight
 served() { # NAME ARCHITECTURE MODEL
-  "$build/tests/conformance/serve_tool" "$3" > "$work/out" 2> "$work/err"
+  local whole=
+  case $2 in dream | llada | llada-moe | rnd1) whole=--whole ;; esac
+  "$build/tests/conformance/serve_tool" "$3" $whole > "$work/out" 2> "$work/err"
   case $? in
     0) rows=$((rows + 1)); printf '%-28s %-16s served %-26s holds\n' "$1" "$2" "$(cat "$work/out")" ;;
     3) skipped="$skipped $1" ;;
@@ -228,6 +230,8 @@ EOF
     row arwkv7 arwkv7 1e-5 $small $ranks --set wkv.head_size=u32:64 --set token_shift_count=u32:1 --with $(each % time_mix_g1.weight time_mix_g2.weight time_mix_ln.weight time_mix_ln.bias)
     row kimi-k3-banks kimi-k3-moe 1e-5 $many --set block_count=u32:5 --set attn_res.block_size=u32:2 --set attention.head_count=u32s:2,0,0,2,0 --set attention.head_count_kv=u32s:1,0,0,1,0 --set expert_latent_length=u32:64 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5 --with blk.%.ffn_routed_norm.weight
     row hy_v4-streams hy_v4-moe 1e-5 $many --set hyper_connection.count=u32:3 --set hyper_connection.epsilon=f32:0.01 --set hyper_connection.magnitude=f32:1.5 --set attention.head_count=u32:2 --set swiglu_clamp_exp=f32:0.3 --set expert_weights_scale=f32:2.5
+    row dots3note-windows dots3note-moe 1e-5 $many --set attention.head_count=u32:2 --set attention.kv_lora_rank_swa=u32:256 --set attention.key_length_mla_swa=u32:160 --set attention.value_length_mla_swa=u32:96 \
+      --set attention.key_length_swa=u32:320 --set attention.value_length_swa=u32:256 --set attention.sliding_window=u32:20 --set rope.freq_base_swa=f32:50000 --set expert_weights_scale=f32:2.5
     row bailingmoe3-limits bailingmoe3-moe 1e-5 $many --set swiglu_clamp_exp=f32:0.3 --set swiglu_clamp_shexp=f32:0.2 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
   }
 fi

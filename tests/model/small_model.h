@@ -33,19 +33,26 @@ static inline float small_random(uint64_t *s)
     return (float)(int32_t)(*s >> 32) / 2147483648.0f;
 }
 
-static inline void small_tensor(small_model *m, const small_spec *s, const char *name, uint64_t k, uint64_t n, uint64_t x)
+// A tensor of these values, k x n x x of them; they are the model's from here on.
+static inline void small_values(small_model *m, const char *name, uint64_t k, uint64_t n, uint64_t x, float *v)
 {
     error err;
-    uint64_t seed = 1469598103934665603u, dims[3] = {k, n, x};
-    if (s->leave_out && !strcmp(name, s->leave_out)) return;
-    if (s->reshape && !strcmp(name, s->reshape)) dims[0]++;
-    for (const char *c = name; *c; c++) seed = (seed ^ (unsigned char)*c) * 1099511628211u;
-    float *v = mem_alloc(dims[0] * n * x * 4);
-    bool norm = strstr(name, "norm.weight") != NULL;
-    for (uint64_t i = 0; i < dims[0] * n * x; i++) v[i] = norm ? 1 + 0.3f * small_random(&seed) : small_random(&seed) * (n > 1 ? 0.35f : 0.5f);
+    uint64_t dims[3] = {k, n, x};
     assert_true(mem_grow((void **)&m->data, &m->cap, m->n + 1, sizeof *m->data));
     m->data[m->n++] = v;
     assert_int_equal(gguf_writer_tensor(m->w, name, QUANT_F32, x > 1 ? 3 : n > 1 ? 2 : 1, dims, v, &err), OK);
+}
+
+static inline void small_tensor(small_model *m, const small_spec *s, const char *name, uint64_t k, uint64_t n, uint64_t x)
+{
+    uint64_t seed = 1469598103934665603u;
+    if (s->leave_out && !strcmp(name, s->leave_out)) return;
+    if (s->reshape && !strcmp(name, s->reshape)) k++;
+    for (const char *c = name; *c; c++) seed = (seed ^ (unsigned char)*c) * 1099511628211u;
+    float *v = mem_alloc(k * n * x * 4);
+    bool norm = strstr(name, "norm.weight") != NULL;
+    for (uint64_t i = 0; i < k * n * x; i++) v[i] = norm ? 1 + 0.3f * small_random(&seed) : small_random(&seed) * (n > 1 ? 0.35f : 0.5f);
+    small_values(m, name, k, n, x, v);
 }
 
 static inline void small_pair(small_model *m, const small_spec *s, const char *name, uint64_t k, uint64_t n, bool bias)
@@ -71,7 +78,8 @@ static inline void small_f32(small_model *m, const small_spec *s, const char *ke
     assert_int_equal(gguf_writer_set_f32(m->w, full, v, NULL), OK);
 }
 
-static inline void small_begin(small_model *m, const small_spec *s)
+// A model without tensors: architecture, layers, width.
+static inline void small_open(small_model *m, const small_spec *s)
 {
     memset(m, 0, sizeof *m);
     assert_int_equal(gguf_writer_create(&m->w, NULL), OK);
@@ -79,11 +87,22 @@ static inline void small_begin(small_model *m, const small_spec *s)
     small_u32(m, s, "block_count", (uint32_t)s->layers);
     small_u32(m, s, "embedding_length", (uint32_t)s->e);
     small_u32(m, s, "context_length", 128);
+}
+
+// Heads of attention; value 0: as wide as the keys.
+static inline void small_heads(small_model *m, const small_spec *s, int value)
+{
     small_u32(m, s, "attention.head_count", (uint32_t)s->heads);
     small_u32(m, s, "attention.head_count_kv", (uint32_t)s->kv);
     small_u32(m, s, "attention.key_length", (uint32_t)s->head);
-    small_u32(m, s, "attention.value_length", (uint32_t)s->head);
+    small_u32(m, s, "attention.value_length", (uint32_t)(value ? value : s->head));
     if (s->rot) small_u32(m, s, "rope.dimension_count", (uint32_t)s->rot);
+}
+
+static inline void small_begin(small_model *m, const small_spec *s)
+{
+    small_open(m, s);
+    small_heads(m, s, 0);
     small_f32(m, s, s->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", 1e-5f);
     if (s->experts) {
         small_u32(m, s, "expert_count", (uint32_t)s->experts);

@@ -1,20 +1,14 @@
 // Two ways to write the same model give the same logits: stacked and separate tensors, absorbed and plain latent attention; and options that
 // must change nothing change nothing.
-#include "model/small_model.h"
+#include "model/small_run.h"
 
-#include "model/fake_device.h"
-#include "model/model.h"
-
-enum { TOKENS = 40, PAGES = 2, VOCAB = 21, E = 16 };
+enum { TOKENS = 40, VOCAB = 21, E = 16 };
 
 static void put(small_model *m, const char *name, int k, int n, int x, const float *values)
 {
-    uint64_t dims[3] = {(uint64_t)k, (uint64_t)n, (uint64_t)x};
     float *v = mem_alloc((size_t)k * (size_t)n * (size_t)x * 4);
     memcpy(v, values, (size_t)k * (size_t)n * (size_t)x * 4);
-    assert_true(mem_grow((void **)&m->data, &m->cap, m->n + 1, sizeof *m->data));
-    m->data[m->n++] = v;
-    assert_int_equal(gguf_writer_tensor(m->w, name, QUANT_F32, x > 1 ? 3 : n > 1 ? 2 : 1, dims, v, NULL), OK);
+    small_values(m, name, (uint64_t)k, (uint64_t)n, (uint64_t)x, v);
 }
 
 static float *numbers(uint64_t seed, size_t n, float scale)
@@ -24,43 +18,7 @@ static float *numbers(uint64_t seed, size_t n, float scale)
     return v;
 }
 
-// Loads what was written and computes the logits of TOKENS tokens: in one piece, then token by token, which must give the same bits.
-static float *logits_of(small_model *m)
-{
-    static const int32_t table[PAGES] = {1, 0};
-    error err;
-    small_end(m);
-    fake_device dev = {.base = {&fake_ops}};
-    model *mod;
-    if (model_load(m->g, &dev.base, NULL, &mod, &err)) fail_msg("%s", err.text);
-    dev_plan *p = model_plan(mod);
-    int32_t n_pages[DEV_MAX_GROUPS] = {PAGES, PAGES, PAGES, PAGES}, tok[TOKENS], pos[TOKENS], wanted[TOKENS];
-    float *out[2];
-    for (int i = 0; i < TOKENS; i++) tok[i] = (i * i + 3) % VOCAB, pos[i] = wanted[i] = i;
-    assert_int_equal(dev_plan_prepare(p, TOKENS, TOKENS, &err), OK);
-    for (int way = 0; way < 2; way++) {
-        dev_kv *kv;
-        dev_ticket t;
-        out[way] = mem_alloc(TOKENS * VOCAB * 4);
-        assert_int_equal(dev_kv_create(&dev.base, p, n_pages, DEV_KV_F32, &kv, &err), OK);
-        for (int at = 0; at < TOKENS;) {
-            int n = way ? 1 : TOKENS;
-            dev_seq s = {.n_rows = n, .start = at};
-            for (int g = 0; g < p->n_groups; g++) s.pages[g] = table, s.n_pages[g] = PAGES;
-            dev_step step = {.n_rows = n, .tokens = tok + at, .positions = pos + at, .n_seqs = 1, .seqs = &s, .n_wanted = n, .wanted = wanted};
-            if (dev_submit(p, kv, &step, &t, &err)) fail_msg("%s", err.text);
-            for (int i = 0; i < n; i++) memcpy(out[way] + (at + i) * VOCAB, dev_logits(p, i), VOCAB * 4);
-            at += n;
-        }
-        dev_kv_destroy(&dev.base, kv);
-    }
-    assert_memory_equal(out[0], out[1], TOKENS * VOCAB * 4);
-    mem_free(out[1]);
-    model_free(mod);
-    assert_int_equal(dev.live, 0);
-    small_free(m);
-    return out[0];
-}
+static float *logits_of(small_model *m) { return small_logits(m, TOKENS, VOCAB); }
 
 static void same(float *a, float *b, double bound)
 {
@@ -87,20 +45,11 @@ enum { RANK = 6, ROT = 4, NOPE = 5, VAL = 7, HEADS = 3 };
 
 static float *latent(bool absorbed)
 {
-    small_spec s = {.arch = "deepseek2", .kv = absorbed ? 1 : HEADS, .head = absorbed ? RANK + ROT : NOPE + ROT};
+    small_spec s = {.arch = "deepseek2", .e = E, .layers = 1, .heads = HEADS, .kv = absorbed ? 1 : HEADS, .head = absorbed ? RANK + ROT : NOPE + ROT, .rot = ROT};
     small_model m;
-    memset(&m, 0, sizeof m);
-    assert_int_equal(gguf_writer_create(&m.w, NULL), OK);
-    gguf_writer_set_text(m.w, "general.architecture", "deepseek2", NULL);
-    small_u32(&m, &s, "block_count", 1);
-    small_u32(&m, &s, "embedding_length", E);
-    small_u32(&m, &s, "context_length", 128);
-    small_u32(&m, &s, "attention.head_count", HEADS);
-    small_u32(&m, &s, "attention.head_count_kv", (uint32_t)s.kv);
-    small_u32(&m, &s, "attention.key_length", (uint32_t)s.head);
-    small_u32(&m, &s, "attention.value_length", absorbed ? RANK : VAL);
+    small_open(&m, &s);
+    small_heads(&m, &s, absorbed ? RANK : VAL);
     small_u32(&m, &s, "attention.kv_lora_rank", RANK);
-    small_u32(&m, &s, "rope.dimension_count", ROT);
     small_f32(&m, &s, "attention.layer_norm_rms_epsilon", 1e-5f);
     if (absorbed) {
         small_u32(&m, &s, "attention.key_length_mla", NOPE + ROT);

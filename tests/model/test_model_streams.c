@@ -1,9 +1,6 @@
-// Models with time mixes (RWKV) and with several residual streams (gemma3n, kimi-k3): a prompt in one piece and token by token gives the same bits,
+// Models with time mixes (RWKV), several residual streams (gemma3n), latent attention in windows (dots3note): a prompt in one piece and token by token gives the same bits,
 // two ways to write the same model give the same logits, and every missing or misshapen tensor is refused by name.
-#include "model/small_model.h"
-
-#include "model/fake_device.h"
-#include "model/model.h"
+#include "model/small_run.h"
 
 enum { TOKENS = 12, VOCAB = 13, E = 12, HEAD = 2, FF = 10, SHARE = 3 };
 
@@ -35,12 +32,27 @@ static void qwen_keys(small_model *m, const small_spec *s)
 
 static void gemma_keys(small_model *m, const small_spec *s)
 {
-    small_u32(m, s, "attention.head_count", 2);
-    small_u32(m, s, "attention.head_count_kv", 1);
-    small_u32(m, s, "attention.key_length", 6);
-    small_u32(m, s, "attention.value_length", 6);
+    small_heads(m, &(small_spec){.arch = s->arch, .heads = 2, .kv = 1, .head = 6}, 0);
     small_u32(m, s, "attention.sliding_window", 5);
     small_u32(m, s, "embedding_length_per_layer_input", 3);
+    small_f32(m, s, "attention.layer_norm_rms_epsilon", 1e-5f);
+}
+
+enum { ROT = 2, RANK = 4, NOPE = 3, VAL = 3, RANK_W = 3, NOPE_W = 2, VAL_W = 2, LOW = 5 };
+
+static void dots_keys(small_model *m, const small_spec *s)
+{
+    static const uint32_t windows[2] = {0, 1};
+    small_heads(m, &(small_spec){.arch = s->arch, .heads = 2, .kv = 1, .head = RANK + ROT, .rot = ROT}, RANK);
+    small_u32(m, s, "attention.kv_lora_rank", RANK);
+    small_u32(m, s, "attention.key_length_mla", NOPE + ROT);
+    small_u32(m, s, "attention.value_length_mla", VAL);
+    small_u32(m, s, "attention.kv_lora_rank_swa", RANK_W);
+    small_u32(m, s, "attention.key_length_mla_swa", NOPE_W + ROT);
+    small_u32(m, s, "attention.value_length_mla_swa", VAL_W);
+    small_u32(m, s, "attention.sliding_window", 5);
+    small_u32(m, s, "attention.indexer.top_k", 1 << 17);
+    assert_int_equal(gguf_writer_set(m->w, "dots3note.attention.sliding_window_pattern", GGUF_ARRAY, &(gguf_items){GGUF_U32, 2, windows}, NULL), OK);
     small_f32(m, s, "attention.layer_norm_rms_epsilon", 1e-5f);
 }
 
@@ -63,20 +75,23 @@ static const part GEMMA3N[] = {{"token_embd.weight", E, VOCAB, 1}, {"output_norm
     {"blk.%.ffn_gate.weight", E, FF, 1}, {"blk.%.ffn_up.weight", E, FF, 1}, {"blk.%.ffn_down.weight", FF, E, 1}, {"blk.%.post_ffw_norm.weight", E, 1, 1}, {"blk.%.inp_gate.weight", E, 3, 1}, {"blk.%.proj.weight", 3, E, 1},
     {"blk.%.post_norm.weight", E, 1, 1}, {"blk.%.altup_correct_coef.weight", 4, 4, 1}, {"blk.%.altup_correct_scale.weight", E, 1, 1}, {"blk.%.altup_predict_coef.weight", 4, 16, 1}, {"blk.%.altup_router.weight", E, 4, 1},
     {"blk.%.altup_router_norm.weight", E, 1, 1}, {"blk.%.laurel_l.weight", E, 2, 1}, {"blk.%.laurel_r.weight", 2, E, 1}, {"blk.%.laurel_post_norm.weight", E, 1, 1}};
+#define DOTS_LAYER(l, rank, nope, val) {"blk." #l ".attn_q_b.weight", LOW, 2 * (nope + ROT), 1}, {"blk." #l ".attn_kv_a_mqa.weight", E, rank + ROT, 1}, {"blk." #l ".attn_kv_a_norm.weight", rank, 1, 1}, \
+    {"blk." #l ".attn_k_b.weight", nope, rank, 2}, {"blk." #l ".attn_v_b.weight", rank, val, 2}, {"blk." #l ".attn_output.weight", 2 * val, E, 1}
+static const part DOTS[] = {{"token_embd.weight", E, VOCAB, 1}, {"output_norm.weight", E, 1, 1}, {"blk.%.attn_norm.weight", E, 1, 1}, {"blk.%.ffn_norm.weight", E, 1, 1}, {"blk.%.ffn_gate.weight", E, FF, 1},
+    {"blk.%.ffn_up.weight", E, FF, 1}, {"blk.%.ffn_down.weight", FF, E, 1}, {"blk.%.attn_q_a.weight", E, LOW, 1}, {"blk.%.attn_q_a_norm.weight", LOW, 1, 1}, {"blk.%.attn_k_norm.weight", ROT, 1, 1},
+    {"blk.%.attn_gate.weight", E, 2, 1}, DOTS_LAYER(0, RANK, NOPE, VAL), DOTS_LAYER(1, RANK_W, NOPE_W, VAL_W)};
 static const part QWEN6[] = {{"token_embd.weight", E, VOCAB, 1}, {"output_norm.weight", E, 1, 1}, {"blk.%.attn_norm.weight", E, 1, 1}, {"blk.%.ffn_norm.weight", E, 1, 1}, {"blk.%.ffn_gate.weight", E, FF, 1},
     {"blk.%.ffn_up.weight", E, FF, 1}, {"blk.%.ffn_down.weight", FF, E, 1}, {"blk.%.time_mix_receptance.weight", E, E, 1}, {"blk.%.time_mix_output.weight", E, E, 1}, SIXTH};
 
 #define FAMILY(arch, parts, keys) {arch, parts, sizeof parts / sizeof *parts, 2, keys}
-static const family FAMILIES[] = {FAMILY("rwkv6", RWKV6, rwkv_keys), FAMILY("rwkv7", RWKV7, rwkv_keys), FAMILY("gemma3n", GEMMA3N, gemma_keys)};
+static const family FAMILIES[] = {FAMILY("rwkv6", RWKV6, rwkv_keys), FAMILY("rwkv7", RWKV7, rwkv_keys), FAMILY("gemma3n", GEMMA3N, gemma_keys), FAMILY("dots3note", DOTS, dots_keys)};
 
 static void begin(small_model *m, const family *f, const small_spec *s)
 {
-    memset(m, 0, sizeof *m);
-    assert_int_equal(gguf_writer_create(&m->w, NULL), OK);
-    gguf_writer_set_text(m->w, "general.architecture", f->arch, NULL);
-    small_u32(m, s, "block_count", (uint32_t)f->layers);
-    small_u32(m, s, "embedding_length", E);
-    small_u32(m, s, "context_length", 64);
+    small_spec of = *s;
+    of.layers = f->layers;
+    of.e = E;
+    small_open(m, &of);
     f->keys(m, s);
     for (size_t i = 0; i < f->n; i++) {
         const char *percent = strchr(f->parts[i].name, '%');
@@ -89,42 +104,7 @@ static void begin(small_model *m, const family *f, const small_spec *s)
     }
 }
 
-static float *logits_of(small_model *m)
-{
-    error err;
-    small_end(m);
-    fake_device dev = {.base = {&fake_ops}};
-    model *mod;
-    if (model_load(m->g, &dev.base, NULL, &mod, &err)) fail_msg("%s", err.text);
-    dev_plan *p = model_plan(mod);
-    int32_t table = 0, n_pages[DEV_MAX_GROUPS] = {1, 1, 1, 1}, tok[TOKENS], pos[TOKENS], wanted[TOKENS];
-    float *out[2];
-    for (int i = 0; i < TOKENS; i++) tok[i] = (i * i + 3) % VOCAB, pos[i] = wanted[i] = i;
-    assert_int_equal(dev_plan_prepare(p, TOKENS, TOKENS, &err), OK);
-    for (int way = 0; way < 2; way++) {
-        dev_kv *kv;
-        dev_ticket t;
-        out[way] = mem_alloc(TOKENS * VOCAB * 4);
-        assert_int_equal(dev_kv_create(&dev.base, p, n_pages, DEV_KV_F32, &kv, &err), OK);
-        for (int at = 0; at < TOKENS;) {
-            int n = way ? 1 : TOKENS;
-            dev_seq s = {.n_rows = n, .start = at};
-            for (int g = 0; g < p->n_groups; g++) s.pages[g] = &table, s.n_pages[g] = 1;
-            dev_step step = {.n_rows = n, .tokens = tok + at, .positions = pos + at, .n_seqs = 1, .seqs = &s, .n_wanted = n, .wanted = wanted};
-            if (dev_submit(p, kv, &step, &t, &err)) fail_msg("%s", err.text);
-            for (int i = 0; i < n; i++) memcpy(out[way] + (at + i) * VOCAB, dev_logits(p, i), VOCAB * 4);
-            at += n;
-        }
-        dev_kv_destroy(&dev.base, kv);
-    }
-    assert_memory_equal(out[0], out[1], TOKENS * VOCAB * 4);
-    for (int i = 0; i < TOKENS * VOCAB; i++) assert_true(isfinite(out[0][i]));
-    mem_free(out[1]);
-    model_free(mod);
-    assert_int_equal(dev.live, 0);
-    small_free(m);
-    return out[0];
-}
+static float *logits_of(small_model *m) { return small_logits(m, TOKENS, VOCAB); }
 
 static void pieces_are_the_whole(void **state)
 {
@@ -145,15 +125,13 @@ static float *grouped(bool together)
     begin(&m, &f, &s);
     for (int l = 0; l < f.layers; l++)
         for (int which = 0; which < 2; which++) {
-            uint64_t seed = (uint64_t)(l * 2 + which + 1), dims[2] = {E, (uint64_t)(s.kv * HEAD)};
+            uint64_t seed = (uint64_t)(l * 2 + which + 1);
             char name[64];
             float *few = mem_alloc(E * E / SHARE * 4), *v = mem_alloc(E * E * 4);
             for (int i = 0; i < E * E / SHARE; i++) few[i] = 0.4f * small_random(&seed);
             for (int h = 0; h < s.kv; h++) memcpy(v + h * E * HEAD, few + (together ? h : h / SHARE) * E * HEAD, E * HEAD * 4);
             snprintf(name, sizeof name, "blk.%d.time_mix_%s.weight", l, which ? "value" : "key");
-            assert_true(mem_grow((void **)&m.data, &m.cap, m.n + 1, sizeof *m.data));
-            m.data[m.n++] = v;
-            assert_int_equal(gguf_writer_tensor(m.w, name, QUANT_F32, 2, dims, v, NULL), OK);
+            small_values(&m, name, E, (uint64_t)(s.kv * HEAD), 1, v);
             mem_free(few);
         }
     return logits_of(&m);
@@ -185,13 +163,15 @@ static void parts_are_missed(void **state)
     (void)state;
     for (size_t f = 0; f < sizeof FAMILIES / sizeof *FAMILIES; f++)
         for (size_t i = 1; i < FAMILIES[f].n; i++) {
-            char name[96];
+            char name[96], word[96] = "";
             const char *of = FAMILIES[f].parts[i].name, *percent = strchr(of, '%');
             if (percent) snprintf(name, sizeof name, "%.*s1%s", (int)(percent - of), of, percent + 1);
             else snprintf(name, sizeof name, "%s", of);
-            bool may = strstr(name, "output.weight") || strstr(name, "norm.bias") || strstr(name, "norm_2.bias") || strstr(name, "q_norm") || strstr(name, "k_norm") || strstr(name, "g1.weight") || strstr(name, "first.weight");
-            if (!may || strstr(name, "mix_output")) refused(&FAMILIES[f], &(small_spec){.arch = FAMILIES[f].arch, .leave_out = name}, percent ? "blk.1." : name);
-            refused(&FAMILIES[f], &(small_spec){.arch = FAMILIES[f].arch, .reshape = name}, percent ? "blk.1." : "");
+            bool block = !strncmp(name, "blk.", 4);
+            if (block) snprintf(word, sizeof word, "%.6s", name);
+            bool may = strstr(name, "output.weight") || strstr(name, "norm.bias") || strstr(name, "norm_2.bias") || strstr(name, "q_norm") || strstr(name, "k_norm") || strstr(name, "g1.weight") || strstr(name, "first.weight") || strstr(name, "attn_gate") || (FAMILIES[f].parts == DOTS && strstr(name, "ffn_gate"));
+            if (!may || strstr(name, "mix_output")) refused(&FAMILIES[f], &(small_spec){.arch = FAMILIES[f].arch, .leave_out = name}, block ? word : name);
+            refused(&FAMILIES[f], &(small_spec){.arch = FAMILIES[f].arch, .reshape = name}, word);
         }
 }
 

@@ -5,7 +5,6 @@ static void destroy(device *dev)
 {
     while (cpu_dev(dev)->tensors) cpu_free_weight(dev, &cpu_dev(dev)->tensors->base);
     pool_destroy(cpu_dev(dev)->pool);
-    mem_free(cpu_dev(dev)->pieces);
     mem_free(dev);
 }
 
@@ -19,7 +18,7 @@ static const dev_ops ops = {
     .destroy = destroy,
     .info = info,
     .measure = cpu_measure,
-    .import_weight = cpu_import_weight,
+    .import_weights = cpu_import_weights,
     .free_weight = cpu_free_weight,
     .weight_size = cpu_weight_size,
     .prepare = cpu_plan_prepare,

@@ -163,6 +163,8 @@ typedef struct scan_args {
     float *scratch;                       // head_k + SCAN_COLUMNS, DEV_RATE_VALUE: + head_k * SCAN_COLUMNS
 } scan_args;
 
+typedef struct cpu_hash { uint64_t low, high; } cpu_hash;
+
 typedef struct cpu_kernels {
     const char *isa;
     bool packed; // weights are packed in panels, integer formats in int8
@@ -170,6 +172,7 @@ typedef struct cpu_kernels {
     dev_kv_type kv_auto;
     // Packs 16 whole rows of file blocks (k columns, a multiple of 32, row_bytes apart) into a panel, as cpu_pack_panel does, or NULL. Only from the type the format is named for.
     void (*pack[CPU_FORMATS])(int64_t k, const uint8_t *rows, size_t row_bytes, uint8_t *panel);
+    cpu_hash (*hash)(const void *, size_t); // xxh128
     void (*norm)(dev_norm_kind kind, float *y, const float *x, int32_t n, const float *w, const float *b, float eps);
     // cs: cos and sin of each pair, interleaved
     void (*rope)(float *x, const float *cs, int32_t dims, dev_rope_kind kind, bool inverse);
@@ -199,7 +202,7 @@ void cpu_kernels_ref(cpu_kernels *k);
 #if defined(__x86_64__)
 void cpu_kernels_avx2(cpu_kernels *k);
 void cpu_kernels_avx512(cpu_kernels *k);
-void cpu_pack_avx512(cpu_kernels *k); // its `pack`
+void cpu_pack_avx512(cpu_kernels *k); // its `pack` and `hash`
 void cpu_pack_avx2(cpu_kernels *k);
 void cpu_kernels_amx(cpu_kernels *k);
 void cpu_kernels_amx_emulated(cpu_kernels *k); // the same kernels over tile instructions in C
@@ -274,8 +277,6 @@ typedef struct cpu_device {
     size_t      weight_bytes;
     cpu_tensor *tensors;
     cpu_slab   *slabs;
-    uint8_t    *pieces;       // of all workers, what they read of a file; kept from one tensor to the next
-    size_t      piece_bytes;
     dev_ticket  ticket;
 } cpu_device;
 
@@ -290,7 +291,7 @@ void cpu_pack_for(const cpu_device *d, const dev_tensor *const *w, int n, const 
 
 void *cpu_big_alloc(size_t bytes); // huge pages where it pays; zeroed memory is not promised; free with mem_free
 
-status cpu_import_weight(device *, const dev_weight *, const dev_source *, dev_tensor **, error *);
+status cpu_import_weights(device *, dev_import *, size_t n, const dev_hooks *, error *);
 void   cpu_free_weight(device *, dev_tensor *);
 size_t cpu_weight_size(const device *, const dev_weight *);
 

@@ -1,13 +1,12 @@
-// cpu/weights: import. Rows are read through the caller's source in pieces by all workers and packed as they come, so that no more than a
-// piece a worker is held twice. The fingerprint is xxh128 over the pieces' own hashes, in order.
+// cpu/weights: import. All weights of a model at once: their places are chosen first, then all workers read pieces of them through the callers' sources, hash them
+// and pack them while they are in the cache, until none is left, so that no more than a piece a worker is held twice and nobody waits at the end of a tensor. A
+// weight's fingerprint is xxh128 over its pieces' own hashes, in order.
 //
-// Threads: called by the device's thread; the source is read from pool workers.
-#include <xxhash.h>
-
+// Threads: called by the device's thread; sources are read from pool workers.
 #include "base/os.h"
 #include "cpu/cpu_codes.h"
 
-enum { HUGE_PAGE = 2 << 20, PIECE = 1 << 20, SLAB = 32 << 20, LINE = 64 };
+enum { HUGE_PAGE = 2 << 20, PIECE = 256 << 10, SLAB = 32 << 20, LINE = 64 };
 
 void *cpu_big_alloc(size_t bytes)
 {
@@ -102,115 +101,195 @@ size_t cpu_weight_size(const device *dev, const dev_weight *w)
     return lay_out(cpu_dev_const(dev), w, &l, NULL) ? SIZE_MAX : l.matrix_bytes + l.vector_bytes;
 }
 
+// What is read at once: a run of panels of one expert, about PIECE bytes of the file, small enough to stay in the second-level cache until it is hashed and packed.
+// The pieces of a weight depend on its shape alone, and so does its fingerprint.
+typedef struct import_item {
+    dev_import *of;
+    layout l;
+    cpu_tensor *t;
+    int64_t piece_panels, expert_pieces;
+    size_t first, pieces; // numbers of its pieces among those of all
+} import_item;
+
+// What a worker takes at once: pieces [first, first + count), whose packed bytes begin in the same large page. The page's first touch, in which the system clears
+// it, is then one worker's alone; two that came to it together would both clear a page, and one of them in vain.
+typedef struct import_claim { size_t item, first, count; } import_claim;
+
 typedef struct import_job {
     const cpu_kernels *kernels;
-    const dev_weight *w;
-    const dev_source *source;
-    const layout *l;
-    cpu_tensor *t;
-    int64_t piece_panels, pieces; // of an expert
+    const dev_hooks *hooks;
+    import_item *items;
+    import_claim *claims;
+    size_t n_items, n_pieces, n_claims, cap_claims, buffer_bytes;
     uint8_t *buffers;
-    size_t buffer_bytes;
-    XXH128_hash_t *hashes;
+    cpu_hash *hashes; // of pieces
+    _Atomic uint64_t done;
     atomic_int failed;
     error err;
 } import_job;
 
-// Piece i: piece_panels panels of one expert.
-static void import_piece(void *ctx, size_t begin, size_t end, int worker)
+static status import_piece(import_job *j, const import_item *it, size_t piece, uint8_t *buffer, error *err)
+{
+    const layout *l = &it->l;
+    const dev_weight *w = it->of->weight;
+    cpu_tensor *t = it->t;
+    int64_t expert = (int64_t)piece / it->expert_pieces, panel = (int64_t)piece % it->expert_pieces * it->piece_panels;
+    int64_t row = panel * PANEL, rows = w->n - row < it->piece_panels * PANEL ? w->n - row : it->piece_panels * PANEL;
+    size_t bytes = (size_t)rows * l->row_bytes;
+    uint64_t offset = ((uint64_t)expert * (uint64_t)w->n + (uint64_t)row) * l->row_bytes;
+    if (t->data && cpu_format_raw(l->format)) buffer = t->data + offset; // as in the file
+    status st = it->of->source.read(it->of->source.ctx, offset, bytes, buffer, err);
+    if (st) {
+        error_prefix(err, "tensor '%s'", w->name);
+        return st;
+    }
+    j->hashes[it->first + piece] = j->kernels->hash(buffer, bytes);
+    if (t->data && !cpu_format_raw(l->format))
+        for (int64_t p = 0; p * PANEL < rows; p++) {
+            int64_t left = rows - p * PANEL;
+            cpu_pack(j->kernels, l->format, w->type, w->k, (int)(left < PANEL ? left : PANEL), buffer + (size_t)p * PANEL * l->row_bytes, l->row_bytes,
+                t->data + (size_t)expert * l->expert_bytes + (size_t)(panel + p) * l->panel_bytes);
+        }
+    if (t->vector)
+        for (int64_t r = 0; r < rows; r++)
+            quant_type_traits((int)w->type)->decode(buffer + (size_t)r * l->row_bytes, t->vector + ((size_t)expert * (size_t)w->n + (size_t)(row + r)) * (size_t)w->k, (size_t)w->k);
+    atomic_fetch_add(&j->done, bytes);
+    return OK;
+}
+
+static void import_worker(void *ctx, int worker, pool_member *team)
 {
     import_job *j = ctx;
     uint8_t *buffer = j->buffers + (size_t)worker * j->buffer_bytes;
-    for (size_t i = begin; i < end; i++) {
-        if (atomic_load(&j->failed)) return;
-        int64_t expert = (int64_t)i / j->pieces, panel = (int64_t)i % j->pieces * j->piece_panels;
-        int64_t row = panel * PANEL, rows = j->w->n - row < j->piece_panels * PANEL ? j->w->n - row : j->piece_panels * PANEL;
-        size_t bytes = (size_t)rows * j->l->row_bytes;
-        uint64_t offset = ((uint64_t)expert * (uint64_t)j->w->n + (uint64_t)row) * j->l->row_bytes;
+    for (size_t c; (c = pool_next(team, 1)) < j->n_claims;) {
+        const import_claim *claim = &j->claims[c];
+        const import_item *it = &j->items[claim->item];
         error e = {0};
-        status st = j->source->read(j->source->ctx, offset, bytes, buffer, &e);
-        if (st) {
-            int none = 0;
-            if (atomic_compare_exchange_strong(&j->failed, &none, (int)st)) j->err = e;
-            return;
+        status st = OK;
+        for (size_t i = claim->first; !st && i < claim->first + claim->count; i++) {
+            if (atomic_load(&j->failed)) return;
+            while (i >= it->first + it->pieces) it++;
+            st = import_piece(j, it, i - it->first, buffer, &e);
         }
-        j->hashes[i] = XXH3_128bits(buffer, bytes);
-        if (j->t->data && cpu_format_raw(j->l->format)) memcpy(j->t->data + offset, buffer, bytes);
-        else if (j->t->data)
-            for (int64_t p = 0; p * PANEL < rows; p++) {
-                int64_t left = rows - p * PANEL;
-                cpu_pack(j->kernels, j->l->format, j->w->type, j->w->k, (int)(left < PANEL ? left : PANEL), buffer + (size_t)p * PANEL * j->l->row_bytes, j->l->row_bytes,
-                    j->t->data + (size_t)expert * j->l->expert_bytes + (size_t)(panel + p) * j->l->panel_bytes);
-            }
-        if (j->t->vector)
-            for (int64_t r = 0; r < rows; r++)
-                quant_type_traits((int)j->w->type)->decode(buffer + (size_t)r * j->l->row_bytes, j->t->vector + ((size_t)expert * (size_t)j->w->n + (size_t)(row + r)) * (size_t)j->w->k, (size_t)j->w->k);
+        if (!st && worker == 0 && j->hooks) { // the caller's thread
+            if (j->hooks->progress) j->hooks->progress(j->hooks->ctx, atomic_load(&j->done));
+            if (j->hooks->cancelled && j->hooks->cancelled(j->hooks->ctx)) st = error_set(&e, E_CANCELLED, "loading was cancelled");
+        }
+        int none = 0;
+        if (st && atomic_compare_exchange_strong(&j->failed, &none, (int)st)) j->err = e;
     }
 }
 
-status cpu_import_weight(device *dev, const dev_weight *w, const dev_source *source, dev_tensor **out, error *err)
+// The large page in which a piece is packed; what has no place in a slab joins what is before it.
+static uintptr_t page_of(const import_item *it, size_t piece)
+{
+    if (!it->t->data) return 0;
+    size_t at = (size_t)((int64_t)piece / it->expert_pieces) * it->l.expert_bytes + (size_t)((int64_t)piece % it->expert_pieces * it->piece_panels) * it->l.panel_bytes;
+    if (cpu_format_raw(it->l.format)) at = (size_t)((int64_t)piece / it->expert_pieces) * it->l.expert_bytes + (size_t)((int64_t)piece % it->expert_pieces * it->piece_panels * PANEL) * it->l.row_bytes;
+    return (uintptr_t)(it->t->data + at) / HUGE_PAGE;
+}
+
+static bool make_claims(import_job *j)
+{
+    uintptr_t page = 0;
+    for (size_t i = 0; i < j->n_items; i++)
+        for (size_t p = 0; p < j->items[i].pieces; p++) {
+            uintptr_t here = page_of(&j->items[i], p);
+            if (!j->n_claims || (here && here != page)) {
+                if (!mem_grow((void **)&j->claims, &j->cap_claims, j->n_claims + 1, sizeof *j->claims)) return false;
+                j->claims[j->n_claims++] = (import_claim){i, j->items[i].first + p, 0};
+                page = here;
+            }
+            j->claims[j->n_claims - 1].count++;
+        }
+    return true;
+}
+
+static status place(cpu_device *d, import_item *it, error *err)
+{
+    const dev_weight *w = it->of->weight;
+    const layout *l = &it->l;
+    cpu_tensor *t = it->t = mem_calloc(1, sizeof *t);
+    if (!t) return error_set(err, E_NOMEM, "tensor '%s': no memory", w->name);
+    t->base = (dev_tensor){.name = mem_strdup(w->name), .type = w->type, .k = w->k, .n = w->n, .experts = w->experts, .use = w->use, .bytes = l->matrix_bytes + l->vector_bytes};
+    t->format = l->format;
+    t->row_bytes = l->row_bytes;
+    t->scale_bytes = l->scale_bytes;
+    t->panel_bytes = l->panel_bytes;
+    t->expert_bytes = l->expert_bytes;
+    t->n_panels = l->n_panels;
+    if (l->matrix_bytes) t->data = slab_take(d, l->matrix_bytes, &t->slab);
+    if (l->vector_bytes) t->vector = mem_aligned(LINE, l->vector_bytes);
+    if (!t->base.name || (l->matrix_bytes && !t->data) || (l->vector_bytes && !t->vector))
+        return error_set(err, E_NOMEM, "tensor '%s': no memory for %zu bytes of weights", w->name, l->matrix_bytes + l->vector_bytes);
+    return OK;
+}
+
+static void let_go(cpu_device *d, cpu_tensor *t)
+{
+    if (!t) return;
+    mem_free(t->base.name);
+    slab_give(d, t->slab);
+    mem_free(t->vector);
+    mem_free(t);
+}
+
+static status prepare(cpu_device *d, import_job *j, dev_import *imports, error *err)
+{
+    status st = OK;
+    for (size_t i = 0; !st && i < j->n_items; i++) {
+        import_item *it = &j->items[i];
+        it->of = &imports[i];
+        st = lay_out(d, it->of->weight, &it->l, err);
+        if (st) break;
+        const layout *l = &it->l;
+        it->piece_panels = (int64_t)(PIECE / (l->row_bytes * PANEL));
+        if (it->piece_panels < 1) it->piece_panels = 1;
+        if (it->piece_panels > l->n_panels) it->piece_panels = l->n_panels;
+        it->expert_pieces = (l->n_panels + it->piece_panels - 1) / it->piece_panels;
+        it->first = j->n_pieces;
+        it->pieces = (size_t)it->expert_pieces * (size_t)it->of->weight->experts;
+        j->n_pieces += it->pieces;
+        size_t buffer = ((size_t)it->piece_panels * PANEL * l->row_bytes + LINE - 1) & ~(size_t)(LINE - 1);
+        if (j->buffer_bytes < buffer) j->buffer_bytes = buffer;
+        st = place(d, it, err);
+    }
+    if (st) return st;
+    j->buffers = cpu_big_alloc((size_t)pool_threads(d->pool) * j->buffer_bytes);
+    j->hashes = mem_calloc(j->n_pieces, sizeof *j->hashes);
+    return j->buffers && j->hashes && make_claims(j) ? OK : error_set(err, E_NOMEM, "no memory to read %zu tensors", j->n_items);
+}
+
+status cpu_import_weights(device *dev, dev_import *imports, size_t n, const dev_hooks *hooks, error *err)
 {
     cpu_device *d = cpu_dev(dev);
-    *out = NULL;
-    layout l;
-    status st = lay_out(d, w, &l, err);
-    if (st) return st;
-    import_job job = {.kernels = &d->kernels, .w = w, .source = source, .l = &l};
-    job.piece_panels = (int64_t)(PIECE / (l.row_bytes * PANEL));
-    if (job.piece_panels < 1) job.piece_panels = 1;
-    if (job.piece_panels > l.n_panels) job.piece_panels = l.n_panels;
-    job.pieces = (l.n_panels + job.piece_panels - 1) / job.piece_panels;
-    size_t threads = (size_t)pool_threads(d->pool), count = (size_t)job.pieces * (size_t)w->experts;
-    job.buffer_bytes = ((size_t)job.piece_panels * PANEL * l.row_bytes + 63) & ~(size_t)63;
-    cpu_tensor *t = mem_calloc(1, sizeof *t);
-    job.hashes = mem_calloc(count, sizeof *job.hashes);
-    if (d->piece_bytes < threads * job.buffer_bytes) {
-        mem_free(d->pieces);
-        d->pieces = cpu_big_alloc(threads * job.buffer_bytes);
-        d->piece_bytes = d->pieces ? threads * job.buffer_bytes : 0;
+    import_job j = {.kernels = &d->kernels, .hooks = hooks, .items = mem_calloc(n, sizeof *j.items), .n_items = n};
+    for (size_t i = 0; i < n; i++) imports[i].out = NULL;
+    status st = j.items ? prepare(d, &j, imports, err) : error_set(err, E_NOMEM, "no memory to read %zu tensors", n);
+    if (!st) {
+        pool_run(d->pool, import_worker, &j);
+        st = (status)atomic_load(&j.failed);
+        if (st && err) *err = j.err;
     }
-    job.buffers = d->pieces;
-    if (t) {
-        t->base = (dev_tensor){.name = mem_strdup(w->name), .type = w->type, .k = w->k, .n = w->n, .experts = w->experts, .use = w->use, .bytes = l.matrix_bytes + l.vector_bytes};
-        t->format = l.format;
-        t->row_bytes = l.row_bytes;
-        t->scale_bytes = l.scale_bytes;
-        t->panel_bytes = l.panel_bytes;
-        t->expert_bytes = l.expert_bytes;
-        t->n_panels = l.n_panels;
-        if (l.matrix_bytes) t->data = slab_take(d, l.matrix_bytes, &t->slab);
-        if (l.vector_bytes) t->vector = mem_aligned(64, l.vector_bytes);
-    }
-    if (!t || !job.hashes || !job.buffers || !t->base.name || (l.matrix_bytes && !t->data) || (l.vector_bytes && !t->vector)) {
-        st = error_set(err, E_NOMEM, "tensor '%s': no memory for %zu bytes of weights", w->name, l.matrix_bytes + l.vector_bytes);
-    } else {
-        job.t = t;
-        pool_for(d->pool, count, 1, import_piece, &job);
-        st = (status)atomic_load(&job.failed);
+    for (size_t i = 0; i < n && j.items; i++) {
+        import_item *it = &j.items[i];
         if (st) {
-            if (err) *err = job.err;
-            error_prefix(err, "tensor '%s'", w->name);
-        } else {
-            XXH128_hash_t h = XXH3_128bits(job.hashes, count * sizeof *job.hashes);
-            t->base.fingerprint = (dev_fingerprint){h.low64, h.high64};
+            let_go(d, it->t);
+            continue;
         }
+        cpu_hash h = d->kernels.hash(j.hashes + it->first, it->pieces * sizeof *j.hashes);
+        it->t->base.fingerprint = (dev_fingerprint){h.low, h.high};
+        d->weight_bytes += it->t->base.bytes;
+        it->t->next = d->tensors;
+        if (d->tensors) d->tensors->prev = it->t;
+        d->tensors = it->t;
+        imports[i].out = &it->t->base;
     }
-    mem_free(job.hashes);
-    if (st) {
-        if (t) {
-            mem_free(t->base.name);
-            slab_give(d, t->slab);
-            mem_free(t->vector);
-            mem_free(t);
-        }
-        return st;
-    }
-    d->weight_bytes += t->base.bytes;
-    t->next = d->tensors;
-    if (t->next) t->next->prev = t;
-    d->tensors = t;
-    *out = &t->base;
-    return OK;
+    mem_free(j.items);
+    mem_free(j.claims);
+    mem_free(j.buffers);
+    mem_free(j.hashes);
+    return st;
 }
 
 void cpu_free_weight(device *dev, dev_tensor *tensor)
@@ -221,8 +300,5 @@ void cpu_free_weight(device *dev, dev_tensor *tensor)
     if (t->prev) t->prev->next = t->next;
     else d->tensors = t->next;
     if (t->next) t->next->prev = t->prev;
-    mem_free(t->base.name);
-    slab_give(d, t->slab);
-    mem_free(t->vector);
-    mem_free(t);
+    let_go(d, t);
 }

@@ -54,6 +54,19 @@ typedef struct dev_tensor {
     dev_fingerprint fingerprint;
 } dev_tensor;
 
+typedef struct dev_import {
+    const dev_weight *weight;
+    dev_source  source;
+    dev_tensor *out;    // set by the import; NULL when it failed
+} dev_import;
+
+// What an import tells its caller, on the caller's thread, every few megabytes. Either may be NULL.
+typedef struct dev_hooks {
+    void (*progress)(void *ctx, uint64_t bytes); // read so far
+    bool (*cancelled)(void *ctx);                // true ends the import with E_CANCELLED
+    void  *ctx;
+} dev_hooks;
+
 // ---- plan -----------------------------------------------------------------------------------------------------------------
 
 typedef int32_t dev_reg; // -1: none
@@ -424,7 +437,7 @@ typedef struct dev_ops {
     void   (*destroy)(device *);
     void   (*info)(const device *, dev_info *out);
     status (*measure)(device *, dev_limits *out, error *err);
-    status (*import_weight)(device *, const dev_weight *, const dev_source *, dev_tensor **out, error *err);
+    status (*import_weights)(device *, dev_import *, size_t n, const dev_hooks *, error *err);
     void   (*free_weight)(device *, dev_tensor *);
     size_t (*weight_size)(const device *, const dev_weight *); // bytes that import would take
     status (*prepare)(device *, dev_plan *, error *err);
@@ -451,8 +464,15 @@ static inline void   dev_get_info(const device *d, dev_info *out) { d->ops->info
 // Takes about half a second, and half a gigabyte that is given back.
 static inline status dev_measure(device *d, dev_limits *out, error *err) { return d->ops->measure(d, out, err); }
 
-// Reads and packs one weight. The handle lives until dev_free_weight or dev_destroy.
-static inline status dev_import_weight(device *d, const dev_weight *w, const dev_source *s, dev_tensor **out, error *err) { return d->ops->import_weight(d, w, s, out, err); }
+// Reads and packs n weights, in the order given or several at a time: all of them, or none on an error. A handle lives until dev_free_weight or dev_destroy.
+static inline status dev_import_weights(device *d, dev_import *w, size_t n, const dev_hooks *hooks, error *err) { return d->ops->import_weights(d, w, n, hooks, err); }
+static inline status dev_import_weight(device *d, const dev_weight *w, const dev_source *s, dev_tensor **out, error *err)
+{
+    dev_import one = {w, *s, NULL};
+    status st = dev_import_weights(d, &one, 1, NULL, err);
+    *out = one.out;
+    return st;
+}
 static inline void   dev_free_weight(device *d, dev_tensor *t) { if (t) d->ops->free_weight(d, t); }
 static inline size_t dev_weight_size(const device *d, const dev_weight *w) { return d->ops->weight_size(d, w); }
 // xxh128 of the bytes that were read while packing.

@@ -22,7 +22,7 @@ typedef struct model_options {
     dev_kv_type kv_type;  // for the prediction of KV bytes
     void      (*progress)(void *ctx, uint64_t done, uint64_t total); // bytes of the file that are imported; may be NULL
     void       *progress_ctx;
-    bool      (*cancelled)(void *ctx); // asked between tensors; true ends the load with E_CANCELLED; may be NULL (ctx is progress_ctx)
+    bool      (*cancelled)(void *ctx); // asked now and then; true ends the load with E_CANCELLED; may be NULL (ctx is progress_ctx)
 } model_options;
 
 // How one embedding is made of a sequence's rows, as the file's key pooling_type says. Without one: none.

@@ -101,27 +101,48 @@ static status source_read(void *ctx, uint64_t offset, size_t bytes, void *dst, e
     return gguf_read(s->g, s->t->src, s->t->offset + offset, bytes, dst, err);
 }
 
+typedef struct hooks { const model_options *o; uint64_t total; } hooks;
+
+static void on_progress(void *ctx, uint64_t bytes)
+{
+    const hooks *h = ctx;
+    h->o->progress(h->o->progress_ctx, bytes < h->total ? bytes : h->total, h->total); // tensors that are made, or repeated, are in no file
+}
+
+static bool is_cancelled(void *ctx)
+{
+    const hooks *h = ctx;
+    return h->o->cancelled(h->o->progress_ctx);
+}
+
 static status import_weights(model *m, const gguf *g, const model_options *o, error *err)
 {
-    uint64_t done = 0;
+    hooks h = {.o = o, .total = m->info.file_bytes};
+    dev_hooks told = {o->progress ? on_progress : NULL, o->cancelled ? is_cancelled : NULL, &h};
+    size_t n = m->b.n;
+    source *sources = mem_calloc(n, sizeof *sources);
+    dev_import *imports = mem_calloc(n, sizeof *imports);
+    status st = sources && imports ? OK : error_set(err, E_NOMEM, "out of memory for %zu tensors", n);
+    for (size_t i = 0; !st && i < n; i++) {
+        sources[i] = (source){g, &m->b.all[i]};
+        imports[i] = (dev_import){&m->b.all[i].desc, {source_read, &sources[i]}, NULL};
+    }
+    if (!st && told.progress) on_progress(&h, 0);
+    if (!st) st = dev_import_weights(m->dev, imports, n, &told, err);
     fingerprint_hparams(&m->info.fingerprint, &m->hp);
-    for (size_t i = 0; i < m->b.n; i++) {
+    for (size_t i = 0; !st && i < n; i++) {
         bound_tensor *t = &m->b.all[i];
-        source s = {g, t};
-        dev_source src = {source_read, &s};
-        if (o->progress) o->progress(o->progress_ctx, done, m->info.file_bytes);
-        if (o->cancelled && o->cancelled(o->progress_ctx)) return error_set(err, E_CANCELLED, "loading was cancelled");
-        status st = dev_import_weight(m->dev, &t->desc, &src, &t->dev, err);
-        if (st) return st;
-        done += t->made ? 0 : t->bytes;
+        t->dev = imports[i].out;
         m->info.weight_bytes += t->dev->bytes;
         dev_fingerprint f = dev_tensor_fingerprint(t->dev);
         mix_bytes(&m->info.fingerprint, t->desc.name, strlen(t->desc.name));
         mix_into(&m->info.fingerprint, f.low);
         mix_into(&m->info.fingerprint, f.high);
     }
-    if (o->progress) o->progress(o->progress_ctx, done, m->info.file_bytes);
-    return OK;
+    if (!st && told.progress) on_progress(&h, h.total);
+    mem_free(imports);
+    mem_free(sources);
+    return st;
 }
 
 // Hyperparameters, tensors and what is known from them alone.

@@ -462,6 +462,25 @@ static const float *fake_hidden(device *d, dev_plan *p, int32_t i)
     return NULL;
 }
 
-static const dev_ops fake_ops = {.info = fake_info, .import_weight = fake_import, .free_weight = fake_free_weight, .weight_size = fake_size, .prepare = fake_prepare, .plan_free = fake_plan_free,
+static status fake_imports(device *d, dev_import *w, size_t n, const dev_hooks *h, error *err)
+{
+    status st = OK;
+    uint64_t done = 0;
+    for (size_t i = 0; i < n; i++) w[i].out = NULL;
+    for (size_t i = 0; !st && i < n; i++) {
+        size_t bytes = 0;
+        if (h && h->cancelled && h->cancelled(h->ctx)) st = error_set(err, E_CANCELLED, "loading was cancelled");
+        else st = fake_import(d, w[i].weight, &w[i].source, &w[i].out, err);
+        if (st || !h || !h->progress || !quant_row_bytes((int)w[i].weight->type, (uint64_t)(w[i].weight->k * w[i].weight->n * w[i].weight->experts), &bytes)) continue;
+        h->progress(h->ctx, done += bytes);
+    }
+    for (size_t i = 0; st && i < n; i++) {
+        dev_free_weight(d, w[i].out);
+        w[i].out = NULL;
+    }
+    return st;
+}
+
+static const dev_ops fake_ops = {.info = fake_info, .import_weights = fake_imports, .free_weight = fake_free_weight, .weight_size = fake_size, .prepare = fake_prepare, .plan_free = fake_plan_free,
                                  .scratch = fake_scratch, .page_bytes = fake_page, .kv_create = fake_kv_create, .kv_destroy = fake_kv_destroy, .kv_type = fake_kv_type, .submit = fake_submit,
                                  .wait = fake_wait, .logits = fake_logits, .hidden = fake_hidden};

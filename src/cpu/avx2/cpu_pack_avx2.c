@@ -66,6 +66,11 @@ static inline void put_lanes(uint8_t *to, rows16 x)
     }
 }
 
+#include "cpu/cpu_hash.h"
 #include "cpu/cpu_pack_rows.h"
 
-void cpu_pack_avx2(cpu_kernels *k) { fill_pack(k); }
+void cpu_pack_avx2(cpu_kernels *k)
+{
+    fill_pack(k);
+    k->hash = hash_bytes;
+}

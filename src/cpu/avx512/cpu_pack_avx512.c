@@ -48,6 +48,7 @@ static inline rows16 byte_columns(rows16 x)
     return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), _mm512_shuffle_epi8(x, lanes));
 }
 
+#include "cpu/cpu_hash.h"
 #include "cpu/cpu_pack_rows.h"
 
 // 16 columns of eight rows as bytes, in two vectors of eight bytes a row: [s][parity][t] is column 4 t + 2 s + parity.
@@ -139,6 +140,7 @@ static void tile_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
 void cpu_pack_avx512(cpu_kernels *k)
 {
     fill_pack(k);
+    k->hash = hash_bytes;
     k->pack[CPU_TILE_BF16] = k->pack[CPU_TILE_F16] = tile_16;
     k->pack[CPU_TILE_Q8_0] = tile_q8_0;
     k->pack[CPU_TILE_Q4_0] = k->pack[CPU_TILE_IQ4_NL] = tile_q4_0; // the same fields

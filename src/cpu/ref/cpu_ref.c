@@ -2,6 +2,7 @@
 // summed in double. Slow and obvious: what the other tiers are held to.
 #define CPU_PLAIN_C
 #include "cpu/cpu_generic.h"
+#include "cpu/cpu_hash.h"
 
 void cpu_kernels_ref(cpu_kernels *k)
 {
@@ -9,5 +10,6 @@ void cpu_kernels_ref(cpu_kernels *k)
     k->isa = "ref";
     k->packed = false;
     k->kv_auto = DEV_KV_F32;
+    k->hash = hash_bytes;
     fill_generic(k);
 }

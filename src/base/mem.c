@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/os.h"
+
 static atomic_long fail_countdown;
 
 void mem_fail_at(long nth) { atomic_store(&fail_countdown, nth); }
@@ -40,6 +42,17 @@ void *mem_aligned(size_t align, size_t bytes) {
     size_t rounded = (bytes + align - 1) / align * align;
     if (rounded < bytes) return NULL;
     return aligned_alloc(align, rounded ? rounded : align);
+}
+
+void *mem_table(size_t count, size_t size) {
+    enum { LARGE = 2 << 20 };
+    size_t bytes;
+    if (mul_overflows(count, size, &bytes)) return NULL;
+    if (bytes < LARGE) return mem_calloc(count, size);
+    void *p = mem_aligned(LARGE, bytes);
+    if (!p) return NULL;
+    os_huge_pages(p, bytes);
+    return memset(p, 0, bytes);
 }
 
 bool mem_grow(void **p, size_t *cap, size_t need, size_t size) {

@@ -16,6 +16,8 @@ void  mem_free(void *p);
 char *mem_strdup(const char *s);
 char *mem_strndup(const char *s, size_t n);
 void *mem_aligned(size_t align, size_t bytes); // free with mem_free
+// Zeroed, in large pages where it is large: for tables that are filled in no order, of which small pages would each be read as zeros before they are written.
+void *mem_table(size_t count, size_t size);
 // For tests: the nth allocation from now fails (1 = the next), once; 0 = never again.
 void mem_fail_at(long nth);
 

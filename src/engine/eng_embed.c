@@ -103,7 +103,7 @@ static status take_text(altiserve_request *r, const altiserve_embed *e, error *e
     return eng_check_ids(r, err);
 }
 
-static status fill(altiserve_request *r, const altiserve_embed *e, error *err) {
+static status fill(altiserve_request *r, eng_models *models, const altiserve_embed *e, error *err) {
     r->n = 1;
     r->top = -1;
     r->embeds = true;
@@ -116,7 +116,10 @@ static status fill(altiserve_request *r, const altiserve_embed *e, error *err) {
     r->notify_ctx = e->notify_ctx;
     status s = eng_file_servable(r->file, err);
     if (s == OK && e->pair && !r->file->info.ranks) s = error_set(err, E_INVALID, "%s cannot rank: it has no head for scores", r->file->id);
-    if (s == OK) s = eng_file_text(r->file, err);
+    if (s == OK) {
+        eng_models_expect(models, r->file);
+        s = eng_file_text(r->file, err);
+    }
     if (s == OK) s = take_text(r, e, err);
     r->usage.prompt_tokens = (uint32_t)r->n_prompt;
     return s;
@@ -128,5 +131,5 @@ status altiserve_submit_embed(altiserve *a, const altiserve_embed *what, altiser
     status s = eng_models_find(a->models, what->model, &f, err);
     if (s != OK) return s;
     altiserve_request *r = eng_request_new(a, f, what->timeout_ms, err);
-    return r ? eng_request_submit(r, fill(r, what, err), what->client, what->client_name, out, err) : E_NOMEM;
+    return r ? eng_request_submit(r, fill(r, a->models, what, err), what->client, what->client_name, out, err) : E_NOMEM;
 }

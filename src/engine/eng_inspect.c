@@ -58,7 +58,11 @@ static json_t *memory_json(altiserve *a, const eng_file *f) {
     altiserve_stats stats = {0};
     error err = {0};
     eng_models_stats(a->models, &stats);
-    if (eng_load_predict(f, &a->o, stats.memory_limit, &sizes, &err) != OK) return json_pack("{s:s}", "error", err.text);
+    gguf *g = NULL;
+    status s = eng_file_open(f, &g, &err);
+    if (s == OK) s = eng_load_predict(f, g, &a->o, stats.memory_limit, &sizes, &err);
+    gguf_close(g);
+    if (s != OK) return json_pack("{s:s}", "error", err.text);
     return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "weights_bytes", (json_int_t)sizes.model.weights, "scratch_bytes", (json_int_t)sizes.model.scratch,
                      "kv_bytes", (json_int_t)sizes.kv, "kv_bytes_per_1000_tokens", (json_int_t)(sizes.model.kv_token_bytes * 1000), "kv_bytes_per_sequence",
                      (json_int_t)sizes.model.kv_sequence_bytes, "total_bytes", (json_int_t)sizes.bytes, "budget_bytes", (json_int_t)stats.memory_limit);

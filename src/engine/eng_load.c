@@ -76,9 +76,8 @@ static void size_pages(eng_load_sizes *s, uint64_t left, int64_t parallel) {
     }
 }
 
-status eng_load_predict(const eng_file *f, const altiserve_options *o, uint64_t limit, eng_load_sizes *out, error *err) {
+status eng_load_predict(const eng_file *f, const gguf *g, const altiserve_options *o, uint64_t limit, eng_load_sizes *out, error *err) {
     memset(out, 0, sizeof *out);
-    gguf *g = NULL;
     device *dev = NULL;
     model_options mo = {.context = f->info.context};
     int parallel = o->parallel ? o->parallel : DEFAULT_PARALLEL;
@@ -87,7 +86,6 @@ status eng_load_predict(const eng_file *f, const altiserve_options *o, uint64_t 
     out->wanted = parallel; // and room for one sequence with drafts
     if (o->speculation != SPECULATE_OFF && out->wanted < 1 + ALTISERVE_MOST_DRAFTS) out->wanted = out->rows < 1 + ALTISERVE_MOST_DRAFTS ? out->rows : 1 + ALTISERVE_MOST_DRAFTS;
     status s = kv_type_of(o->kv_type, &mo.kv_type, err);
-    if (s == OK) s = eng_file_open(f, &g, err);
     if (s == OK) s = eng_load_device(o, &dev, err);
     if (s == OK) s = model_predict(g, dev, &mo, out->rows, out->wanted, &out->model, err);
     bool whole = s == OK && out->model.info.whole && out->rows < (int32_t)out->model.info.context; // the whole sequence is one step
@@ -96,7 +94,6 @@ status eng_load_predict(const eng_file *f, const altiserve_options *o, uint64_t 
     if (exact) mo.kv_type = DEV_KV_F32;
     if (whole || exact) s = model_predict(g, dev, &mo, out->rows, out->wanted, &out->model, err);
     out->kv_type = mo.kv_type;
-    gguf_close(g);
     dev_destroy(dev);
     if (s != OK) return s;
     uint64_t fixed = out->model.weights + out->model.scratch, least = fixed + out->model.kv_token_bytes * MIN_TOKENS;
@@ -110,13 +107,10 @@ status eng_load_predict(const eng_file *f, const altiserve_options *o, uint64_t 
     return OK;
 }
 
-static status build(eng_model *m, const altiserve_options *o, const eng_load_sizes *sizes, const eng_load_hooks *hooks, error *err) {
-    gguf *g = NULL;
+static status build(eng_model *m, const gguf *g, const altiserve_options *o, const eng_load_sizes *sizes, const eng_load_hooks *hooks, error *err) {
     model_options mo = {.context = m->file->info.context, .kv_type = sizes->kv_type, .progress = hooks->progress, .progress_ctx = hooks->ctx, .cancelled = hooks->cancelled};
     status s = eng_load_device(o, &m->dev, err);
-    if (s == OK) s = eng_file_open(m->file, &g, err);
     if (s == OK) s = model_load(g, m->dev, &mo, &m->m, err);
-    gguf_close(g);
     if (s != OK) return s;
     m->plan = model_plan(m->m);
     m->max_rows = sizes->rows;
@@ -139,7 +133,7 @@ static status build(eng_model *m, const altiserve_options *o, const eng_load_siz
     return s;
 }
 
-status eng_load(eng_file *f, const altiserve_options *o, const eng_load_sizes *sizes, const eng_load_hooks *hooks, eng_model **out, error *err) {
+status eng_load(eng_file *f, const gguf *g, const altiserve_options *o, const eng_load_sizes *sizes, const eng_load_hooks *hooks, eng_model **out, error *err) {
     eng_model *m = mem_calloc(1, sizeof *m);
     if (!m) return error_set(err, E_NOMEM, "no memory to load %s", f->id);
     atomic_store(&m->refs, 1);
@@ -147,7 +141,7 @@ status eng_load(eng_file *f, const altiserve_options *o, const eng_load_sizes *s
     atomic_fetch_add(&f->refs, 1);
     m->bytes = sizes->bytes;
     atomic_store(&m->last_used, eng_now_ms());
-    status s = build(m, o, sizes, hooks, err);
+    status s = build(m, g, o, sizes, hooks, err);
     if (s != OK) {
         eng_load_free(m);
         return s;

@@ -22,7 +22,7 @@ typedef struct eng_load_hooks {
 uint32_t eng_context(uint32_t asked, uint32_t trained);
 uint64_t eng_default_memory(void); // 80 % of what the system (or its cgroup) has
 status   eng_load_device(const altiserve_options *o, device **out, error *err);
-// `limit`: the whole budget. E_NOMEM with both numbers when even one short sequence cannot fit.
-status   eng_load_predict(const eng_file *f, const altiserve_options *o, uint64_t limit, eng_load_sizes *out, error *err);
-status   eng_load(eng_file *f, const altiserve_options *o, const eng_load_sizes *sizes, const eng_load_hooks *hooks, eng_model **out, error *err);
+// g: the file, open. `limit`: the whole budget. E_NOMEM with both numbers when even one short sequence cannot fit.
+status   eng_load_predict(const eng_file *f, const gguf *g, const altiserve_options *o, uint64_t limit, eng_load_sizes *out, error *err);
+status   eng_load(eng_file *f, const gguf *g, const altiserve_options *o, const eng_load_sizes *sizes, const eng_load_hooks *hooks, eng_model **out, error *err);
 void     eng_load_free(eng_model *m);

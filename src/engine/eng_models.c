@@ -91,7 +91,7 @@ static status read_info(eng_file *f, const gguf *g, uint32_t context, error *err
 }
 
 // What is known from the metadata. The file is listed whatever happens; info.state and info.error say how it is.
-static eng_file *file_create(const char *id, const char *path, uint64_t stamp, int64_t modified, uint32_t context) {
+static eng_file *file_create(const char *id, const char *path, uint64_t stamp, int64_t modified, uint32_t context, bool keep_open) {
     eng_file *f = mem_calloc(1, sizeof *f);
     if (!f) return NULL;
     atomic_store(&f->refs, 1);
@@ -107,7 +107,8 @@ static eng_file *file_create(const char *id, const char *path, uint64_t stamp, i
     error err = {0};
     status s = eng_file_open(f, &g, &err);
     if (s == OK) s = read_info(f, g, context, &err);
-    gguf_close(g);
+    if (keep_open && s == OK) atomic_store(&f->opened, g);
+    else gguf_close(g);
     f->info.state = s == OK ? MODEL_UNLOADED : s == E_INCOMPLETE ? MODEL_INCOMPLETE : MODEL_BROKEN;
     if (s != OK) snprintf(f->info.error, sizeof f->info.error, "%s", err.text);
     return f;
@@ -115,6 +116,7 @@ static eng_file *file_create(const char *id, const char *path, uint64_t stamp, i
 
 void eng_file_release(eng_file *f) {
     if (!f || atomic_fetch_sub(&f->refs, 1) != 1) return;
+    gguf_close(atomic_load(&f->opened));
     tok_destroy(f->tok);
     chat_template_free(f->tmpl);
     mem_free(f->rank_template);
@@ -129,11 +131,10 @@ static void special_text(const tokenizer *t, tok_role role, char *out, size_t si
     copy_str(out, size, (gguf_str){text, n});
 }
 
-static status make_text(eng_file *f, error *err) {
-    gguf *g = NULL;
+static status make_text(eng_file *f, const gguf *g, error *err) {
     gguf_str source;
-    status s = eng_file_open(f, &g, err);
-    if (s == OK && !f->tok) {
+    status s = OK;
+    if (!f->tok) {
         s = tok_create(g, &f->tok, err);
         if (s == OK && *tok_warning(f->tok)) obs_log(OBS_WARN, "%s: %s", f->id, tok_warning(f->tok));
     }
@@ -154,7 +155,6 @@ static status make_text(eng_file *f, error *err) {
         special_text(f->tok, TOK_EOS, f->eos, sizeof f->eos);
         f->text_ready = true;
     }
-    gguf_close(g);
     return s;
 }
 
@@ -163,12 +163,27 @@ status eng_file_servable(const eng_file *f, error *err) {
     return error_set(err, f->info.state == MODEL_BROKEN ? E_INVALID : E_INCOMPLETE, "%s", f->info.error);
 }
 
-status eng_file_text(eng_file *f, error *err) {
+// The file, open; the caller closes it.
+static status take_open(eng_file *f, gguf **out, error *err) {
+    *out = atomic_exchange(&f->opened, NULL);
+    return *out ? OK : eng_file_open(f, out, err);
+}
+
+// g: the file where it is open already, else NULL.
+static status file_text(eng_file *f, const gguf *g, error *err) {
+    gguf *own = NULL;
     pthread_mutex_lock(&f->text_lock);
-    status s = f->text_ready ? OK : make_text(f, err);
+    status s = OK;
+    if (!f->text_ready) {
+        if (!g) s = take_open(f, &own, err);
+        if (s == OK) s = make_text(f, g ? g : own, err);
+        gguf_close(own);
+    }
     pthread_mutex_unlock(&f->text_lock);
     return s;
 }
+
+status eng_file_text(eng_file *f, error *err) { return file_text(f, NULL, err); }
 
 // ---- the list ------------------------------------------------------------------------------------
 
@@ -309,7 +324,7 @@ void eng_models_rescan(eng_models *ms) {
         if (twice) continue;
         eng_file *f = find_listed(ms, id);
         if (!f || f->stamp != stamp || strcmp(f->path, path)) {
-            f = file_create(id, path, stamp, modified, ms->o.context);
+            f = file_create(id, path, stamp, modified, ms->o.context, false);
             fresh = true;
             if (f) log_listed(f);
         }
@@ -350,7 +365,7 @@ static eng_file *find_path(eng_models *ms, const char *path) {
         const char *slash = strrchr(path, '/');
         char id[256];
         if (!id_of(slash ? slash + 1 : path, id, sizeof id)) snprintf(id, sizeof id, "%s", slash ? slash + 1 : path);
-        f = strlen(path) < sizeof f->path ? file_create(id, path, stamp, modified, ms->o.context) : NULL;
+        f = strlen(path) < sizeof f->path ? file_create(id, path, stamp, modified, ms->o.context, true) : NULL;
         if (f && mem_grow((void **)&ms->opened, &ms->cap_opened, ms->n_opened + 1, sizeof *ms->opened)) {
             pthread_mutex_lock(&ms->lock);
             ms->opened[ms->n_opened++] = f;
@@ -519,24 +534,49 @@ static bool is_cancelled(void *ctx) {
     return stop;
 }
 
-static status load(eng_models *ms, eng_file *f, eng_model **out, error *err) {
+static status load_weights(eng_models *ms, eng_file *f, const gguf *g, eng_model **out, error *err) {
     eng_load_sizes sizes;
     eng_load_hooks hooks = {on_progress, is_cancelled, ms};
-    status s = eng_file_text(f, err);
-    if (s != OK) return s;
     pthread_mutex_lock(&ms->lock);
     uint64_t most = f->load_beside ? ms->limit - ms->used : ms->limit;
     pthread_mutex_unlock(&ms->lock);
-    s = eng_load_predict(f, &ms->o, most, &sizes, err);
+    status s = eng_load_predict(f, g, &ms->o, most, &sizes, err);
     if (s == OK) s = reserve(ms, f->id, sizes.bytes, err);
     if (s != OK) return s;
-    s = eng_load(f, &ms->o, &sizes, &hooks, out, err);
+    s = eng_load(f, g, &ms->o, &sizes, &hooks, out, err);
     if (s != OK) {
         give_back(ms, sizes.bytes);
         return s;
     }
     (*out)->owner = ms;
     return OK;
+}
+
+struct text_job { eng_file *f; const gguf *g; status s; error err; };
+
+static void *text_main(void *arg) {
+    struct text_job *j = arg;
+    j->s = file_text(j->f, j->g, &j->err);
+    return NULL;
+}
+
+// The tokenizer is made in a thread of its own while the pool reads weights.
+static status load(eng_models *ms, eng_file *f, eng_model **out, error *err) {
+    gguf *g;
+    status s = take_open(f, &g, err);
+    if (s != OK) return s;
+    struct text_job text = {.f = f, .g = g};
+    pthread_t thread;
+    bool beside = pthread_create(&thread, NULL, text_main, &text) == 0;
+    if (!beside) text_main(&text);
+    s = load_weights(ms, f, g, out, err);
+    if (beside) pthread_join(thread, NULL);
+    gguf_close(g);
+    if (text.s == OK) return s;
+    if (s == OK) eng_model_release(*out);
+    *out = NULL;
+    *err = text.err;
+    return text.s;
 }
 
 static void load_one(eng_models *ms, eng_file *f) {
@@ -614,6 +654,26 @@ static void *watcher_main(void *arg) {
     return NULL;
 }
 
+// Has the loader load f; false when it is listed no longer. Under the lock.
+static bool want(eng_models *ms, eng_file *f) {
+    bool listed = f == ms->toy;
+    for (size_t i = 0; i < ms->n_files && !listed; i++) listed = ms->files[i] == f;
+    for (size_t i = 0; i < ms->n_opened && !listed; i++) listed = ms->opened[i] == f;
+    f->load_wanted |= listed;
+    if (listed) pthread_cond_broadcast(&ms->wake);
+    return listed;
+}
+
+void eng_models_expect(eng_models *ms, eng_file *f) {
+    if (pthread_mutex_trylock(&f->text_lock)) return; // it is being made: this was said before
+    bool ready = f->text_ready;
+    pthread_mutex_unlock(&f->text_lock);
+    if (ready) return;
+    pthread_mutex_lock(&ms->lock);
+    if (!f->loaded && !f->load_wanted && !f->failed_at && !ms->stop) want(ms, f);
+    pthread_mutex_unlock(&ms->lock);
+}
+
 status eng_models_get(eng_models *ms, eng_file *f, int64_t since, eng_model **out, error *err) {
     status s = E_BUSY;
     pthread_mutex_lock(&ms->lock);
@@ -624,21 +684,13 @@ status eng_models_get(eng_models *ms, eng_file *f, int64_t since, eng_model **ou
         s = OK;
     } else if (eng_file_servable(f, err) != OK) {
         s = E_INVALID;
-    } else if (f->failed_at && f->failed_at >= since) {
+    } else if (f->failed_at && f->failed_at > since) {
         if (err) *err = f->load_error;
         s = f->load_error.code;
     } else if (ms->stop) {
         s = error_set(err, E_CANCELLED, "the server is stopping");
-    } else if (!f->load_wanted) {
-        bool listed = f == ms->toy;
-        for (size_t i = 0; i < ms->n_files && !listed; i++) listed = ms->files[i] == f;
-        for (size_t i = 0; i < ms->n_opened && !listed; i++) listed = ms->opened[i] == f;
-        if (listed) {
-            f->load_wanted = true;
-            pthread_cond_broadcast(&ms->wake);
-        } else {
-            s = error_set(err, E_NOTFOUND, "%s was removed or replaced before it was loaded", f->id);
-        }
+    } else if (!f->load_wanted && !want(ms, f)) {
+        s = error_set(err, E_NOTFOUND, "%s was removed or replaced before it was loaded", f->id);
     }
     pthread_mutex_unlock(&ms->lock);
     return s;
@@ -677,7 +729,7 @@ status eng_models_create(const altiserve_options *o, void (*changed)(void *), vo
     os_cond_init(&ms->wake);
     if (o->models_dir) snprintf(ms->dir, sizeof ms->dir, "%s", o->models_dir);
     ms->limit = o->memory ? o->memory : eng_default_memory();
-    ms->toy = file_create("toy-1", "", 1, 0, o->context);
+    ms->toy = file_create("toy-1", "", 1, 0, o->context, false);
     if (!ms->toy) {
         eng_models_destroy(ms);
         return error_set(err, E_NOMEM, "no memory for the list of models");

@@ -167,7 +167,7 @@ static status take_sampling(altiserve_request *r, const altiserve_generate *g, e
 
 uint64_t eng_salt(const char *text) { return text && *text ? XXH3_64bits(text, strlen(text)) : 0; }
 
-static status fill(altiserve_request *r, const altiserve_generate *g, error *err) {
+static status fill(altiserve_request *r, eng_models *models, const altiserve_generate *g, error *err) {
     r->n = g->n ? g->n : 1;
     r->max_tokens = g->max_tokens;
     r->ignore_eos = g->ignore_eos;
@@ -191,7 +191,10 @@ static status fill(altiserve_request *r, const altiserve_generate *g, error *err
     status s = eng_file_servable(r->file, err);
     if (s == OK && !r->file->info.generates)
         s = error_set(err, E_INVALID, "%s writes no text: it is a model for %s", r->file->id, r->file->info.ranks ? "ranking (/v1/rerank)" : "embeddings (/v1/embeddings)");
-    if (s == OK) s = eng_file_text(r->file, err);
+    if (s == OK) {
+        eng_models_expect(models, r->file);
+        s = eng_file_text(r->file, err);
+    }
     if (s == OK) s = take_sampling(r, g, err);
     if (s == OK) s = take_prompt(r, g, err);
     r->usage.prompt_tokens = (uint32_t)r->n_prompt;
@@ -237,7 +240,7 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     if (s != OK) return s;
     altiserve_request *r = eng_request_new(a, f, what->timeout_ms, err);
     if (!r) return E_NOMEM;
-    s = fill(r, what, err);
+    s = fill(r, a->models, what, err);
     if (s == OK && eng_responses_replay(a->responses, r)) {
         *out = r;
         return OK;

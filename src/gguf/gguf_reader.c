@@ -64,6 +64,12 @@ static status need(parser *p, uint64_t n, const char *what) {
 
 static uint64_t load(const uint8_t *p, size_t n, bool swap) {
     uint64_t v = 0;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    if (!swap) {
+        memcpy(&v, p, n);
+        return v;
+    }
+#endif
     for (size_t i = 0; i < n; i++) v |= (uint64_t)p[i] << 8 * (swap ? n - 1 - i : i);
     return v;
 }
@@ -153,8 +159,14 @@ static status read_elements(parser *p, gguf_value *v, int depth) {
         if ((st = fits(p, v->count, p->version == 1 ? 4 : 8, "strings"))) return st;
         v->u.strings = arena_calloc(&p->g->arena, (size_t)v->count, sizeof *v->u.strings);
         if (!v->u.strings) return bad(p, E_NOMEM, p->pos, "no memory for %llu strings", (unsigned long long)v->count);
-        for (uint64_t i = 0; i < v->count; i++)
-            if ((st = read_span(p, &v->u.strings[i], "a string"))) return st;
+        uint64_t head = p->version == 1 ? 4 : 8;
+        for (uint64_t i = 0; i < v->count; i++) {
+            uint64_t left = p->s->have - p->pos, len;
+            if (left >= head && (len = load(p->s->buf + p->pos, head, p->s->swap)) <= left - head) { // it is all there: what vocabularies are read by
+                v->u.strings[i] = (gguf_span){p->pos + head, len};
+                p->pos += head + len;
+            } else if ((st = read_span(p, &v->u.strings[i], "a string"))) return st;
+        }
         return OK;
     }
     uint64_t bytes = v->count * gguf_type_bytes(v->elem); // count <= 2^40: no overflow

@@ -26,14 +26,20 @@ int tok_letter_byte(uint32_t cp) {
 
 // Undoes the byte alphabet; false when some character is not of it. out: at least n bytes.
 static bool unspell(const char *s, size_t n, char *out, size_t *out_len) {
-    *out_len = 0;
+    size_t m = 0;
     for (size_t i = 0; i < n;) {
+        unsigned char c = (unsigned char)s[i];
+        if (c >= 0x21 && c <= 0x7E) {
+            out[m++] = s[i++];
+            continue;
+        }
         uint32_t cp;
         i += tok_decode_cp((const unsigned char *)s + i, n - i, &cp);
         int b = tok_letter_byte(cp);
         if (b < 0) return false;
-        out[(*out_len)++] = (char)b;
+        out[m++] = (char)b;
     }
+    *out_len = m;
     return true;
 }
 
@@ -63,6 +69,76 @@ static void add_merge(tok_merges *m, int32_t left, int32_t right, uint32_t rank,
 
 static status no_memory(error *err) { return error_set(err, E_NOMEM, "out of memory for the vocabulary"); }
 
+// Merges are read a few at a time: first their spellings, and the places where the parts will be looked up are asked for; then the parts, and the places of the
+// pairs; then the pairs are put there. The tables are larger than the caches next to the core.
+enum { MERGES_AT_ONCE = 16 };
+typedef struct merge_reader {
+    struct { size_t at, left, right; uint32_t rank, hash[2]; int32_t id[3]; } of[MERGES_AT_ONCE]; // left and right: bytes, one after the other from `at` on
+    int    n;
+    char  *text; // of these
+    size_t len, cap;
+    int32_t last; // what the last merge gave
+} merge_reader;
+
+// The number of what a merge gives. Vocabularies mostly have their tokens in the order of merges, or several merges that give one token in a row.
+static bool find_merged(tokenizer *t, merge_reader *r, const char *s, size_t n, int32_t *id) {
+    for (int32_t guess = r->last; guess <= r->last + 1 && !t->forms.doubled; guess++) {
+        size_t      m;
+        const char *form = (size_t)guess < t->forms.count ? tok_strtab_get(&t->forms, guess, &m) : NULL;
+        if (!form || m != n || memcmp(form, s, n) != 0) continue;
+        r->last = *id = guess;
+        return true;
+    }
+    if (!tok_strtab_intern(&t->forms, s, n, id)) return false;
+    r->last = *id;
+    return true;
+}
+
+static bool add_merges(tokenizer *t, merge_reader *r) {
+    for (int i = 0; i < r->n; i++) {
+        const char *s = r->text + r->of[i].at;
+        size_t left = r->of[i].left, right = r->of[i].right;
+        int32_t *id = r->of[i].id;
+        for (int k = 0; k < 2; k++) {
+            const char *part = k ? s + left : s;
+            size_t      n = k ? right : left;
+            id[k] = tok_strtab_find_hash(&t->forms, part, n, r->of[i].hash[k]);
+            if (id[k] < 0 && !tok_strtab_intern(&t->forms, part, n, &id[k])) return false;
+        }
+        if (!find_merged(t, r, s, left + right, &id[2])) return false;
+        __builtin_prefetch(&t->merges.slots[pair_slot(&t->merges, pair_key(id[0], id[1]))], 1);
+    }
+    for (int i = 0; i < r->n; i++) add_merge(&t->merges, r->of[i].id[0], r->of[i].id[1], r->of[i].rank, r->of[i].id[2]);
+    r->n = 0;
+    r->len = 0;
+    return true;
+}
+
+static bool take_merge(tokenizer *t, merge_reader *r, gguf_str s, uint32_t rank, bool bytes) {
+    // The first space that is not the first byte parts left and right.
+    const char *space = s.len > 1 ? memchr(s.ptr + 1, ' ', s.len - 1) : NULL;
+    if (!space) return true;
+    size_t left = (size_t)(space - s.ptr), right = s.len - left - 1;
+    if (!mem_grow((void **)&r->text, &r->cap, r->len + s.len, 1)) return false;
+    char *to = r->text + r->len;
+    if (bytes) {
+        if (!unspell(s.ptr, left, to, &left) || !unspell(space + 1, right, to + left, &right)) return true;
+    } else {
+        memcpy(to, s.ptr, left);
+        memcpy(to + left, space + 1, right);
+    }
+    r->of[r->n].at = r->len;
+    r->of[r->n].left = left;
+    r->of[r->n].right = right;
+    r->of[r->n].rank = rank;
+    for (int k = 0; k < 2; k++) {
+        r->of[r->n].hash[k] = tok_strtab_hash(k ? to + left : to, k ? right : left);
+        tok_strtab_expect(&t->forms, r->of[r->n].hash[k]);
+    }
+    r->len += left + right;
+    return ++r->n < MERGES_AT_ONCE || add_merges(t, r);
+}
+
 static status read_merges(tokenizer *t, const gguf *g, bool bytes, error *err) {
     const gguf_value *v;
     status st = gguf_get_array(g, "tokenizer.ggml.merges", GGUF_STRING, &v, err);
@@ -75,42 +151,20 @@ static status read_merges(tokenizer *t, const gguf *g, bool bytes, error *err) {
     if (n >= INT32_MAX / 8) return error_set(err, E_LIMIT, "tokenizer.ggml.merges has %llu entries", (unsigned long long)n);
     size_t slots = 64;
     while (slots < 2 * n) slots *= 2;
-    t->merges.slots = mem_calloc(slots, sizeof *t->merges.slots);
+    t->merges.slots = mem_table(slots, sizeof *t->merges.slots);
     if (!t->merges.slots) return no_memory(err);
     t->merges.mask = slots - 1;
 
-    strbuf form = {0};
-    for (uint64_t i = 0; i < n && st == OK; i++) {
+    merge_reader *r = mem_calloc(1, sizeof *r);
+    bool ok = r != NULL;
+    for (uint64_t i = 0; i < n && ok; i++) {
         gguf_str s;
-        if (!gguf_value_string(v, i, &s)) continue;
-        // The first space that is not the first byte parts left and right.
-        const char *space = s.len > 1 ? memchr(s.ptr + 1, ' ', s.len - 1) : NULL;
-        if (!space) continue;
-        size_t left_len = (size_t)(space - s.ptr), right_len = s.len - left_len - 1;
-        strbuf_clear(&form);
-        if (!strbuf_add(&form, s.ptr, left_len) || !strbuf_add(&form, space + 1, right_len)) {
-            st = no_memory(err);
-            break;
-        }
-        if (bytes) {
-            size_t n1, n2;
-            if (!unspell(form.data + left_len, right_len, form.data + left_len, &n2)) continue;
-            if (!unspell(form.data, left_len, form.data, &n1)) continue;
-            memmove(form.data + n1, form.data + left_len, n2);
-            left_len = n1;
-            right_len = n2;
-        }
-        int32_t left, right, both;
-        if (!tok_strtab_intern(&t->forms, form.data, left_len, &left) ||
-            !tok_strtab_intern(&t->forms, form.data + left_len, right_len, &right) ||
-            !tok_strtab_intern(&t->forms, form.data, left_len + right_len, &both)) {
-            st = no_memory(err);
-            break;
-        }
-        add_merge(&t->merges, left, right, (uint32_t)i, both);
+        if (gguf_value_string(v, i, &s)) ok = take_merge(t, r, s, (uint32_t)i, bytes);
     }
-    strbuf_free(&form);
-    return st;
+    ok = ok && add_merges(t, r);
+    if (r) mem_free(r->text);
+    mem_free(r);
+    return ok ? OK : no_memory(err);
 }
 
 status tok_bpe_create(tokenizer *t, const gguf *g, const char *pre_name, error *err) {
@@ -137,11 +191,11 @@ status tok_bpe_create(tokenizer *t, const gguf *g, const char *pre_name, error *
     for (int32_t id = 0; id < t->size && ok; id++) {
         size_t      n, m;
         const char *s = tok_strtab_get(&t->text, id, &n);
-        if (!bytes) ok = tok_strtab_add(&t->forms, s, n, false);
-        else if (unspell(s, n, form, &m)) ok = tok_strtab_add(&t->forms, form, m, false);
-        else ok = tok_strtab_add(&t->forms, "", 0, true);
+        if (!bytes) ok = tok_strtab_append(&t->forms, s, n);
+        else ok = unspell(s, n, form, &m) ? tok_strtab_append(&t->forms, form, m) : tok_strtab_append(&t->forms, "", 0);
     }
     mem_free(form);
+    ok = ok && tok_strtab_index(&t->forms);
     if (!ok) return no_memory(err);
     st = read_merges(t, g, bytes, err);
     if (st != OK) return st;

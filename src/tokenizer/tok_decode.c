@@ -56,7 +56,10 @@ static void add_piece(const tokenizer *t, int32_t id, strbuf *out) {
     } else if (plain || t->kind == TOK_PLAMO2 || t->kind == TOK_NONE) {
         strbuf_add(out, s, n);
     } else if (attr & TOK_ATTR(TOK_TYPE_NORMAL)) {
-        if (t->kind == TOK_BPE && !t->escape) add_unspelled(out, s, n);
+        size_t      form_len = 0;
+        const char *form = t->kind == TOK_BPE && !(t->pre_flags & PRE_TEXT) ? tok_strtab_get(&t->forms, id, &form_len) : NULL;
+        if (form_len && !t->escape) strbuf_add(out, form, form_len); // taken out of the byte alphabet already
+        else if (t->kind == TOK_BPE && !t->escape) add_unspelled(out, s, n);
         else add_unescaped(out, s, n);
     }
 }
@@ -64,7 +67,11 @@ static void add_piece(const tokenizer *t, int32_t id, strbuf *out) {
 status tok_make_pieces(tokenizer *t, error *err) {
     strbuf all = {0};
     t->piece_off = mem_alloc(((size_t)t->size + 1) * sizeof *t->piece_off);
-    if (!t->piece_off) return error_set(err, E_NOMEM, "out of memory for the vocabulary");
+    if (!t->piece_off || !mem_grow((void **)&all.data, &all.cap, t->text.blob_len + 1, 1)) {
+        strbuf_free(&all);
+        return error_set(err, E_NOMEM, "out of memory for the vocabulary");
+    }
+    all.data[0] = 0;
     t->piece_off[0] = 0;
     for (int32_t id = 0; id < t->size; id++) {
         add_piece(t, id, &all);

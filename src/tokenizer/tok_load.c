@@ -82,11 +82,11 @@ static status read_tokens(tokenizer *t, const gguf *g, error *err) {
     for (uint64_t i = 0; i < n; i++) {
         char empty[32];
         if (!gguf_value_string(v, i, &s) || s.len == 0) s = (gguf_str){empty, (size_t)snprintf(empty, sizeof empty, "[EMPTY_%llu]", (unsigned long long)i)};
-        if (!tok_strtab_add(&t->text, s.ptr, s.len, false)) return no_memory(err);
+        if (!tok_strtab_append(&t->text, s.ptr, s.len)) return no_memory(err);
         if (s.len > t->max_len) t->max_len = s.len;
     }
     t->size = (int32_t)n;
-    return OK;
+    return tok_strtab_index(&t->text) ? OK : no_memory(err);
 }
 
 static status read_scores_and_types(tokenizer *t, const gguf *g, error *err) {

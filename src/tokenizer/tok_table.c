@@ -11,7 +11,7 @@ void tok_strtab_free(tok_strtab *t) {
 }
 
 static bool rehash(tok_strtab *t, size_t slots) {
-    struct tok_strslot *fresh = mem_calloc(slots, sizeof *fresh);
+    struct tok_strslot *fresh = mem_table(slots, sizeof *fresh);
     if (!fresh) return false;
     for (size_t i = 0; t->slots && i <= t->mask; i++) {
         if (!t->slots[i].id1) continue;
@@ -44,7 +44,7 @@ static struct tok_strslot *slot_of(const tok_strtab *t, const char *s, size_t n,
     }
 }
 
-static bool append(tok_strtab *t, const char *s, size_t n) {
+bool tok_strtab_append(tok_strtab *t, const char *s, size_t n) {
     if (t->count >= INT32_MAX / 4 || t->blob_len + n > UINT32_MAX) return false;
     if (!mem_grow((void **)&t->off, &t->off_cap, t->count + 2, sizeof *t->off)) return false;
     if (!mem_grow((void **)&t->blob, &t->blob_cap, t->blob_len + n + 1, 1)) return false;
@@ -55,31 +55,51 @@ static bool append(tok_strtab *t, const char *s, size_t n) {
     return true;
 }
 
-bool tok_strtab_add(tok_strtab *t, const char *s, size_t n, bool hidden) {
-    if (!t->slots && !rehash(t, 64)) return false;
-    if (2 * (t->used + 1) > t->mask + 1 && !rehash(t, 2 * (t->mask + 1))) return false;
-    if (!append(t, s, n)) return false;
-    if (hidden) return true;
-    uint32_t            hash = (uint32_t)tok_hash(s, n);
-    struct tok_strslot *slot = slot_of(t, s, n, hash);
-    if (!slot->id1) {
-        *slot = (struct tok_strslot){hash, (uint32_t)t->count};
+// The table is larger than the caches next to the core: what will be looked at is asked for some strings before.
+bool tok_strtab_index(tok_strtab *t) {
+    enum { AHEAD = 16 };
+    if (!tok_strtab_reserve(t, t->count, t->blob_len)) return false;
+    uint32_t *hash = mem_alloc(t->count * sizeof *hash);
+    if (!hash) return false;
+    for (size_t i = 0; i < t->count; i++) hash[i] = tok_strtab_hash(t->blob + t->off[i], t->off[i + 1] - t->off[i]);
+    for (size_t i = 0; i < t->count; i++) {
+        if (i + AHEAD < t->count) __builtin_prefetch(&t->slots[hash[i + AHEAD] & t->mask], 1);
+        size_t n = t->off[i + 1] - t->off[i];
+        if (!n) continue;
+        struct tok_strslot *slot = slot_of(t, t->blob + t->off[i], n, hash[i]);
+        if (slot->id1) {
+            t->doubled = true;
+            continue;
+        }
+        *slot = (struct tok_strslot){hash[i], (uint32_t)i + 1};
         t->used++;
     }
+    mem_free(hash);
     return true;
 }
 
 bool tok_strtab_intern(tok_strtab *t, const char *s, size_t n, int32_t *id) {
-    *id = tok_strtab_find(t, s, n);
+    if (!t->slots && !rehash(t, 64)) return false;
+    uint32_t            hash = tok_strtab_hash(s, n);
+    struct tok_strslot *slot = slot_of(t, s, n, hash);
+    *id = (int32_t)slot->id1 - 1;
     if (*id >= 0) return true;
-    *id = (int32_t)t->count;
-    return tok_strtab_add(t, s, n, false);
+    if (2 * (t->used + 1) > t->mask + 1) {
+        if (!rehash(t, 2 * (t->mask + 1))) return false;
+        slot = slot_of(t, s, n, hash);
+    }
+    if (!tok_strtab_append(t, s, n)) return false;
+    *slot = (struct tok_strslot){hash, (uint32_t)t->count};
+    *id = (int32_t)t->count - 1;
+    t->used++;
+    return true;
 }
 
-int32_t tok_strtab_find(const tok_strtab *t, const char *s, size_t n) {
-    if (!t->slots) return -1;
-    return (int32_t)slot_of(t, s, n, (uint32_t)tok_hash(s, n))->id1 - 1;
-}
+uint32_t tok_strtab_hash(const char *s, size_t n) { return (uint32_t)tok_hash(s, n); }
+
+int32_t tok_strtab_find_hash(const tok_strtab *t, const char *s, size_t n, uint32_t hash) { return t->slots ? (int32_t)slot_of(t, s, n, hash)->id1 - 1 : -1; }
+
+int32_t tok_strtab_find(const tok_strtab *t, const char *s, size_t n) { return tok_strtab_find_hash(t, s, n, tok_strtab_hash(s, n)); }
 
 void tok_trie_free(tok_trie *t) {
     mem_free(t->keys);

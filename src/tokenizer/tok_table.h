@@ -16,16 +16,22 @@ typedef struct tok_strtab {
     size_t    off_cap, count;
     struct tok_strslot { uint32_t hash, id1; } *slots; // id1: id + 1; 0 is empty
     size_t    mask, used;
+    bool      doubled; // some string stands there twice
 } tok_strtab;
 
 void tok_strtab_free(tok_strtab *t);
 bool tok_strtab_reserve(tok_strtab *t, size_t strings, size_t bytes);
-// Adds a string under the next number. Where the same string stands already the first keeps the name (lookup finds it).
-// hidden: numbered, but never found.
-bool tok_strtab_add(tok_strtab *t, const char *s, size_t n, bool hidden);
-// As above, but gives the old number where there is one.
+// Adds a string under the next number; it is found once tok_strtab_index was called, after the last of them. Of equal strings the first is found, the empty one
+// never is.
+bool tok_strtab_append(tok_strtab *t, const char *s, size_t n);
+bool tok_strtab_index(tok_strtab *t);
+// The number of a string, which is added if it is not there. All others are indexed.
 bool    tok_strtab_intern(tok_strtab *t, const char *s, size_t n, int32_t *id);
 int32_t tok_strtab_find(const tok_strtab *t, const char *s, size_t n); // -1 when absent
+uint32_t tok_strtab_hash(const char *s, size_t n);
+// Asks for the memory that a lookup will read, and looks up; some others should lie between.
+static inline void tok_strtab_expect(const tok_strtab *t, uint32_t hash) { __builtin_prefetch(&t->slots[hash & t->mask]); }
+int32_t tok_strtab_find_hash(const tok_strtab *t, const char *s, size_t n, uint32_t hash);
 static inline const char *tok_strtab_get(const tok_strtab *t, int32_t id, size_t *n) {
     *n = t->off[id + 1] - t->off[id];
     return t->blob + t->off[id];

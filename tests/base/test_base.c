@@ -257,8 +257,24 @@ static void test_conditions(void **state) {
     pthread_cond_destroy(&never);
 }
 
+static void test_table(void **state) {
+    (void)state;
+    static const size_t counts[] = {0, 3, (2 << 20) / 16, (2 << 20) / 16 + 1, (5 << 20) / 16};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        unsigned char *p = mem_table(counts[i], 16);
+        assert_non_null(p);
+        for (size_t k = 0; k < counts[i] * 16; k++) assert_int_equal(p[k], 0);
+        memset(p, 0xff, counts[i] * 16);
+        mem_free(p);
+        mem_fail_at(1);
+        assert_null(mem_table(counts[i], 16));
+        mem_fail_at(0);
+    }
+    assert_null(mem_table(SIZE_MAX / 2, 16));
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_error_prefix), cmocka_unit_test(test_arena_limit),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_table), cmocka_unit_test(test_error_prefix), cmocka_unit_test(test_arena_limit),
                                        cmocka_unit_test(test_strbuf), cmocka_unit_test(test_utf8), cmocka_unit_test(test_pool), cmocka_unit_test(a_worker_without_work_is_not_waited_for), cmocka_unit_test(each_worker_runs_once), cmocka_unit_test(test_limits), cmocka_unit_test(test_conditions)};
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 // model/bind: tensors by presence. Every tensor of the file is looked up by name in the table of slots; what a row does not know is refused,
 // since leaving it out would give wrong numbers without a word. Shapes are held to the hyperparameters here, so that the plan can trust them.
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -144,9 +145,15 @@ static const slot_desc SLOTS[SLOT_COUNT] = {
     [S_CM_VALUE] = {"channel_mix_value", DEV_USE_MATRIX, false},
 };
 
-// The name that a row has for a slot.
-static const char *slot_name(const arch_row *row, slot s)
+// The name that a row has for a slot. Norms that may stand before or after a branch have one name for both.
+static const char *slot_name(const hparams *hp, slot s)
 {
+    const arch_row *row = hp->row;
+    if (row->keys & K_SWIN && hp->no_pre) {
+        static const slot turned[] = {S_ATTN_NORM, S_ATTN_POST, S_FFN_NORM, S_FFN_POST};
+        for (int i = 0; i < 4; i++)
+            if (s == turned[i]) return SLOTS[turned[i ^ 1]].name;
+    }
     if (s == S_FFN_NORM && row->ffn_norm) return row->ffn_norm;
     if (s == S_ATTN_POST && row->attn_post) return row->attn_post;
     if (s == S_FFN_POST && row->ffn_post) return row->ffn_post;
@@ -340,7 +347,7 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
     if (layer >= hp->n_layers) return (hp->row->keys & K_NEXTN) ? OK : error_set(err, E_INVALID, "tensor \"%s\" is past the last of %d layers", t->name, hp->n_layers);
     bool weight = !strcmp(suffix, "weight") || !*suffix, bias = !strcmp(suffix, "bias");
     for (int s = 0; s < SLOT_COUNT; s++) {
-        const char *name = slot_name(hp->row, (slot)s);
+        const char *name = slot_name(hp, (slot)s);
         if (strlen(name) != len || memcmp(name, stem, len) || (s == S_ATTN_NORM_2 && hp->row->more & B_CHANNEL_MIX)) continue; // there it is the feed-forward's norm
         slot_pair *pair = &b->layers[layer].s[s];
         if ((s == S_ATTN_SUB || s == S_FFN_SUB) && !(hp->row->traits & A_SUB_NORMS)) break;
@@ -583,12 +590,14 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
     bool own_kv = l->kv_of == il;
     status st;
     char name[48];
-    bool plain = traits & (A_NORM_PLAIN | A_NO_PRE);
+    bool plain = traits & A_NORM_PLAIN || hp->no_pre;
+    if (hp->row->keys & K_SWIN && hp->no_pre && !s[S_ATTN_POST].w) return missing(il, "attn_norm.weight", err);
+    if (hp->row->keys & K_SWIN && hp->no_pre && !s[S_FFN_POST].w) return missing(il, "ffn_norm.weight", err);
     if (hp->row->more & B_HEAD_GAINS && !s[S_Q_NORM].w) return missing(il, "attn_q_norm.weight", err);
     if (hp->row->more & B_SKIP && !s[S_OUT_SCALE].w) return missing(il, "layer_output_scale.weight", err);
     if (!plain && !s[S_ATTN_NORM].w && !(hp->row->encoder && il == 0)) return missing(il, "attn_norm.weight", err);
     if (!plain && !(traits & A_PARALLEL) && !s[S_FFN_NORM].w && !l->no_feed && !(l->no_attention && !l->recurrent)) {
-        snprintf(name, sizeof name, "%s.weight", slot_name(hp->row, S_FFN_NORM));
+        snprintf(name, sizeof name, "%s.weight", slot_name(hp, S_FFN_NORM));
         return missing(il, name, err);
     }
     static const slot norms[] = {S_ATTN_NORM, S_ATTN_NORM_2, S_ATTN_POST, S_FFN_NORM, S_FFN_POST, S_NORM_EXPS};
@@ -718,9 +727,17 @@ static status add_made(binding *b, int at, const char *name, int64_t k, int64_t 
     return OK;
 }
 
+enum { IMAGE_FIRST = 4, IMAGE_TOKENS = 8192 }; // chameleon: the code book of its images
+
 static status add_constants(const hparams *hp, binding *b, error *err)
 {
     status st;
+    if (hp->row->more & B_IMAGE_TOKENS && !hp->no_logits) {
+        if (hp->n_vocab < IMAGE_FIRST + IMAGE_TOKENS) return error_set(err, E_INVALID, "a vocabulary of %d tokens has not the %d of images", hp->n_vocab, IMAGE_TOKENS);
+        if (b->output.b) return error_set(err, E_UNSUPPORTED, "tensor \"%s\" beside tokens of images is not built", b->output.b->desc.name);
+        if ((st = add_made(b, 0, "tokens of images", hp->n_vocab, 1, DEV_USE_VECTOR, &b->output.b, err))) return st;
+        for (int32_t i = 0; i < IMAGE_TOKENS; i++) b->made[0][IMAGE_FIRST + i] = -FLT_MAX;
+    }
     if (hp->clamp > 0) {
         int64_t widest = 0;
         for (int32_t i = 0; i < hp->n_layers; i++) {

@@ -69,7 +69,8 @@ static void qk_norm(graph *c, dev_reg r, const slot_pair *s, int32_t head, int32
     if (!w) return;
     // One weight a head, shared by the heads or not; or the whole row (olmo2).
     int32_t group = w->k == head ? head : whole;
-    dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = c->hp->layer_norm ? DEV_NORM_LAYER : DEV_NORM_RMS, .group = group, .eps = c->hp->eps, .weight = w,
+    bool layer = c->hp->row->more & B_QK_LAYER;
+    dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = c->hp->layer_norm || layer ? DEV_NORM_LAYER : DEV_NORM_RMS, .group = group, .eps = layer ? 1e-5f : c->hp->eps, .weight = w,
                                  .bias = bias(s), .add = DEV_NONE, .sum = DEV_NONE});
 }
 
@@ -374,7 +375,7 @@ static void layer(graph *c, int32_t il)
         inward_layer(c, il);
         return;
     }
-    bool plain = traits & A_NORM_PLAIN, parallel = !plain && !s[S_FFN_NORM].w && !(traits & A_NO_PRE) && !l->no_feed, beside = (traits & A_EXPERTS_BESIDE) && s[S_NORM_EXPS].w;
+    bool plain = traits & A_NORM_PLAIN, parallel = !plain && !s[S_FFN_NORM].w && !hp->no_pre && !l->no_feed, beside = (traits & A_EXPERTS_BESIDE) && s[S_NORM_EXPS].w;
     bool both_norms = !parallel && hp->parallel_key; // gptneox: two norms of the same input
     bool early = traits & A_ROUTER_EARLY && s[S_ROUTER].w;
     dev_reg h = c->h[0], x = h;
@@ -407,7 +408,7 @@ static void layer(graph *c, int32_t il)
     x = c->n[w];
     if (!parallel && !both_norms) {
         if (s[S_FFN_NORM].w || plain) norm(c, x, h, &s[S_FFN_NORM]);
-        else dev_scale(p, x, h, 1); // normalised afterwards only: a copy, as the branch may not read what it adds to
+        else dev_scale(p, x, hp->row->keys & K_SWIN ? c->t[w] : h, 1); // normalised afterwards only: a copy, as the branch may not read what it adds to
     }
     if (beside) { // arctic: the dense part reads h, the experts the layer's input
         graph_dense(c, il, h, x, &s[S_GATE], &s[S_UP], &s[S_DOWN], h);

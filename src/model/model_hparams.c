@@ -445,6 +445,8 @@ static void read_options(reader *r, hparams *hp)
     if (keys & K_VALUE_SCALE) read_float(r, "attention.value_scale", &hp->value_scale);
     read_acts(r, hp);
     if (keys & K_PARALLEL) read_bool(r, "use_parallel_residual", &hp->parallel_key);
+    hp->no_pre = hp->row->traits & A_NO_PRE;
+    if (keys & K_SWIN) read_bool(r, "swin_norm", &hp->no_pre);
     if (keys & K_TEMP) {
         read_float(r, "attention.temperature_scale", &hp->temp_scale);
         int32_t length = 0;

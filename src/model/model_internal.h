@@ -64,6 +64,8 @@ enum {
     B_CHANNEL_MIX   = 1 << 14, // the feed-forward is RWKV's channel mix
     B_HYPER         = 1 << 15, // hyper-connections: several streams that a branch reads and writes by weights of its own (hy_v4): model_streams.c
     B_LATENT_WINDOWS = 1 << 16, // latent attention's sizes in layers with a window are their own (dots3note)
+    B_QK_LAYER      = 1 << 17, // queries and keys have a layer norm, whatever the rest has (chameleon)
+    B_IMAGE_TOKENS  = 1 << 18, // some tokens are pieces of images and are never written (chameleon)
     B_DECAY_PLUS    = 1 << 13, // ssm_a holds exp(A) where others hold -exp(A) (bailingmoe3)
 };
 
@@ -93,6 +95,9 @@ enum {
     K_EXP_LIMIT   = 1 << 21, // swiglu_clamp_exp, a number or one a layer
     K_SHARED_LIMIT = 1 << 22, // swiglu_clamp_shexp, the same of dense and shared parts
     K_KDA_BOUND   = 1 << 23, // kda.gate_lower_bound
+    // swin_norm: norms follow attention and feed-forward instead of standing before them (chameleon). The feed-forward then reads attention's normalised
+    // result alone, as llama.cpp has it; the published code reads the stream that it was added to.
+    K_SWIN        = 1 << 25,
     K_SITU        = 1 << 24, // activation.situ_beta, situ_linear_beta
 };
 
@@ -175,6 +180,7 @@ struct hparams {
     int32_t temp_length, temp_offset;
     model_pooling pooling;
     bool    pooled, no_logits;
+    bool    no_pre; // no norm before attention and feed-forward
     bool    exp_norm, parallel_key, causal, long_factors, rope_off, longrope, window_off, layer_norm;
     arch_rope rope;
     dev_gating gating;

@@ -198,6 +198,7 @@ static const arch_row ROWS[] = {
     {.name = "step35", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .more = B_WINDOW_DIMS | B_HALF_ROT | B_LIMIT_AFTER, .keys = K_WINDOW | EXPERT_KEYS | K_NEXTN | K_EXP_LIMIT | K_SHARED_LIMIT, .gating = DEV_GATE_SIGMOID},
     {.name = "hy_v4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .more = B_INDEXER | B_HYPER, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_EXP_LIMIT | K_NEXTN, .gating = DEV_GATE_SIGMOID},
     {.name = "dots3note", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .more = B_INDEXER | B_LATENT_WINDOWS, .keys = K_WINDOW | EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN, .gating = DEV_GATE_SIGMOID},
+    {.name = "chameleon", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .more = B_QK_LAYER | B_IMAGE_TOKENS, .keys = K_SWIN},
     {.name = "cogvlm", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .more = B_VISION},
 
     // Encoders: embeddings and scores, no text.
@@ -246,7 +247,7 @@ static const arch_row ROWS[] = {
 #define OUT(n, why) {.name = n, .refuse = why}
     OUT("deepseek4", "compressed attention and hyper-connections are not built"),
     OUT("qwen4exp", "hyper-connections and hashed n-grams are not built"), OUT("qwen3tts", "it writes codes of speech, not text"),
-    OUT("chameleon", "its norms and image tokens are not built"), OUT("t5", "encoder-decoder models are not built"), OUT("t5encoder", "encoders are not built"),
+    OUT("t5", "encoder-decoder models are not built"), OUT("t5encoder", "encoders are not built"),
     OUT("wavtokenizer-dec", "speech models are not built"), OUT("clip", "it holds no language model"), OUT("gptj", "its block is not built"),
     OUT("eagle3", "draft heads are not built"), OUT("dflash", "draft heads are not built"), OUT("gemma4-assistant", "it only drafts for another model"),
     OUT("deepseek2-ocr", "it reads images, which are not built"), OUT("graniteswitch", "adapters that switch within a text are not built"), OUT("pockettts", "speech models are not built"),

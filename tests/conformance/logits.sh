@@ -53,6 +53,7 @@ served() { # NAME ARCHITECTURE MODEL
 # row NAME BASE BOUND [peer random's options...]: makes the model, runs every list (LISTS: their lengths) and way, prints the worst.
 # SALT: of the lists, where two experts of one token are as good as equal to the router and rounding decides: a list without such a token. Each was
 # shown: the last chosen and the first left out exchanged in that token alone gives the peer's logits.
+# N_VOCAB: tokens, 128 unless the architecture has some of its own; lists take the first 128.
 # OPTIONAL=1: sizes that the peer may refuse for this architecture.
 row() {
   local name=$1 base=$2 bound=$3 lists="${LISTS:-1 7 40 200 700}" model n args=() held=() worst code
@@ -63,7 +64,7 @@ row() {
   [ "$part" = served ] && [ -n "${OPTIONAL:-}" ] && return
   model=$cache/$part-$name.gguf
   if [ -n "${META:-}" ]; then args=(--meta "$META" --set context_length=u32:1024)
-  elif [ -f "$ARCHS_DIR/$base.gguf" ]; then args=(--meta "$ARCHS_DIR/$base.gguf" --set context_length=u32:1024); else args=(--arch "$base" --vocab none --n-vocab 128); fi
+  elif [ -f "$ARCHS_DIR/$base.gguf" ]; then args=(--meta "$ARCHS_DIR/$base.gguf" --set context_length=u32:1024); else args=(--arch "$base" --vocab none --n-vocab "${N_VOCAB:-128}"); fi
   [ -f "$ARCHS_DIR/$base.with" ] && args+=(--with "$(cat "$ARCHS_DIR/$base.with")")
   { "$PEER_DIR/peer" random "$model" --seed 3 "${args[@]}" "$@" > "$work/log" 2>&1; } 2> /dev/null || {
     if [ -n "${OPTIONAL:-}" ]; then refused="$refused $name"; else echo "$name: peer random failed: $(tail -1 "$work/log")"; failed=1; fi
@@ -161,6 +162,9 @@ if [ -z "${SAMPLE:-}" ] && [ "$part" != quantized ]; then # shapes and scalings 
       --set attention.layer_norm_rms_epsilon=f32:1e-6"
     row plm plm 1e-6 $small --set attention.key_length=u32:96 --set attention.value_length=u32:64 --set attention.kv_lora_rank=u32:128 --set rope.dimension_count=u32:32
     row bitnet bitnet 1e-6 $small
+    chameleon="$small --with blk.%.attn_q_norm.bias,blk.%.attn_k_norm.bias"
+    N_VOCAB=8320 row chameleon chameleon 1e-6 $chameleon --set swin_norm=bool:false
+    N_VOCAB=8320 row chameleon-swin chameleon 1e-6 $chameleon --set swin_norm=bool:true --set attention.head_count_kv=u32:2
     row llama-factors llama-dense 1e-6 --with blk.%.attn_q.scale,blk.%.attn_k.scale,blk.%.attn_v.scale,blk.%.attn_output.scale,blk.%.ffn_gate.scale,blk.%.ffn_up.scale,blk.%.ffn_down.scale
     gemma4="--set context_length=u32:256 --set embedding_length=u32:256 --set feed_forward_length=u32:384 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set attention.layer_norm_rms_epsilon=f32:1e-6
       --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set attention.key_length_swa=u32:32 --set attention.value_length_swa=u32:32 --set attention.sliding_window=u32:16 --set rope.freq_base=f32:1000000

@@ -255,6 +255,8 @@ static void limits_few(small_model *m)
     gguf_writer_set(m->w, "maple.swiglu_clamp_exp", GGUF_ARRAY, &items, NULL);
 }
 
+static void swin(small_model *m) { gguf_writer_set_bool(m->w, "chameleon.swin_norm", true, NULL); }
+
 static void test_rows(void **state)
 {
     (void)state;
@@ -267,6 +269,12 @@ static void test_rows(void **state)
     refused(&s, NULL, E_INVALID, "attn_q_norm.weight");
     s.arch = "minimax-m3";
     refused(&s, NULL, E_INVALID, "minimax-m3.attention.indexer.top_k");
+    s.arch = "chameleon";
+    refused(&s, NULL, E_INVALID, "a vocabulary of 20 tokens");
+    s.leave_out = "blk.1.ffn_norm.weight"; // before or after the feed-forward
+    refused(&s, NULL, E_INVALID, s.leave_out);
+    refused(&s, swin, E_INVALID, s.leave_out);
+    s.leave_out = NULL;
     s.experts = 4;
     s.used = 2;
     s.arch = "grovemoe";

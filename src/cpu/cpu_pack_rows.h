@@ -5,9 +5,10 @@
 //   select_bits(mask, a, b)     in each byte, mask ? a : b
 //   left(x, n)                  bytes shifted by n (right where it is negative); bits that leave their byte may be anything's
 //   flip_sign(x), six_bits(x)   bytes + 128; their lowest six bits
+//   bits(x, i)                  bit i of each byte, the first byte's lowest
 //   put(to, x), put_lanes(to, x) all 64 bytes; 16 of them at a time, 32 apart
 #pragma once
-#include "cpu/cpu_internal.h"
+#include "cpu/cpu_codes.h"
 
 // The lower halves of the bytes of a and b in one, and the upper halves.
 static inline rows16 both_low(rows16 a, rows16 b) { return select_bits(15, a, left(b, 4)); }
@@ -31,6 +32,11 @@ static inline uint8_t *quants(uint8_t *panel, size_t scale_bytes)
 static inline void put_halves(uint8_t *to, const uint8_t *at, size_t stride)
 {
     for (int r = 0; r < PANEL; r++) memcpy(to + 2 * r, at + (size_t)r * stride, 2);
+}
+
+static inline void put_bytes(uint8_t *to, const uint8_t *at, size_t stride)
+{
+    for (int r = 0; r < PANEL; r++) to[r] = at[(size_t)r * stride];
 }
 
 // d, dmin and 8 pairs of 6 bits: as quant_k4_scale_min.
@@ -69,14 +75,39 @@ static void panel_q8(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pan
     }
 }
 
+// 16 bytes of a row whose pairs of 4 bits are the panel's.
+static inline void same_nibbles(const uint8_t *at, size_t stride, uint8_t *area)
+{
+    rows16 c[4];
+    columns(at, stride, c);
+    for (int i = 0; i < 4; i++) put(area + i * 64, c[i]);
+}
+
 static void panel_q4_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
 {
     uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q4_0, k));
     for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_q4_0), area += 256) {
-        rows16 c[4];
         put_halves(panel + b * 32, rows, stride);
-        columns(rows + 2, stride, c); // the file's pairs of 4 bits are the panel's
-        for (int i = 0; i < 4; i++) put(area + i * 64, c[i]);
+        same_nibbles(rows + 2, stride, area);
+    }
+}
+
+static void panel_q4_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
+{
+    uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q4_1, k));
+    for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_q4_1), area += 256) {
+        put_halves(panel + b * 64, rows, stride);
+        put_halves(panel + b * 64 + 32, rows + 2, stride);
+        same_nibbles(rows + 4, stride, area);
+    }
+}
+
+static void panel_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
+{
+    uint8_t *area = quants(panel, cpu_code_scale_bytes(CPU_MXFP4, k));
+    for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_mxfp4), area += 256) {
+        put_bytes(panel + b * 16, rows, stride);
+        same_nibbles(rows + 1, stride, area);
     }
 }
 
@@ -98,6 +129,23 @@ static void panel_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q4_K), area += 8 * 256) {
         scales_k4(rows, stride, panel + g * 320);
         for (int j = 0; j < 4; j++) nibble_panels(rows + offsetof(block_q4_K, qs) + j * 32, stride, area + j * 512, area + j * 512 + 256);
+    }
+}
+
+static void panel_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
+{
+    uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q5_K, k));
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q5_K), area += 8 * 320) {
+        rows16 h[8]; // a bit for each block
+        scales_k4(rows, stride, panel + g * 320);
+        columns(rows + offsetof(block_q5_K, qh), stride, h);
+        columns(rows + offsetof(block_q5_K, qh) + 16, stride, h + 4);
+        for (int j = 0; j < 4; j++) nibble_panels(rows + offsetof(block_q5_K, qs) + j * 32, stride, area + j * 640, area + j * 640 + 320);
+        for (int j = 0; j < 8; j++)
+            for (int c = 0; c < 8; c++) {
+                uint64_t mask = bits(h[c], j);
+                memcpy(area + j * 320 + 256 + c * 8, &mask, 8);
+            }
     }
 }
 
@@ -137,7 +185,10 @@ static void fill_pack(cpu_kernels *k)
 {
     k->pack[CPU_F32] = panel_f32;
     k->pack[CPU_Q8] = panel_q8;
-    k->pack[CPU_Q4_0] = panel_q4_0;
+    k->pack[CPU_Q4_0] = k->pack[CPU_IQ4_NL] = panel_q4_0; // the same fields
+    k->pack[CPU_Q4_1] = panel_q4_1;
+    k->pack[CPU_MXFP4] = panel_mxfp4;
     k->pack[CPU_Q4_K] = panel_q4_k;
+    k->pack[CPU_Q5_K] = panel_q5_k;
     k->pack[CPU_Q6_K] = panel_q6_k;
 }

@@ -106,7 +106,7 @@ static void test_odd_columns(void **state)
 {
     (void)state;
     static const int64_t sizes[] = {32, 96, 36, 7};
-    static const cpu_format formats[] = {CPU_F32, CPU_Q8, CPU_Q4_0, CPU_TILE_BF16, CPU_TILE_F16, CPU_TILE_Q8_0, CPU_TILE_Q4_0};
+    static const cpu_format formats[] = {CPU_F32, CPU_Q8, CPU_Q4_0, CPU_Q4_1, CPU_MXFP4, CPU_IQ4_NL, CPU_TILE_Q4_1, CPU_TILE_MXFP4, CPU_TILE_BF16, CPU_TILE_F16, CPU_TILE_Q8_0, CPU_TILE_Q4_0};
     for (const char *const *t = cpu_tiers(); *t; t++)
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
             for (size_t j = 0; j < sizeof formats / sizeof *formats; j++) {

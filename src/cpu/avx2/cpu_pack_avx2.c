@@ -53,6 +53,11 @@ static inline rows16 byte_columns(rows16 x)
     __m256i even = _mm256_unpacklo_epi64(a, b), odd = _mm256_unpackhi_epi64(a, b); // bytes 0 and 2, 1 and 3
     return (rows16){{_mm256_permute2x128_si256(even, odd, 0x20), _mm256_permute2x128_si256(even, odd, 0x31)}};
 }
+static inline uint64_t bits(rows16 x, int i)
+{
+    uint32_t low = (uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(x.v[0], 7 - i)), high = (uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(x.v[1], 7 - i));
+    return low | (uint64_t)high << 32;
+}
 static inline void put(uint8_t *to, rows16 x)
 {
     _mm256_storeu_si256((__m256i *)to, x.v[0]);

@@ -34,6 +34,7 @@ static inline rows16 select_bits(int mask, rows16 a, rows16 b) { return _mm512_t
 static inline rows16 left(rows16 x, int n) { return n < 0 ? _mm512_srli_epi16(x, (unsigned)-n) : _mm512_slli_epi16(x, (unsigned)n); }
 static inline rows16 six_bits(rows16 x) { return _mm512_and_si512(x, _mm512_set1_epi8(63)); }
 static inline rows16 flip_sign(rows16 x) { return _mm512_xor_si512(x, _mm512_set1_epi8((char)0x80)); }
+static inline uint64_t bits(rows16 x, int i) { return _mm512_test_epi8_mask(x, _mm512_set1_epi8((char)(1 << i))); }
 static inline void put(uint8_t *to, rows16 x) { _mm512_storeu_si512(to, x); }
 static inline void put_lanes(uint8_t *to, rows16 x)
 {
@@ -97,12 +98,49 @@ static void tile_q4_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
     }
 }
 
+static void tile_q4_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
+{
+    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q4_1, k));
+    for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_q4_1), area += 256) {
+        put_halves(panel + b * 64, rows, stride);
+        put_halves(panel + b * 64 + 32, rows + 2, stride);
+        nibble_tiles(rows + 4, stride, area, area + 64);
+    }
+}
+
+static void tile_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
+{
+    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_MXFP4, k));
+    for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_mxfp4), area += 256) {
+        put_bytes(panel + b * 16, rows, stride);
+        nibble_tiles(rows + 1, stride, area, area + 64);
+    }
+}
+
 static void tile_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
 {
     uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q4_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q4_K), area += 8 * 256) {
         scales_k4(rows, stride, panel + g * 320);
         for (int j = 0; j < 8; j++) nibble_tiles(rows + offsetof(block_q4_K, qs) + j * 16, stride, area + j / 2 * 512 + j % 2 * 64, area + j / 2 * 512 + 256 + j % 2 * 64);
+    }
+}
+
+static void tile_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
+{
+    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q5_K, k));
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q5_K), area += 8 * 320) {
+        scales_k4(rows, stride, panel + g * 320);
+        for (int j = 0; j < 8; j++) nibble_tiles(rows + offsetof(block_q5_K, qs) + j * 16, stride, area + j / 2 * 640 + j % 2 * 64, area + j / 2 * 640 + 320 + j % 2 * 64);
+        for (int h = 0; h < 2; h++)
+            for (int half = 0; half < 2; half++) { // of the columns: a bit for each block
+                __m512i s[2];
+                tile_bytes(rows + offsetof(block_q5_K, qh) + (size_t)h * 8 * stride + half * 16, stride, s);
+                for (int j = 0; j < 8; j++) {
+                    uint64_t masks[2] = {bits(s[0], j), bits(s[1], j)};
+                    memcpy(area + j * 320 + 256 + (h * 2 + half) * 16, masks, 16);
+                }
+            }
     }
 }
 
@@ -144,6 +182,9 @@ void cpu_pack_avx512(cpu_kernels *k)
     k->pack[CPU_TILE_BF16] = k->pack[CPU_TILE_F16] = tile_16;
     k->pack[CPU_TILE_Q8_0] = tile_q8_0;
     k->pack[CPU_TILE_Q4_0] = k->pack[CPU_TILE_IQ4_NL] = tile_q4_0; // the same fields
+    k->pack[CPU_TILE_Q4_1] = tile_q4_1;
+    k->pack[CPU_TILE_MXFP4] = tile_mxfp4;
     k->pack[CPU_TILE_Q4_K] = tile_q4_k;
+    k->pack[CPU_TILE_Q5_K] = tile_q5_k;
     k->pack[CPU_TILE_Q6_K] = tile_q6_k;
 }

@@ -245,10 +245,10 @@ static const arch_row ROWS[] = {
 
     // Known by name, not built: each needs a kind of block that the table does not have.
 #define OUT(n, why) {.name = n, .refuse = why}
-    OUT("deepseek4", "compressed attention and hyper-connections are not built"),
-    OUT("qwen4exp", "hyper-connections and hashed n-grams are not built"), OUT("qwen3tts", "it writes codes of speech, not text"),
+    OUT("deepseek4", "keys compressed over several tokens and grouped output matrices are not built"),
+    OUT("qwen4exp", "embeddings of hashed n-grams are not built"), OUT("qwen3tts", "it writes codes of speech, not text"),
     OUT("t5", "encoder-decoder models are not built"), OUT("t5encoder", "encoders are not built"),
-    OUT("wavtokenizer-dec", "speech models are not built"), OUT("clip", "it holds no language model"), OUT("gptj", "its block is not built"),
+    OUT("wavtokenizer-dec", "speech models are not built"), OUT("clip", "it holds no language model"), OUT("gptj", "its block is not built, nor in llama.cpp"),
     OUT("eagle3", "draft heads are not built"), OUT("dflash", "draft heads are not built"), OUT("gemma4-assistant", "it only drafts for another model"),
     OUT("deepseek2-ocr", "it reads images, which are not built"), OUT("graniteswitch", "adapters that switch within a text are not built"), OUT("pockettts", "speech models are not built"),
 #undef OUT

@@ -34,6 +34,7 @@ static const dev_ops ops = {
     .submit = cpu_submit,
     .wait = cpu_wait,
     .logits = cpu_logits,
+    .peaks = cpu_peaks,
     .hidden = cpu_hidden,
     .reduce = cpu_reduce,
 };

@@ -1,6 +1,8 @@
 // cpu/generic: the kernels that are one text for every tier, over cpu_vec.h: norms, rotary, activations, elementwise ops, float products,
 // attention. Each tier's file includes it once and gets them under its own instruction set; the order of sums is the tier's recipe.
 #pragma once
+#include <float.h>
+
 #include "cpu/cpu_internal.h"
 #include "cpu/cpu_vec.h"
 
@@ -186,6 +188,18 @@ static void to_half(const float *x, uint16_t *y, int32_t n)
     for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i *)(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
 #endif
     for (; i < n; i++) y[i] = quant_f32_to_f16(x[i]);
+}
+
+static void peaks(const float *x, int32_t n, float *out)
+{
+    for (int32_t b = 0; b < n; b += DEV_PEAK) {
+        int32_t end = n - b < DEV_PEAK ? n : b + DEV_PEAK, i = b;
+        vf top = vf_set1(-INFINITY);
+        for (; i + VW <= end; i += VW) top = vf_max_number(vf_load(x + i), top);
+        float peak = vf_hmax(top);
+        for (; i < end; i++) peak = x[i] > peak ? x[i] : peak;
+        out[b / DEV_PEAK] = peak > FLT_MAX ? FLT_MAX : peak;
+    }
 }
 
 static float log_sum_exp(const float *x, int32_t n)
@@ -523,5 +537,6 @@ static void fill_generic(cpu_kernels *k)
     k->conv = conv;
     k->scan = scan;
     k->log_sum_exp = log_sum_exp;
+    k->peaks = peaks;
     k->dot = dot_product;
 }

@@ -195,6 +195,7 @@ typedef struct cpu_kernels {
     void (*attend_tiles)(const attend_args *);
     void (*to_half)(const float *x, uint16_t *y, int32_t n); // nearest even
     float (*log_sum_exp)(const float *x, int32_t n);
+    void (*peaks)(const float *x, int32_t n, float *out); // the greatest of each DEV_PEAK, as dev_peaks has it
     float (*dot)(const float *a, const float *b, int32_t n);
 } cpu_kernels;
 
@@ -362,7 +363,7 @@ typedef struct cpu_plan {
     cpu_rope_table *ropes;
     size_t     n_ropes, cap_ropes;
     size_t     bytes;      // of scratch
-    size_t     q_at, few_at, aux_at, logits_at, identity_at, expert_at, gate_at, join_at, worker_at, worker_bytes, row_seq_at;
+    size_t     q_at, few_at, aux_at, logits_at, peaks_at, identity_at, expert_at, gate_at, join_at, worker_at, worker_bytes, row_seq_at;
     uint8_t   *scratch;
     dev_reg    hidden;
     // the step being run
@@ -384,7 +385,9 @@ void   cpu_plan_free(device *, dev_plan *);
 status cpu_submit(device *, dev_plan *, dev_kv *, const dev_step *, dev_ticket *, error *);
 status cpu_wait(device *, dev_ticket, error *);
 const float *cpu_logits(device *, dev_plan *, int32_t i);
+const float *cpu_peaks(device *, dev_plan *, int32_t i);
 const float *cpu_hidden(device *, dev_plan *, int32_t i);
+static inline int32_t cpu_peak_blocks(int32_t n_vocab) { return (n_vocab + DEV_PEAK - 1) / DEV_PEAK; }
 void   cpu_reduce(device *, dev_plan *, int32_t i, int32_t k, dev_top *top);
 
 typedef struct cpu_reg_view { float *at; size_t ld; } cpu_reg_view;

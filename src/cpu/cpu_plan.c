@@ -300,6 +300,7 @@ static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t m
     take(c, &c->few_at, n.few);
     take(c, &c->aux_at, n.aux);
     take(c, &c->logits_at, (size_t)p->n_vocab * (size_t)max_wanted * sizeof(float));
+    take(c, &c->peaks_at, (size_t)cpu_peak_blocks(p->n_vocab) * (size_t)max_wanted * sizeof(float));
     take(c, &c->identity_at, n.rows * sizeof(int32_t));
     take(c, &c->row_seq_at, (size_t)max_rows * sizeof(int32_t));
     take(c, &c->expert_at, n.experts);

@@ -354,6 +354,15 @@ static void run_output(const run *r, const dev_output *o, int worker, pool_membe
             for (size_t i = begin; i < begin + 4096 && i < n; i++) logits[i] = o->softcap * tanhf(logits[i] / o->softcap);
         pool_barrier(team);
     }
+    // Who draws from a row need not look at all of it.
+    enum { PIECE = 128 * DEV_PEAK };
+    int32_t vocab = (int32_t)o->weight->n, pieces = (vocab + PIECE - 1) / PIECE;
+    float *peaks = (float *)(r->c->scratch + r->c->peaks_at);
+    for (size_t item; (item = pool_next(team, 1)) < (size_t)s->n_wanted * (size_t)pieces;) {
+        int32_t row = (int32_t)(item / (size_t)pieces), at = (int32_t)(item % (size_t)pieces) * PIECE;
+        r->d->kernels.peaks(logits + (size_t)row * (size_t)vocab + at, vocab - at < PIECE ? vocab - at : PIECE, peaks + (size_t)row * (size_t)cpu_peak_blocks(vocab) + at / DEV_PEAK);
+    }
+    pool_barrier(team);
 }
 
 static void run_worker(void *ctx, int worker, pool_member *team)
@@ -431,6 +440,13 @@ const float *cpu_logits(device *dev, dev_plan *p, int32_t i)
     (void)dev;
     const cpu_plan *c = p->backend;
     return p->n_vocab && i >= 0 && i < p->max_wanted ? (const float *)(c->scratch + c->logits_at) + (size_t)i * (size_t)p->n_vocab : NULL;
+}
+
+const float *cpu_peaks(device *dev, dev_plan *p, int32_t i)
+{
+    (void)dev;
+    const cpu_plan *c = p->backend;
+    return p->n_vocab && i >= 0 && i < p->max_wanted ? (const float *)(c->scratch + c->peaks_at) + (size_t)i * (size_t)cpu_peak_blocks(p->n_vocab) : NULL;
 }
 
 const float *cpu_hidden(device *dev, dev_plan *p, int32_t i)

@@ -19,6 +19,7 @@ static inline void vf_storen(float *p, vf v, int n) { _mm512_mask_storeu_ps(p, (
 static inline vf vf_set1(float f) { return _mm512_set1_ps(f); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vf_max_number(vf a, vf b) { return _mm512_max_ps(a, b); } // b where a is not a number
 static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 static inline vf vf_load_i8(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
@@ -48,6 +49,7 @@ static inline void vf_storen(float *p, vf v, int n) { _mm256_maskstore_ps(p, vf_
 static inline vf vf_set1(float f) { return _mm256_set1_ps(f); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+static inline vf vf_max_number(vf a, vf b) { return _mm256_max_ps(a, b); }
 static inline vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 static inline vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 static inline vf vf_load_i8(const int8_t *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p))); }
@@ -93,6 +95,7 @@ static inline void vf_storen(float *p, vf v, int n)
 static inline vf vf_set1(float f) { return vdupq_n_f32(f); }
 static inline vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 static inline vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
+static inline vf vf_max_number(vf a, vf b) { return vmaxnmq_f32(a, b); }
 static inline vf vf_min(vf a, vf b) { return vminq_f32(a, b); }
 static inline vf vf_load_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 static inline vf vf_load_i8(const int8_t *p)
@@ -123,6 +126,7 @@ static inline void vf_storen(float *p, vf v, int n) { if (n) *p = v; }
 static inline vf vf_set1(float f) { return f; }
 static inline vf vf_fma(vf a, vf b, vf c) { return a * b + c; }
 static inline vf vf_max(vf a, vf b) { return a > b ? a : b; }
+static inline vf vf_max_number(vf a, vf b) { return a > b ? a : b; }
 static inline vf vf_min(vf a, vf b) { return a < b ? a : b; }
 static inline vf vf_load_f16(const uint16_t *p) { return quant_f16_to_f32(*p); }
 static inline vf vf_load_i8(const int8_t *p) { return (float)*p; }

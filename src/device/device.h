@@ -453,6 +453,7 @@ typedef struct dev_ops {
     status (*submit)(device *, dev_plan *, dev_kv *, const dev_step *, dev_ticket *, error *err);
     status (*wait)(device *, dev_ticket, error *err);
     const float *(*logits)(device *, dev_plan *, int32_t i);
+    const float *(*peaks)(device *, dev_plan *, int32_t i); // or NULL
     const float *(*hidden)(device *, dev_plan *, int32_t i);
     void   (*reduce)(device *, dev_plan *, int32_t i, int32_t k, dev_top *top);
 } dev_ops;
@@ -494,6 +495,9 @@ static inline status dev_wait(dev_plan *p, dev_ticket t, error *err) { return p-
 // After wait, until the next submit: the logits of wanted row i, n_vocab values; and the row of the DEV_OP_HIDDEN register
 // (row i of the step, or wanted row i when it is a wanted register).
 static inline const float *dev_logits(dev_plan *p, int32_t i) { return p->dev->ops->logits(p->dev, p, i); }
+// Beside the logits of wanted row i: the greatest of each DEV_PEAK of them, where NaN counts as -inf and +inf as the greatest float. NULL: this device does not say.
+enum { DEV_PEAK = 64 };
+static inline const float *dev_peaks(dev_plan *p, int32_t i) { return p->dev->ops->peaks ? p->dev->ops->peaks(p->dev, p, i) : NULL; }
 static inline const float *dev_hidden(dev_plan *p, int32_t i) { return p->dev->ops->hidden(p->dev, p, i); }
 // The k best logits of wanted row i (k may be 0), log-sum-exp and argmax, without sorting the row.
 static inline void dev_reduce(dev_plan *p, int32_t i, int32_t k, dev_top *top) { p->dev->ops->reduce(p->dev, p, i, k, top); }

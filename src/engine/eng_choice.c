@@ -58,12 +58,12 @@ static status flush(eng_choice *c, error *err) {
     return eng_request_push(r, &ev) ? OK : error_set(err, E_NOMEM, "no memory for an event");
 }
 
-static status note_logprobs(eng_choice *c, samp_scratch *scratch, const float *logits, int32_t n_vocab, int32_t token, error *err) {
+static status note_logprobs(eng_choice *c, samp_scratch *scratch, samp_row row, int32_t n_vocab, int32_t token, error *err) {
     altiserve_request *r = c->r;
     if (r->top < 0) return OK;
     samp_logprob found[1 + ENG_MAX_LOGPROBS];
     size_t group = 1 + (size_t)r->top;
-    status s = samp_logprobs(scratch, logits, n_vocab, token, r->top, found, err);
+    status s = samp_logprobs(scratch, row, n_vocab, token, r->top, found, err);
     if (s != OK) return s;
     if (!mem_grow((void **)&c->logprobs, &c->cap_logprobs, c->n_logprobs + group, sizeof *c->logprobs))
         return error_set(err, E_NOMEM, "no memory for logprobs");
@@ -75,11 +75,11 @@ static status note_logprobs(eng_choice *c, samp_scratch *scratch, const float *l
     return OK;
 }
 
-status eng_choice_draw(eng_choice *c, samp_scratch *scratch, const float *logits, int32_t n_vocab, size_t context, altiserve_finish *finish, error *err) {
+status eng_choice_draw(eng_choice *c, samp_scratch *scratch, samp_row row, int32_t n_vocab, size_t context, altiserve_finish *finish, error *err) {
     altiserve_request *r = c->r;
     int32_t token;
     *finish = FINISH_NONE;
-    status s = samp_draw(c->samp, scratch, logits, NULL, c->n_out, &token, err);
+    status s = samp_draw(c->samp, scratch, row, NULL, c->n_out, &token, err);
     if (s != OK) return s;
     if (!r->ignore_eos && tok_is_end(r->file->tok, token)) {
         *finish = FINISH_STOP;
@@ -89,7 +89,7 @@ status eng_choice_draw(eng_choice *c, samp_scratch *scratch, const float *logits
     c->tokens[c->n_tokens++] = token;
     c->n_out++;
     s = samp_accept(c->samp, token, true, err);
-    if (s == OK) s = note_logprobs(c, scratch, logits, n_vocab, token, err);
+    if (s == OK) s = note_logprobs(c, scratch, row, n_vocab, token, err);
     strbuf_clear(&c->piece);
     if (s == OK) s = tok_stream_next(&c->stream, token, &c->piece, err);
     if (s == OK && c->piece.len) s = samp_stop_feed(&c->stop, c->piece.data, c->piece.len, &c->ready, err);

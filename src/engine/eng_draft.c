@@ -193,7 +193,7 @@ static bool read_on(eng_draft *d, rows *r, eng_choice *c, int32_t *room) {
 // The draft of c after `made` others, from the logits of its last row. False: c has enough.
 static bool take(eng_draft *d, eng_choice *c, int32_t row, int32_t made, samp_scratch *scratch) {
     int32_t token;
-    if (samp_draw(c->samp, scratch, dev_logits(d->with->m->plan, row), NULL, c->n_out + (size_t)made, &token, NULL) != OK) return false;
+    if (samp_draw(c->samp, scratch, (samp_row){dev_logits(d->with->m->plan, row), dev_peaks(d->with->m->plan, row)}, NULL, c->n_out + (size_t)made, &token, NULL) != OK) return false;
     c->tokens[c->n_tokens + (size_t)made] = token;
     c->drafted = made + 1;
     return c->drafted < c->n_drafts && (c->r->ignore_eos || !tok_is_end(c->r->file->tok, token));

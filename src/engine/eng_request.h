@@ -151,7 +151,7 @@ status eng_embed_push(eng_choice *c, const model_info *info, const float *x, err
 status eng_choice_init(eng_choice *c, altiserve_request *r, uint32_t index, int32_t n_vocab, error *err);
 void   eng_choice_free(eng_choice *c); // but for kv, which is the scheduler's
 // Draws the next token from a row of logits and sends what can be sent. *finish: FINISH_NONE while it goes on.
-status eng_choice_draw(eng_choice *c, samp_scratch *scratch, const float *logits, int32_t n_vocab, size_t context, altiserve_finish *finish, error *err);
+status eng_choice_draw(eng_choice *c, samp_scratch *scratch, samp_row row, int32_t n_vocab, size_t context, altiserve_finish *finish, error *err);
 // Sends what is held, then the finish.
 status eng_choice_finish(eng_choice *c, altiserve_finish finish, error *err);
 

@@ -508,7 +508,10 @@ static void note_prompt(eng_served *v, altiserve_request *r) {
     eng_history_note(h, r, weights, r->prompt, r->n_prompt);
 }
 
-static void draw(eng_served *v, eng_choice *c, const float *logits, samp_scratch *scratch) {
+_Static_assert((int)SAMP_PEAK == (int)DEV_PEAK, "a sampler reads the peaks that a device has found");
+static samp_row row_of(const eng_served *v, int32_t wanted) { return (samp_row){dev_logits(v->m->plan, wanted), dev_peaks(v->m->plan, wanted)}; }
+
+static void draw(eng_served *v, eng_choice *c, samp_row row, samp_scratch *scratch) {
     altiserve_request *r = c->r;
     altiserve_finish how;
     error err = {0};
@@ -517,14 +520,14 @@ static void draw(eng_served *v, eng_choice *c, const float *logits, samp_scratch
         r->first = eng_now_us();
         note_prompt(v, r);
     }
-    status s = eng_choice_draw(c, scratch, logits, v->m->plan->n_vocab, v->m->context, &how, &err);
+    status s = eng_choice_draw(c, scratch, row, v->m->plan->n_vocab, v->m->context, &how, &err);
     eng_request_usage_set(r, (uint32_t)(c->n_out - before));
     if (s != OK) fail(v, r, &err);
     else if (how != FINISH_NONE) finish(v, c, how);
 }
 
 // The prompt is computed: the other choices share its pages from here on, or wait to read it themselves where there is no room for them.
-static void release_followers(eng_served *v, eng_choice *first, const float *logits, samp_scratch *scratch) {
+static void release_followers(eng_served *v, eng_choice *first, samp_row row, samp_scratch *scratch) {
     altiserve_request *r = first->r;
     for (uint32_t i = 1; i < r->n; i++) {
         eng_choice *c = &r->choices[i];
@@ -534,7 +537,7 @@ static void release_followers(eng_served *v, eng_choice *first, const float *log
             continue;
         }
         to_running(v, c);
-        draw(v, c, logits, scratch);
+        draw(v, c, row, scratch);
         if (r->outcome == FINISH_ERROR) return;
     }
 }
@@ -568,7 +571,7 @@ static void verify(eng_served *v, eng_choice *c, samp_scratch *scratch) {
     for (bool on = true; on;) {
         int32_t expected = good < c->n_drafts ? c->tokens[c->n_tokens] : -1;
         size_t before = c->n_tokens;
-        draw(v, c, dev_logits(v->m->plan, c->wanted + good), scratch);
+        draw(v, c, row_of(v, c->wanted + good), scratch);
         bool right = c->n_tokens > before && c->tokens[before] == expected;
         good += right;
         on = right && c->phase == CHOICE_RUNNING;
@@ -597,9 +600,9 @@ static void harvest(eng_served *v, samp_scratch *scratch) {
             verify(v, c, scratch);
             continue;
         }
-        const float *logits = dev_logits(v->m->plan, c->wanted);
-        if (c->index == 0 && c->n_out == 0 && c->r->n > 1) release_followers(v, c, logits, scratch);
-        if (c->phase == CHOICE_RUNNING) draw(v, c, logits, scratch);
+        samp_row row = row_of(v, c->wanted);
+        if (c->index == 0 && c->n_out == 0 && c->r->n > 1) release_followers(v, c, row, scratch);
+        if (c->phase == CHOICE_RUNNING) draw(v, c, row, scratch);
     }
     for (eng_choice *c = v->running; c; c = c->next) c->n_rows = 0;
 }

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUCKETS = 2048, SORT_BELOW = 256, MAX_ROUNDS = 6, BLOCK = 64, FIRST_TOP = 128 };
+enum { BUCKETS = 2048, SORT_BELOW = 256, MAX_ROUNDS = 6, BLOCK = SAMP_PEAK, FIRST_TOP = 128 };
 #define GREEDY_BELOW 1e-5f // temperatures that would only divide by nearly nothing
 
 // Tokens that penalties look at: open addressing by token, -1 is free.
@@ -258,32 +258,36 @@ static size_t cut_typical(samp_item *items, size_t n, double p, samp_item *borde
 
 static size_t blocks_of(size_t n) { return (n + BLOCK - 1) / BLOCK; }
 
-// peaks holds a maximum a block, then room to select in them; sums a weight a block.
+// peaks holds a maximum a block, then room to select in them; where no items are listed, border holds a weight a block.
 static bool reserve(samp_scratch *s, size_t n) {
     return mem_grow((void **)&s->items, &s->items_cap, n, sizeof *s->items) &&
            mem_grow((void **)&s->border, &s->border_cap, n, sizeof *s->border) &&
            mem_grow((void **)&s->peaks, &s->peaks_cap, 2 * blocks_of(n), sizeof *s->peaks);
 }
 
-// Fills the blocks' maxima; the lowest id of the greatest usable logit, or -1.
-static int32_t find_peaks(const float *row, size_t n, float *peaks) {
-    float best = -INFINITY;
-    for (size_t b = 0; b * BLOCK < n; b++) {
-        const float *x = row + b * BLOCK;
-        size_t len = n - b * BLOCK < BLOCK ? n - b * BLOCK : BLOCK;
-        float lane[8], peak = -INFINITY;
-        for (int k = 0; k < 8; k++) lane[k] = -INFINITY;
-        size_t i = 0;
-        for (; i + 8 <= len; i += 8)
-            for (int k = 0; k < 8; k++) { // a NaN compares false
-                float v = x[i + k] > FLT_MAX ? FLT_MAX : x[i + k];
-                lane[k] = v > lane[k] ? v : lane[k];
-            }
-        for (; i < len; i++) lane[0] = usable(x[i]) > lane[0] ? usable(x[i]) : lane[0];
-        for (int k = 0; k < 8; k++) peak = lane[k] > peak ? lane[k] : peak;
-        peaks[b] = peak;
-        best = peak > best ? peak : best;
-    }
+static float peak_of(const float *x, size_t len) {
+    float lane[8], peak = -INFINITY;
+    for (int k = 0; k < 8; k++) lane[k] = -INFINITY;
+    size_t i = 0;
+    for (; i + 8 <= len; i += 8)
+        for (int k = 0; k < 8; k++) { // a NaN compares false
+            float v = x[i + k] > FLT_MAX ? FLT_MAX : x[i + k];
+            lane[k] = v > lane[k] ? v : lane[k];
+        }
+    for (; i < len; i++) lane[0] = usable(x[i]) > lane[0] ? usable(x[i]) : lane[0];
+    for (int k = 0; k < 8; k++) peak = lane[k] > peak ? lane[k] : peak;
+    return peak;
+}
+
+static float peak_at(const float *row, size_t n, size_t block) { return peak_of(row + block * BLOCK, n - block * BLOCK < BLOCK ? n - block * BLOCK : BLOCK); }
+
+static void find_peaks(const float *row, size_t n, float *peaks) {
+    for (size_t b = 0; b < blocks_of(n); b++) peaks[b] = peak_at(row, n, b);
+}
+
+// The lowest id of the greatest usable logit, or -1.
+static int32_t find_best(const float *row, size_t n, const float *peaks) {
+    float best = peak_of(peaks, blocks_of(n));
     if (best == -INFINITY) return -1;
     for (size_t b = 0;; b++)
         for (size_t i = b * BLOCK; peaks[b] == best && i < n && i < (b + 1) * BLOCK; i++)
@@ -376,15 +380,16 @@ static double row_weight(const float *row, size_t n, float top, float inv, float
     return z;
 }
 
-// Draws among all whose d is at most `limit`, by id, without a list.
-static int32_t pick_row(const float *row, size_t n, int32_t best, float top, float inv, float limit, double u) {
-    double r = u * row_weight(row, n, top, inv, limit), sum = 0;
+// Draws among all whose d is at most `limit`, by id, without a list. weights: room for one of each block.
+static int32_t pick_row(const float *row, size_t n, int32_t best, float top, float inv, float limit, double u, double *weights) {
+    double z = 0, sum = 0;
     int32_t last = best;
+    for (size_t b = 0; b < n; b += BLOCK) z += weights[b / BLOCK] = block_weight(row + b, n - b < BLOCK ? n - b : BLOCK, top, inv, limit);
+    double r = u * z;
     for (size_t b = 0; b < n; b += BLOCK) {
         size_t len = n - b < BLOCK ? n - b : BLOCK;
-        double w = block_weight(row + b, len, top, inv, limit);
-        if (sum + w <= r) {
-            sum += w;
+        if (sum + weights[b / BLOCK] <= r) {
+            sum += weights[b / BLOCK];
             continue;
         }
         for (size_t i = b; i < b + len; i++) {
@@ -398,10 +403,19 @@ static int32_t pick_row(const float *row, size_t n, int32_t best, float top, flo
     return last;
 }
 
-// The row with penalties, bias and mask applied: `logits` itself when there are none, else a copy in scratch.
-static const float *adjust(sampler *s, samp_scratch *scratch, const float *logits, const uint32_t *mask, error *err) {
-    if (!s->p.n_bias && !mask && !s->used) return logits;
+static void take_peaks(samp_scratch *scratch, samp_row from, size_t n) {
+    if (from.peaks) memcpy(scratch->peaks, from.peaks, blocks_of(n) * sizeof *from.peaks);
+    else find_peaks(from.logits, n, scratch->peaks);
+}
+
+// The row with penalties, bias and mask applied, and its peaks in scratch: the logits themselves when there are none, else a copy in scratch.
+static const float *adjust(sampler *s, samp_scratch *scratch, samp_row from, const uint32_t *mask, error *err) {
+    const float *logits = from.logits;
     size_t n = (size_t)s->n_vocab;
+    if (!s->p.n_bias && !mask && !s->used) {
+        take_peaks(scratch, from, n);
+        return logits;
+    }
     if (!mem_grow((void **)&scratch->row, &scratch->row_cap, n, sizeof(float))) {
         error_set(err, E_NOMEM, "no memory for a row of %zu logits", n);
         return NULL;
@@ -423,6 +437,14 @@ static const float *adjust(sampler *s, samp_scratch *scratch, const float *logit
     if (mask)
         for (size_t i = 0; i < n; i++)
             if (!(mask[i / 32] >> i % 32 & 1)) row[i] = -INFINITY;
+    if (mask || !from.peaks) {
+        find_peaks(row, n, scratch->peaks);
+        return row;
+    }
+    take_peaks(scratch, from, n); // then those of what was changed
+    for (size_t i = 0; i < s->slots; i++)
+        if (s->table[i].token >= 0) scratch->peaks[s->table[i].token / BLOCK] = peak_at(row, n, (size_t)s->table[i].token / BLOCK);
+    for (size_t i = 0; i < s->p.n_bias; i++) scratch->peaks[s->bias[i].token / BLOCK] = peak_at(row, n, (size_t)s->bias[i].token / BLOCK);
     return row;
 }
 
@@ -464,13 +486,13 @@ static size_t truncate_row(const samp_params *p, samp_scratch *scratch, const fl
     return n;
 }
 
-status samp_draw(sampler *s, samp_scratch *scratch, const float *logits, const uint32_t *mask, uint64_t position, int32_t *token, error *err) {
-    const float *row = adjust(s, scratch, logits, mask, err);
+status samp_draw(sampler *s, samp_scratch *scratch, samp_row from, const uint32_t *mask, uint64_t position, int32_t *token, error *err) {
     const samp_params *p = &s->p;
     size_t vocab = (size_t)s->n_vocab;
-    if (!row) return E_NOMEM;
     if (!reserve(scratch, vocab)) return error_set(err, E_NOMEM, "no memory for %zu candidates", vocab);
-    int32_t best = find_peaks(row, vocab, scratch->peaks);
+    const float *row = adjust(s, scratch, from, mask, err);
+    if (!row) return E_NOMEM;
+    int32_t best = find_best(row, vocab, scratch->peaks);
     if (best < 0) return error_set(err, E_INVALID, "no token can be drawn: every logit is banned or not a number");
     if (samp_is_greedy(p)) {
         *token = best;
@@ -479,7 +501,7 @@ status samp_draw(sampler *s, samp_scratch *scratch, const float *logits, const u
     float top = usable(row[best]), inv = 1.0f / p->temperature;
     double u = samp_uniform(p->seed, p->choice, 0, position), spare = p->min_p > 0 ? -log((double)p->min_p) : INFINITY;
     if ((p->top_k <= 0 || (size_t)p->top_k >= vocab) && p->typical_p >= 1 && p->top_p >= 1) {
-        *token = pick_row(row, vocab, best, top, inv, (float)spare, u);
+        *token = pick_row(row, vocab, best, top, inv, (float)spare, u, (double *)scratch->border);
         return OK;
     }
     samp_item *items = scratch->items;
@@ -496,10 +518,12 @@ status samp_draw(sampler *s, samp_scratch *scratch, const float *logits, const u
     return OK;
 }
 
-status samp_logprobs(samp_scratch *scratch, const float *logits, int32_t n_vocab, int32_t chosen, int32_t k, samp_logprob *out, error *err) {
+status samp_logprobs(samp_scratch *scratch, samp_row row, int32_t n_vocab, int32_t chosen, int32_t k, samp_logprob *out, error *err) {
+    const float *logits = row.logits;
     size_t vocab = (size_t)n_vocab;
     if (!reserve(scratch, vocab)) return error_set(err, E_NOMEM, "no memory for %d candidates", n_vocab);
-    int32_t best = find_peaks(logits, vocab, scratch->peaks);
+    take_peaks(scratch, row, vocab);
+    int32_t best = find_best(logits, vocab, scratch->peaks);
     float top = best < 0 ? 0 : usable(logits[best]);
     double log_z = best < 0 ? 0 : log(row_weight(logits, vocab, top, 1, INFINITY));
     bool inside = chosen >= 0 && chosen < n_vocab && best >= 0;

@@ -53,6 +53,10 @@ typedef struct samp_scratch {
 } samp_scratch;
 void samp_scratch_free(samp_scratch *s);
 
+// A row of logits. peaks: the greatest of each SAMP_PEAK of them, where a NaN counts as -inf and +inf as the greatest float; NULL: not known, and found anew.
+enum { SAMP_PEAK = 64 };
+typedef struct samp_row { const float *logits, *peaks; } samp_row;
+
 typedef struct sampler sampler;
 status samp_create(const samp_params *p, int32_t n_vocab, sampler **out, error *err);
 void   samp_free(sampler *s); // NULL is fine
@@ -60,7 +64,7 @@ void   samp_free(sampler *s); // NULL is fine
 status samp_accept(sampler *s, int32_t token, bool output, error *err);
 // position: of the token that is drawn, counted in the answer from 0. mask: NULL, or bit i % 32 of word i / 32 set where token i is allowed.
 // E_INVALID when no token is left to draw (all NaN, -inf, banned or masked).
-status samp_draw(sampler *s, samp_scratch *scratch, const float *logits, const uint32_t *mask, uint64_t position, int32_t *token, error *err);
+status samp_draw(sampler *s, samp_scratch *scratch, samp_row row, const uint32_t *mask, uint64_t position, int32_t *token, error *err);
 
 typedef struct samp_logprob {
     int32_t token;
@@ -68,7 +72,7 @@ typedef struct samp_logprob {
 } samp_logprob;
 // Of the raw distribution, softmax(logits): out[0] is `chosen`, out[1 .. k] the k most likely, best first, equal ones by id. Entries past
 // the number of finite logits have token -1 and -inf.
-status samp_logprobs(samp_scratch *scratch, const float *logits, int32_t n_vocab, int32_t chosen, int32_t k, samp_logprob *out, error *err);
+status samp_logprobs(samp_scratch *scratch, samp_row row, int32_t n_vocab, int32_t chosen, int32_t k, samp_logprob *out, error *err);
 
 // A number in [0, 1) from 53 random bits: Philox4x32-10, key = seed, counter = (position low, position high, choice, stream).
 double samp_uniform(uint64_t seed, uint32_t choice, uint32_t stream, uint64_t position);

@@ -671,6 +671,12 @@ static void reduces(void **state)
     const float *l = dev_logits(p, 0);
     int32_t ids[VOCAB + 5];
     float values[VOCAB + 5];
+    const float *peaks = dev_peaks(p, 0);
+    for (int32_t at = 0; at < VOCAB; at += DEV_PEAK) {
+        float most = -INFINITY;
+        for (int32_t j = at; j < VOCAB && j < at + DEV_PEAK; j++) most = fmaxf(most, l[j]);
+        assert_true(peaks[at / DEV_PEAK] == most);
+    }
     for (int32_t k = 0; k <= VOCAB + 5; k += k < 5 ? 1 : 29) {
         dev_top top = {.ids = ids, .values = values};
         dev_reduce(p, 0, k, &top);

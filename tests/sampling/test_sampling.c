@@ -98,7 +98,7 @@ static void hold_to(const samp_params *s, const float *logits, int n, const doub
     assert_int_equal(samp_create(s, n, &sm, NULL), OK);
     for (int i = 0; i < times; i++) {
         int32_t token = -1;
-        assert_int_equal(samp_draw(sm, &scratch, logits, NULL, (uint64_t)i, &token, NULL), OK);
+        assert_int_equal(samp_draw(sm, &scratch, (samp_row){logits, NULL}, NULL, (uint64_t)i, &token, NULL), OK);
         assert_in_range(token, 0, n - 1);
         if (!(p[token] > 0)) fail_msg("token %d was drawn and should be cut", token);
         count[token]++;
@@ -168,7 +168,7 @@ static void awkward_rows(void **state) {
         }
         assert_int_equal(samp_create(&s, N, &sm, NULL), OK);
         for (uint64_t at = 0; at < 50; at++) {
-            assert_int_equal(samp_draw(sm, &scratch, logits, NULL, at, &token, NULL), OK);
+            assert_int_equal(samp_draw(sm, &scratch, (samp_row){logits, NULL}, NULL, at, &token, NULL), OK);
             if (kind == 0) assert_in_range(token, 0, 4); // equal: the lowest ids
             if (kind == 1) assert_int_equal(token, 7);
             if (kind == 2) assert_true(token % 2 == 0 && token >= N - 10);
@@ -179,10 +179,53 @@ static void awkward_rows(void **state) {
     }
     for (int i = 0; i < N; i++) logits[i] = NAN;
     assert_int_equal(samp_create(&s, N, &sm, NULL), OK);
-    assert_int_equal(samp_draw(sm, &scratch, logits, NULL, 0, &token, NULL), E_INVALID);
+    assert_int_equal(samp_draw(sm, &scratch, (samp_row){logits, NULL}, NULL, 0, &token, NULL), E_INVALID);
     samp_free(sm);
     samp_scratch_free(&scratch);
     mem_free(logits);
+}
+
+// Peaks that somebody else has found change nothing: with penalties, biases and masks, numbers that are none, and a last block that is not whole.
+static void peaks_given_or_found(void **state) {
+    (void)state;
+    enum { N = 1000, PEAKS = (N + SAMP_PEAK - 1) / SAMP_PEAK };
+    float logits[N], peaks[PEAKS];
+    uint32_t mask[(N + 31) / 32], random = 7;
+    samp_scratch a = {0}, b = {0};
+    for (int round = 0; round < 400; round++) {
+        for (int i = 0; i < N; i++) {
+            random = random * 1664525u + 1013904223u;
+            logits[i] = (float)(random >> 16) * 2e-4f;
+            if (random >> 24 == 1) logits[i] = round % 3 == 0 ? NAN : round % 3 == 1 ? -INFINITY : (float)round;
+            if (round % 50 == 49 && random >> 24 == 2) logits[i] = INFINITY;
+        }
+        for (int i = 0; i < N; i++) {
+            float x = isnan(logits[i]) ? -INFINITY : fminf(logits[i], FLT_MAX);
+            peaks[i / SAMP_PEAK] = i % SAMP_PEAK && peaks[i / SAMP_PEAK] > x ? peaks[i / SAMP_PEAK] : x;
+        }
+        for (size_t i = 0; i < sizeof mask / sizeof *mask; i++) mask[i] = (random = random * 1664525u + 1013904223u);
+        samp_bias bias[3] = {{round, 5}, {N - 1 - round, -100}, {(int32_t)(random % N), 14}};
+        samp_params s = samp_defaults();
+        s.temperature = round % 2 ? 0.8f : 0;
+        s.top_k = round % 8 < 4 ? 7 : 0;
+        s.top_p = round % 16 < 8 ? 0.9f : 1;
+        if (round % 4 >= 2) s.bias = bias, s.n_bias = 3, s.repetition = 1.3f, s.presence = 0.7f;
+        sampler *sm;
+        assert_int_equal(samp_create(&s, N, &sm, NULL), OK);
+        for (int i = 0; i < 20; i++) samp_accept(sm, (round * 31 + i * 57) % N, i % 2, NULL);
+        int32_t x, y;
+        const uint32_t *m = round % 5 == 0 ? mask : NULL;
+        status st = samp_draw(sm, &a, (samp_row){logits, NULL}, m, (uint64_t)round, &x, NULL);
+        assert_int_equal(samp_draw(sm, &b, (samp_row){logits, peaks}, m, (uint64_t)round, &y, NULL), st);
+        if (st == OK) assert_int_equal(x, y);
+        samp_logprob p[6], q[6];
+        assert_int_equal(samp_logprobs(&a, (samp_row){logits, NULL}, N, x, 5, p, NULL), OK);
+        assert_int_equal(samp_logprobs(&b, (samp_row){logits, peaks}, N, x, 5, q, NULL), OK);
+        for (int i = 0; i < 6; i++) assert_true(p[i].token == q[i].token && (p[i].logprob == q[i].logprob || isnan(p[i].logprob)));
+        samp_free(sm);
+    }
+    samp_scratch_free(&a);
+    samp_scratch_free(&b);
 }
 
 static void greedy_takes_the_lowest_id(void **state) {
@@ -194,13 +237,13 @@ static void greedy_takes_the_lowest_id(void **state) {
     samp_scratch scratch = {0};
     int32_t token;
     assert_int_equal(samp_create(&s, 6, &sm, NULL), OK);
-    assert_int_equal(samp_draw(sm, &scratch, logits, NULL, 0, &token, NULL), OK);
+    assert_int_equal(samp_draw(sm, &scratch, (samp_row){logits, NULL}, NULL, 0, &token, NULL), OK);
     assert_int_equal(token, 1);
     uint32_t mask = 1u << 3 | 1u << 5;
-    assert_int_equal(samp_draw(sm, &scratch, logits, &mask, 0, &token, NULL), OK);
+    assert_int_equal(samp_draw(sm, &scratch, (samp_row){logits, NULL}, &mask, 0, &token, NULL), OK);
     assert_int_equal(token, 3);
     mask = 1u << 2;
-    assert_int_equal(samp_draw(sm, &scratch, logits, &mask, 0, &token, NULL), E_INVALID);
+    assert_int_equal(samp_draw(sm, &scratch, (samp_row){logits, NULL}, &mask, 0, &token, NULL), E_INVALID);
     samp_free(sm);
     samp_scratch_free(&scratch);
 }
@@ -230,20 +273,20 @@ static void penalties_and_bias(void **state) {
     samp_scratch scratch = {0};
     int32_t token;
     assert_int_equal(samp_create(&s, 10, &sm, NULL), OK);
-    samp_draw(sm, &scratch, logits, NULL, 0, &token, NULL);
+    samp_draw(sm, &scratch, (samp_row){logits, NULL}, NULL, 0, &token, NULL);
     assert_int_equal(token, 0); // 8 is banned
     samp_accept(sm, 0, false, NULL); // 4 / 2: token 1 and the biased 7 have 3
-    samp_draw(sm, &scratch, logits, NULL, 0, &token, NULL);
+    samp_draw(sm, &scratch, (samp_row){logits, NULL}, NULL, 0, &token, NULL);
     assert_int_equal(token, 1);
     samp_accept(sm, 1, true, NULL); // 3 / 2 - 1 - 0.5
-    samp_draw(sm, &scratch, logits, NULL, 0, &token, NULL);
+    samp_draw(sm, &scratch, (samp_row){logits, NULL}, NULL, 0, &token, NULL);
     assert_int_equal(token, 7);
     samp_accept(sm, 7, true, NULL); // 0 is out of the window of two: 4 again
-    samp_draw(sm, &scratch, logits, NULL, 0, &token, NULL);
+    samp_draw(sm, &scratch, (samp_row){logits, NULL}, NULL, 0, &token, NULL);
     assert_int_equal(token, 0);
     samp_accept(sm, 9, true, NULL); // 1 left the window, but its presence and frequency stay: 3 - 1.5
     float two[10] = {-9, 3, -9, -9, -9, -9, 1.6f, -9, 50, -9};
-    samp_draw(sm, &scratch, two, NULL, 0, &token, NULL);
+    samp_draw(sm, &scratch, (samp_row){two, NULL}, NULL, 0, &token, NULL);
     assert_int_equal(token, 6);
     samp_free(sm);
     samp_scratch_free(&scratch);
@@ -257,7 +300,7 @@ static void logprobs_of_the_raw_row(void **state) {
     samp_logprob out[21];
     double z = 0;
     for (int i = 0; i < N; i++) logits[i] = (float)(normal() * 3), z += exp(logits[i]);
-    assert_int_equal(samp_logprobs(&scratch, logits, N, 17, 20, out, NULL), OK);
+    assert_int_equal(samp_logprobs(&scratch, (samp_row){logits, NULL}, N, 17, 20, out, NULL), OK);
     assert_true(fabs(out[0].logprob - (logits[17] - log(z))) < 1e-4);
     for (int i = 1; i <= 20; i++) {
         int better = 0;
@@ -266,7 +309,7 @@ static void logprobs_of_the_raw_row(void **state) {
         assert_true(fabs(out[i].logprob - (logits[out[i].token] - log(z))) < 1e-4);
     }
     float few[3] = {1, NAN, -INFINITY};
-    assert_int_equal(samp_logprobs(&scratch, few, 3, 0, 3, out, NULL), OK);
+    assert_int_equal(samp_logprobs(&scratch, (samp_row){few, NULL}, 3, 0, 3, out, NULL), OK);
     assert_true(fabsf(out[0].logprob) < 1e-6f && out[1].token == 0 && out[2].token == -1);
     samp_scratch_free(&scratch);
     mem_free(logits);
@@ -336,7 +379,7 @@ static void stops_across_borders(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(philox_vectors), cmocka_unit_test(greedy_takes_the_lowest_id), cmocka_unit_test(penalties_and_bias),
+        cmocka_unit_test(philox_vectors), cmocka_unit_test(peaks_given_or_found), cmocka_unit_test(greedy_takes_the_lowest_id), cmocka_unit_test(penalties_and_bias),
         cmocka_unit_test(logprobs_of_the_raw_row), cmocka_unit_test(wrong_parameters), cmocka_unit_test(awkward_rows),
         cmocka_unit_test(stops_across_borders), cmocka_unit_test(draws_follow_the_reference),
     };

@@ -289,9 +289,10 @@ static void find_peaks(const float *row, size_t n, float *peaks) {
 static int32_t find_best(const float *row, size_t n, const float *peaks) {
     float best = peak_of(peaks, blocks_of(n));
     if (best == -INFINITY) return -1;
-    for (size_t b = 0;; b++)
+    for (size_t b = 0; b < blocks_of(n); b++)
         for (size_t i = b * BLOCK; peaks[b] == best && i < n && i < (b + 1) * BLOCK; i++)
             if (usable(row[i]) == best) return (int32_t)i;
+    return -1; // peaks that are not the row's
 }
 
 // The k-th greatest (from 1) of v[n]; reorders v.

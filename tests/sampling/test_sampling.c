@@ -204,15 +204,19 @@ static void peaks_given_or_found(void **state) {
             peaks[i / SAMP_PEAK] = i % SAMP_PEAK && peaks[i / SAMP_PEAK] > x ? peaks[i / SAMP_PEAK] : x;
         }
         for (size_t i = 0; i < sizeof mask / sizeof *mask; i++) mask[i] = (random = random * 1664525u + 1013904223u);
-        samp_bias bias[3] = {{round, 5}, {N - 1 - round, -100}, {(int32_t)(random % N), 14}};
+        samp_bias bias[3] = {{round, 20}, {N - 1 - round, -100}, {(int32_t)(random % N), 14}};
         samp_params s = samp_defaults();
         s.temperature = round % 2 ? 0.8f : 0;
         s.top_k = round % 8 < 4 ? 7 : 0;
         s.top_p = round % 16 < 8 ? 0.9f : 1;
-        if (round % 4 >= 2) s.bias = bias, s.n_bias = 3, s.repetition = 1.3f, s.presence = 0.7f;
+        if (round % 4 >= 2) s.repetition = 1.3f, s.presence = 0.7f;
+        if (round % 4 == 3 || round % 8 == 2) s.bias = bias, s.n_bias = 3;
+        int32_t best = 0;
+        for (int32_t i = 1; i < N; i++)
+            if (!(logits[i] <= logits[best])) best = i;
         sampler *sm;
         assert_int_equal(samp_create(&s, N, &sm, NULL), OK);
-        for (int i = 0; i < 20; i++) samp_accept(sm, (round * 31 + i * 57) % N, i % 2, NULL);
+        for (int i = 0; i < 3; i++) samp_accept(sm, i == 1 ? best : (round * 31 + i * 57) % N, i % 2, NULL);
         int32_t x, y;
         const uint32_t *m = round % 5 == 0 ? mask : NULL;
         status st = samp_draw(sm, &a, (samp_row){logits, NULL}, m, (uint64_t)round, &x, NULL);

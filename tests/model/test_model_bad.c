@@ -93,7 +93,8 @@ static void yarn_without_context(small_model *m)
     gguf_writer_remove(m->w, "llama.context_length");
 }
 static void arch_unknown(small_model *m) { gguf_writer_set_text(m->w, "general.architecture", "nonesuch", NULL); }
-static void arch_out(small_model *m) { gguf_writer_set_text(m->w, "general.architecture", "clip", NULL); }
+static const char *out; // known by name, not built
+static void arch_out(small_model *m) { gguf_writer_set_text(m->w, "general.architecture", out, NULL); }
 static void arch_gone(small_model *m) { gguf_writer_remove(m->w, "general.architecture"); }
 static void experts_too_used(small_model *m)
 {
@@ -134,7 +135,12 @@ static void test_numbers(void **state)
     refused(&LLAMA, experts_too_used, E_INVALID, "llama.expert_used_count");
     refused(&LLAMA, experts_huge, E_INVALID, "llama.expert_count");
     refused(&LLAMA, arch_unknown, E_UNSUPPORTED, "nonesuch");
-    refused(&LLAMA, arch_out, E_UNSUPPORTED, "clip");
+    static const struct { const char *name, *why; } outs[] = {{"clip", "it holds no language model"}, {"t5", "encoder-decoder"}, {"deepseek4", "compressed"}, {"qwen4exp", "hashed n-grams"}, {"qwen3tts", "speech"}};
+    for (size_t i = 0; i < sizeof outs / sizeof *outs; i++) {
+        out = outs[i].name;
+        refused(&LLAMA, arch_out, E_UNSUPPORTED, out);
+        refused(&LLAMA, arch_out, E_UNSUPPORTED, outs[i].why);
+    }
     refused(&LLAMA, arch_gone, E_INVALID, "general.architecture");
     small_spec s = LLAMA;
     s.experts = 4;

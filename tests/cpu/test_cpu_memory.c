@@ -55,13 +55,18 @@ static void test_bound(void **state)
         dev_tensor *all[LAYERS * SHAPES];
         if (cpu_device_create(&(cpu_options){.threads = 2, .isa = *t}, &d, &e)) fail_msg("%s", e.text);
         double before = resident(), file = 0;
+        dev_weight w[LAYERS * SHAPES];
+        dev_import imports[LAYERS * SHAPES];
         for (int i = 0; i < LAYERS * SHAPES; i++) {
             const int64_t *s = shapes[i % SHAPES];
             size_t row;
             quant_row_bytes(QUANT_Q8_0, (uint64_t)s[0], &row);
             file += (double)row * (double)s[1];
-            if (dev_import_weight(d, &(dev_weight){"w", QUANT_Q8_0, s[0], s[1], 1, DEV_USE_MATRIX}, &(dev_source){ones, NULL}, &all[i], &e)) fail_msg("%s", e.text);
+            w[i] = (dev_weight){"w", QUANT_Q8_0, s[0], s[1], 1, DEV_USE_MATRIX};
+            imports[i] = (dev_import){&w[i], {ones, NULL}, NULL};
         }
+        if (dev_import_weights(d, imports, LAYERS * SHAPES, NULL, &e)) fail_msg("%s", e.text);
+        for (int i = 0; i < LAYERS * SHAPES; i++) all[i] = imports[i].out;
         double most = peak() - before, bound = 1.15 * file + (4 << 20);
         if (most > bound) fail_msg("%s: %.1f MB for %.1f MB of weights", *t, most / 1e6, file / 1e6);
         for (int i = 0; i < LAYERS * SHAPES; i += 2) dev_free_weight(d, all[i]);

@@ -97,7 +97,7 @@ static void test_tiers(void **state)
                 check(*t, f, sizes[i], 1, false);
                 check(*t, f, sizes[i], 15, false);
             }
-        if (!strcmp(*t, "avx512") || !strcmp(*t, "amx") || !strcmp(*t, "avx2")) assert_true(checked > 0);
+        if (strcmp(*t, "ref")) assert_true(checked > 0);
     }
 }
 

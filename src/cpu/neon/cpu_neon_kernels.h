@@ -110,6 +110,7 @@ INLINE float32x4_t add_block(int format, const block *w, int j, int32x4_t low, i
 }
 
 #include "cpu/neon/neon_codes.h"
+#include "cpu/neon/neon_pack.h"
 
 // ---- the sums of a block for N rows; low[n][j], high[n][j] --------------------------------------------------------------------
 
@@ -296,4 +297,5 @@ static void fill_neon(cpu_kernels *k, const char *isa)
     fill_generic(k);
     fill_int8(k);
     k->quantize = quantize;
+    fill_pack(k);
 }

@@ -311,10 +311,23 @@ static void slow_readers_pause(void **state) {
     altiserve_destroy(a);
 }
 
-// With no place free, and with few pages: who does not read gives way, and goes on where it was when it does.
+// Starts g, three choices, and takes events until all of them have run; then nobody reads it.
+static altiserve_request *leave_unread(altiserve *a, const altiserve_generate *g, answer *got) {
+    altiserve_request *r;
+    altiserve_event e = {0};
+    assert_int_equal(altiserve_submit(a, g, &r, NULL), OK);
+    while (e.kind != EVENT_TEXT || e.choice != 2) {
+        altiserve_next(r, 60000, &e);
+        assert_true(e.kind != EVENT_NONE && e.kind != EVENT_END);
+        note_event(got, &e);
+    }
+    return r;
+}
+
+// With no place free while another stream goes on, and with few pages while none does: who does not read gives way, and goes on where it was when it does.
 static void who_does_not_read_gives_way(void **state) {
     (void)state;
-    altiserve_generate g = greedy(prompts[3], 110), h = greedy(prompts[5], 30);
+    altiserve_generate g = greedy(prompts[3], 110), stream = greedy(prompts[1], 450);
     g.n = 3;
     g.sampling = (altiserve_sampling){.temperature = 1, .seed = 5, .has_seed = true};
     altiserve *alone = engine_with(toy_options());
@@ -322,21 +335,25 @@ static void who_does_not_read_gives_way(void **state) {
     for (int few = 0; few < 2; few++) {
         altiserve_options o = toy_options();
         if (few) o.memory = least_memory(toy_options(), greedy(prompts[0], 4));
-        else o.parallel = 3;
+        else o.parallel = 4;
         altiserve *a = engine_with(o);
-        altiserve_request *unread, *r;
+        altiserve_request *unread, *other = NULL, *r;
         altiserve_event e = {0};
         answer *got = mem_calloc(1, sizeof *got);
-        assert_int_equal(altiserve_submit(a, &g, &unread, NULL), OK);
-        while (e.kind != EVENT_TEXT || e.choice != 2) { // until all three have run
-            altiserve_next(unread, 60000, &e);
-            assert_true(e.kind != EVENT_NONE && e.kind != EVENT_END);
-            note_event(got, &e);
+        unread = leave_unread(a, &g, got);
+        if (!few) {
+            assert_int_equal(altiserve_submit(a, &stream, &other, NULL), OK);
+            while (altiserve_next(other, 60000, &e) != EVENT_TEXT) assert_int_not_equal(e.kind, EVENT_END);
         }
+        altiserve_generate h = greedy(prompts[5], few ? 200 : 30); // 200: most of the pages that there are
         assert_int_equal(altiserve_submit(a, &h, &r, NULL), OK);
-        do assert_int_not_equal(altiserve_next(r, 60000, &e), EVENT_NONE);
-        while (e.kind != EVENT_END);
+        do { // it ends before the stream does, which is read beside it
+            if (other) assert_int_not_equal(altiserve_next(other, 60000, &e), EVENT_END);
+            assert_true(altiserve_next(r, other ? 0 : 60000, &e) != EVENT_NONE || other);
+        } while (e.kind != EVENT_END);
+        assert_int_equal(e.finish, FINISH_LENGTH);
         altiserve_request_free(r);
+        altiserve_request_free(other);
         collect(unread, got);
         for (int i = 0; i < 3; i++) same_tokens(expected, got, i, i);
         answer_free(got);

@@ -102,6 +102,33 @@ static int by_begin(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
+static int by_id(const void *a, const void *b) {
+    const found *x = a, *y = b;
+    if (x->id != y->id) return x->id < y->id ? -1 : 1;
+    return x->begin < y->begin ? -1 : x->begin > y->begin;
+}
+
+// Takes the tokens of `len` bytes among the candidates: lower ids first, each from left to right. So the peer goes through its list of tokens, which it sorts by length
+// alone; with more than 16 of them std::sort leaves open which of one length comes first, and it shows where two of them overlap.
+static bool take_longest(job *j, size_t len) {
+    const tokenizer *t = j->t;
+    found *all = NULL;
+    size_t n = 0, cap = 0;
+    bool   ok = true, mixed = false;
+    for (size_t i = 0; i < j->candidate_count && ok; i++) {
+        int32_t id = t->special.value[j->candidates[i].node];
+        if (text_len(t, id) != len) continue;
+        ok = mem_grow((void **)&all, &cap, n + 1, sizeof *all);
+        if (!ok) break;
+        all[n++] = (found){.begin = j->candidates[i].pos, .id = id};
+        mixed |= id != all[0].id;
+    }
+    if (mixed && ok) qsort(all, n, sizeof *all, by_id);
+    for (size_t i = 0; i < n && ok; i++) ok = take(j, all[i].begin, all[i].id);
+    mem_free(all);
+    return ok;
+}
+
 static bool find_tokens(job *j) {
     const tokenizer *t = j->t;
     if (!find_candidates(j)) return false;
@@ -114,14 +141,11 @@ static bool find_tokens(job *j) {
             size_t n = text_len(t, t->special.value[j->candidates[i].node]);
             if (n > longest) longest = n;
         }
+        if (!take_longest(j, longest)) return false;
         size_t kept = 0;
         for (size_t i = 0; i < j->candidate_count; i++) {
             candidate c = j->candidates[i];
-            int32_t   id = t->special.value[c.node];
-            if (text_len(t, id) == longest) {
-                if (!take(j, c.pos, id)) return false;
-                c.node = allowed(t, (uint32_t)t->special_shorter[c.node], c.pos, trusted_end(j, c.pos));
-            }
+            if (text_len(t, t->special.value[c.node]) == longest) c.node = allowed(t, (uint32_t)t->special_shorter[c.node], c.pos, trusted_end(j, c.pos));
             if (c.node && !j->taken[c.pos]) j->candidates[kept++] = c;
         }
         j->candidate_count = kept;

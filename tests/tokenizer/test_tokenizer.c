@@ -209,6 +209,8 @@ static void test_longest_spelling_first(void **state) {
     fixture f = bpe_fixture("gpt-2");
     int     a = fix_token(&f, "<a>", TOK_TYPE_USER_DEFINED, 0), b = fix_token(&f, "a><bb>", TOK_TYPE_USER_DEFINED, 0);
     int     c = fix_token(&f, "<a", TOK_TYPE_USER_DEFINED, 0), d = fix_token(&f, "  ", TOK_TYPE_USER_DEFINED, 0);
+    int     e = fix_token(&f, "+-*", TOK_TYPE_USER_DEFINED, 0);
+    fix_token(&f, "-+-", TOK_TYPE_USER_DEFINED, 0);
     tokenizer *t = make(&f);
     char       want[64];
     snprintf(want, sizeof want, "60 %d", b); // the longer one wins though it begins later
@@ -217,6 +219,8 @@ static void test_longest_spelling_first(void **state) {
     expect(t, "<a><a", 0, want);
     snprintf(want, sizeof want, "%d %d %d 262", SPACES, SPACES, d);
     expect(t, "          hello", 0, want);
+    snprintf(want, sizeof want, "45 %d 45 %d", e, e); // of two as long, the lower id, though the other begins earlier
+    expect(t, "-+-*-+-*", 0, want);
     tok_destroy(t);
 
     // Models that the peer knows by name take white space along.

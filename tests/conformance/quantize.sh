@@ -13,7 +13,8 @@ bin=${ALTISERVE_BIN:-$root/build/altiserve}
 build=${BUILD_DIR:-$(dirname "$bin")}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-"${CC:-cc}" -O2 -std=c17 -D_GNU_SOURCE -I "$root/src" "$here/quant_tool.c" "$build/libgguf.a" "$build/libquant.a" "$build/libbase.a" -lm -lpthread -o "$work/tool" || exit 1
+ninja -C "$build" --quiet quant_tool || exit 1
+tool=$build/tests/conformance/quant_tool
 peer() { GGML_NO_BACKTRACE=1 "$PEER_DIR/peer" "$@" > "$work/log" 2>&1; }
 failed=0 rows=0
 
@@ -40,7 +41,7 @@ one() {
   fi
   peer quantize "$work/p.gguf" "$work/f.gguf" F32
   "$bin" quantize "$work/$model.gguf" "$work/o.gguf" "$type" "$@" > "$work/log" 2>&1 || { echo "$model $type $*: $(tail -1 "$work/log")"; failed=1; return; }
-  if QUANT_MIX=1 "$work/tool" "$work/$model.gguf" "$work/p.gguf" "$work/o.gguf" "$work/f.gguf" > "$work/out"; then echo "$model $type $*: holds"; else
+  if QUANT_MIX=1 "$tool" "$work/$model.gguf" "$work/p.gguf" "$work/o.gguf" "$work/f.gguf" > "$work/out"; then echo "$model $type $*: holds"; else
     echo "$model $type $*: OUT"; failed=1
   fi
   cat "$work/out"
@@ -71,7 +72,7 @@ if [ -z "${ONLY:-}" ] && peer quantize "$work/dense.gguf" "$work/p.gguf" Q4_0 --
   peer quantize "$work/p.gguf" "$work/f.gguf" F32
   "$bin" quantize "$work/dense.gguf" "$work/o.gguf" NVFP4 --pure > "$work/log" 2>&1 || { tail -1 "$work/log"; failed=1; }
   rows=$((rows + 1))
-  "$work/tool" "$work/dense.gguf" "$work/p.gguf" "$work/o.gguf" "$work/f.gguf" > "$work/out" && echo "dense NVFP4: holds" || { echo "dense NVFP4: OUT"; failed=1; }
+  "$tool" "$work/dense.gguf" "$work/p.gguf" "$work/o.gguf" "$work/f.gguf" > "$work/out" && echo "dense NVFP4: holds" || { echo "dense NVFP4: OUT"; failed=1; }
   cat "$work/out"
 fi
 
@@ -88,7 +89,7 @@ for meta in "$ARCHS_DIR"/*.gguf; do
   for type in Q4_K_M Q2_K IQ4_XS; do
     peer quantize "$work/a.gguf" "$work/p.gguf" $type || continue
     rows=$((rows + 1))
-    "$bin" quantize "$work/a.gguf" "$work/o.gguf" $type > "$work/log" 2>&1 && QUANT_MIX=1 "$work/tool" "$work/a.gguf" "$work/p.gguf" "$work/o.gguf" > "$work/out" ||
+    "$bin" quantize "$work/a.gguf" "$work/o.gguf" $type > "$work/log" 2>&1 && QUANT_MIX=1 "$tool" "$work/a.gguf" "$work/p.gguf" "$work/o.gguf" > "$work/out" ||
       { echo "$name $type: OUT"; grep -h "peer's is\|OUT" "$work/out" "$work/log"; failed=1; }
   done
 done

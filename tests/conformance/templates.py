@@ -3,7 +3,7 @@
 
 templates.py [--tool PROGRAM] [--random N] [--seed S]
 Renders every template of $PEER_DIR/data/models/templates over a matrix of conversations, and N generated snippets, with both, and
-prints a table; exit status 1 when a text differs or one raises where the other does not. PROGRAM is chat_tool.c, compiled when not given.
+prints a table; exit status 1 when a text differs or one raises where the other does not. PROGRAM is chat_tool, of the build folder ($BUILD_DIR, build) when not given.
 """
 import argparse, datetime, functools, glob, json, os, random, subprocess, sys, tempfile
 
@@ -66,11 +66,9 @@ def reference(text, given):
 
 
 def build():
-    out = os.path.join(tempfile.gettempdir(), f"chat_tool_{os.getpid()}")
-    sources = [os.path.join(HERE, "chat_tool.c")] + sorted(glob.glob(f"{ROOT}/src/chat/*.c"))
-    sources += [f"{ROOT}/src/base/{n}.c" for n in ("mem", "status", "utf8")]
-    subprocess.run([os.environ.get("CC", "cc"), "-std=c17", "-O1", "-D_GNU_SOURCE", f"-I{ROOT}/src", *sources, "-ljansson", "-lm", "-lpthread", "-o", out], check=True)
-    return out
+    folder = os.environ.get("BUILD_DIR") or f"{ROOT}/build"
+    subprocess.run(["ninja", "-C", folder, "--quiet", "chat_tool"], check=True)
+    return f"{folder}/tests/conformance/chat_tool"
 
 
 def ours(tool, cases):
@@ -246,7 +244,6 @@ def main():
         bad, raised = compare(tool, cases, ["mutated: " + c[0][:60].replace("\n", " ") for c in cases], max(a.show, 12))
         print(f"{'ok ' if not bad else 'BAD'} {'mutated templates':55} {len(cases)} templates, {raised} refused by both, {bad} differ")
         total += bad
-    if not a.tool: os.unlink(tool)
     sys.exit(1 if total else 0)
 
 

@@ -75,8 +75,8 @@ int main(int argc, char **argv)
     dev_plan_create(dev, &p, &e);
     int32_t g = dev_plan_group(p, (dev_group){.kind = DEV_GROUP_FULL, .n_layers = layers, .n_kv = kvh, .head_k = head, .head_v = head});
     dev_tensor *embed = weight(mixed ? QUANT_Q6_K : type, width, vocab, DEV_USE_ROWS | DEV_USE_MATRIX), *norm = weight(QUANT_F32, width, 1, DEV_USE_VECTOR), *hnorm = weight(QUANT_F32, head, 1, DEV_USE_VECTOR);
-    dev_reg x = dev_reg_all(p, width), h = dev_reg_all(p, width), q = dev_reg_all(p, heads * head), k = dev_reg_all(p, kvh * head), v = dev_reg_all(p, kvh * head), a = dev_reg_all(p, heads * head), f = dev_reg_all(p, ff);
-    dev_reg xw = dev_reg_wanted(p, width), hw = dev_reg_wanted(p, width), fw = dev_reg_wanted(p, ff);
+    dev_reg x = dev_reg_all(p, width), h = dev_reg_all(p, width), q = dev_reg_all(p, heads * head), k = dev_reg_all(p, kvh * head), v = dev_reg_all(p, kvh * head), a = dev_reg_all(p, heads * head);
+    dev_reg xw = dev_reg_wanted(p, width), hw = dev_reg_wanted(p, width);
     dev_op_embed(p, (dev_embed){x, embed, 1, false});
     for (int l = 0; l < layers; l++) {
         bool more = mixed && (l < layers / 8 || l >= 7 * layers / 8 || (l - layers / 8) % 3 == 2);
@@ -95,7 +95,7 @@ int main(int argc, char **argv)
         dev_linear_add(p, x, a, weight(type, heads * head, width, 1), NULL, x);
         bool last = l == layers - 1;
         if (last) dev_op_select(p, (dev_select){xw, x});
-        dev_reg xs = last ? xw : x, hs = last ? hw : h, fs = last ? fw : f;
+        dev_reg xs = last ? xw : x, hs = last ? hw : h, fs = last ? dev_reg_wanted(p, ff) : dev_reg_all(p, ff); // its own, as in the models: what only the next op reads may be joined
         dev_rms(p, hs, xs, norm, 1e-5f);
         dev_op_linear(p, (dev_linear){.src = hs, .n = 2, .out = {{fs, weight(type, width, ff, 1), NULL, 1, 0}, {fs, weight(type, width, ff, 1), NULL, 1, 0}}, .epilogue = DEV_EP_GATED, .act = DEV_ACT_SILU, .residual = -1});
         dev_linear_add(p, xs, fs, weight(more ? QUANT_Q6_K : type, ff, width, 1), NULL, xs);

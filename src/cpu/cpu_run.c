@@ -2,7 +2,7 @@
 // which worker it is or what else is in the step.
 #include <math.h>
 
-#include "cpu/cpu_internal.h"
+#include "cpu/cpu_tile.h"
 
 typedef struct run { cpu_device *d; dev_plan *p; cpu_plan *c; } run;
 
@@ -263,27 +263,30 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
         panels += m[i].w->n_panels;
         tiles &= cpu_format_tile(m[i].w->format);
     }
-    // Tiles decode a panel once for all rows of a chunk, so a chunk has all rows, unless there are too few panels for the threads.
-    int64_t row_block = CPU_ROW_BLOCK;
-    while (tiles && row_block < n_rows && panels * ((n_rows + row_block - 1) / row_block) >= threads * 8) row_block *= 2;
-    int64_t row_blocks = (n_rows + row_block - 1) / row_block, total = 0;
-    // Chunks small enough to share out evenly; with many rows also small enough for a chunk's weights to stay in the second-level cache, and
-    // else large, since the rows of a chunk are gathered into tiles once for all its panels.
-    int64_t chunk = panels * row_blocks / (threads * 8), most = n_rows <= CPU_FEW_ROWS ? CPU_PANEL_CHUNK_FEW : m[0].w->base.k > 4096 ? CPU_PANEL_CHUNK / 2 : CPU_PANEL_CHUNK;
+    // Many rows of tiles: a panel is decoded once for a block of rows, so a chunk is as many panels as leave every thread three. Else chunks small
+    // enough to share out evenly; with many rows also small enough for a chunk's weights to stay in the second
+    // level, and else large, since the rows of a chunk are gathered into tiles once for all its panels.
+    const bool many = tiles && n_rows > TILE_ROWS;
+    int64_t row_block = many ? TILE_MOST_ROWS : CPU_ROW_BLOCK, row_blocks = (n_rows + row_block - 1) / row_block;
+    if (many) row_block = ((n_rows + row_blocks - 1) / row_blocks + 31) & ~(int64_t)31;
+    int64_t parts = threads * (many ? 3 : 8), most = many ? TILE_CHUNK / (m[0].join ? 2 : 1) : n_rows <= CPU_FEW_ROWS ? CPU_PANEL_CHUNK_FEW : m[0].w->base.k > 4096 ? CPU_PANEL_CHUNK / 2 : CPU_PANEL_CHUNK;
+    int64_t chunk = (panels * row_blocks + (many ? parts - 1 : 0)) / parts, per_rows = 0;
     chunk = chunk < 1 ? 1 : chunk > most ? most : chunk;
-    if (chunk > 4) chunk &= ~(int64_t)3;
-    else if (tiles) chunk = (chunk + 1) & ~(int64_t)1; // pairs of panels
+    if (!many && chunk > 4) chunk &= ~(int64_t)3;
+    else if (tiles && (!many || m[0].join)) chunk = (chunk + 1) & ~(int64_t)1; // pairs of panels
 
-    for (int i = 0; i < n; i++) total += (m[i].w->n_panels + chunk - 1) / chunk * row_blocks;
-    for (size_t item; (item = pool_next(team, 1)) < (size_t)total;) {
-        int64_t left = (int64_t)item;
+    for (int i = 0; i < n; i++) per_rows += (m[i].w->n_panels + chunk - 1) / chunk;
+    for (size_t item; (item = pool_next(team, 1)) < (size_t)(per_rows * row_blocks);) {
+        // Tiles go through all panels with one block of rows, the others through all rows with one chunk.
+        int64_t left = many ? (int64_t)item % per_rows : (int64_t)item / row_blocks, row0 = (many ? (int64_t)item / per_rows : (int64_t)item % row_blocks) * row_block;
         const cpu_matmul *mm = m;
         int64_t of;
-        while (left >= (of = (mm->w->n_panels + chunk - 1) / chunk * row_blocks)) {
+        while (left >= (of = (mm->w->n_panels + chunk - 1) / chunk)) {
             left -= of;
             mm++;
         }
-        int64_t first = left / row_blocks * chunk, row0 = left % row_blocks * row_block;
+        int64_t first = left * chunk;
+        if (row0 >= n_rows) continue; // rounding to whole tiles left the last block nothing
         const cpu_tensor *w = mm->w;
         gemm_args g = {.w = w, .data = w->data + (size_t)mm->expert * w->expert_bytes, .first = first, .count = w->n_panels - first < chunk ? w->n_panels - first : chunk, .k = w->base.k, .x = x, .ldx = ldx,
             .q = (const int8_t *)(c->scratch + c->q_at), .aux = (const cpu_aux *)(c->scratch + c->aux_at),

@@ -14,9 +14,9 @@
 #include "cpu/cpu_internal.h"
 
 enum { TILE_BYTES = 1024, TILE_ROWS = 16, TILE_K = 32 };
-// A product of many rows decodes that many panels, that many tiles of K deep, at once: half a megabyte of bf16. Deeper products carry the results of that many
-// rows from one depth to the next.
-enum { TILE_PANELS = 8, TILE_DEPTH = 64, TILE_MOST_ROWS = 512 };
+// A product of many rows decodes TILE_PANELS panels at once, TILE_DEPTH tiles of K deep at most (three quarters of a megabyte), and multiplies them with a block of
+// rows. Deeper products carry the results of TILE_CHUNK panels from one depth to the next.
+enum { TILE_PANELS = 12, TILE_DEPTH = 64, TILE_CHUNK = 24, TILE_MOST_ROWS = 512 };
 
 typedef enum tile_scale {
     TILE_NONE,
@@ -39,14 +39,16 @@ typedef struct tile_layout {
 
 const tile_layout *cpu_tile_layout(cpu_format f); // short codes: as CPU_TILE_RAW, their own is in cpu_codes.h
 static inline int64_t cpu_tile_blocks(int64_t k) { return (k + TILE_K - 1) / TILE_K; }
-// Tiles of a worker's scratch: decoded panels (two whole ones when a row is unpacked for few), results.
-static inline int64_t cpu_tile_decoded(int64_t blocks) { return blocks <= TILE_DEPTH ? TILE_PANELS * blocks : blocks > TILE_PANELS / 2 * TILE_DEPTH ? 2 * blocks : TILE_PANELS * TILE_DEPTH; }
-static inline int64_t cpu_tile_results(int64_t blocks) { return blocks <= TILE_DEPTH ? TILE_PANELS * 2 : TILE_PANELS * TILE_MOST_ROWS / TILE_ROWS; }
-// Worker scratch in floats: those, two row tiles of gathered activations, two halves of what is joined, a row of floats.
+static inline int64_t cpu_tile_depth(int64_t blocks) { return blocks <= TILE_DEPTH ? blocks : TILE_DEPTH; }
+// Tiles of a worker's scratch: decoded panels (a whole one where file blocks are unpacked for few rows), gathered activations, results.
+static inline int64_t cpu_tile_decoded(int64_t blocks) { return blocks > TILE_PANELS * TILE_DEPTH ? blocks : TILE_PANELS * cpu_tile_depth(blocks); }
+static inline int64_t cpu_tile_gathered(int64_t blocks) { return blocks > TILE_MOST_ROWS / TILE_ROWS * TILE_DEPTH ? blocks : TILE_MOST_ROWS / TILE_ROWS * cpu_tile_depth(blocks); }
+static inline int64_t cpu_tile_results(int64_t blocks) { return blocks <= TILE_DEPTH ? TILE_PANELS * 2 : TILE_CHUNK * TILE_MOST_ROWS / TILE_ROWS; }
+// Worker scratch in floats: those, two halves of what is joined, a row of floats.
 static inline size_t cpu_tile_scratch(int64_t k)
 {
     int64_t blocks = cpu_tile_blocks(k);
-    return (size_t)(cpu_tile_decoded(blocks) + 2 * blocks + cpu_tile_results(blocks) + 2 * TILE_PANELS) * (TILE_BYTES / sizeof(float)) + (size_t)blocks * TILE_K;
+    return (size_t)(cpu_tile_decoded(blocks) + cpu_tile_gathered(blocks) + cpu_tile_results(blocks) + 2 * TILE_PANELS) * (TILE_BYTES / sizeof(float)) + (size_t)blocks * TILE_K;
 }
 
 // Pages of bf16 keys and values as tiles (amx_attend.h).

@@ -26,11 +26,10 @@ static inline vf vf_load_i8(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_
 static inline vf vf_load_bf16(const uint16_t *p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16)); }
 static inline float vf_sum(vf v)
 {
-    float t[16];
-    _mm512_storeu_ps(t, v);
-    for (int s = 8; s; s >>= 1)
-        for (int i = 0; i < s; i++) t[i] += t[i + s];
-    return t[0];
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); // halves, in every tier
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
 static inline float vf_hmax(vf v) { return _mm512_reduce_max_ps(v); }
 static inline vf vf_round(vf v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -56,11 +55,9 @@ static inline vf vf_load_i8(const int8_t *p) { return _mm256_cvtepi32_ps(_mm256_
 static inline vf vf_load_bf16(const uint16_t *p) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16)); }
 static inline float vf_sum(vf v)
 {
-    float t[8];
-    _mm256_storeu_ps(t, v);
-    for (int s = 4; s; s >>= 1)
-        for (int i = 0; i < s; i++) t[i] += t[i + s];
-    return t[0];
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
 static inline float vf_hmax(vf v)
 {

@@ -9,6 +9,7 @@
 #pragma once
 #include "cpu/amx/amx_tile.h"
 #include "cpu/cpu_tile.h"
+#include "cpu/cpu_vec.h"
 
 enum { SPLIT = 4, SPLIT_KEYS = SPLIT * DEV_PAGE_TOKENS, QUERIES = 2 * TILE_ROWS, SCORE_LD = SPLIT_KEYS + 16 };
 
@@ -51,6 +52,7 @@ typedef struct attention {
     float *s, *o, *part; // [QUERIES][SCORE_LD], [QUERIES][vb * 16], 4 tiles
     uint8_t *tail;       // value tiles of a page that ends early
     float top[QUERIES], sum[QUERIES], rescale[QUERIES];
+    float split_top[QUERIES], split_sum[QUERIES]; // greatest so far, with this split; this split's sum
 } attention;
 
 static void amx_queries(attention *t)
@@ -131,7 +133,7 @@ static __m512 amx_bend(const attention *t, int32_t n, const float *s, int32_t ba
     return m;
 }
 
-// One query's scores of a split to softmax weights in bf16.
+// One query's scores of a split to softmax weights in bf16. What the split changes is left to amx_settle.
 static void amx_soften(attention *t, int32_t i, int32_t base)
 {
     const attend_args *a = t->a;
@@ -150,7 +152,8 @@ static void amx_soften(attention *t, int32_t i, int32_t base)
     uint8_t *p = t->p + i / TILE_ROWS * SPLIT * TILE_BYTES + i % TILE_ROWS * 64;
     float new_top = _mm512_reduce_max_ps(m);
     if (new_top < t->top[i]) new_top = t->top[i];
-    t->rescale[i] = 1;
+    t->split_top[i] = new_top;
+    t->split_sum[i] = 0;
     if (new_top == -INFINITY) { // nothing seen yet
         for (int b = 0; b < SPLIT; b++) _mm512_store_si512(p + b * TILE_BYTES, _mm512_setzero_si512());
         return;
@@ -162,9 +165,20 @@ static void amx_soften(attention *t, int32_t i, int32_t base)
         total = _mm512_add_ps(total, _mm512_add_ps(e, f));
         _mm512_store_si512(p + v / 2 * TILE_BYTES, (__m512i)_mm512_cvtne2ps_pbh(f, e));
     }
-    if (t->top[i] != new_top) t->rescale[i] = t->top[i] == -INFINITY ? 0 : expf(t->top[i] - new_top);
-    t->sum[i] = t->sum[i] * t->rescale[i] + _mm512_reduce_add_ps(total);
-    t->top[i] = new_top;
+    t->split_sum[i] = vf_sum(total);
+}
+
+// All queries' factors for what was summed before a split: 1 where nothing is greater, 0 where nothing was seen.
+static void amx_settle(attention *t)
+{
+    for (int32_t i = 0; i < t->n; i += 16) {
+        const __m512 top = _mm512_loadu_ps(t->split_top + i);
+        const __mmask16 none = _mm512_cmp_ps_mask(top, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);
+        const __m512 f = _mm512_mask_mov_ps(vf_exp(_mm512_sub_ps(_mm512_loadu_ps(t->top + i), top)), none, _mm512_set1_ps(1));
+        _mm512_storeu_ps(t->rescale + i, f);
+        _mm512_storeu_ps(t->sum + i, _mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(t->sum + i), f), _mm512_loadu_ps(t->split_sum + i)));
+        _mm512_storeu_ps(t->top + i, top);
+    }
 }
 
 // The value tiles of a page whose keys from `keys` on nobody has seen, with those as zeros: a weight of zero times what an older page left there must be zero.
@@ -227,7 +241,10 @@ static void amx_finish(attention *t)
             sum = sum * f + expf(a->sink[n] - top);
         }
         f = sum > 0 ? f / sum : 0;
-        for (int32_t d = 0; d < a->head_v; d++) a->out[n][d] = t->o[i * t->vb * 16 + d] * f;
+        for (int32_t d = 0; d < a->head_v; d += 16) {
+            const __mmask16 there = (__mmask16)(a->head_v - d < 16 ? (1u << (a->head_v - d)) - 1 : 0xffff);
+            _mm512_mask_storeu_ps(a->out[n] + d, there, _mm512_mul_ps(_mm512_load_ps(t->o + i * t->vb * 16 + d), _mm512_set1_ps(f)));
+        }
     }
 }
 
@@ -235,9 +252,11 @@ static void amx_attend_group(attention *t)
 {
     const attend_args *a = t->a;
     int32_t low = INT32_MAX, high = 0;
+    for (int32_t i = 0; i < QUERIES; i++) {
+        t->top[i] = t->split_top[i] = -INFINITY;
+        t->sum[i] = t->split_sum[i] = 0;
+    }
     for (int32_t i = 0; i < t->n; i++) {
-        t->top[i] = -INFINITY;
-        t->sum[i] = 0;
         if (a->low[t->first + i] < low) low = a->low[t->first + i];
         if (a->high[t->first + i] > high) high = a->high[t->first + i];
     }
@@ -256,6 +275,7 @@ static void amx_attend_group(attention *t)
             if (high - at < DEV_PAGE_TOKENS) values[b] = amx_tail(t, values[b], high - at);
         }
         for (int32_t i = 0; i < t->n; i++) amx_soften(t, i, base);
+        amx_settle(t);
         amx_values(t, values);
     }
     amx_finish(t);

@@ -2,10 +2,10 @@
 // TDPBF16PS sums them (amx_tile.h), blocks of 32 columns in ascending order into one accumulator, nothing scaled in between.
 //
 // Three forms, the same bits:
-//   many rows  two panels x 32 rows in four accumulators: per 32 columns 4 tile loads and 4 TDPBF16PS (64 cycles), 65,536 products. 8 panels are decoded
-//              once for all rows, at most 2,048 columns deep (512 KB, in the second-level cache); deeper products carry the accumulators, as they are, from
-//              one depth to the next. Results go to contiguous tiles and from there with bias, residual and scale to their rows, 512 bytes at a time; or two
-//              products are joined there (cpu_join) and leave as the next one's activation tiles.
+//   many rows  three panels x 32 rows in six accumulators: per 32 columns 7 tile loads (5 from the second level, 80 lines) and 6 TDPBF16PS (96 cycles), 98,304
+//              products. 12 panels are decoded once for 512 rows, at most 2,048 columns deep; deeper products carry the accumulators, as they are, from one
+//              depth to the next. Results go to contiguous tiles and from there with bias, residual and scale to their rows; or two products are joined
+//              there (cpu_join) and leave as the next one's activation tiles.
 //   few rows   (2 to 16, and one row that must be unpacked) each weight tile is decoded into the first-level cache and used at once: per 32 columns
 //              85 cycles of decoding, 2 tile loads, a TDPBF16PS that the decoding hides. A panel at a time: of two, the one had been asked for ahead
 //              while the other already read it.
@@ -51,14 +51,13 @@ static void amx_decode_raw(const gemm_args *g, int64_t panel, int64_t k0, int64_
     }
 }
 
-enum { ASK_LINES = 8 };
 
 typedef struct work {
     const gemm_args *g;
     amx_decode_fn decode;     // NULL: panels are bf16 tiles already
     const int8_t *values;
     int64_t blocks;
-    uint8_t *weights, *rows;  // scratch: decoded panels, two row tiles
+    uint8_t *weights, *rows;  // scratch: decoded panels, gathered activations
     float *results, *joining, *floats; // result tiles; [2][32 rows][64] of what is joined; one row
     uint32_t csr;             // as it was
 } work;
@@ -83,19 +82,20 @@ static void amx_decode_panel(const work *w, int64_t panel, int64_t k0, int64_t n
 }
 
 // n rows from `first` of the list as row tiles, of which `tiles` from tile k0 on are wanted: where they lie when they follow each other inside tiles, else
-// gathered. Returns the first tile; that of the second 16 rows lies all blocks of K after it.
-static const uint8_t *amx_gather(const work *w, int32_t first, int32_t n, int64_t k0, int64_t tiles, bool *there)
+// gathered. Returns the first tile; `*next` bytes lie from 16 rows to the next.
+static const uint8_t *amx_gather(const work *w, int32_t first, int32_t n, int64_t k0, int64_t tiles, size_t *next)
 {
     const int32_t *rows = w->g->rows + first;
     const uint8_t *q = (const uint8_t *)w->g->q + (size_t)k0 * TILE_BYTES;
-    size_t of = (size_t)w->blocks * TILE_BYTES;
+    const size_t of = (size_t)w->blocks * TILE_BYTES;
     bool follow = rows[0] % TILE_ROWS == 0 || rows[0] % TILE_ROWS + n <= TILE_ROWS;
     for (int32_t i = 1; i < n && follow; i++) follow = rows[i] == rows[0] + i;
-    *there = follow;
+    *next = of;
     if (follow) return q + (size_t)(rows[0] / TILE_ROWS) * of + (size_t)(rows[0] % TILE_ROWS) * 64;
+    *next = (size_t)tiles * TILE_BYTES;
     for (int32_t i = 0; i < n; i++) {
         const uint8_t *from = q + (size_t)(rows[i] / TILE_ROWS) * of + (size_t)(rows[i] % TILE_ROWS) * 64;
-        uint8_t *to = w->rows + (size_t)(i / TILE_ROWS) * of + (size_t)(i % TILE_ROWS) * 64;
+        uint8_t *to = w->rows + (size_t)(i / TILE_ROWS) * *next + (size_t)(i % TILE_ROWS) * 64;
         for (int64_t b = 0; b < tiles; b++) _mm512_store_si512(to + b * TILE_BYTES, _mm512_load_si512(from + b * TILE_BYTES));
     }
     return w->rows;
@@ -112,20 +112,76 @@ static inline void amx_put(const gemm_args *g, int32_t row, int64_t panel, const
     _mm512_mask_storeu_ps(g->y + (size_t)row * g->ldy + col, m, y);
 }
 
-// 32 rows x 2 panels over n tiles of K, into c: [panel][row tile] of 16 x 16. `more`: c has what the columns before these gave. Every tile of the way asks for
-// ASK_LINES lines from `ask` on, to be read, and while there are rows for the lines of `out`, to be written.
+// 32 rows x 2 or 3 panels over n tiles of K, into c: [panel][row tile] of 16 x 16. `more`: c has what the columns before these gave. Every tile of the way asks
+// for ASK_LINES lines from `ask` on, to be read, and while there are rows for the lines of `out`, to be written.
+enum { ASK_LINES = 8, ASK_TILES = 1280 }; // from so many tiles of activations on they come from the third level and are asked for: less stays in the second
 typedef struct square {
-    const uint8_t *a0, *a1, *b0, *b1; // a1: NULL for 16 rows
+    const uint8_t *a0, *a1, *b[3]; // a1: NULL for 16 rows, which take 2 panels
     int64_t n;
     const uint8_t *ask; // NULL: nothing
-    const float *out;   // where the first row's 32 results will go, the next row's ld further; NULL: nothing
+    const float *out;   // where the first row's results of these panels will go, the next row's ld further; NULL: nothing
     size_t ld;
     bool more;
 } square;
 
-static inline void amx_square(const square *s, float *c)
+static inline __attribute__((always_inline)) void amx_ask_ahead(const square *s, int64_t b, int panels, bool ask)
 {
-    const uint8_t *ask = s->ask;
+    if (ask)
+        for (int i = 0; i < ASK_LINES; i++) _mm_prefetch((const char *)s->ask + (b * ASK_LINES + i) * 64, _MM_HINT_T1);
+    if (s->out && b < 2 * TILE_ROWS)
+        for (int i = 0; i < panels; i++) __builtin_prefetch(s->out + (size_t)b * s->ld + i * PANEL, 1, 2);
+}
+
+// Six accumulators leave one tile for activations and one for weights: 7 loads, of which 5 bring something new, for 6 products.
+static inline __attribute__((always_inline)) void amx_three(const square *s, bool ask)
+{
+    for (int64_t b = 0; b < s->n; b++) {
+        amx_ask_ahead(s, b, 3, ask);
+        TILE_LOAD(6, s->a0 + b * TILE_BYTES, 64);
+        TILE_LOAD(7, s->b[0] + b * TILE_BYTES, 64);
+        TILE_DOT(0, 6, 7);
+        TILE_LOAD(7, s->b[1] + b * TILE_BYTES, 64);
+        TILE_DOT(1, 6, 7);
+        TILE_LOAD(7, s->b[2] + b * TILE_BYTES, 64);
+        TILE_DOT(2, 6, 7);
+        TILE_LOAD(6, s->a1 + b * TILE_BYTES, 64);
+        TILE_DOT(5, 6, 7);
+        TILE_LOAD(7, s->b[1] + b * TILE_BYTES, 64);
+        TILE_DOT(4, 6, 7);
+        TILE_LOAD(7, s->b[0] + b * TILE_BYTES, 64);
+        TILE_DOT(3, 6, 7);
+    }
+}
+
+static void amx_square_three(const square *s, float *c)
+{
+    if (s->more) {
+        TILE_LOAD(0, c, 64);
+        TILE_LOAD(1, c + 512, 64);
+        TILE_LOAD(2, c + 1024, 64);
+        TILE_LOAD(3, c + 256, 64);
+        TILE_LOAD(4, c + 768, 64);
+        TILE_LOAD(5, c + 1280, 64);
+    } else {
+        TILE_ZERO(0);
+        TILE_ZERO(1);
+        TILE_ZERO(2);
+        TILE_ZERO(3);
+        TILE_ZERO(4);
+        TILE_ZERO(5);
+    }
+    if (s->ask) amx_three(s, true);
+    else amx_three(s, false);
+    TILE_STORE(0, c, 64);
+    TILE_STORE(1, c + 512, 64);
+    TILE_STORE(2, c + 1024, 64);
+    TILE_STORE(3, c + 256, 64);
+    TILE_STORE(4, c + 768, 64);
+    TILE_STORE(5, c + 1280, 64);
+}
+
+static void amx_square_two(const square *s, float *c)
+{
     if (s->more) {
         TILE_LOAD(0, c, 64);
         TILE_LOAD(1, c + 512, 64);
@@ -139,13 +195,10 @@ static inline void amx_square(const square *s, float *c)
     }
     if (s->a1) {
         for (int64_t b = 0; b < s->n; b++) {
-            if (ask)
-                for (int i = 0; i < ASK_LINES; i++) _mm_prefetch((const char *)ask + (b * ASK_LINES + i) * 64, _MM_HINT_T1);
-            if (s->out && b < 32) // the two panels' 128 bytes of each row
-                for (int i = 0; i < 2; i++) __builtin_prefetch(s->out + (size_t)b * s->ld + i * PANEL, 1, 2);
-            TILE_LOAD(6, s->b0 + b * TILE_BYTES, 64);
+            amx_ask_ahead(s, b, 2, s->ask != NULL);
+            TILE_LOAD(6, s->b[0] + b * TILE_BYTES, 64);
             TILE_LOAD(4, s->a0 + b * TILE_BYTES, 64);
-            TILE_LOAD(7, s->b1 + b * TILE_BYTES, 64);
+            TILE_LOAD(7, s->b[1] + b * TILE_BYTES, 64);
             TILE_LOAD(5, s->a1 + b * TILE_BYTES, 64);
             TILE_DOT(0, 4, 6);
             TILE_DOT(1, 4, 7);
@@ -155,8 +208,8 @@ static inline void amx_square(const square *s, float *c)
     } else { // 16 rows at the end
         for (int64_t b = 0; b < s->n; b++) {
             TILE_LOAD(4, s->a0 + b * TILE_BYTES, 64);
-            TILE_LOAD(6, s->b0 + b * TILE_BYTES, 64);
-            TILE_LOAD(7, s->b1 + b * TILE_BYTES, 64);
+            TILE_LOAD(6, s->b[0] + b * TILE_BYTES, 64);
+            TILE_LOAD(7, s->b[1] + b * TILE_BYTES, 64);
             TILE_DOT(0, 4, 6);
             TILE_DOT(1, 4, 7);
         }
@@ -167,7 +220,8 @@ static inline void amx_square(const square *s, float *c)
     TILE_STORE(3, c + 768, 64);
 }
 
-// act(gate) * up of `rows` rows from `first` on and n panels from p0 on: in c a panel of one, then of the other.
+// act(gate) * up of `rows` rows from `first` on and n panels from p0 on, both even: in c a panel of one, then of the other. Whole lines leave: halves took twice
+// as long.
 static void amx_join(const work *w, const work *up, int32_t first, int32_t rows, int64_t p0, int n, const float *c)
 {
     const gemm_args *g = w->g;
@@ -193,49 +247,71 @@ static void amx_join(const work *w, const work *up, int32_t first, int32_t rows,
     }
 }
 
-// Up to TILE_MOST_ROWS rows from r0 on, n panels from p0 on; with `up` n / 2 of each in turn.
-static void amx_rows_by_panels(const work *w, const work *up, int32_t r0, int32_t n_rows, int64_t p0, int n)
+// A block of rows from r0 on by the n panels (of both in turn with `up`) that were decoded, tiles k0 to k0 + depth of K.
+typedef struct passing {
+    int32_t r0, rows;
+    const uint8_t *a; // their activations
+    size_t next;      // bytes from 16 rows to the next
+    int64_t p0;
+    int n;
+    const uint8_t *panels[TILE_PANELS];
+    float *c;         // [32 rows][n panels, even][row tile] of 16 x 16, of all rows when they are carried
+    bool carried, last, far;
+    square s;
+} passing;
+
+static void amx_pass(const work *w, const work *up, passing *x)
 {
     const gemm_args *g = w->g;
-    const int64_t B = w->blocks, depth = B < TILE_DEPTH ? B : TILE_DEPTH;
-    const bool whole = !up && (p0 + n) * PANEL <= g->w->base.n;
-    for (int64_t k0 = 0; k0 < B; k0 += depth) {
-        const uint8_t *at[TILE_PANELS];
-        const bool last = k0 + depth >= B;
-        square s = {.n = last ? B - k0 : depth, .more = k0 > 0, .ld = g->ldy};
-        for (int i = 0; i < n; i++) {
-            const work *of = up && i & 1 ? up : w;
-            const int64_t panel = p0 + (up ? i / 2 : i);
-            at[i] = amx_ready(of, panel);
-            if (at[i]) at[i] += k0 * TILE_BYTES;
-            else {
-                at[i] = w->weights + (size_t)i * (size_t)depth * TILE_BYTES;
-                amx_decode_panel(of, panel, k0, s.n, w->weights + (size_t)i * (size_t)depth * TILE_BYTES);
-            }
+    const bool whole = x->last && !up && (x->p0 + x->n) * PANEL <= g->w->base.n;
+    for (int32_t r = 0; r < x->rows; r += 2 * TILE_ROWS) {
+        const int32_t rows = x->rows - r < 2 * TILE_ROWS ? x->rows - r : 2 * TILE_ROWS;
+        float *c = x->c + (x->carried ? (size_t)r * (size_t)(x->n + (x->n & 1)) * PANEL : 0);
+        x->s.a0 = x->a + (size_t)(r / TILE_ROWS) * x->next;
+        x->s.a1 = rows > TILE_ROWS ? x->s.a0 + x->next : NULL;
+        const uint8_t *next = x->far && r + 4 * TILE_ROWS <= x->rows ? x->s.a0 + 2 * x->next : NULL;
+        for (int i = 0, group = 0, take; i < x->n; i += take, group++) {
+            const int left = x->n - i;
+            take = x->s.a1 && left >= 3 && left != 4 ? 3 : left >= 2 ? 2 : 1;
+            for (int j = 0; j < 3; j++) x->s.b[j] = x->panels[i + (j < take ? j : 0)]; // a panel alone is done twice: it is rare
+            // Four groups of panels ask for the next 32 rows: a quarter each.
+            x->s.ask = next && group < 4 ? next + (group & 2 ? x->next : 0) + (group & 1 ? (size_t)x->s.n * TILE_BYTES / 2 : 0) : NULL;
+            x->s.out = whole && rows == 2 * TILE_ROWS ? g->y + (size_t)(x->r0 + r) * g->ldy + (x->p0 + i - g->first) * PANEL : NULL;
+            if (take == 3) amx_square_three(&x->s, c + i * 512);
+            else amx_square_two(&x->s, c + i * 512);
         }
-        for (int32_t r = 0; r < n_rows; r += 2 * TILE_ROWS) {
-            int32_t rows = n_rows - r < 2 * TILE_ROWS ? n_rows - r : 2 * TILE_ROWS;
-            size_t row_tiles = (size_t)B * TILE_BYTES; // from 16 rows to the next
-            float *c = w->results + (depth < B ? (size_t)r * TILE_PANELS * PANEL : 0);
-            bool there;
-            s.a0 = amx_gather(w, r0 + r, rows, k0, s.n, &there);
-            s.a1 = rows > TILE_ROWS ? s.a0 + row_tiles : NULL;
-            const uint8_t *next = there && r + 4 * TILE_ROWS <= n_rows ? s.a0 + 2 * row_tiles : NULL; // where the next rows lie, if they lie there too
-            for (int i = 0; i < n; i += 2) {
-                s.b0 = at[i];
-                s.b1 = at[i + 1 < n ? i + 1 : i]; // a panel alone is done twice: it is rare
-                // Four pairs of panels ask for the next 32 rows: a quarter each.
-                s.ask = next && i < 8 ? next + (i & 4 ? row_tiles : 0) + (i & 2 ? (size_t)s.n * TILE_BYTES / 2 : 0) : NULL;
-                s.out = last && whole && rows == 2 * TILE_ROWS ? g->y + (size_t)(r0 + r) * g->ldy + (p0 + i - g->first) * PANEL : NULL;
-                amx_square(&s, c + i * 512);
-            }
-            if (!last) continue;
-            if (up) {
-                amx_join(w, up, r0 + r, rows, p0, n / 2, c);
-                continue;
-            }
+        if (!x->last) continue;
+        if (up) amx_join(w, up, x->r0 + r, rows, x->p0, x->n / 2, c);
+        else
             for (int32_t j = 0; j < rows; j++)
-                for (int i = 0; i < n; i++) amx_put(g, r0 + r + j, p0 + i, c + i * 512 + j * 16);
+                for (int i = 0; i < x->n; i++) amx_put(g, x->r0 + r + j, x->p0 + i, c + i * 512 + j * 16);
+    }
+}
+
+static void amx_block(const work *w, const work *up, int32_t r0, int32_t rows, int64_t first, int64_t count)
+{
+    const int64_t B = w->blocks, depth = cpu_tile_depth(B);
+    const int of = up ? 2 : 1, most = TILE_PANELS / of;
+    passing x = {.r0 = r0, .rows = rows, .carried = depth < B, .s.ld = w->g->ldy};
+    for (int64_t k0 = 0; k0 < B; k0 += depth) {
+        x.s.n = B - k0 < depth ? B - k0 : depth;
+        x.s.more = k0 > 0;
+        x.last = k0 + depth >= B;
+        x.far = rows / TILE_ROWS * B > ASK_TILES;
+        x.a = amx_gather(w, r0, rows, k0, x.s.n, &x.next);
+        x.c = w->results;
+        for (int64_t p = 0; p < count; p += most) {
+            x.p0 = first + p;
+            x.n = (int)(count - p < most ? count - p : most) * of;
+            for (int i = 0; i < x.n; i++) {
+                const work *from = up && i & 1 ? up : w;
+                const uint8_t *ready = amx_ready(from, x.p0 + i / of);
+                uint8_t *to = w->weights + (size_t)i * (size_t)depth * TILE_BYTES;
+                x.panels[i] = ready ? ready + k0 * TILE_BYTES : to;
+                if (!ready) amx_decode_panel(from, x.p0 + i / of, k0, x.s.n, to);
+            }
+            amx_pass(w, up, &x);
+            if (x.carried) x.c += (size_t)((rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS)) * (size_t)(x.n + (x.n & 1)) * 512;
         }
     }
 }
@@ -243,14 +319,11 @@ static void amx_rows_by_panels(const work *w, const work *up, int32_t r0, int32_
 static void amx_many_rows(const work *w, const work *up)
 {
     const gemm_args *g = w->g;
-    const int64_t P = up ? TILE_PANELS / 2 : TILE_PANELS;
-    const int32_t R = w->blocks > TILE_DEPTH ? TILE_MOST_ROWS : g->n_rows;
+    const int32_t R = TILE_MOST_ROWS;
+    const int64_t P = w->blocks <= TILE_DEPTH ? g->count : up ? TILE_CHUNK / 2 : TILE_CHUNK;
     amx_shape(16, 16);
     for (int32_t r0 = 0; r0 < g->n_rows; r0 += R)
-        for (int64_t p0 = g->first; p0 < g->first + g->count; p0 += P) {
-            int64_t n = g->first + g->count - p0;
-            amx_rows_by_panels(w, up, r0, g->n_rows - r0 < R ? g->n_rows - r0 : R, p0, (int)((n < P ? n : P) * (up ? 2 : 1)));
-        }
+        for (int64_t p = 0; p < g->count; p += P) amx_block(w, up, r0, g->n_rows - r0 < R ? g->n_rows - r0 : R, g->first + p, g->count - p < P ? g->count - p : P);
 }
 
 // A panel at a time, so that what is asked for ahead of one is the next.
@@ -259,8 +332,8 @@ static void amx_few_rows(const work *w)
     const gemm_args *g = w->g;
     const int64_t B = w->blocks;
     const int32_t n = g->n_rows;
-    bool there;
-    const uint8_t *a = amx_gather(w, 0, n, 0, B, &there);
+    size_t next;
+    const uint8_t *a = amx_gather(w, 0, n, 0, B, &next);
     amx_shape(n, n);
     for (int64_t p = g->first; p < g->first + g->count; p++) {
         const uint8_t *ready = amx_ready(w, p), *from = g->data + (size_t)p * g->w->panel_bytes;
@@ -284,8 +357,8 @@ static void amx_few_rows(const work *w)
 static void amx_one_row(const work *w)
 {
     const gemm_args *g = w->g;
-    bool there;
-    const uint8_t *a = amx_gather(w, 0, 1, 0, w->blocks, &there);
+    size_t next;
+    const uint8_t *a = amx_gather(w, 0, 1, 0, w->blocks, &next);
     float *x = w->floats;
     const __m512i odd_half = _mm512_set1_epi32((int)0xffff0000u);
     for (int64_t b = 0; b < w->blocks; b++) {
@@ -324,7 +397,7 @@ static work amx_work(const gemm_args *g)
     work w = {.g = g, .decode = amx_decoder(g->w->format), .values = cpu_tile_layout(g->w->format)->values, .blocks = cpu_tile_blocks(g->k)};
     w.weights = (uint8_t *)g->scratch;
     w.rows = w.weights + (size_t)cpu_tile_decoded(w.blocks) * TILE_BYTES;
-    w.results = (float *)(w.rows + 2 * (size_t)w.blocks * TILE_BYTES);
+    w.results = (float *)(w.rows + (size_t)cpu_tile_gathered(w.blocks) * TILE_BYTES);
     w.joining = w.results + (size_t)cpu_tile_results(w.blocks) * 256;
     w.floats = w.joining + 2 * TILE_PANELS * 256;
     return w;

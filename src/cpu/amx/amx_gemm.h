@@ -112,31 +112,27 @@ static inline void amx_put(const gemm_args *g, int32_t row, int64_t panel, const
     _mm512_mask_storeu_ps(g->y + (size_t)row * g->ldy + col, m, y);
 }
 
-// 32 rows x 2 or 3 panels over n tiles of K, into c: [panel][row tile] of 16 x 16. `more`: c has what the columns before these gave. Every tile of the way asks
-// for ASK_LINES lines from `ask` on, to be read, and while there are rows for the lines of `out`, to be written.
-enum { ASK_LINES = 8, ASK_TILES = 1280 }; // from so many tiles of activations on they come from the third level and are asked for: less stays in the second
+// 32 rows x 2 or 3 panels over n tiles of K, into c: [panel][row tile] of 16 x 16. `more`: c has what the columns before these gave. While there are rows, every
+// tile of the way asks for the lines that a row's results will go to.
 typedef struct square {
     const uint8_t *a0, *a1, *b[3]; // a1: NULL for 16 rows, which take 2 panels
     int64_t n;
-    const uint8_t *ask; // NULL: nothing
     const float *out;   // where the first row's results of these panels will go, the next row's ld further; NULL: nothing
     size_t ld;
     bool more;
 } square;
 
-static inline __attribute__((always_inline)) void amx_ask_ahead(const square *s, int64_t b, int panels, bool ask)
+static inline __attribute__((always_inline)) void amx_ask_out(const square *s, int64_t b, int panels)
 {
-    if (ask)
-        for (int i = 0; i < ASK_LINES; i++) _mm_prefetch((const char *)s->ask + (b * ASK_LINES + i) * 64, _MM_HINT_T1);
     if (s->out && b < 2 * TILE_ROWS)
         for (int i = 0; i < panels; i++) __builtin_prefetch(s->out + (size_t)b * s->ld + i * PANEL, 1, 2);
 }
 
 // Six accumulators leave one tile for activations and one for weights: 7 loads, of which 5 bring something new, for 6 products.
-static inline __attribute__((always_inline)) void amx_three(const square *s, bool ask)
+static inline void amx_three(const square *s)
 {
     for (int64_t b = 0; b < s->n; b++) {
-        amx_ask_ahead(s, b, 3, ask);
+        amx_ask_out(s, b, 3);
         TILE_LOAD(6, s->a0 + b * TILE_BYTES, 64);
         TILE_LOAD(7, s->b[0] + b * TILE_BYTES, 64);
         TILE_DOT(0, 6, 7);
@@ -170,8 +166,7 @@ static void amx_square_three(const square *s, float *c)
         TILE_ZERO(4);
         TILE_ZERO(5);
     }
-    if (s->ask) amx_three(s, true);
-    else amx_three(s, false);
+    amx_three(s);
     TILE_STORE(0, c, 64);
     TILE_STORE(1, c + 512, 64);
     TILE_STORE(2, c + 1024, 64);
@@ -195,7 +190,7 @@ static void amx_square_two(const square *s, float *c)
     }
     if (s->a1) {
         for (int64_t b = 0; b < s->n; b++) {
-            amx_ask_ahead(s, b, 2, s->ask != NULL);
+            amx_ask_out(s, b, 2);
             TILE_LOAD(6, s->b[0] + b * TILE_BYTES, 64);
             TILE_LOAD(4, s->a0 + b * TILE_BYTES, 64);
             TILE_LOAD(7, s->b[1] + b * TILE_BYTES, 64);
@@ -256,7 +251,7 @@ typedef struct passing {
     int n;
     const uint8_t *panels[TILE_PANELS];
     float *c;         // [32 rows][n panels, even][row tile] of 16 x 16, of all rows when they are carried
-    bool carried, last, far;
+    bool carried, last;
     square s;
 } passing;
 
@@ -269,13 +264,10 @@ static void amx_pass(const work *w, const work *up, passing *x)
         float *c = x->c + (x->carried ? (size_t)r * (size_t)(x->n + (x->n & 1)) * PANEL : 0);
         x->s.a0 = x->a + (size_t)(r / TILE_ROWS) * x->next;
         x->s.a1 = rows > TILE_ROWS ? x->s.a0 + x->next : NULL;
-        const uint8_t *next = x->far && r + 4 * TILE_ROWS <= x->rows ? x->s.a0 + 2 * x->next : NULL;
-        for (int i = 0, group = 0, take; i < x->n; i += take, group++) {
+        for (int i = 0, take; i < x->n; i += take) {
             const int left = x->n - i;
             take = x->s.a1 && left >= 3 && left != 4 ? 3 : left >= 2 ? 2 : 1;
             for (int j = 0; j < 3; j++) x->s.b[j] = x->panels[i + (j < take ? j : 0)]; // a panel alone is done twice: it is rare
-            // Four groups of panels ask for the next 32 rows: a quarter each.
-            x->s.ask = next && group < 4 ? next + (group & 2 ? x->next : 0) + (group & 1 ? (size_t)x->s.n * TILE_BYTES / 2 : 0) : NULL;
             x->s.out = whole && rows == 2 * TILE_ROWS ? g->y + (size_t)(x->r0 + r) * g->ldy + (x->p0 + i - g->first) * PANEL : NULL;
             if (take == 3) amx_square_three(&x->s, c + i * 512);
             else amx_square_two(&x->s, c + i * 512);
@@ -297,7 +289,6 @@ static void amx_block(const work *w, const work *up, int32_t r0, int32_t rows, i
         x.s.n = B - k0 < depth ? B - k0 : depth;
         x.s.more = k0 > 0;
         x.last = k0 + depth >= B;
-        x.far = rows / TILE_ROWS * B > ASK_TILES;
         x.a = amx_gather(w, r0, rows, k0, x.s.n, &x.next);
         x.c = w->results;
         for (int64_t p = 0; p < count; p += most) {

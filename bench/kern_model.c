@@ -10,23 +10,20 @@
 #include "quant/quant.h"
 
 // Processor time of the whole process: what counts on a machine that others use too (with one thread nobody waits by spinning).
-static double used(void)
-{
+static double used(void) {
     struct timespec t;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static double now(void)
-{
+static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 // Random bytes with every half float that could be a scale kept small.
-static status made_up(void *ctx, uint64_t offset, size_t bytes, void *dst, error *err)
-{
+static status made_up(void *ctx, uint64_t offset, size_t bytes, void *dst, error *err) {
     (void)err;
     int type = *(int *)ctx;
     uint8_t *p = dst;
@@ -48,8 +45,7 @@ static status made_up(void *ctx, uint64_t offset, size_t bytes, void *dst, error
 }
 
 static device *dev;
-static dev_tensor *weight(int type, int64_t k, int64_t n, unsigned use)
-{
+static dev_tensor *weight(int type, int64_t k, int64_t n, unsigned use) {
     dev_tensor *t = NULL;
     error e;
     if (dev_import_weight(dev, &(dev_weight){"w", (uint32_t)type, k, n, 1, use}, &(dev_source){made_up, &type}, &t, &e)) {
@@ -59,8 +55,7 @@ static dev_tensor *weight(int type, int64_t k, int64_t n, unsigned use)
     return t;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     const char *shape = argc > 1 ? argv[1] : "q06", *kind = argc > 2 ? argv[2] : "Q4_K_M", *isa = argc > 3 ? argv[3] : "";
     int threads = argc > 4 ? atoi(argv[4]) : 2, prompt = argc > 5 ? atoi(argv[5]) : 512, gen = argc > 6 ? atoi(argv[6]) : 64, depth = argc > 7 ? atoi(argv[7]) : 0, reps = argc > 8 ? atoi(argv[8]) : 3, nseq = argc > 9 ? atoi(argv[9]) : 1;
     dev_kv_type kv_type = argc > 10 && !strcmp(argv[10], "q8_0") ? DEV_KV_Q8_0 : argc > 10 && !strcmp(argv[10], "f16") ? DEV_KV_F16 : DEV_KV_AUTO;

@@ -17,16 +17,14 @@ static const int types[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_
     QUANT_Q2_K, QUANT_Q3_K, QUANT_IQ3_S, QUANT_IQ3_XXS, QUANT_IQ2_S, QUANT_IQ2_XS, QUANT_IQ2_XXS, QUANT_IQ1_S, QUANT_IQ1_M, QUANT_TQ1_0, QUANT_TQ2_0, QUANT_Q2_0, QUANT_Q1_0};
 enum { TYPES = sizeof types / sizeof *types, K = 2048, SOME = 64, CHECK_N = 100, MOST_ROWS = 512 };
 
-static double now(void)
-{
+static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 static uint64_t seed = 1;
-static float noise(void)
-{
+static float noise(void) {
     float s = 0;
     for (int i = 0; i < 6; i++) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
@@ -35,8 +33,7 @@ static float noise(void)
     return s * 1.414f;
 }
 
-static void die(const error *e)
-{
+static void die(const error *e) {
     fprintf(stderr, "kerncheck: %s\n", e->text);
     exit(1);
 }
@@ -44,8 +41,7 @@ static void die(const error *e)
 // SOME encoded rows, repeated for as long as a matrix is.
 typedef struct rows { uint8_t *at; size_t bytes; } rows;
 
-static status read_rows(void *ctx, uint64_t offset, size_t bytes, void *dst, error *err)
-{
+static status read_rows(void *ctx, uint64_t offset, size_t bytes, void *dst, error *err) {
     (void)err;
     const rows *r = ctx;
     for (size_t i = 0; i < bytes;) {
@@ -58,8 +54,7 @@ static status read_rows(void *ctx, uint64_t offset, size_t bytes, void *dst, err
 
 typedef struct product { device *dev; dev_plan *plan; dev_tensor *weight, *table; int32_t *pos; int64_t n; } product;
 
-static product open_product(const char *tier, int threads, int type, int64_t n, rows *r)
-{
+static product open_product(const char *tier, int threads, int type, int64_t n, rows *r) {
     error e = {0};
     product p = {.n = n, .pos = calloc(MOST_ROWS, sizeof(int32_t))};
     float *zeros = calloc(K, sizeof *zeros);
@@ -76,8 +71,7 @@ static product open_product(const char *tier, int threads, int type, int64_t n, 
     return p;
 }
 
-static void run(product *p, const float *x, int32_t n)
-{
+static void run(product *p, const float *x, int32_t n) {
     error e = {0};
     dev_ticket t;
     dev_seq seq = {.n_rows = n};
@@ -85,16 +79,14 @@ static void run(product *p, const float *x, int32_t n)
     if (dev_submit(p->plan, NULL, &s, &t, &e) || dev_wait(p->plan, t, &e)) die(&e);
 }
 
-static void close_product(product *p)
-{
+static void close_product(product *p) {
     dev_plan_destroy(p->plan);
     dev_destroy(p->dev);
     free(p->pos);
 }
 
 // The best time of a run, over at least three and for that long.
-static double best(product *p, const float *x, int32_t n, double seconds)
-{
+static double best(product *p, const float *x, int32_t n, double seconds) {
     double top = 1e30, began = now();
     run(p, x, n);
     for (int i = 0; i < 3 || now() - began < seconds; i++) {
@@ -106,8 +98,7 @@ static double best(product *p, const float *x, int32_t n, double seconds)
     return top;
 }
 
-static double nmse(const float *a, const float *b, int64_t n)
-{
+static double nmse(const float *a, const float *b, int64_t n) {
     double d = 0, s = 0;
     for (int64_t i = 0; i < n; i++) {
         d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
@@ -117,8 +108,7 @@ static double nmse(const float *a, const float *b, int64_t n)
 }
 
 // Rows 0..4 are odd ones: zeros, denormals, large, one large among small, equal sizes.
-static void fill(float *x)
-{
+static void fill(float *x) {
     for (int r = 0; r < MOST_ROWS; r++)
         for (int i = 0; i < K; i++) {
             float v = noise();
@@ -127,8 +117,7 @@ static void fill(float *x)
 }
 
 // Returns whether all is in bound; *worst: the worst NMSE.
-static bool check(const char *tier, int threads, int type, rows *r, const float *x, const float *ref, double *worst, bool *same)
-{
+static bool check(const char *tier, int threads, int type, rows *r, const float *x, const float *ref, double *worst, bool *same) {
     bool bf16 = !strncmp(tier, "amx", 3), whole = type == QUANT_F32 || (!bf16 && (type == QUANT_F16 || type == QUANT_BF16));
     double bound = whole ? 1e-11 : bf16 ? 3e-5 : 4e-4;
     product p = open_product(tier, threads, type, CHECK_N, r);
@@ -152,8 +141,7 @@ static bool check(const char *tier, int threads, int type, rows *r, const float 
     return *worst <= bound && *same;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     int threads = 0, n_tiers = 0;
     double seconds = 0.15;
     const char *tiers[16];

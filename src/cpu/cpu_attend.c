@@ -5,22 +5,19 @@
 
 enum { QUERIES_AT_ONCE = 32 };
 
-static int32_t rows_at_once(const dev_attend *o)
-{
+static int32_t rows_at_once(const dev_attend *o) {
     int32_t share = o->n_head / o->n_kv;
     return share >= QUERIES_AT_ONCE ? 1 : QUERIES_AT_ONCE / share;
 }
 
 // Per query: pointers q and out, low, high, own, slope, sink.
-size_t cpu_attend_scratch(const cpu_kernels *kern, const dev_attend *o)
-{
+size_t cpu_attend_scratch(const cpu_kernels *kern, const dev_attend *o) {
     size_t n = (size_t)rows_at_once(o) * (size_t)(o->n_head / o->n_kv);
     return n * (2 * sizeof(void *) / sizeof(float) + 5) + 16 + (kern->attend_tiles ? cpu_tile_attend_scratch(o->head_k, o->head_v) : 0);
 }
 
 // As ggml: heads up to the greatest power of two take powers of one base, the rest odd powers of another.
-static float alibi_slope(const dev_attend *o, int32_t head)
-{
+static float alibi_slope(const dev_attend *o, int32_t head) {
     if (o->alibi_bias <= 0) return 0;
     int32_t n = 1;
     while (n * 2 <= o->n_head) n *= 2;
@@ -28,8 +25,7 @@ static float alibi_slope(const dev_attend *o, int32_t head)
     return (float)(head < n ? pow(m0, head + 1) : pow(m1, 2 * (head - n) + 1));
 }
 
-static void attend_block(const dev_plan *p, const dev_attend *o, const dev_seq *s, int32_t first, int32_t rows, int32_t kv_head, float *scratch)
-{
+static void attend_block(const dev_plan *p, const dev_attend *o, const dev_seq *s, int32_t first, int32_t rows, int32_t kv_head, float *scratch) {
     const cpu_plan *c = p->backend;
     int32_t share = o->n_head / o->n_kv, n = rows * share;
     cpu_reg_view q = cpu_reg(p, o->q), dst = cpu_reg(p, o->dst);
@@ -61,8 +57,7 @@ static void attend_block(const dev_plan *p, const dev_attend *o, const dev_seq *
     else kern->attend(&a);
 }
 
-void cpu_run_attend(const dev_plan *p, const dev_attend *o, int worker, pool_member *team)
-{
+void cpu_run_attend(const dev_plan *p, const dev_attend *o, int worker, pool_member *team) {
     const cpu_plan *c = p->backend;
     int32_t block = rows_at_once(o);
     for (;;) {

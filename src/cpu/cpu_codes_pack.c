@@ -8,8 +8,7 @@ const int8_t cpu_code_iq3_xxs[16] = {4, 12, 20, 28, 36, 44, 52, 62};
 const int8_t cpu_code_iq3_s[16] = {1, 3, 5, 7, 9, 11, 13, 15};
 const int8_t cpu_code_iq1[16] = {-8, 0, 8};
 
-static size_t scale_area(const code_layout *l, int64_t k)
-{
+static size_t scale_area(const code_layout *l, int64_t k) {
     size_t blocks = (size_t)k / BLOCK, groups = blocks / 8;
     switch (l->scale) {
     case SCALE_D: return blocks / (size_t)l->group * 32;
@@ -36,16 +35,14 @@ typedef struct part {
     uint8_t s[2];                 // as the scale area keeps them
 } part;
 
-static void nibbles(const uint8_t *qs, int n, uint8_t *q)
-{
+static void nibbles(const uint8_t *qs, int n, uint8_t *q) {
     for (int i = 0; i < n; i++) {
         q[i] = qs[i] & 15;
         q[i + n] = qs[i] >> 4;
     }
 }
 
-static void get_fp4(const code_layout *l, const uint8_t *row, int64_t b, part *o)
-{
+static void get_fp4(const code_layout *l, const uint8_t *row, int64_t b, part *o) {
     if (l->type == QUANT_MXFP4) {
         const block_mxfp4 *x = (const block_mxfp4 *)row + b;
         o->s[0] = x->e;
@@ -59,8 +56,7 @@ static void get_fp4(const code_layout *l, const uint8_t *row, int64_t b, part *o
     }
 }
 
-static void get_iq4(const code_layout *l, const uint8_t *row, int64_t b, part *o)
-{
+static void get_iq4(const code_layout *l, const uint8_t *row, int64_t b, part *o) {
     if (l->type == QUANT_IQ4_NL) {
         const block_iq4_nl *x = (const block_iq4_nl *)row + b;
         o->d = x->d;
@@ -74,8 +70,7 @@ static void get_iq4(const code_layout *l, const uint8_t *row, int64_t b, part *o
     nibbles(x->qs + j * 16, 16, o->q);
 }
 
-static void get_k(const code_layout *l, const uint8_t *row, int64_t b, part *o)
-{
+static void get_k(const code_layout *l, const uint8_t *row, int64_t b, part *o) {
     int j = (int)(b % 8);
     if (l->type == QUANT_Q2_K) {
         const block_q2_K *x = (const block_q2_K *)row + b / 8;
@@ -94,8 +89,7 @@ static void get_k(const code_layout *l, const uint8_t *row, int64_t b, part *o)
     for (int i = 0; i < 32; i++) o->q[i] = (uint8_t)((x->qs[j / 4 * 32 + i] >> j % 4 * 2 & 3) | (x->hmask[i] >> j & 1) << 2);
 }
 
-static void get_small(const code_layout *l, const uint8_t *row, int64_t b, part *o)
-{
+static void get_small(const code_layout *l, const uint8_t *row, int64_t b, part *o) {
     int j = (int)(b % 8);
     switch (l->type) {
     case QUANT_TQ1_0: {
@@ -129,8 +123,7 @@ static void get_small(const code_layout *l, const uint8_t *row, int64_t b, part 
     }
 }
 
-static void get_iq2(const code_layout *l, const uint8_t *row, int64_t b, part *o)
-{
+static void get_iq2(const code_layout *l, const uint8_t *row, int64_t b, part *o) {
     int j = (int)(b % 8);
     if (l->type == QUANT_IQ2_XXS) {
         const block_iq2_xxs *x = (const block_iq2_xxs *)row + b / 8;
@@ -156,8 +149,7 @@ static void get_iq2(const code_layout *l, const uint8_t *row, int64_t b, part *o
     }
 }
 
-static void get_iq3(const code_layout *l, const uint8_t *row, int64_t b, part *o)
-{
+static void get_iq3(const code_layout *l, const uint8_t *row, int64_t b, part *o) {
     int j = (int)(b % 8);
     if (l->type == QUANT_IQ3_XXS) {
         const block_iq3_xxs *x = (const block_iq3_xxs *)row + b / 8;
@@ -176,8 +168,7 @@ static void get_iq3(const code_layout *l, const uint8_t *row, int64_t b, part *o
     memcpy(o->signs, x->signs + 4 * j, 4);
 }
 
-static void get_iq1(const code_layout *l, const uint8_t *row, int64_t b, part *o)
-{
+static void get_iq1(const code_layout *l, const uint8_t *row, int64_t b, part *o) {
     int j = (int)(b % 8);
     if (l->type == QUANT_IQ1_S) {
         const block_iq1_s *x = (const block_iq1_s *)row + b / 8;
@@ -201,8 +192,7 @@ static void get_iq1(const code_layout *l, const uint8_t *row, int64_t b, part *o
     }
 }
 
-static void get_part(const code_layout *l, const uint8_t *row, int64_t b, part *o)
-{
+static void get_part(const code_layout *l, const uint8_t *row, int64_t b, part *o) {
     switch (l->type) {
     case QUANT_IQ4_NL: case QUANT_IQ4_XS: get_iq4(l, row, b, o); break;
     case QUANT_MXFP4: case QUANT_NVFP4: get_fp4(l, row, b, o); break;
@@ -217,16 +207,14 @@ static void get_part(const code_layout *l, const uint8_t *row, int64_t b, part *
 // ---- into a panel and back ------------------------------------------------------------------------------------------------
 
 static void put16(uint8_t *p, int r, uint16_t v) { memcpy(p + 2 * r, &v, 2); }
-static uint16_t get16(const uint8_t *p, int r)
-{
+static uint16_t get16(const uint8_t *p, int r) {
     uint16_t v;
     memcpy(&v, p + 2 * r, 2);
     return v;
 }
 
 // Where the half floats of a block's rows lie (NULL: there are none), and its bytes.
-static size_t scale_place(const code_layout *l, int64_t b, size_t *bytes)
-{
+static size_t scale_place(const code_layout *l, int64_t b, size_t *bytes) {
     size_t group = (size_t)b / 8, in = (size_t)b % 8;
     switch (l->scale) {
     case SCALE_D: *bytes = 0; return (size_t)b / (size_t)l->group * 32;
@@ -239,8 +227,7 @@ static size_t scale_place(const code_layout *l, int64_t b, size_t *bytes)
     }
 }
 
-static void put_scales(const code_layout *l, uint8_t *panel, int64_t b, int r, const part *x)
-{
+static void put_scales(const code_layout *l, uint8_t *panel, int64_t b, int r, const part *x) {
     size_t bytes, d = scale_place(l, b, &bytes);
     if (l->scale != SCALE_E8 && l->scale != SCALE_E4) put16(panel + d, r, x->d);
     if (l->scale == SCALE_MIN) put16(panel + d + 32, r, x->m);
@@ -254,8 +241,7 @@ static int grid_signs(const code_layout *l) { return l->numbers == CODE_GRID4 ? 
 static int grid_high(const code_layout *l) { return grid_signs(l) + (l->shift ? 0 : 64); }
 static int grid_shift(const code_layout *l) { return grid_high(l) + grid_signs(l) / 16 * l->high * 2; }
 
-static void put_grid(const code_layout *l, uint8_t *area, int r, const part *x)
-{
+static void put_grid(const code_layout *l, uint8_t *area, int r, const part *x) {
     int n = grid_signs(l) / 16;
     for (int g = 0; g < n; g++) {
         area[g * 16 + r] = (uint8_t)x->index[g];
@@ -267,14 +253,12 @@ static void put_grid(const code_layout *l, uint8_t *area, int r, const part *x)
 }
 
 // Bit `from` of the numbers of row r into masks over [r][i], one for each four columns.
-static void put_masks(uint8_t *masks, int r, const uint8_t q[32], int from)
-{
+static void put_masks(uint8_t *masks, int r, const uint8_t q[32], int from) {
     for (int c = 0; c < 8; c++, q += 4)
         masks[c * 8 + r / 2] |= (uint8_t)((q[0] >> from & 1) << r % 2 * 4 | (q[1] >> from & 1) << (r % 2 * 4 + 1) | (q[2] >> from & 1) << (r % 2 * 4 + 2) | (q[3] >> from & 1) << (r % 2 * 4 + 3));
 }
 
-static void put_numbers(const code_layout *l, uint8_t *area, int64_t b, int r, const part *x)
-{
+static void put_numbers(const code_layout *l, uint8_t *area, int64_t b, int r, const part *x) {
     static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
     const uint8_t *q = x->q;
     switch (l->numbers) {
@@ -297,8 +281,7 @@ static void put_numbers(const code_layout *l, uint8_t *area, int64_t b, int r, c
     }
 }
 
-void cpu_code_pack_panel(cpu_format f, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel)
-{
+void cpu_code_pack_panel(cpu_format f, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel) {
     const code_layout *l = cpu_code(f);
     uint8_t *quants = panel + cpu_code_scale_bytes(f, k);
     memset(panel, 0, cpu_code_panel_bytes(f, k));
@@ -314,8 +297,7 @@ void cpu_code_pack_panel(cpu_format f, int64_t k, int n, const uint8_t *rows, si
 }
 
 // The value of row r's column i of block b, without its scale.
-static int value_at(const code_layout *l, const uint8_t *area, int64_t b, int r, int i)
-{
+static int value_at(const code_layout *l, const uint8_t *area, int64_t b, int r, int i) {
     static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
     int c = i / 4, at = r * 4 + i % 4;
     switch (l->numbers) {
@@ -338,8 +320,7 @@ static int value_at(const code_layout *l, const uint8_t *area, int64_t b, int r,
     }
 }
 
-void cpu_code_unpack_row(cpu_format f, int64_t k, const uint8_t *panel, int r, float *dst)
-{
+void cpu_code_unpack_row(cpu_format f, int64_t k, const uint8_t *panel, int r, float *dst) {
     const code_layout *l = cpu_code(f);
     const uint8_t *quants = panel + cpu_code_scale_bytes(f, k);
     for (int64_t b = 0; b < k / BLOCK; b++, dst += BLOCK) {

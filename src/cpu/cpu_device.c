@@ -1,15 +1,13 @@
 // cpu/device: creation, and the table through which everything else is called.
 #include "cpu/cpu_internal.h"
 
-static void destroy(device *dev)
-{
+static void destroy(device *dev) {
     while (cpu_dev(dev)->tensors) cpu_free_weight(dev, &cpu_dev(dev)->tensors->base);
     pool_destroy(cpu_dev(dev)->pool);
     mem_free(dev);
 }
 
-static void info(const device *dev, dev_info *out)
-{
+static void info(const device *dev, dev_info *out) {
     const cpu_device *d = cpu_dev_const(dev);
     *out = (dev_info){.name = "cpu", .isa = d->kernels.isa, .threads = pool_threads(d->pool), .deterministic = d->deterministic, .weight_bytes = d->weight_bytes};
 }
@@ -39,8 +37,7 @@ static const dev_ops ops = {
     .reduce = cpu_reduce,
 };
 
-status cpu_device_create(const cpu_options *o, device **out, error *err)
-{
+status cpu_device_create(const cpu_options *o, device **out, error *err) {
     *out = NULL;
     cpu_device *d = mem_calloc(1, sizeof *d);
     if (!d) return error_set(err, E_NOMEM, "out of memory");

@@ -10,15 +10,13 @@
 
 typedef struct features { bool avx2, avx512, bf16, amx; } features;
 
-static uint64_t saved_registers(void)
-{
+static uint64_t saved_registers(void) {
     uint32_t low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (uint64_t)high << 32 | low;
 }
 
-static features detect(void)
-{
+static features detect(void) {
     features f = {false, false, false, false};
     uint32_t a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
@@ -39,8 +37,7 @@ static features detect(void)
 #endif
 
 // Each processor's from the best to the plainest.
-const char *const *cpu_tiers(void)
-{
+const char *const *cpu_tiers(void) {
 #if defined(__x86_64__)
     static const char *const all[] = {"amx", "avx512", "avx2", "ref", NULL};
     features f = detect();
@@ -55,8 +52,7 @@ const char *const *cpu_tiers(void)
 #endif
 }
 
-status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err)
-{
+status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err) {
     static const char *const names[] = {"ref", "avx2", "avx512", "amx", "neon", "neon-dotprod", "neon-i8mm"};
     const char *const *have = cpu_tiers();
     if (!isa || !*isa) isa = have[0];
@@ -87,8 +83,7 @@ status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err)
     return OK;
 }
 
-int cpu_choose_probes(const char *isa, const cpu_probe **probes)
-{
+int cpu_choose_probes(const char *isa, const cpu_probe **probes) {
     static const struct { const char *isa; const cpu_probe *probes[DEV_MAX_UNITS]; } all[] = {
 #if defined(__x86_64__)
         {"amx", {&cpu_probe_amx_bf16, &cpu_probe_amx_int8, &cpu_probe_avx512_vnni, &cpu_probe_avx512_fma}},

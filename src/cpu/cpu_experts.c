@@ -9,15 +9,13 @@ typedef struct layout {
     size_t ff_ld, width_ld;
 } layout;
 
-static size_t take(layout *l, size_t bytes)
-{
+static size_t take(layout *l, size_t bytes) {
     size_t at = l->bytes;
     l->bytes += (bytes + 63) & ~(size_t)63;
     return at;
 }
 
-static layout lay_out(const cpu_kernels *kern, const dev_experts *o, int32_t rows)
-{
+static layout lay_out(const cpu_kernels *kern, const dev_experts *o, int32_t rows) {
     layout l = {0};
     size_t n = (size_t)rows, pairs = n * (size_t)o->top_k, ff = (size_t)o->up->n, width = (size_t)o->down->n;
     l.ff_ld = (ff + 15) & ~(size_t)15;
@@ -42,8 +40,7 @@ static layout lay_out(const cpu_kernels *kern, const dev_experts *o, int32_t row
 size_t cpu_experts_scratch(const cpu_kernels *kern, const dev_experts *o, int32_t max_rows) { return lay_out(kern, o, max_rows).bytes; }
 
 // Marks the groups that may be chosen from (the sum of a group's best two).
-static bool group_open(const dev_experts *o, const float *score, int32_t e)
-{
+static bool group_open(const dev_experts *o, const float *score, int32_t e) {
     if (o->n_group <= 1) return true;
     int32_t size = o->n_expert / o->n_group, mine = e / size, better = 0;
     float own = 0;
@@ -64,8 +61,7 @@ static bool group_open(const dev_experts *o, const float *score, int32_t e)
     return better < o->top_groups;
 }
 
-static void route(const dev_experts *o, float *logits, int32_t *ids, float *weights)
-{
+static void route(const dev_experts *o, float *logits, int32_t *ids, float *weights) {
     int32_t n = o->n_expert;
     const float *choose = logits;
     float biased[4096];
@@ -109,8 +105,7 @@ static void route(const dev_experts *o, float *logits, int32_t *ids, float *weig
 }
 
 // Counting sort of the pairs by expert.
-static void group_pairs(const dev_experts *o, int32_t rows, const int32_t *ids, int32_t *start, int32_t *pair_row, int32_t *pair_slot, int32_t *pair_at)
-{
+static void group_pairs(const dev_experts *o, int32_t rows, const int32_t *ids, int32_t *start, int32_t *pair_row, int32_t *pair_slot, int32_t *pair_at) {
     int32_t pairs = rows * o->top_k;
     memset(start, 0, ((size_t)o->n_expert + 1) * sizeof *start);
     for (int32_t i = 0; i < pairs; i++) start[ids[i] + 1]++;
@@ -127,8 +122,7 @@ static void group_pairs(const dev_experts *o, int32_t rows, const int32_t *ids, 
 
 // Products of up to two weights for all experts: items are (weight, expert, chunk of panels).
 static void expert_products(const dev_plan *p, const dev_experts *o, const dev_tensor *const *w, const dev_tensor *const *bias, const dev_tensor *const *each, float *const *y, size_t ldy, int n, const float *x, size_t ldx, const cpu_packed *packed,
-    const int32_t *start, const int32_t *rows, int32_t n_rows, int worker, pool_member *team)
-{
+    const int32_t *start, const int32_t *rows, int32_t n_rows, int worker, pool_member *team) {
     const cpu_plan *c = p->backend;
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
     size_t item = pool_next(team, 1); // before `start` is read, which those who are ahead may be writing for the next layer
@@ -172,27 +166,23 @@ static void expert_products(const dev_plan *p, const dev_experts *o, const dev_t
     pool_barrier(team);
 }
 
-static void limit(float *up, float *gate, float most, int64_t n)
-{
+static void limit(float *up, float *gate, float most, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         up[i] = up[i] > most ? most : up[i] < -most ? -most : up[i];
         if (gate && gate[i] > most) gate[i] = most;
     }
 }
 
-bool cpu_experts_apart(const cpu_kernels *kern, const dev_experts *o)
-{
+bool cpu_experts_apart(const cpu_kernels *kern, const dev_experts *o) {
     return o->router_src != o->src && cpu_format_packs(cpu_format_of(kern, o->router->type, o->router->k, o->router->use));
 }
 
-static void pack_rows(const cpu_device *d, const dev_tensor *const *w, int n, cpu_reg_view x, int64_t k, int32_t rows, const cpu_packed *to, pool_member *team)
-{
+static void pack_rows(const cpu_device *d, const dev_tensor *const *w, int n, cpu_reg_view x, int64_t k, int32_t rows, const cpu_packed *to, pool_member *team) {
     for (size_t r; (r = pool_next(team, 1)) < (size_t)rows;) cpu_pack_for(d, w, n, x.at + r * x.ld, k, (int64_t)r, rows, to);
     pool_barrier(team);
 }
 
-void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool_member *team)
-{
+void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool_member *team) {
     const cpu_plan *c = p->backend;
     const cpu_device *d = cpu_dev_const(p->dev);
     const cpu_kernels *kern = &d->kernels;

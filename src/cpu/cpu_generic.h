@@ -12,8 +12,7 @@
 #define STORE(p, v, w) ((w) == VW ? vf_store(p, v) : vf_storen(p, v, w))
 
 // Sums over 4 vectors in turn, so that lanes stay short chains.
-static float dot_self(const float *x, int32_t n, vf minus)
-{
+static float dot_self(const float *x, int32_t n, vf minus) {
     vf acc[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
     int32_t turn = 0;
     EACH(n, i, w) {
@@ -29,8 +28,7 @@ static float dot_self(const float *x, int32_t n, vf minus)
     return vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
 }
 
-static float sum_of(const float *x, int32_t n)
-{
+static float sum_of(const float *x, int32_t n) {
     vf acc[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
     int32_t turn = 0;
     EACH(n, i, w) {
@@ -40,8 +38,7 @@ static float sum_of(const float *x, int32_t n)
     return vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
 }
 
-static float dot_product(const float *a, const float *b, int32_t n)
-{
+static float dot_product(const float *a, const float *b, int32_t n) {
     vf acc[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
     int32_t turn = 0;
     EACH(n, i, w) {
@@ -51,16 +48,14 @@ static float dot_product(const float *a, const float *b, int32_t n)
     return vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
 }
 
-static void softmax(float *y, const float *x, int32_t n)
-{
+static void softmax(float *y, const float *x, int32_t n) {
     float top = x[0], sum = 0;
     for (int32_t i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
     for (int32_t i = 0; i < n; i++) sum += y[i] = expf(x[i] - top);
     for (int32_t i = 0; i < n; i++) y[i] /= sum;
 }
 
-static void norm(dev_norm_kind kind, float *y, const float *x, int32_t n, const float *w, const float *b, float eps)
-{
+static void norm(dev_norm_kind kind, float *y, const float *x, int32_t n, const float *w, const float *b, float eps) {
     if (kind == DEV_NORM_SOFTMAX) {
         softmax(y, x, n);
         return;
@@ -77,8 +72,7 @@ static void norm(dev_norm_kind kind, float *y, const float *x, int32_t n, const 
     }
 }
 
-static void rope(float *x, const float *cs, int32_t dims, dev_rope_kind kind, bool inverse)
-{
+static void rope(float *x, const float *cs, int32_t dims, dev_rope_kind kind, bool inverse) {
     float flip = inverse ? -1.0f : 1.0f;
     int32_t half = dims / 2, a = kind == DEV_ROPE_NEOX ? 1 : 2, b = kind == DEV_ROPE_NEOX ? half : 1;
     for (int32_t i = 0; i < half; i++) {
@@ -90,8 +84,7 @@ static void rope(float *x, const float *cs, int32_t dims, dev_rope_kind kind, bo
 
 static inline vf sigmoid(vf x) { return vf_set1(1) / (vf_set1(1) + vf_exp(vf_set1(0) - x)); }
 
-static inline vf act_lanes(dev_act act, vf x)
-{
+static inline vf act_lanes(dev_act act, vf x) {
     switch (act) {
     case DEV_ACT_SILU: return x / (vf_set1(1) + vf_exp(vf_set1(0) - x));
     case DEV_ACT_GELU: { // 0.5 x (1 + tanh u) = x / (1 + exp(-2u))
@@ -108,8 +101,7 @@ static inline vf act_lanes(dev_act act, vf x)
 }
 
 // By library functions: exact, and rare.
-static float act_scalar(dev_act kind, const float *p, float x)
-{
+static float act_scalar(dev_act kind, const float *p, float x) {
     switch (kind) {
     case DEV_ACT_TANH: return tanhf(x);
     case DEV_ACT_SOFTPLUS: return x > 20 ? x : log1pf(expf(x));
@@ -119,8 +111,7 @@ static float act_scalar(dev_act kind, const float *p, float x)
     }
 }
 
-static void act(dev_act kind, const float *p, float *y, const float *gate, const float *up, int32_t n)
-{
+static void act(dev_act kind, const float *p, float *y, const float *gate, const float *up, int32_t n) {
     if (kind == DEV_ACT_GELU_ERF || kind == DEV_ACT_TANH || kind == DEV_ACT_SOFTPLUS || kind == DEV_ACT_XIELU || kind == DEV_ACT_SITU) {
         float bound = kind == DEV_ACT_SITU ? p[1] : 0;
         for (int32_t i = 0; i < n; i++) {
@@ -146,8 +137,7 @@ static void act(dev_act kind, const float *p, float *y, const float *gate, const
     }
 }
 
-static void combine(float *y, const float *a, const float *b, float sa, float sb, bool multiply, int32_t n)
-{
+static void combine(float *y, const float *a, const float *b, float sa, float sb, bool multiply, int32_t n) {
     vf va = vf_set1(sa), vb = vf_set1(sb);
     EACH(n, i, w) {
         vf v = LOAD(a + i, w);
@@ -158,8 +148,7 @@ static void combine(float *y, const float *a, const float *b, float sa, float sb
     }
 }
 
-static void vector(float *y, const float *x, const float *scale, const float *bias, int32_t n)
-{
+static void vector(float *y, const float *x, const float *scale, const float *bias, int32_t n) {
     EACH(n, i, w) {
         vf v = LOAD(x + i, w);
         if (scale) v = v * LOAD(scale + i, w);
@@ -168,8 +157,7 @@ static void vector(float *y, const float *x, const float *scale, const float *bi
     }
 }
 
-static void finish(float *y, const float *x, const float *bias, const float *residual, float scale, int32_t n)
-{
+static void finish(float *y, const float *x, const float *bias, const float *residual, float scale, int32_t n) {
     vf vs = vf_set1(scale);
     EACH(n, i, w) {
         vf v = LOAD(x + i, w) * vs;
@@ -179,8 +167,7 @@ static void finish(float *y, const float *x, const float *bias, const float *res
     }
 }
 
-static void to_half(const float *x, uint16_t *y, int32_t n)
-{
+static void to_half(const float *x, uint16_t *y, int32_t n) {
     int32_t i = 0;
 #if VW == 4
     for (; i + 4 <= n; i += 4) vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
@@ -190,8 +177,7 @@ static void to_half(const float *x, uint16_t *y, int32_t n)
     for (; i < n; i++) y[i] = quant_f32_to_f16(x[i]);
 }
 
-static void peaks(const float *x, int32_t n, float *out)
-{
+static void peaks(const float *x, int32_t n, float *out) {
     for (int32_t b = 0; b < n; b += DEV_PEAK) {
         int32_t end = n - b < DEV_PEAK ? n : b + DEV_PEAK, i = b;
         vf top = vf_set1(-INFINITY);
@@ -202,8 +188,7 @@ static void peaks(const float *x, int32_t n, float *out)
     }
 }
 
-static float log_sum_exp(const float *x, int32_t n)
-{
+static float log_sum_exp(const float *x, int32_t n) {
     vf m = vf_set1(-INFINITY);
     for (int32_t i = 0; i + VW <= n; i += VW) m = vf_max(m, vf_load(x + i));
     float top = vf_hmax(m);
@@ -223,14 +208,12 @@ static float log_sum_exp(const float *x, int32_t n)
 
 // ---- products with float weights ------------------------------------------------------------------------------------------
 
-static inline __attribute__((always_inline)) vf load_elem(int format, const uint8_t *p, size_t i)
-{
+static inline __attribute__((always_inline)) vf load_elem(int format, const uint8_t *p, size_t i) {
     return format == CPU_F32 ? vf_load((const float *)p + i) : format == CPU_F16 ? vf_load_f16((const uint16_t *)p + i) : vf_load_bf16((const uint16_t *)p + i);
 }
 
 // R rows, one panel: one chain of fused multiply-adds over ascending k for each output.
-static inline __attribute__((always_inline)) void float_tile(int format, int R, const uint8_t *panel, int64_t k, const float *const *x, float out[][PANEL])
-{
+static inline __attribute__((always_inline)) void float_tile(int format, int R, const uint8_t *panel, int64_t k, const float *const *x, float out[][PANEL]) {
     enum { NV = PANEL / VW };
     vf acc[8][NV];
     for (int r = 0; r < R; r++)
@@ -248,8 +231,7 @@ static inline __attribute__((always_inline)) void float_tile(int format, int R, 
 }
 
 // One row, P panels beside each other: the same chains, four at a time.
-static inline __attribute__((always_inline)) void float_row(int format, int P, const uint8_t *panels, size_t panel_bytes, int64_t k, const float *x, float out[][PANEL])
-{
+static inline __attribute__((always_inline)) void float_row(int format, int P, const uint8_t *panels, size_t panel_bytes, int64_t k, const float *x, float out[][PANEL]) {
     enum { NV = PANEL / VW };
     vf acc[4][NV];
     for (int p = 0; p < P; p++)
@@ -263,14 +245,12 @@ static inline __attribute__((always_inline)) void float_row(int format, int P, c
         for (int v = 0; v < NV; v++) vf_store(out[p] + v * VW, acc[p][v]);
 }
 
-static void put_panel(const gemm_args *g, int64_t panel, int32_t row, const float *values)
-{
+static void put_panel(const gemm_args *g, int64_t panel, int32_t row, const float *values) {
     int64_t j = panel * PANEL, n = g->w->base.n - j < PANEL ? g->w->base.n - j : PANEL;
     memcpy(g->y + (size_t)row * g->ldy + (panel - g->first) * PANEL, values, (size_t)n * sizeof(float));
 }
 
-static inline __attribute__((always_inline)) void gemm_float(int format, const gemm_args *g)
-{
+static inline __attribute__((always_inline)) void gemm_float(int format, const gemm_args *g) {
     float out[8][PANEL];
     if (g->n_rows == 1) {
         const float *x = g->x + (size_t)g->rows[0] * g->ldx;
@@ -307,8 +287,7 @@ static void gemm_f16(const gemm_args *g) { gemm_float(CPU_F16, g); }
 static void gemm_bf16(const gemm_args *g) { gemm_float(CPU_BF16, g); }
 
 // Rows in the file's blocks: decoded one by one, multiplied with every row of activations.
-static void gemm_raw(const gemm_args *g)
-{
+static void gemm_raw(const gemm_args *g) {
     const quant_traits *t = quant_type_traits((int)g->w->base.type);
     int64_t end = (g->first + g->count) * PANEL;
     if (end > g->w->base.n) end = g->w->base.n;
@@ -342,16 +321,14 @@ static void gemm_raw(const gemm_args *g)
 
 enum { KEYS = DEV_PAGE_TOKENS, SCORE_VECTORS = KEYS / VW, QUERIES = VW == 16 ? 8 : VW > 1 ? 2 : 1 };
 
-static inline __attribute__((always_inline)) vf load_kv(int type, const uint8_t *p, size_t i)
-{
+static inline __attribute__((always_inline)) vf load_kv(int type, const uint8_t *p, size_t i) {
     return type == DEV_KV_F32 ? vf_load((const float *)p + i) : type == DEV_KV_F16 ? vf_load_f16((const uint16_t *)p + i) : type == DEV_KV_Q8_0 ? vf_load_i8((const int8_t *)p + i) : vf_load_bf16((const uint16_t *)p + i);
 }
 
 static inline __attribute__((always_inline)) size_t kv_elem(int type) { return type == DEV_KV_F32 ? 4 : type == DEV_KV_Q8_0 ? 1 : 2; }
 
 // `next`: the page to come. Its lines are asked for in step with this page's: pages lie far apart, so that no processor foresees them.
-static inline __attribute__((always_inline)) void scores(int type, int N, const uint8_t *page, const uint8_t *next, int32_t head_k, const float *const *q, float scale, float *const *s)
-{
+static inline __attribute__((always_inline)) void scores(int type, int N, const uint8_t *page, const uint8_t *next, int32_t head_k, const float *const *q, float scale, float *const *s) {
     const size_t row = KEYS * kv_elem(type);
     const uint16_t *scales = (const uint16_t *)(page + (size_t)head_k * row);
     vf total[QUERIES][SCORE_VECTORS], acc[QUERIES][SCORE_VECTORS];
@@ -386,8 +363,7 @@ typedef struct page_values {
 } page_values;
 
 // out = out * rescale + sum over keys of p[key] * value[key]; DV vectors of dimensions (in one block of 32), N queries.
-static inline __attribute__((always_inline)) void weigh(int type, int N, int DV, const page_values *x, int32_t d, float *const *p, const float *rescale, float *const *out)
-{
+static inline __attribute__((always_inline)) void weigh(int type, int N, int DV, const page_values *x, int32_t d, float *const *p, const float *rescale, float *const *out) {
     vf acc[QUERIES][4];
     float scaled[QUERIES][KEYS];
     const float *w[QUERIES];
@@ -413,15 +389,13 @@ static inline __attribute__((always_inline)) void weigh(int type, int N, int DV,
         for (int v = 0; v < DV; v++) vf_store(out[n] + d + v * VW, acc[n][v]);
 }
 
-static inline __attribute__((always_inline)) float kv_scalar(int type, const page_values *x, int32_t j, int32_t d)
-{
+static inline __attribute__((always_inline)) float kv_scalar(int type, const page_values *x, int32_t j, int32_t d) {
     size_t i = (size_t)j * (size_t)x->head_v + (size_t)d;
     if (type == DEV_KV_Q8_0) return (float)((const int8_t *)x->at)[i] * quant_f16_to_f32(x->scales[d / BLOCK * KEYS + j]);
     return type == DEV_KV_F32 ? ((const float *)x->at)[i] : type == DEV_KV_F16 ? quant_f16_to_f32(((const uint16_t *)x->at)[i]) : quant_bf16_to_f32(((const uint16_t *)x->at)[i]);
 }
 
-static inline __attribute__((always_inline)) void weigh_all(int type, int N, const page_values *x, float *const *p, const float *rescale, float *const *out)
-{
+static inline __attribute__((always_inline)) void weigh_all(int type, int N, const page_values *x, float *const *p, const float *rescale, float *const *out) {
     int32_t d = 0;
     for (; d + 2 * VW <= x->head_v; d += 2 * VW) weigh(type, N, 2, x, d, p, rescale, out);
     for (; d + VW <= x->head_v; d += VW) weigh(type, N, 1, x, d, p, rescale, out);
@@ -434,8 +408,7 @@ static inline __attribute__((always_inline)) void weigh_all(int type, int N, con
 }
 
 // Masks, caps and exponentiates one query's scores of a page. Returns the factor for what was summed before.
-static float soften(const attend_args *a, int32_t n, int32_t base, float *s, float *top, float *sum)
-{
+static float soften(const attend_args *a, int32_t n, int32_t base, float *s, float *top, float *sum) {
     if (a->softcap > 0)
         for (int j = 0; j < KEYS; j++) s[j] = a->softcap * tanhf(s[j] / a->softcap);
     if (a->slope[n] != 0)
@@ -463,8 +436,7 @@ static float soften(const attend_args *a, int32_t n, int32_t base, float *s, flo
     return f;
 }
 
-static inline __attribute__((always_inline)) void attend_group(int type, int N, const attend_args *a, int32_t first)
-{
+static inline __attribute__((always_inline)) void attend_group(int type, int N, const attend_args *a, int32_t first) {
     float s[QUERIES][KEYS], top[QUERIES], sum[QUERIES], rescale[QUERIES];
     float *sp[QUERIES];
     int32_t low = INT32_MAX, high = 0;
@@ -497,8 +469,7 @@ static inline __attribute__((always_inline)) void attend_group(int type, int N, 
     }
 }
 
-static inline __attribute__((always_inline)) void attend_type(int type, const attend_args *a)
-{
+static inline __attribute__((always_inline)) void attend_type(int type, const attend_args *a) {
     int32_t n = 0;
 #if VW > 1
 #if VW == 16
@@ -510,8 +481,7 @@ static inline __attribute__((always_inline)) void attend_type(int type, const at
     for (; n < a->n; n++) attend_group(type, 1, a, n);
 }
 
-static void attend(const attend_args *a)
-{
+static void attend(const attend_args *a) {
     if (a->kv_type == DEV_KV_F32) attend_type(DEV_KV_F32, a);
     else if (a->kv_type == DEV_KV_F16) attend_type(DEV_KV_F16, a);
     else if (a->kv_type == DEV_KV_Q8_0) attend_type(DEV_KV_Q8_0, a);
@@ -520,8 +490,7 @@ static void attend(const attend_args *a)
 
 #include "cpu/cpu_recurrent.h" // needs what is above
 
-static void fill_generic(cpu_kernels *k)
-{
+static void fill_generic(cpu_kernels *k) {
     k->norm = norm;
     k->rope = rope;
     k->act = act;

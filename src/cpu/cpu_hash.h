@@ -5,8 +5,7 @@
 
 #include "cpu/cpu_internal.h"
 
-static cpu_hash hash_bytes(const void *at, size_t n)
-{
+static cpu_hash hash_bytes(const void *at, size_t n) {
     XXH128_hash_t h = XXH3_128bits(at, n);
     return (cpu_hash){h.low64, h.high64};
 }

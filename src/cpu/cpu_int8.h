@@ -22,8 +22,7 @@ typedef struct int8_src {
 
 static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL]);
 
-static void fill_tile(uint8_t *tile, const gemm_args *g, int32_t first, int32_t n)
-{
+static void fill_tile(uint8_t *tile, const gemm_args *g, int32_t first, int32_t n) {
     int64_t blocks = g->k / BLOCK;
     for (int32_t r = 0; r < n; r++) {
         size_t row = (size_t)g->rows[first + r];
@@ -40,8 +39,7 @@ static void fill_tile(uint8_t *tile, const gemm_args *g, int32_t first, int32_t 
     }
 }
 
-static void put_int8(const gemm_args *g, int64_t panel, int32_t row, float (*out)[PANEL], int n)
-{
+static void put_int8(const gemm_args *g, int64_t panel, int32_t row, float (*out)[PANEL], int n) {
     int64_t left = g->w->base.n - panel * PANEL, cols = left < PANEL ? left : PANEL;
     for (int i = 0; i < n; i++) {
         float *y = g->y + (size_t)(row + i) * g->ldy + (panel - g->first) * PANEL;
@@ -50,8 +48,7 @@ static void put_int8(const gemm_args *g, int64_t panel, int32_t row, float (*out
     }
 }
 
-static inline __attribute__((always_inline)) void gemm_int8(int format, const gemm_args *g)
-{
+static inline __attribute__((always_inline)) void gemm_int8(int format, const gemm_args *g) {
     float out[ROW_TILE][PANEL];
     const uint8_t *data = g->data;
     if (g->n_rows == 1) {
@@ -91,8 +88,7 @@ static inline __attribute__((always_inline)) void gemm_int8(int format, const ge
     X(iq2_s, CPU_IQ2_S) X(iq2_xs, CPU_IQ2_XS) X(iq2_xxs, CPU_IQ2_XXS) X(iq1_s, CPU_IQ1_S) X(iq1_m, CPU_IQ1_M) X(tq1_0, CPU_TQ1_0) X(tq2_0, CPU_TQ2_0) X(q2_0, CPU_Q2_0) X(q1_0, CPU_Q1_0)
 INT8_FORMATS(INT8_GEMM)
 
-static void fill_int8(cpu_kernels *k)
-{
+static void fill_int8(cpu_kernels *k) {
     k->packed = true;
     k->kv_auto = DEV_KV_F16;
 #define INT8_FILL(name, format) k->gemm[format] = gemm_##name;

@@ -216,21 +216,18 @@ cpu_neon_features cpu_neon_detect(void);
 #endif
 bool cpu_tile_permission(void); // the system lets this process use tile registers
 // Row `row` of activations, as the tier's packed formats read it.
-static inline void cpu_pack_row(const cpu_kernels *kern, const float *x, int64_t k, int64_t row, uint8_t *q, cpu_aux *aux)
-{
+static inline void cpu_pack_row(const cpu_kernels *kern, const float *x, int64_t k, int64_t row, uint8_t *q, cpu_aux *aux) {
     if (kern->tiles) kern->tile_row(x, k, row, q);
     else kern->quantize(x, k, (int8_t *)q + row * k, aux + row * (k / BLOCK));
 }
 // How a tier keeps a weight, by what is known before it is there: plans are also laid out to predict memory.
-static inline cpu_format cpu_format_of(const cpu_kernels *kern, uint32_t type, int64_t k, unsigned use)
-{
+static inline cpu_format cpu_format_of(const cpu_kernels *kern, uint32_t type, int64_t k, unsigned use) {
     bool matrix = use & DEV_USE_MATRIX;
     if (use & DEV_USE_EXACT) type = QUANT_F32; // its weights are decoded as they are packed
     return matrix && kern->tiles ? cpu_tile_format(type) : cpu_choose_format(type, k, kern->packed && matrix);
 }
 // Packs n (1..16) rows of file blocks into a panel, the tier's way where it has one.
-static inline void cpu_pack(const cpu_kernels *kern, cpu_format f, uint32_t type, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel)
-{
+static inline void cpu_pack(const cpu_kernels *kern, cpu_format f, uint32_t type, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel) {
     bool decoded = f == CPU_F32 && type != QUANT_F32;
     if (kern->pack[f] && n == PANEL && k % BLOCK == 0 && !decoded) kern->pack[f](k, rows, row_bytes, panel);
     else cpu_pack_panel(f, type, k, n, rows, row_bytes, panel);
@@ -238,8 +235,7 @@ static inline void cpu_pack(const cpu_kernels *kern, cpu_format f, uint32_t type
 // Of that many rows, how many may go to the kernels for a few.
 static inline size_t cpu_few_rows(const cpu_kernels *kern, size_t rows) { return rows < (size_t)kern->few_rows ? rows : (size_t)kern->few_rows; }
 // Bytes of q for that many rows.
-static inline size_t cpu_packed_bytes(const cpu_kernels *kern, int64_t k, size_t rows)
-{
+static inline size_t cpu_packed_bytes(const cpu_kernels *kern, int64_t k, size_t rows) {
     return kern->tiles ? ((rows + 15) & ~(size_t)15) * (size_t)((k + 31) / 32) * 64 : rows * (size_t)k;
 }
 // cpu_dispatch.c: the one place that knows which tier runs where.
@@ -307,8 +303,7 @@ typedef struct cpu_kv {
 
 size_t cpu_kv_elem(dev_kv_type t);
 // In q8_0 each block of 32 dimensions of a key or value (the last may be shorter) has a scale, f16 [block][32 tokens], after the int8 of all.
-static inline size_t cpu_kv_values_at(dev_kv_type t, int32_t head_k) // offset of a head's values in its part of a page
-{
+static inline size_t cpu_kv_values_at(dev_kv_type t, int32_t head_k) { // offset of a head's values in its part of a page
     size_t bytes = (size_t)head_k * DEV_PAGE_TOKENS * (t == DEV_KV_F32 ? 4 : t == DEV_KV_Q8_0 ? 1 : 2);
     return t == DEV_KV_Q8_0 ? bytes + (size_t)((head_k + BLOCK - 1) / BLOCK) * DEV_PAGE_TOKENS * 2 : bytes;
 }
@@ -321,8 +316,7 @@ void   cpu_kv_import(device *, dev_kv *, int32_t group, int32_t page, const void
 dev_kv_type cpu_kv_resolve(const device *, dev_kv_type);
 // Writes one row's key and value of a layer (n_kv heads) at slot (0..31) of a page.
 void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, const float *k, const float *v);
-static inline const uint8_t *cpu_kv_head(const cpu_kv *kv, int32_t group, int32_t layer, int32_t head, int32_t page)
-{
+static inline const uint8_t *cpu_kv_head(const cpu_kv *kv, int32_t group, int32_t layer, int32_t head, int32_t page) {
     return kv->data[group] + (size_t)page * kv->page_bytes[group] + (size_t)layer * kv->layer_bytes[group] + (size_t)head * kv->head_bytes[group];
 }
 

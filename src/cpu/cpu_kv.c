@@ -9,21 +9,18 @@ size_t cpu_kv_elem(dev_kv_type t) { return t == DEV_KV_F32 ? 4 : t == DEV_KV_Q8_
 
 dev_kv_type cpu_kv_resolve(const device *d, dev_kv_type t) { return t == DEV_KV_AUTO ? cpu_dev_const(d)->kv_auto : t; }
 
-static size_t head_bytes(const device *d, const dev_group *g, dev_kv_type t)
-{
+static size_t head_bytes(const device *d, const dev_group *g, dev_kv_type t) {
     if (t == DEV_KV_BF16 && cpu_dev_const(d)->kernels.kv_put) return cpu_tile_head_bytes(g->head_k, g->head_v);
     return (cpu_kv_values_at(t, g->head_k) + cpu_kv_values_at(t, g->head_v) + 63) & ~(size_t)63;
 }
 
-size_t cpu_page_bytes(const device *d, const dev_group *g, dev_kv_type t)
-{
+size_t cpu_page_bytes(const device *d, const dev_group *g, dev_kv_type t) {
     t = cpu_kv_resolve(d, t);
     if (g->kind == DEV_GROUP_RECURRENT) return (size_t)g->n_layers * (size_t)g->state_width * sizeof(float);
     return (size_t)g->n_layers * (size_t)g->n_kv * head_bytes(d, g, t);
 }
 
-status cpu_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_kv_type type, dev_kv **out, error *err)
-{
+status cpu_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_kv_type type, dev_kv **out, error *err) {
     *out = NULL;
     type = cpu_kv_resolve(d, type);
     if (type != DEV_KV_F32 && type != DEV_KV_F16 && type != DEV_KV_BF16 && type != DEV_KV_Q8_0) return error_set(err, E_UNSUPPORTED, "the cpu backend keeps KV in f32, f16, bf16 or q8_0");
@@ -54,41 +51,35 @@ status cpu_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_k
     return OK;
 }
 
-void cpu_kv_destroy(device *d, dev_kv *handle)
-{
+void cpu_kv_destroy(device *d, dev_kv *handle) {
     (void)d;
     cpu_kv *kv = (cpu_kv *)handle;
     for (int g = 0; g < DEV_MAX_GROUPS; g++) mem_free(kv->data[g]);
     mem_free(kv);
 }
 
-static uint8_t *page_at(dev_kv *handle, int32_t group, int32_t page)
-{
+static uint8_t *page_at(dev_kv *handle, int32_t group, int32_t page) {
     cpu_kv *kv = (cpu_kv *)handle;
     return kv->data[group] + (size_t)page * kv->page_bytes[group];
 }
 
-void cpu_kv_copy(device *d, dev_kv *kv, int32_t group, int32_t from, int32_t to)
-{
+void cpu_kv_copy(device *d, dev_kv *kv, int32_t group, int32_t from, int32_t to) {
     (void)d;
     if (from != to) memcpy(page_at(kv, group, to), page_at(kv, group, from), ((cpu_kv *)kv)->page_bytes[group]);
 }
 
-void cpu_kv_export(device *d, dev_kv *kv, int32_t group, int32_t page, void *dst)
-{
+void cpu_kv_export(device *d, dev_kv *kv, int32_t group, int32_t page, void *dst) {
     (void)d;
     memcpy(dst, page_at(kv, group, page), ((cpu_kv *)kv)->page_bytes[group]);
 }
 
-void cpu_kv_import(device *d, dev_kv *kv, int32_t group, int32_t page, const void *src)
-{
+void cpu_kv_import(device *d, dev_kv *kv, int32_t group, int32_t page, const void *src) {
     (void)d;
     memcpy(page_at(kv, group, page), src, ((cpu_kv *)kv)->page_bytes[group]);
 }
 
 // n values as int8, `stride` apart, with a scale for each 32 of them at scales[block * 32]. What the scale's half float cannot hold counts as zero.
-static void put_q8(const float *x, int32_t n, int8_t *q, size_t stride, uint16_t *scales)
-{
+static void put_q8(const float *x, int32_t n, int8_t *q, size_t stride, uint16_t *scales) {
     for (int32_t b = 0; b < n; b += BLOCK, scales += DEV_PAGE_TOKENS) {
         int32_t end = n - b < BLOCK ? n : b + BLOCK;
         float top = 0;
@@ -99,8 +90,7 @@ static void put_q8(const float *x, int32_t n, int8_t *q, size_t stride, uint16_t
     }
 }
 
-void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, const float *k, const float *v)
-{
+void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, const float *k, const float *v) {
     const dev_group *g = &kv->groups[group];
     for (int32_t h = 0; h < g->n_kv; h++) {
         uint8_t *at = kv->data[group] + (size_t)page * kv->page_bytes[group] + (size_t)layer * kv->layer_bytes[group] + (size_t)h * kv->head_bytes[group];

@@ -12,8 +12,7 @@ enum { PASSES = 8, STRIDE = 64, AHEAD = 8192 };
 static const size_t MOST_BYTES = (size_t)512 << 20;
 static const double PROBE_SECONDS = 0.01;
 
-static double now(void)
-{
+static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
@@ -25,15 +24,13 @@ typedef struct read_job {
     atomic_uint_fast64_t sum; // what was read must go somewhere
 } read_job;
 
-static void write_slice(void *ctx, int worker, pool_member *m)
-{
+static void write_slice(void *ctx, int worker, pool_member *m) {
     (void)m;
     read_job *j = ctx;
     memset(j->at + (size_t)worker * j->slice, worker + 1, j->slice);
 }
 
-static void read_slice(void *ctx, int worker, pool_member *m)
-{
+static void read_slice(void *ctx, int worker, pool_member *m) {
     (void)m;
     read_job *j = ctx;
     const uint8_t *p = j->at + (size_t)worker * j->slice, *end = p + j->slice;
@@ -47,8 +44,7 @@ static void read_slice(void *ctx, int worker, pool_member *m)
     atomic_fetch_add(&j->sum, s[0] ^ s[1] ^ s[2] ^ s[3] ^ s[4] ^ s[5] ^ s[6] ^ s[7]);
 }
 
-static status measure_reads(pool *team, double *bytes_s, error *err)
-{
+static status measure_reads(pool *team, double *bytes_s, error *err) {
     uint64_t all = os_memory(), held = os_process_limits().memory;
     if (held && held < all) all = held;
     size_t threads = (size_t)pool_threads(team), bytes = all / 8 < MOST_BYTES ? (size_t)(all / 8) : MOST_BYTES;
@@ -73,16 +69,14 @@ static status measure_reads(pool *team, double *bytes_s, error *err)
 
 typedef struct probe_job { const cpu_probe *probe; int64_t rounds; } probe_job;
 
-static void run_probe(void *ctx, int worker, pool_member *m)
-{
+static void run_probe(void *ctx, int worker, pool_member *m) {
     (void)worker;
     (void)m;
     const probe_job *j = ctx;
     j->probe->run(j->rounds);
 }
 
-static double measure_unit(pool *team, const cpu_probe *probe)
-{
+static double measure_unit(pool *team, const cpu_probe *probe) {
     probe_job j = {probe, 1024};
     double t, best = 0;
     for (;; j.rounds *= 2) { // also wakes the unit up
@@ -100,8 +94,7 @@ static double measure_unit(pool *team, const cpu_probe *probe)
     return probe->ops * (double)j.rounds * pool_threads(team) / best;
 }
 
-status cpu_measure(device *dev, dev_limits *out, error *err)
-{
+status cpu_measure(device *dev, dev_limits *out, error *err) {
     cpu_device *d = cpu_dev(dev);
     memset(out, 0, sizeof *out);
     status st = measure_reads(d->pool, &out->read_bytes_s, err);

@@ -2,8 +2,7 @@
 // Nothing is rounded: scales stay the file's half floats or small integers. Layouts: cpu_internal.h.
 #include "cpu/cpu_codes.h"
 
-size_t cpu_quant_block_bytes(cpu_format f)
-{
+size_t cpu_quant_block_bytes(cpu_format f) {
     switch (f) {
     case CPU_Q8: return 512;
     case CPU_Q4_0: case CPU_Q4_1: case CPU_Q4_K: return 256;
@@ -13,8 +12,7 @@ size_t cpu_quant_block_bytes(cpu_format f)
     }
 }
 
-size_t cpu_scale_area_bytes(cpu_format f, int64_t k)
-{
+size_t cpu_scale_area_bytes(cpu_format f, int64_t k) {
     size_t blocks = (size_t)k / BLOCK, bytes;
     switch (f) {
     case CPU_Q8: case CPU_Q4_0: case CPU_Q5_0: bytes = blocks * 32; break;
@@ -26,8 +24,7 @@ size_t cpu_scale_area_bytes(cpu_format f, int64_t k)
     return (bytes + 63) & ~(size_t)63;
 }
 
-cpu_format cpu_choose_format(uint32_t type, int64_t k, bool packed)
-{
+cpu_format cpu_choose_format(uint32_t type, int64_t k, bool packed) {
     if (!packed) return CPU_RAW;
     switch (type) {
     case QUANT_F32: return CPU_F32;
@@ -49,8 +46,7 @@ cpu_format cpu_choose_format(uint32_t type, int64_t k, bool packed)
 }
 
 // The 32 stored numbers of block b of a row (0..15, 0..31, 0..63; 8-bit ones + 128), and a pointer to the file's block.
-static const void *extract(cpu_format f, const uint8_t *row, int64_t b, uint8_t q[32])
-{
+static const void *extract(cpu_format f, const uint8_t *row, int64_t b, uint8_t q[32]) {
     switch (f) {
     case CPU_Q8: {
         const block_q8_0 *x = (const block_q8_0 *)(row + (size_t)b * sizeof *x);
@@ -100,15 +96,13 @@ static const void *extract(cpu_format f, const uint8_t *row, int64_t b, uint8_t 
 }
 
 static void put16(uint8_t *p, int r, uint16_t v) { memcpy(p + 2 * r, &v, 2); }
-static uint16_t get16(const uint8_t *p, int r)
-{
+static uint16_t get16(const uint8_t *p, int r) {
     uint16_t v;
     memcpy(&v, p + 2 * r, 2);
     return v;
 }
 
-static void put_scales(cpu_format f, uint8_t *area, int64_t b, int r, const void *block)
-{
+static void put_scales(cpu_format f, uint8_t *area, int64_t b, int r, const void *block) {
     switch (f) {
     case CPU_Q8: put16(area + b * 32, r, ((const block_q8_0 *)block)->d); break;
     case CPU_Q4_0: put16(area + b * 32, r, ((const block_q4_0 *)block)->d); break;
@@ -135,8 +129,7 @@ static void put_scales(cpu_format f, uint8_t *area, int64_t b, int r, const void
     }
 }
 
-static void put_quants(cpu_format f, uint8_t *area, int r, const uint8_t q[32])
-{
+static void put_quants(cpu_format f, uint8_t *area, int r, const uint8_t q[32]) {
     if (f == CPU_Q8) {
         for (int c = 0; c < 8; c++) memcpy(area + c * 64 + r * 4, q + c * 4, 4);
         return;
@@ -159,8 +152,7 @@ static void put_quants(cpu_format f, uint8_t *area, int r, const uint8_t q[32])
     }
 }
 
-void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel)
-{
+void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel) {
     if (f == CPU_F32 && type != QUANT_F32) { // DEV_USE_EXACT
         float *to = (float *)panel, part[256];
         const quant_traits *t = quant_type_traits((int)type);
@@ -203,8 +195,7 @@ void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t
     }
 }
 
-static void unpack_quants(cpu_format f, const uint8_t *area, int r, uint8_t q[32])
-{
+static void unpack_quants(cpu_format f, const uint8_t *area, int r, uint8_t q[32]) {
     for (int c = 0; c < 8; c++)
         for (int i = 0; i < 4; i++) {
             int at = c * 4 + i;
@@ -219,8 +210,7 @@ static void unpack_quants(cpu_format f, const uint8_t *area, int r, uint8_t q[32
         }
 }
 
-void cpu_unpack_row(const cpu_tensor *t, int64_t expert, int64_t row, float *dst)
-{
+void cpu_unpack_row(const cpu_tensor *t, int64_t expert, int64_t row, float *dst) {
     const uint8_t *data = t->data + (size_t)expert * t->expert_bytes;
     int64_t k = t->base.k;
     if (cpu_format_raw(t->format)) {

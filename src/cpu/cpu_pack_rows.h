@@ -14,34 +14,29 @@
 static inline rows16 both_low(rows16 a, rows16 b) { return select_bits(15, a, left(b, 4)); }
 static inline rows16 both_high(rows16 a, rows16 b) { return select_bits(15, left(a, -4), b); }
 // Two bits each from bit 2 j on of the bytes of four.
-static inline __attribute__((always_inline)) rows16 four_pairs(const rows16 x[4], int j)
-{
+static inline __attribute__((always_inline)) rows16 four_pairs(const rows16 x[4], int j) {
     rows16 low = select_bits(3, left(x[0], -2 * j), left(x[1], 2 - 2 * j)), high = select_bits(0x30, left(x[2], 4 - 2 * j), left(x[3], 6 - 2 * j));
     return select_bits(15, low, high);
 }
 
 // Where the quants of a panel begin; what the scales before them do not fill is zero.
-static inline uint8_t *quants(uint8_t *panel, size_t scale_bytes)
-{
+static inline uint8_t *quants(uint8_t *panel, size_t scale_bytes) {
     memset(panel + scale_bytes - 64, 0, 64);
     return panel + scale_bytes;
 }
 
 // ---- scales ---------------------------------------------------------------------------------------------------------------
 
-static inline void put_halves(uint8_t *to, const uint8_t *at, size_t stride)
-{
+static inline void put_halves(uint8_t *to, const uint8_t *at, size_t stride) {
     for (int r = 0; r < PANEL; r++) memcpy(to + 2 * r, at + (size_t)r * stride, 2);
 }
 
-static inline void put_bytes(uint8_t *to, const uint8_t *at, size_t stride)
-{
+static inline void put_bytes(uint8_t *to, const uint8_t *at, size_t stride) {
     for (int r = 0; r < PANEL; r++) to[r] = at[(size_t)r * stride];
 }
 
 // d, dmin and 8 pairs of 6 bits: as quant_k4_scale_min.
-static inline void scales_k4(const uint8_t *at, size_t stride, uint8_t *to)
-{
+static inline void scales_k4(const uint8_t *at, size_t stride, uint8_t *to) {
     rows16 h[4];
     put_halves(to, at, stride);
     put_halves(to + 32, at + 2, stride);
@@ -53,8 +48,7 @@ static inline void scales_k4(const uint8_t *at, size_t stride, uint8_t *to)
     put_lanes(to + 208, byte_columns(six_bits(m4)));
 }
 
-static inline void scales_k6(const uint8_t *at, size_t stride, uint8_t *to)
-{
+static inline void scales_k6(const uint8_t *at, size_t stride, uint8_t *to) {
     rows16 s[4];
     put_halves(to, at + offsetof(block_q6_K, d), stride);
     columns(at + offsetof(block_q6_K, scales), stride, s);
@@ -63,8 +57,7 @@ static inline void scales_k6(const uint8_t *at, size_t stride, uint8_t *to)
 
 // ---- int8 panels ----------------------------------------------------------------------------------------------------------
 
-static void panel_q8(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void panel_q8(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q8, k));
     for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_q8_0), area += 512) {
         rows16 c[8];
@@ -76,15 +69,13 @@ static void panel_q8(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pan
 }
 
 // 16 bytes of a row whose pairs of 4 bits are the panel's.
-static inline void same_nibbles(const uint8_t *at, size_t stride, uint8_t *area)
-{
+static inline void same_nibbles(const uint8_t *at, size_t stride, uint8_t *area) {
     rows16 c[4];
     columns(at, stride, c);
     for (int i = 0; i < 4; i++) put(area + i * 64, c[i]);
 }
 
-static void panel_q4_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void panel_q4_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q4_0, k));
     for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_q4_0), area += 256) {
         put_halves(panel + b * 32, rows, stride);
@@ -92,8 +83,7 @@ static void panel_q4_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
     }
 }
 
-static void panel_q4_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void panel_q4_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q4_1, k));
     for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_q4_1), area += 256) {
         put_halves(panel + b * 64, rows, stride);
@@ -102,8 +92,7 @@ static void panel_q4_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
     }
 }
 
-static void panel_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void panel_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_code_scale_bytes(CPU_MXFP4, k));
     for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_mxfp4), area += 256) {
         put_bytes(panel + b * 16, rows, stride);
@@ -112,8 +101,7 @@ static void panel_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *
 }
 
 // 32 bytes of a row hold two blocks, one in their lower halves, the other in their upper ones.
-static inline void nibble_panels(const uint8_t *at, size_t stride, uint8_t *low, uint8_t *high)
-{
+static inline void nibble_panels(const uint8_t *at, size_t stride, uint8_t *low, uint8_t *high) {
     rows16 a[4], b[4];
     columns(at, stride, a);
     columns(at + 16, stride, b);
@@ -123,8 +111,7 @@ static inline void nibble_panels(const uint8_t *at, size_t stride, uint8_t *low,
     }
 }
 
-static void panel_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void panel_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q4_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q4_K), area += 8 * 256) {
         scales_k4(rows, stride, panel + g * 320);
@@ -132,8 +119,7 @@ static void panel_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
     }
 }
 
-static void panel_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void panel_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q5_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q5_K), area += 8 * 320) {
         rows16 h[8]; // a bit for each block
@@ -149,8 +135,7 @@ static void panel_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
     }
 }
 
-static void panel_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void panel_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q6_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q6_K)) {
         scales_k6(rows, stride, panel + g * 288);
@@ -170,8 +155,7 @@ static void panel_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
 }
 
 // Columns of four bytes: [k][16] floats; pairs of half floats as tiles have them. k is a multiple of 4, or of 32.
-static void panel_dwords(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void panel_dwords(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     for (int64_t j = 0; j < k / 4; j++, rows += 16, panel += 256) {
         rows16 c[4];
         columns(rows, stride, c);
@@ -181,8 +165,7 @@ static void panel_dwords(int64_t k, const uint8_t *rows, size_t stride, uint8_t 
 
 static void panel_f32(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) { panel_dwords(k, rows, stride, panel); }
 
-static void fill_pack(cpu_kernels *k)
-{
+static void fill_pack(cpu_kernels *k) {
     k->pack[CPU_F32] = panel_f32;
     k->pack[CPU_Q8] = panel_q8;
     k->pack[CPU_Q4_0] = k->pack[CPU_IQ4_NL] = panel_q4_0; // the same fields

@@ -4,8 +4,7 @@
 
 #include "cpu/cpu_tile.h"
 
-static bool add_item(cpu_plan *c, cpu_item_kind kind, int32_t op, bool rows, bool wanted)
-{
+static bool add_item(cpu_plan *c, cpu_item_kind kind, int32_t op, bool rows, bool wanted) {
     cpu_phase *last = c->n_phases ? &c->phases[c->n_phases - 1] : NULL;
     if (!rows || !last || !last->rows || last->wanted != wanted) {
         if (!mem_grow((void **)&c->phases, &c->cap_phases, c->n_phases + 1, sizeof *c->phases)) return false;
@@ -24,8 +23,7 @@ static int op_regs(const dev_op *op, dev_reg r[16]);
 static dev_reg root_of(const dev_plan *p, dev_reg r) { return p->regs[r].parent == DEV_NONE ? r : p->regs[r].parent; }
 
 // A gated linear of two tile formats whose result is read by the linear after it alone, and there packed.
-static bool joins(const dev_plan *p, size_t i)
-{
+static bool joins(const dev_plan *p, size_t i) {
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
     const dev_linear *l = &p->ops[i].u.linear, *next = &p->ops[i + 1 < p->n_ops ? i + 1 : i].u.linear;
     if (!kern->tiles || i + 1 >= p->n_ops || p->ops[i].kind != DEV_OP_LINEAR || p->ops[i + 1].kind != DEV_OP_LINEAR || l->epilogue != DEV_EP_GATED || l->n != 2 || next->src != l->out[0].dst) return false;
@@ -46,8 +44,7 @@ static bool joins(const dev_plan *p, size_t i)
 }
 
 // Rows of other workers are read only by shared ops and after a change between all and wanted rows, where a new phase begins anyway.
-static bool build_phases(cpu_plan *c, const dev_plan *p)
-{
+static bool build_phases(cpu_plan *c, const dev_plan *p) {
     bool ok = add_item(c, CPU_ITEM_ROPE, -1, true, false);
     for (size_t i = 0; i < p->n_ops && ok; i++) {
         const dev_op *op = &p->ops[i];
@@ -94,8 +91,7 @@ static bool build_phases(cpu_plan *c, const dev_plan *p)
 
 // ---- lives of registers ---------------------------------------------------------------------------------------------------
 
-static int op_regs(const dev_op *op, dev_reg r[16])
-{
+static int op_regs(const dev_op *op, dev_reg r[16]) {
     int n = 0;
     switch (op->kind) {
     case DEV_OP_EMBED: r[n++] = op->u.embed.dst; break;
@@ -133,8 +129,7 @@ typedef struct life { int32_t first, last; size_t bytes; } life;
 static size_t align64(size_t n) { return (n + 63) & ~(size_t)63; }
 
 // First fit below what is alive; returns the bytes that all registers need, or SIZE_MAX when memory is gone.
-static size_t place_registers(cpu_plan *c, const dev_plan *p, int32_t max_rows, int32_t max_wanted)
-{
+static size_t place_registers(cpu_plan *c, const dev_plan *p, int32_t max_rows, int32_t max_wanted) {
     size_t n = p->n_regs, top = 0;
     life *l = mem_calloc(n + 1, sizeof *l);
     c->reg_at = mem_calloc(n + 1, sizeof *c->reg_at);
@@ -176,20 +171,17 @@ static size_t place_registers(cpu_plan *c, const dev_plan *p, int32_t max_rows, 
 
 // ---- rotary tables --------------------------------------------------------------------------------------------------------
 
-static bool same_rope(const dev_rope *a, const dev_rope *b)
-{
+static bool same_rope(const dev_rope *a, const dev_rope *b) {
     return a->dims == b->dims && a->base == b->base && a->freq_scale == b->freq_scale && a->ext_factor == b->ext_factor && a->attn_factor == b->attn_factor && a->beta_fast == b->beta_fast
         && a->beta_slow == b->beta_slow && a->n_ctx_orig == b->n_ctx_orig && a->factors == b->factors;
 }
 
-static double correction_dim(const dev_rope *r, double beta)
-{
+static double correction_dim(const dev_rope *r, double beta) {
     const double two_pi = 6.283185307179586;
     return r->dims * log(r->n_ctx_orig / (beta * two_pi)) / (2 * log((double)r->base));
 }
 
-static void fill_rope(cpu_rope_table *t)
-{
+static void fill_rope(cpu_rope_table *t) {
     const dev_rope *r = &t->op;
     double low = 0, high = 0, scale = r->attn_factor;
     if (r->ext_factor != 0) {
@@ -210,8 +202,7 @@ static void fill_rope(cpu_rope_table *t)
     t->scale = (float)scale;
 }
 
-static bool build_ropes(cpu_plan *c, const dev_plan *p)
-{
+static bool build_ropes(cpu_plan *c, const dev_plan *p) {
     c->op_rope = mem_calloc(p->n_ops + 1, sizeof *c->op_rope);
     if (!c->op_rope) return false;
     for (size_t i = 0; i < p->n_ops; i++) {
@@ -233,16 +224,14 @@ static bool build_ropes(cpu_plan *c, const dev_plan *p)
 
 // ---- scratch --------------------------------------------------------------------------------------------------------------
 
-static void take(cpu_plan *c, size_t *at, size_t bytes)
-{
+static void take(cpu_plan *c, size_t *at, size_t bytes) {
     *at = c->bytes;
     c->bytes += align64(bytes);
 }
 
 typedef struct needs { const cpu_kernels *kern; size_t q, few, aux, rows, gate, join, experts, worker; } needs;
 
-static void look(needs *n, const dev_tensor *w, size_t rows)
-{
+static void look(needs *n, const dev_tensor *w, size_t rows) {
     if (!w) return;
     cpu_format f = cpu_format_of(n->kern, w->type, w->k, w->use);
     size_t floats = cpu_format_tile(f) ? cpu_tile_scratch(w->k) : (size_t)w->k * (cpu_format_int8(f) ? 6 : 1); // see gemm_args
@@ -256,8 +245,7 @@ static void look(needs *n, const dev_tensor *w, size_t rows)
     if (rows > n->rows) n->rows = rows;
 }
 
-static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t max_rows, int32_t max_wanted)
-{
+static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t max_rows, int32_t max_wanted) {
     c->hidden = DEV_NONE;
     c->op_joins = mem_calloc(p->n_ops + 1, sizeof *c->op_joins);
     if (!c->op_joins || !build_phases(c, p) || !build_ropes(c, p)) return false;
@@ -312,8 +300,7 @@ static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t m
     return true;
 }
 
-static void release(cpu_plan *c)
-{
+static void release(cpu_plan *c) {
     for (size_t i = 0; i < c->n_ropes; i++) mem_free(c->ropes[i].freq);
     mem_free(c->ropes);
     mem_free(c->op_rope);
@@ -324,16 +311,14 @@ static void release(cpu_plan *c)
     mem_free(c->scratch);
 }
 
-size_t cpu_plan_scratch(const device *dev, const dev_plan *p, int32_t max_rows, int32_t max_wanted)
-{
+size_t cpu_plan_scratch(const device *dev, const dev_plan *p, int32_t max_rows, int32_t max_wanted) {
     cpu_plan c = {0};
     size_t bytes = lay_out(&c, dev, p, max_rows, max_wanted) ? c.bytes : SIZE_MAX;
     release(&c);
     return bytes;
 }
 
-status cpu_plan_prepare(device *dev, dev_plan *p, error *err)
-{
+status cpu_plan_prepare(device *dev, dev_plan *p, error *err) {
     cpu_plan *c = mem_calloc(1, sizeof *c);
     if (!c || !lay_out(c, dev, p, p->max_rows, p->max_wanted) || !(c->scratch = cpu_big_alloc(c->bytes))) {
         size_t bytes = c ? c->bytes : 0;
@@ -347,16 +332,14 @@ status cpu_plan_prepare(device *dev, dev_plan *p, error *err)
     return OK;
 }
 
-void cpu_plan_free(device *dev, dev_plan *p)
-{
+void cpu_plan_free(device *dev, dev_plan *p) {
     (void)dev;
     release(p->backend);
     mem_free(p->backend);
     p->backend = NULL;
 }
 
-cpu_reg_view cpu_reg(const dev_plan *p, dev_reg r)
-{
+cpu_reg_view cpu_reg(const dev_plan *p, dev_reg r) {
     const cpu_plan *c = p->backend;
     const dev_reg_info *i = &p->regs[r];
     dev_reg root = root_of(p, r);

@@ -7,16 +7,14 @@
 typedef struct run { cpu_device *d; dev_plan *p; cpu_plan *c; } run;
 
 static const float *vec(const dev_tensor *t) { return t ? cpu_t(t)->vector : NULL; }
-static float *row_of(const dev_plan *p, dev_reg r, int32_t row)
-{
+static float *row_of(const dev_plan *p, dev_reg r, int32_t row) {
     cpu_reg_view v = cpu_reg(p, r);
     return v.at + (size_t)row * v.ld;
 }
 
 // ---- row-local items ------------------------------------------------------------------------------------------------------
 
-static void embed_row(const run *r, const dev_embed *e, int32_t row)
-{
+static void embed_row(const run *r, const dev_embed *e, int32_t row) {
     const dev_step *s = r->c->step;
     float *dst = row_of(r->p, e->dst, row);
     int32_t n = (int32_t)e->table->k, id = e->by_position ? s->positions[row] : s->tokens ? s->tokens[row] : -1;
@@ -28,8 +26,7 @@ static void embed_row(const run *r, const dev_embed *e, int32_t row)
     if (e->scale != 0 && e->scale != 1) r->d->kernels.combine(dst, dst, NULL, e->scale, 0, false, n);
 }
 
-static void norm_row(const run *r, const dev_norm *o, int32_t row)
-{
+static void norm_row(const run *r, const dev_norm *o, int32_t row) {
     const float *src = row_of(r->p, o->src, row);
     float *dst = row_of(r->p, o->dst, row);
     int32_t width = r->p->regs[o->src].width, group = o->group ? o->group : width;
@@ -43,8 +40,7 @@ static void norm_row(const run *r, const dev_norm *o, int32_t row)
     for (int32_t g = 0; g * group < width; g++) r->d->kernels.norm(o->kind, dst + g * group, src + g * group, group, w ? w + g * wstep : NULL, b ? b + g * bstep : NULL, o->eps);
 }
 
-static void rope_tables_row(const run *r, int32_t row)
-{
+static void rope_tables_row(const run *r, int32_t row) {
     for (size_t t = 0; t < r->c->n_ropes; t++) {
         const cpu_rope_table *x = &r->c->ropes[t];
         float *cs = (float *)(r->c->scratch + x->at) + (size_t)row * (size_t)x->op.dims;
@@ -57,8 +53,7 @@ static void rope_tables_row(const run *r, int32_t row)
     }
 }
 
-static void rope_row(const run *r, int32_t op, int32_t row)
-{
+static void rope_row(const run *r, int32_t op, int32_t row) {
     const dev_rope *o = &r->p->ops[op].u.rope;
     const cpu_rope_table *t = &r->c->ropes[r->c->op_rope[op]];
     const float *cs = (const float *)(r->c->scratch + t->at) + (size_t)row * (size_t)o->dims;
@@ -66,16 +61,14 @@ static void rope_row(const run *r, int32_t op, int32_t row)
     for (int32_t h = 0; h < o->n_head; h++) r->d->kernels.rope(x + (size_t)h * (size_t)o->head_dim, cs, o->dims, o->kind, o->inverse);
 }
 
-static void kv_row(const run *r, const dev_attend *o, int32_t row)
-{
+static void kv_row(const run *r, const dev_attend *o, int32_t row) {
     const int32_t *row_seq = (const int32_t *)(r->c->scratch + r->c->row_seq_at);
     const dev_seq *s = &r->c->step->seqs[row_seq[row]];
     int32_t at = s->start + row - s->first_row;
     cpu_kv_write(&r->d->kernels, r->c->kv, o->group, o->layer, s->pages[o->group][at / DEV_PAGE_TOKENS], at % DEV_PAGE_TOKENS, row_of(r->p, o->k, row), row_of(r->p, o->v, row));
 }
 
-void cpu_pack_for(const cpu_device *d, const dev_tensor *const *w, int n, const float *x, int64_t k, int64_t row, int64_t rows, const cpu_packed *to)
-{
+void cpu_pack_for(const cpu_device *d, const dev_tensor *const *w, int n, const float *x, int64_t k, int64_t row, int64_t rows, const cpu_packed *to) {
     bool few = false, all = false;
     for (int i = 0; i < n; i++) {
         if (!w[i] || !cpu_format_packs(cpu_t(w[i])->format)) continue;
@@ -90,8 +83,7 @@ void cpu_pack_for(const cpu_device *d, const dev_tensor *const *w, int n, const 
     }
 }
 
-static void quantize_row(const run *r, const dev_op *op, int32_t row, int32_t rows)
-{
+static void quantize_row(const run *r, const dev_op *op, int32_t row, int32_t rows) {
     const dev_tensor *w[DEV_MAX_OUTS + 3] = {NULL};
     int n = 0;
     const float *x;
@@ -118,16 +110,14 @@ static void quantize_row(const run *r, const dev_op *op, int32_t row, int32_t ro
 }
 
 // Where output o of a gated linear goes until its halves meet.
-static cpu_reg_view gate_part(const dev_plan *p, const dev_linear *l, int o, int32_t rows)
-{
+static cpu_reg_view gate_part(const dev_plan *p, const dev_linear *l, int o, int32_t rows) {
     const cpu_plan *c = p->backend;
     size_t ld0 = ((size_t)l->out[0].weight->n + 15) & ~(size_t)15;
     float *at = (float *)(c->scratch + c->gate_at);
     return o == 0 ? (cpu_reg_view){at, ld0} : (cpu_reg_view){at + ld0 * (size_t)rows, ((size_t)l->out[1].weight->n + 15) & ~(size_t)15};
 }
 
-static void gate_row(const run *r, const dev_linear *l, int32_t row, int32_t rows)
-{
+static void gate_row(const run *r, const dev_linear *l, int32_t row, int32_t rows) {
     if (l->epilogue == DEV_EP_ACT) {
         for (int o = 0; o < l->n; o++) {
             float *x = row_of(r->p, l->out[o].dst, row);
@@ -140,8 +130,7 @@ static void gate_row(const run *r, const dev_linear *l, int32_t row, int32_t row
     r->d->kernels.act(l->act, l->p, row_of(r->p, l->out[0].dst, row), g.at + (size_t)row * g.ld, u.at + (size_t)row * u.ld, n);
 }
 
-static void combine_row(const run *r, const dev_combine *o, int32_t row)
-{
+static void combine_row(const run *r, const dev_combine *o, int32_t row) {
     int32_t n = r->p->regs[o->dst].width, parts = o->b == DEV_NONE ? n : r->p->regs[o->b].width, each = n / parts;
     float *dst = row_of(r->p, o->dst, row);
     const float *a = row_of(r->p, o->a, row), *b = o->b == DEV_NONE ? NULL : row_of(r->p, o->b, row);
@@ -158,16 +147,14 @@ static void combine_row(const run *r, const dev_combine *o, int32_t row)
         for (int32_t i = 0; i < n; i++) dst[i] = o->softcap * tanhf(dst[i] / o->softcap);
 }
 
-static void dot_row(const run *r, const dev_dot *o, int32_t row)
-{
+static void dot_row(const run *r, const dev_dot *o, int32_t row) {
     int32_t n = r->p->regs[o->dst].width, each = r->p->regs[o->a].width / n;
     float *dst = row_of(r->p, o->dst, row);
     const float *a = row_of(r->p, o->a, row), *b = row_of(r->p, o->b, row);
     for (int32_t i = 0; i < n; i++) dst[i] = r->d->kernels.dot(a + i * each, b + i * each, each);
 }
 
-static void mix_row(const run *r, const dev_mix *o, int32_t row)
-{
+static void mix_row(const run *r, const dev_mix *o, int32_t row) {
     int32_t width = r->p->regs[o->dst].width / o->n_dst;
     const float *src = row_of(r->p, o->src, row), *weight = row_of(r->p, o->weight, row);
     for (int32_t i = 0; i < o->n_dst; i++) {
@@ -181,8 +168,7 @@ static void mix_row(const run *r, const dev_mix *o, int32_t row)
 }
 
 // In double, in order of the rows: the sum is the same in every tier.
-static void pool_row(const run *r, const dev_pool *o, int32_t row)
-{
+static void pool_row(const run *r, const dev_pool *o, int32_t row) {
     const int32_t *row_seq = (const int32_t *)(r->c->scratch + r->c->row_seq_at);
     const dev_seq *s = &r->c->step->seqs[row_seq[r->c->step->wanted[row]]];
     float *dst = row_of(r->p, o->dst, row);
@@ -199,8 +185,7 @@ static void pool_row(const run *r, const dev_pool *o, int32_t row)
     }
 }
 
-static void run_row_op(const run *r, int32_t index, int32_t row)
-{
+static void run_row_op(const run *r, int32_t index, int32_t row) {
     const dev_op *op = &r->p->ops[index];
     switch (op->kind) {
     case DEV_OP_EMBED: embed_row(r, &op->u.embed, row); break;
@@ -228,8 +213,7 @@ static void run_row_op(const run *r, int32_t index, int32_t row)
     }
 }
 
-static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool_member *team)
-{
+static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool_member *team) {
     size_t step = (size_t)rows / ((size_t)pool_threads(team->pool) * 4);
     step = step < 1 ? 1 : step > DEV_PAGE_TOKENS ? DEV_PAGE_TOKENS : step; // a page's tokens lie in the same lines, which two workers should not pass to and fro
     for (size_t begin; (begin = pool_next(team, step)) < (size_t)rows;) {
@@ -251,8 +235,7 @@ static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool_
 
 // ---- matrix products ------------------------------------------------------------------------------------------------------
 
-void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float *x, size_t ldx, const int32_t *rows, int32_t n_rows, int worker, pool_member *team)
-{
+void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float *x, size_t ldx, const int32_t *rows, int32_t n_rows, int worker, pool_member *team) {
     const cpu_plan *c = p->backend;
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
     const int32_t *identity = (const int32_t *)(c->scratch + c->identity_at);
@@ -322,8 +305,7 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
     pool_barrier(team);
 }
 
-static void run_linear(const run *r, int32_t index, int32_t rows, int worker, pool_member *team)
-{
+static void run_linear(const run *r, int32_t index, int32_t rows, int worker, pool_member *team) {
     const dev_linear *l = &r->p->ops[index].u.linear;
     const bool join = cpu_joins(r->c, index, rows), joined = cpu_joins(r->c, index - 1, rows);
     uint8_t *tiles = r->c->scratch + r->c->join_at;
@@ -344,8 +326,7 @@ static void run_linear(const run *r, int32_t index, int32_t rows, int worker, po
 }
 
 // The workers meet before this when the rows of the source may still be written; see cpu_plan.c.
-static void run_output(const run *r, const dev_output *o, int worker, pool_member *team)
-{
+static void run_output(const run *r, const dev_output *o, int worker, pool_member *team) {
     const dev_step *s = r->c->step;
     cpu_reg_view x = cpu_reg(r->p, o->src);
     float *logits = (float *)(r->c->scratch + r->c->logits_at);
@@ -368,8 +349,7 @@ static void run_output(const run *r, const dev_output *o, int worker, pool_membe
     pool_barrier(team);
 }
 
-static void run_worker(void *ctx, int worker, pool_member *team)
-{
+static void run_worker(void *ctx, int worker, pool_member *team) {
     const run *r = ctx;
     const dev_step *s = r->c->step;
     for (size_t i = 0; i < r->c->n_phases; i++) {
@@ -398,8 +378,7 @@ static void run_worker(void *ctx, int worker, pool_member *team)
 
 // ---- the device's face ----------------------------------------------------------------------------------------------------
 
-static status check_pages(const dev_plan *p, const cpu_kv *kv, const dev_step *s, error *err)
-{
+static status check_pages(const dev_plan *p, const cpu_kv *kv, const dev_step *s, error *err) {
     for (int32_t i = 0; i < s->n_seqs; i++) {
         const dev_seq *q = &s->seqs[i];
         for (int g = 0; g < p->n_groups; g++) {
@@ -414,8 +393,7 @@ static status check_pages(const dev_plan *p, const cpu_kv *kv, const dev_step *s
     return OK;
 }
 
-status cpu_submit(device *dev, dev_plan *p, dev_kv *kv, const dev_step *step, dev_ticket *ticket, error *err)
-{
+status cpu_submit(device *dev, dev_plan *p, dev_kv *kv, const dev_step *step, dev_ticket *ticket, error *err) {
     cpu_device *d = cpu_dev(dev);
     cpu_plan *c = p->backend;
     status st = p->n_groups ? check_pages(p, (cpu_kv *)kv, step, err) : OK;
@@ -432,28 +410,24 @@ status cpu_submit(device *dev, dev_plan *p, dev_kv *kv, const dev_step *step, de
     return OK;
 }
 
-status cpu_wait(device *dev, dev_ticket t, error *err)
-{
+status cpu_wait(device *dev, dev_ticket t, error *err) {
     if (t == 0 || t > cpu_dev(dev)->ticket) return error_set(err, E_USAGE, "no such ticket");
     return OK; // submit computed it
 }
 
-const float *cpu_logits(device *dev, dev_plan *p, int32_t i)
-{
+const float *cpu_logits(device *dev, dev_plan *p, int32_t i) {
     (void)dev;
     const cpu_plan *c = p->backend;
     return p->n_vocab && i >= 0 && i < p->max_wanted ? (const float *)(c->scratch + c->logits_at) + (size_t)i * (size_t)p->n_vocab : NULL;
 }
 
-const float *cpu_peaks(device *dev, dev_plan *p, int32_t i)
-{
+const float *cpu_peaks(device *dev, dev_plan *p, int32_t i) {
     (void)dev;
     const cpu_plan *c = p->backend;
     return p->n_vocab && i >= 0 && i < p->max_wanted ? (const float *)(c->scratch + c->peaks_at) + (size_t)i * (size_t)cpu_peak_blocks(p->n_vocab) : NULL;
 }
 
-const float *cpu_hidden(device *dev, dev_plan *p, int32_t i)
-{
+const float *cpu_hidden(device *dev, dev_plan *p, int32_t i) {
     (void)dev;
     const cpu_plan *c = p->backend;
     if (c->hidden == DEV_NONE || i < 0 || i >= (p->regs[c->hidden].wanted ? p->max_wanted : p->max_rows)) return NULL;
@@ -464,8 +438,7 @@ const float *cpu_hidden(device *dev, dev_plan *p, int32_t i)
 // Worse: lower, or equal with a higher id. The heap's root is the worst of the best k.
 static bool worse(float va, int32_t ia, float vb, int32_t ib) { return va < vb || (va == vb && ia > ib); }
 
-static void sift(dev_top *t, int32_t i, int32_t n)
-{
+static void sift(dev_top *t, int32_t i, int32_t n) {
     for (;;) {
         int32_t c = 2 * i + 1;
         if (c >= n) return;
@@ -481,8 +454,7 @@ static void sift(dev_top *t, int32_t i, int32_t n)
     }
 }
 
-void cpu_reduce(device *dev, dev_plan *p, int32_t row, int32_t k, dev_top *t)
-{
+void cpu_reduce(device *dev, dev_plan *p, int32_t row, int32_t k, dev_top *t) {
     const float *x = cpu_logits(dev, p, row);
     int32_t n = p->n_vocab, m = 0;
     if (k > n) k = n;

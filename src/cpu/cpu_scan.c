@@ -4,22 +4,19 @@
 
 static const float *vec(const dev_tensor *t) { return t ? cpu_t(t)->vector : NULL; }
 
-static float *state_of(const cpu_plan *c, const dev_seq *s, int32_t group, int32_t layer, int32_t at)
-{
+static float *state_of(const cpu_plan *c, const dev_seq *s, int32_t group, int32_t layer, int32_t at) {
     const cpu_kv *kv = c->kv;
     float *page = (float *)(kv->data[group] + (size_t)s->pages[group][0] * kv->page_bytes[group]);
     return page + (size_t)layer * (size_t)kv->groups[group].state_width + at;
 }
 
-static float *first_row(const dev_plan *p, dev_reg r, const dev_seq *s, size_t *ld)
-{
+static float *first_row(const dev_plan *p, dev_reg r, const dev_seq *s, size_t *ld) {
     cpu_reg_view v = cpu_reg(p, r);
     *ld = v.ld;
     return v.at + (size_t)s->first_row * v.ld;
 }
 
-void cpu_run_conv(const dev_plan *p, const dev_conv *o, pool_member *team)
-{
+void cpu_run_conv(const dev_plan *p, const dev_conv *o, pool_member *team) {
     const cpu_plan *c = p->backend;
     int32_t width = p->regs[o->src].width, blocks = (width + SCAN_COLUMNS - 1) / SCAN_COLUMNS;
     for (size_t item; (item = pool_next(team, 1)) < (size_t)c->step->n_seqs * (size_t)blocks;) {
@@ -34,13 +31,11 @@ void cpu_run_conv(const dev_plan *p, const dev_conv *o, pool_member *team)
     pool_barrier(team);
 }
 
-size_t cpu_scan_scratch(const dev_scan *o)
-{
+size_t cpu_scan_scratch(const dev_scan *o) {
     return (size_t)o->head_k + SCAN_COLUMNS + (o->rate_kind == DEV_RATE_VALUE ? (size_t)o->head_k * SCAN_COLUMNS : 0);
 }
 
-static void scan_item(const dev_plan *p, const dev_scan *o, const dev_seq *s, int32_t head, int32_t first, float *scratch)
-{
+static void scan_item(const dev_plan *p, const dev_scan *o, const dev_seq *s, int32_t head, int32_t first, float *scratch) {
     const cpu_plan *c = p->backend;
     int32_t key = o->tiled ? head % o->n_key : head / (o->n_head / o->n_key), column = head * o->head_v + first;
     int32_t rate = o->rate_kind == DEV_RATE_HEAD ? head : o->rate_kind == DEV_RATE_KEY ? head * o->head_k : column;
@@ -65,8 +60,7 @@ static void scan_item(const dev_plan *p, const dev_scan *o, const dev_seq *s, in
     cpu_dev_const(p->dev)->kernels.scan(&a);
 }
 
-void cpu_run_scan(const dev_plan *p, const dev_scan *o, int worker, pool_member *team)
-{
+void cpu_run_scan(const dev_plan *p, const dev_scan *o, int worker, pool_member *team) {
     const cpu_plan *c = p->backend;
     int32_t blocks = (o->head_v + SCAN_COLUMNS - 1) / SCAN_COLUMNS;
     size_t each = (size_t)o->n_head * (size_t)blocks;

@@ -45,8 +45,7 @@ static inline int64_t cpu_tile_decoded(int64_t blocks) { return blocks > TILE_PA
 static inline int64_t cpu_tile_gathered(int64_t blocks) { return blocks > TILE_MOST_ROWS / TILE_ROWS * TILE_DEPTH ? blocks : TILE_MOST_ROWS / TILE_ROWS * cpu_tile_depth(blocks); }
 static inline int64_t cpu_tile_results(int64_t blocks) { return blocks <= TILE_DEPTH ? TILE_PANELS * 2 : TILE_CHUNK * TILE_MOST_ROWS / TILE_ROWS; }
 // Worker scratch in floats: those, two halves of what is joined, a row of floats.
-static inline size_t cpu_tile_scratch(int64_t k)
-{
+static inline size_t cpu_tile_scratch(int64_t k) {
     int64_t blocks = cpu_tile_blocks(k);
     return (size_t)(cpu_tile_decoded(blocks) + cpu_tile_gathered(blocks) + cpu_tile_results(blocks) + 2 * TILE_PANELS) * (TILE_BYTES / sizeof(float)) + (size_t)blocks * TILE_K;
 }
@@ -55,8 +54,7 @@ static inline size_t cpu_tile_scratch(int64_t k)
 static inline size_t cpu_tile_key_bytes(int32_t head_k) { return (size_t)((head_k + 31) / 32) * 2 * TILE_BYTES; }
 static inline size_t cpu_tile_head_bytes(int32_t head_k, int32_t head_v) { return cpu_tile_key_bytes(head_k) + (size_t)((head_v + 15) / 16) * TILE_BYTES; }
 // Floats of a worker: queries, weights, a page's values, results on their way, scores, sums.
-static inline size_t cpu_tile_attend_scratch(int32_t head_k, int32_t head_v)
-{
+static inline size_t cpu_tile_attend_scratch(int32_t head_k, int32_t head_v) {
     size_t kb = (size_t)(head_k + 31) / 32, vb = (size_t)(head_v + 15) / 16;
     return (2 * kb + 8 + vb + 4) * (TILE_BYTES / sizeof(float)) + 32 * (128 + 16) + 32 * vb * 16 + 16;
 }

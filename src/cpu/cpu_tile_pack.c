@@ -26,8 +26,7 @@ static const tile_layout layouts[] = {
 
 const tile_layout *cpu_tile_layout(cpu_format f) { return &layouts[f < CPU_TILE_CODE ? f - CPU_TILE_RAW : 0]; }
 
-cpu_format cpu_tile_format(uint32_t type)
-{
+cpu_format cpu_tile_format(uint32_t type) {
     if (type == QUANT_F32) return CPU_F32;
     if (type == QUANT_F64 || type == QUANT_I8 || type == QUANT_I16 || type == QUANT_I32 || type == QUANT_I64) return CPU_RAW;
     for (size_t i = 1; i < sizeof layouts / sizeof *layouts; i++)
@@ -37,8 +36,7 @@ cpu_format cpu_tile_format(uint32_t type)
     return CPU_TILE_RAW;
 }
 
-size_t cpu_tile_scale_bytes(cpu_format f, int64_t k)
-{
+size_t cpu_tile_scale_bytes(cpu_format f, int64_t k) {
     size_t blocks = (size_t)cpu_tile_blocks(k), groups = (size_t)k / 256, bytes = 0;
     switch (cpu_tile_layout(f)->scale) {
     case TILE_NONE: break;
@@ -55,8 +53,7 @@ size_t cpu_tile_scale_bytes(cpu_format f, int64_t k)
 size_t cpu_tile_panel_bytes(cpu_format f, int64_t k) { return cpu_tile_scale_bytes(f, k) + (size_t)cpu_tile_blocks(k) * cpu_tile_layout(f)->block_bytes; }
 
 static void put16(uint8_t *p, int r, uint16_t v) { memcpy(p + 2 * r, &v, 2); }
-static uint16_t get16(const uint8_t *p, int r)
-{
+static uint16_t get16(const uint8_t *p, int r) {
     uint16_t v;
     memcpy(&v, p + 2 * r, 2);
     return v;
@@ -65,16 +62,14 @@ static uint16_t get16(const uint8_t *p, int r)
 // What belongs to 32 columns of a row: the stored numbers, and the parts of their scale.
 typedef struct part { uint8_t q[32]; uint16_t d, m; uint8_t s[2]; } part;
 
-static void nibbles(const uint8_t *qs, uint8_t q[32])
-{
+static void nibbles(const uint8_t *qs, uint8_t q[32]) {
     for (int i = 0; i < 16; i++) {
         q[i] = qs[i] & 15;
         q[i + 16] = qs[i] >> 4;
     }
 }
 
-static void get_part(uint32_t type, const uint8_t *row, int64_t b, part *o)
-{
+static void get_part(uint32_t type, const uint8_t *row, int64_t b, part *o) {
     switch (type) {
     case QUANT_Q8_0: {
         const block_q8_0 *x = (const block_q8_0 *)row + b;
@@ -159,8 +154,7 @@ static void get_part(uint32_t type, const uint8_t *row, int64_t b, part *o)
 }
 
 // The scale area of a panel at block b: where d (or bytes) and the second half of the pair lie.
-static uint8_t *scale_at(tile_scale s, uint8_t *area, int64_t b, uint8_t **bytes)
-{
+static uint8_t *scale_at(tile_scale s, uint8_t *area, int64_t b, uint8_t **bytes) {
     switch (s) {
     case TILE_D: return area + b * 32;
     case TILE_DM: return area + b * 64;
@@ -174,22 +168,19 @@ static uint8_t *scale_at(tile_scale s, uint8_t *area, int64_t b, uint8_t **bytes
 }
 
 // Of four 16-bit parts the lowest 4 bits, side by side; the lowest 2.
-static uint32_t gather4(uint64_t x)
-{
+static uint32_t gather4(uint64_t x) {
     x &= 0x000f000f000f000f;
     x = (x | x >> 12) & 0x000000ff000000ff;
     return (uint32_t)(x | x >> 24) & 0xffff;
 }
-static uint32_t gather2(uint64_t x)
-{
+static uint32_t gather2(uint64_t x) {
     x &= 0x0003000300030003;
     x = (x | x >> 14) & 0x0000000f0000000f;
     return (uint32_t)(x | x >> 28) & 0xff;
 }
 
 // The two words of row r in each group of 4-bit numbers, and of the two further bits of 6: what get_number reads, eight numbers at a time.
-static void put_words(uint8_t *area, int bits, int r, const uint8_t q[32])
-{
+static void put_words(uint8_t *area, int bits, int r, const uint8_t q[32]) {
     uint64_t x[4]; // little-endian: column c in byte c % 8
     for (int i = 0; i < 4; i++)
         for (int j = x[i] = 0; j < 8; j++) x[i] |= (uint64_t)q[8 * i + j] << 8 * j;
@@ -205,8 +196,7 @@ static void put_words(uint8_t *area, int bits, int r, const uint8_t q[32])
     memcpy(area + 256 + r / 8 * 64 + r % 8 * 8, high, 8);
 }
 
-static void put_part(const tile_layout *l, uint8_t *panel, uint8_t *area, int64_t b, int r, const part *x)
-{
+static void put_part(const tile_layout *l, uint8_t *panel, uint8_t *area, int64_t b, int r, const part *x) {
     uint8_t *bytes = NULL, *d = scale_at(l->scale, panel, b, &bytes);
     if (d) put16(d, r, x->d);
     if (l->scale == TILE_DM || l->scale == TILE_K4) put16(d + 32, r, x->m);
@@ -229,8 +219,7 @@ static void put_part(const tile_layout *l, uint8_t *panel, uint8_t *area, int64_
     }
 }
 
-static uint8_t get_number(const tile_layout *l, const uint8_t *area, int r, int c)
-{
+static uint8_t get_number(const tile_layout *l, const uint8_t *area, int r, int c) {
     int kp = c / 2, lane = (r % 8) * 2 + c % 2, h = r / 8;
     int i = h * 4 + kp / 8 * 2 + kp % 2, at = lane * 4 + kp % 8 / 2;
     if (l->bits == 8) return area[i * 64 + at] ^ 0x80;
@@ -240,8 +229,7 @@ static uint8_t get_number(const tile_layout *l, const uint8_t *area, int r, int 
     return q;
 }
 
-void cpu_tile_pack_panel(cpu_format f, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel)
-{
+void cpu_tile_pack_panel(cpu_format f, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel) {
     const tile_layout *l = cpu_tile_layout(f);
     memset(panel, 0, cpu_tile_panel_bytes(f, k));
     if (l->bits == 16) {
@@ -258,8 +246,7 @@ void cpu_tile_pack_panel(cpu_format f, int64_t k, int n, const uint8_t *rows, si
         }
 }
 
-void cpu_tile_unpack_row(cpu_format f, int64_t k, const uint8_t *panel, int r, float *dst)
-{
+void cpu_tile_unpack_row(cpu_format f, int64_t k, const uint8_t *panel, int r, float *dst) {
     const tile_layout *l = cpu_tile_layout(f);
     if (l->bits == 16) {
         for (int64_t c = 0; c < k; c++) {

@@ -24,8 +24,7 @@ static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 static inline vf vf_load_i8(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
 static inline vf vf_load_bf16(const uint16_t *p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16)); }
-static inline float vf_sum(vf v)
-{
+static inline float vf_sum(vf v) {
     __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); // halves, in every tier
     __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     b = _mm_add_ps(b, _mm_movehl_ps(b, b));
@@ -53,14 +52,12 @@ static inline vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 static inline vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 static inline vf vf_load_i8(const int8_t *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p))); }
 static inline vf vf_load_bf16(const uint16_t *p) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16)); }
-static inline float vf_sum(vf v)
-{
+static inline float vf_sum(vf v) {
     __m128 b = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     b = _mm_add_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
-static inline float vf_hmax(vf v)
-{
+static inline float vf_hmax(vf v) {
     float t[8];
     _mm256_storeu_ps(t, v);
     float m = t[0];
@@ -77,14 +74,12 @@ static inline vf vf_nan_of(vf v, vf x) { return _mm256_blendv_ps(v, x, _mm256_cm
 typedef float32x4_t vf;
 static inline vf vf_load(const float *p) { return vld1q_f32(p); }
 static inline void vf_store(float *p, vf v) { vst1q_f32(p, v); }
-static inline vf vf_loadn(const float *p, int n)
-{
+static inline vf vf_loadn(const float *p, int n) {
     float t[4] = {0};
     for (int i = 0; i < n; i++) t[i] = p[i];
     return vld1q_f32(t);
 }
-static inline void vf_storen(float *p, vf v, int n)
-{
+static inline void vf_storen(float *p, vf v, int n) {
     float t[4];
     vst1q_f32(t, v);
     for (int i = 0; i < n; i++) p[i] = t[i];
@@ -95,15 +90,13 @@ static inline vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
 static inline vf vf_max_number(vf a, vf b) { return vmaxnmq_f32(a, b); }
 static inline vf vf_min(vf a, vf b) { return vminq_f32(a, b); }
 static inline vf vf_load_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
-static inline vf vf_load_i8(const int8_t *p)
-{
+static inline vf vf_load_i8(const int8_t *p) {
     int32_t four;
     memcpy(&four, p, 4);
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))));
 }
 static inline vf vf_load_bf16(const uint16_t *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
-static inline float vf_sum(vf v)
-{
+static inline float vf_sum(vf v) {
     float t[4];
     vst1q_f32(t, v);
     return (t[0] + t[2]) + (t[1] + t[3]);
@@ -136,8 +129,7 @@ static inline float vf_hmax(vf v) { return v; }
 static inline vf vf_exp(vf x) { return expf(x); }
 #else
 // exp by 2^n * p(r), |r| <= ln 2 / 2, degree 7 Taylor: within 2 ulp. Below -87.33 it gives 0, above 88.72 a value near the greatest; NaN stays.
-static inline vf vf_exp(vf x)
-{
+static inline vf vf_exp(vf x) {
     vf c = vf_min(vf_max(x, vf_set1(-87.33f)), vf_set1(88.37f));
     vf n = vf_round(c * vf_set1(1.44269504088896341f));
     vf r = vf_fma(n, vf_set1(-0.693359375f), c);

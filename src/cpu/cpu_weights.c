@@ -8,8 +8,7 @@
 
 enum { HUGE_PAGE = 2 << 20, PIECE = 256 << 10, SLAB = 32 << 20, LINE = 64 };
 
-void *cpu_big_alloc(size_t bytes)
-{
+void *cpu_big_alloc(size_t bytes) {
     if (bytes < HUGE_PAGE) return mem_aligned(64, bytes ? bytes : 64);
     size_t all = (bytes + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
     void *p = mem_aligned(HUGE_PAGE, all);
@@ -18,8 +17,7 @@ void *cpu_big_alloc(size_t bytes)
 }
 
 // The first slab with room, or a new one. NULL: no memory.
-static uint8_t *slab_take(cpu_device *d, size_t bytes, cpu_slab **out)
-{
+static uint8_t *slab_take(cpu_device *d, size_t bytes, cpu_slab **out) {
     bytes = (bytes + LINE - 1) & ~(size_t)(LINE - 1);
     cpu_slab *s = d->slabs;
     while (s && s->size - s->used < bytes) s = s->next;
@@ -42,8 +40,7 @@ static uint8_t *slab_take(cpu_device *d, size_t bytes, cpu_slab **out)
     return at;
 }
 
-static void slab_give(cpu_device *d, cpu_slab *s)
-{
+static void slab_give(cpu_device *d, cpu_slab *s) {
     if (!s || --s->tensors) return;
     cpu_slab **at = &d->slabs;
     while (*at != s) at = &(*at)->next;
@@ -58,8 +55,7 @@ typedef struct layout {
     int64_t n_panels;
 } layout;
 
-static status lay_out(const cpu_device *d, const dev_weight *w, layout *l, error *err)
-{
+static status lay_out(const cpu_device *d, const dev_weight *w, layout *l, error *err) {
     const quant_traits *t = quant_type_traits((int)w->type);
     memset(l, 0, sizeof *l);
     if (!t || !t->decode) return error_set(err, E_UNSUPPORTED, "tensor '%s': the cpu backend cannot compute with type %u", w->name, w->type);
@@ -95,8 +91,7 @@ static status lay_out(const cpu_device *d, const dev_weight *w, layout *l, error
     return OK;
 }
 
-size_t cpu_weight_size(const device *dev, const dev_weight *w)
-{
+size_t cpu_weight_size(const device *dev, const dev_weight *w) {
     layout l;
     return lay_out(cpu_dev_const(dev), w, &l, NULL) ? SIZE_MAX : l.matrix_bytes + l.vector_bytes;
 }
@@ -128,8 +123,7 @@ typedef struct import_job {
     error err;
 } import_job;
 
-static status import_piece(import_job *j, const import_item *it, size_t piece, uint8_t *buffer, error *err)
-{
+static status import_piece(import_job *j, const import_item *it, size_t piece, uint8_t *buffer, error *err) {
     const layout *l = &it->l;
     const dev_weight *w = it->of->weight;
     cpu_tensor *t = it->t;
@@ -157,8 +151,7 @@ static status import_piece(import_job *j, const import_item *it, size_t piece, u
     return OK;
 }
 
-static void import_worker(void *ctx, int worker, pool_member *team)
-{
+static void import_worker(void *ctx, int worker, pool_member *team) {
     import_job *j = ctx;
     uint8_t *buffer = j->buffers + (size_t)worker * j->buffer_bytes;
     for (size_t c; (c = pool_next(team, 1)) < j->n_claims;) {
@@ -181,16 +174,14 @@ static void import_worker(void *ctx, int worker, pool_member *team)
 }
 
 // The large page in which a piece is packed; what has no place in a slab joins what is before it.
-static uintptr_t page_of(const import_item *it, size_t piece)
-{
+static uintptr_t page_of(const import_item *it, size_t piece) {
     if (!it->t->data) return 0;
     size_t at = (size_t)((int64_t)piece / it->expert_pieces) * it->l.expert_bytes + (size_t)((int64_t)piece % it->expert_pieces * it->piece_panels) * it->l.panel_bytes;
     if (cpu_format_raw(it->l.format)) at = (size_t)((int64_t)piece / it->expert_pieces) * it->l.expert_bytes + (size_t)((int64_t)piece % it->expert_pieces * it->piece_panels * PANEL) * it->l.row_bytes;
     return (uintptr_t)(it->t->data + at) / HUGE_PAGE;
 }
 
-static bool make_claims(import_job *j)
-{
+static bool make_claims(import_job *j) {
     uintptr_t page = 0;
     for (size_t i = 0; i < j->n_items; i++)
         for (size_t p = 0; p < j->items[i].pieces; p++) {
@@ -205,8 +196,7 @@ static bool make_claims(import_job *j)
     return true;
 }
 
-static status place(cpu_device *d, import_item *it, error *err)
-{
+static status place(cpu_device *d, import_item *it, error *err) {
     const dev_weight *w = it->of->weight;
     const layout *l = &it->l;
     cpu_tensor *t = it->t = mem_calloc(1, sizeof *t);
@@ -225,8 +215,7 @@ static status place(cpu_device *d, import_item *it, error *err)
     return OK;
 }
 
-static void let_go(cpu_device *d, cpu_tensor *t)
-{
+static void let_go(cpu_device *d, cpu_tensor *t) {
     if (!t) return;
     mem_free(t->base.name);
     slab_give(d, t->slab);
@@ -234,8 +223,7 @@ static void let_go(cpu_device *d, cpu_tensor *t)
     mem_free(t);
 }
 
-static status prepare(cpu_device *d, import_job *j, dev_import *imports, error *err)
-{
+static status prepare(cpu_device *d, import_job *j, dev_import *imports, error *err) {
     status st = OK;
     for (size_t i = 0; !st && i < j->n_items; i++) {
         import_item *it = &j->items[i];
@@ -260,8 +248,7 @@ static status prepare(cpu_device *d, import_job *j, dev_import *imports, error *
     return j->buffers && j->hashes && make_claims(j) ? OK : error_set(err, E_NOMEM, "no memory to read %zu tensors", j->n_items);
 }
 
-status cpu_import_weights(device *dev, dev_import *imports, size_t n, const dev_hooks *hooks, error *err)
-{
+status cpu_import_weights(device *dev, dev_import *imports, size_t n, const dev_hooks *hooks, error *err) {
     cpu_device *d = cpu_dev(dev);
     import_job j = {.kernels = &d->kernels, .hooks = hooks, .items = mem_calloc(n, sizeof *j.items), .n_items = n};
     for (size_t i = 0; i < n; i++) imports[i].out = NULL;
@@ -292,8 +279,7 @@ status cpu_import_weights(device *dev, dev_import *imports, size_t n, const dev_
     return st;
 }
 
-void cpu_free_weight(device *dev, dev_tensor *tensor)
-{
+void cpu_free_weight(device *dev, dev_tensor *tensor) {
     cpu_tensor *t = (cpu_tensor *)tensor;
     cpu_device *d = cpu_dev(dev);
     d->weight_bytes -= tensor->bytes;

@@ -467,8 +467,7 @@ static inline status dev_measure(device *d, dev_limits *out, error *err) { retur
 
 // Reads and packs n weights, in the order given or several at a time: all of them, or none on an error. A handle lives until dev_free_weight or dev_destroy.
 static inline status dev_import_weights(device *d, dev_import *w, size_t n, const dev_hooks *hooks, error *err) { return d->ops->import_weights(d, w, n, hooks, err); }
-static inline status dev_import_weight(device *d, const dev_weight *w, const dev_source *s, dev_tensor **out, error *err)
-{
+static inline status dev_import_weight(device *d, const dev_weight *w, const dev_source *s, dev_tensor **out, error *err) {
     dev_import one = {w, *s, NULL};
     status st = dev_import_weights(d, &one, 1, NULL, err);
     *out = one.out;

@@ -9,15 +9,13 @@
 
 enum { MAX_WIDTH = 1 << 26, MAX_OPS = 1 << 16 };
 
-static void fail(dev_plan *p, const char *text, long a, long b)
-{
+static void fail(dev_plan *p, const char *text, long a, long b) {
     if (p->failed) return;
     p->failed = E_INVALID;
     error_set(&p->why, E_INVALID, "plan op %zu: %s (%ld, %ld)", p->n_ops, text, a, b);
 }
 
-status dev_plan_create(device *dev, dev_plan **out, error *err)
-{
+status dev_plan_create(device *dev, dev_plan **out, error *err) {
     *out = NULL;
     dev_plan *p = mem_calloc(1, sizeof *p);
     if (!p) return error_set(err, E_NOMEM, "out of memory for a plan");
@@ -26,8 +24,7 @@ status dev_plan_create(device *dev, dev_plan **out, error *err)
     return OK;
 }
 
-void dev_plan_destroy(dev_plan *p)
-{
+void dev_plan_destroy(dev_plan *p) {
     if (!p) return;
     if (p->backend) p->dev->ops->plan_free(p->dev, p);
     mem_free(p->ops);
@@ -35,8 +32,7 @@ void dev_plan_destroy(dev_plan *p)
     mem_free(p);
 }
 
-int32_t dev_plan_group(dev_plan *p, dev_group g)
-{
+int32_t dev_plan_group(dev_plan *p, dev_group g) {
     if (p->n_groups == DEV_MAX_GROUPS) {
         fail(p, "too many KV groups", p->n_groups, DEV_MAX_GROUPS);
         return 0;
@@ -45,8 +41,7 @@ int32_t dev_plan_group(dev_plan *p, dev_group g)
     return p->n_groups++;
 }
 
-static dev_reg add_reg(dev_plan *p, dev_reg_info info)
-{
+static dev_reg add_reg(dev_plan *p, dev_reg_info info) {
     if (info.width <= 0 || info.width > MAX_WIDTH) {
         fail(p, "a register's width is out of range", info.width, MAX_WIDTH);
         info.width = 1;
@@ -64,8 +59,7 @@ dev_reg dev_reg_wanted(dev_plan *p, int32_t width) { return add_reg(p, (dev_reg_
 
 static bool valid(const dev_plan *p, dev_reg r) { return r >= 0 && (size_t)r < p->n_regs; }
 
-dev_reg dev_reg_view(dev_plan *p, dev_reg of, int32_t first, int32_t width)
-{
+dev_reg dev_reg_view(dev_plan *p, dev_reg of, int32_t first, int32_t width) {
     if (!valid(p, of) || first < 0 || width <= 0 || (int64_t)first + width > p->regs[of].width) {
         fail(p, "a view leaves its register", first, width);
         return of;
@@ -79,33 +73,28 @@ int32_t dev_reg_width(const dev_plan *p, dev_reg r) { return valid(p, r) ? p->re
 
 // ---- checks ---------------------------------------------------------------------------------------------------------------
 
-static bool need(dev_plan *p, bool ok, const char *text, long a, long b)
-{
+static bool need(dev_plan *p, bool ok, const char *text, long a, long b) {
     if (!ok) fail(p, text, a, b);
     return ok;
 }
 
 static bool reg_ok(dev_plan *p, dev_reg r) { return need(p, valid(p, r), "a register does not exist", r, (long)p->n_regs); }
 
-static bool same(dev_plan *p, dev_reg a, dev_reg b)
-{
+static bool same(dev_plan *p, dev_reg a, dev_reg b) {
     return reg_ok(p, a) && reg_ok(p, b) && need(p, p->regs[a].width == p->regs[b].width, "registers differ in width", p->regs[a].width, p->regs[b].width)
         && need(p, p->regs[a].wanted == p->regs[b].wanted, "registers differ in their kind of rows", a, b);
 }
 
-static bool vector_ok(dev_plan *p, const dev_tensor *t, int64_t n) // an optional vector of n values
-{
+static bool vector_ok(dev_plan *p, const dev_tensor *t, int64_t n) { // an optional vector of n values
     return !t || need(p, t->k * t->n == n && (t->use & DEV_USE_VECTOR), "a vector has the wrong length or use", (long)(t->k * t->n), (long)n);
 }
 
-static bool matrix_ok(dev_plan *p, const dev_tensor *t, int64_t k, int64_t n, int64_t experts)
-{
+static bool matrix_ok(dev_plan *p, const dev_tensor *t, int64_t k, int64_t n, int64_t experts) {
     return need(p, t && (t->use & DEV_USE_MATRIX), "a matrix is missing or was not imported as one", 0, 0) && need(p, t->k == k, "a matrix does not fit its input", (long)t->k, (long)k)
         && need(p, t->n == n, "a matrix does not fit its output", (long)t->n, (long)n) && need(p, t->experts == experts, "a matrix has the wrong number of experts", (long)t->experts, (long)experts);
 }
 
-static dev_op *push(dev_plan *p, dev_op_kind kind)
-{
+static dev_op *push(dev_plan *p, dev_op_kind kind) {
     static dev_op spare; // written to and never read after memory is gone
     if (p->n_ops >= MAX_OPS || !mem_grow((void **)&p->ops, &p->cap_ops, p->n_ops + 1, sizeof *p->ops)) {
         if (!p->failed) p->failed = error_set(&p->why, E_NOMEM, "out of memory for a plan");
@@ -117,15 +106,13 @@ static dev_op *push(dev_plan *p, dev_op_kind kind)
     return op;
 }
 
-void dev_op_embed(dev_plan *p, dev_embed op)
-{
+void dev_op_embed(dev_plan *p, dev_embed op) {
     if (reg_ok(p, op.dst) && need(p, op.table && (op.table->use & DEV_USE_ROWS), "an embedding table was not imported for look-up", 0, 0))
         need(p, op.table->k == p->regs[op.dst].width && !p->regs[op.dst].wanted, "an embedding has another width than its register", (long)op.table->k, p->regs[op.dst].width);
     push(p, DEV_OP_EMBED)->u.embed = op;
 }
 
-void dev_op_norm(dev_plan *p, dev_norm op)
-{
+void dev_op_norm(dev_plan *p, dev_norm op) {
     if (same(p, op.dst, op.src)) {
         int32_t width = p->regs[op.src].width, group = op.group ? op.group : width;
         need(p, group > 0 && width % group == 0, "norm groups do not divide the width", group, width);
@@ -140,8 +127,7 @@ void dev_op_norm(dev_plan *p, dev_norm op)
     push(p, DEV_OP_NORM)->u.norm = op;
 }
 
-void dev_op_linear(dev_plan *p, dev_linear op)
-{
+void dev_op_linear(dev_plan *p, dev_linear op) {
     if (need(p, op.n >= 1 && op.n <= DEV_MAX_OUTS, "a linear group has too many outputs", op.n, DEV_MAX_OUTS) && reg_ok(p, op.src)) {
         for (int i = 0; i < op.n; i++) {
             dev_linear_out *o = &op.out[i];
@@ -163,8 +149,7 @@ void dev_op_linear(dev_plan *p, dev_linear op)
     push(p, DEV_OP_LINEAR)->u.linear = op;
 }
 
-void dev_op_rope(dev_plan *p, dev_rope op)
-{
+void dev_op_rope(dev_plan *p, dev_rope op) {
     if (reg_ok(p, op.reg) && need(p, op.n_head > 0 && op.head_dim > 0 && op.dims >= 2 && op.dims % 2 == 0 && op.first >= 0 && op.first + op.dims <= op.head_dim, "rotary dimensions leave the head", op.dims, op.head_dim)) {
         need(p, (int64_t)op.n_head * op.head_dim == p->regs[op.reg].width && !p->regs[op.reg].wanted, "rotary heads do not fill the register", op.n_head, op.head_dim);
         vector_ok(p, op.factors, op.dims / 2);
@@ -175,8 +160,7 @@ void dev_op_rope(dev_plan *p, dev_rope op)
     push(p, DEV_OP_ROPE)->u.rope = op;
 }
 
-void dev_op_attend(dev_plan *p, dev_attend op)
-{
+void dev_op_attend(dev_plan *p, dev_attend op) {
     if (reg_ok(p, op.q) && reg_ok(p, op.dst) && need(p, op.n_head > 0 && op.n_kv > 0 && op.n_head % op.n_kv == 0 && op.head_k > 0 && op.head_v > 0, "heads do not divide", op.n_head, op.n_kv)) {
         need(p, (int64_t)op.n_head * op.head_k == p->regs[op.q].width && (int64_t)op.n_head * op.head_v == p->regs[op.dst].width, "query heads do not fill their registers", op.n_head, op.head_k);
         if (op.k != DEV_NONE && reg_ok(p, op.k) && reg_ok(p, op.v))
@@ -191,8 +175,7 @@ void dev_op_attend(dev_plan *p, dev_attend op)
     push(p, DEV_OP_ATTEND)->u.attend = op;
 }
 
-void dev_op_experts(dev_plan *p, dev_experts op)
-{
+void dev_op_experts(dev_plan *p, dev_experts op) {
     if (op.router_src == DEV_NONE) op.router_src = op.src;
     if (op.scale == 0) op.scale = 1;
     if (same(p, op.dst, op.src) && reg_ok(p, op.router_src) && need(p, op.n_expert > 0 && op.n_expert <= 4096 && op.top_k > 0 && op.top_k <= op.n_expert && op.top_k <= 64, "the number of experts is out of range", op.top_k, op.n_expert)) {
@@ -219,24 +202,21 @@ void dev_op_experts(dev_plan *p, dev_experts op)
     push(p, DEV_OP_EXPERTS)->u.experts = op;
 }
 
-void dev_op_act(dev_plan *p, dev_activate op)
-{
+void dev_op_act(dev_plan *p, dev_activate op) {
     same(p, op.dst, op.gate);
     if (op.up != DEV_NONE) same(p, op.dst, op.up);
     else need(p, !dev_act_gated_only(op.act), "an activation lacks its second input", op.act, 0);
     push(p, DEV_OP_ACT)->u.activate = op;
 }
 
-void dev_op_combine(dev_plan *p, dev_combine op)
-{
+void dev_op_combine(dev_plan *p, dev_combine op) {
     same(p, op.dst, op.a);
     if (op.b != DEV_NONE && reg_ok(p, op.b) && reg_ok(p, op.dst))
         need(p, p->regs[op.dst].width % p->regs[op.b].width == 0 && p->regs[op.dst].wanted == p->regs[op.b].wanted, "registers do not fit each other", p->regs[op.dst].width, p->regs[op.b].width);
     push(p, DEV_OP_COMBINE)->u.combine = op;
 }
 
-void dev_op_vector(dev_plan *p, dev_vector op)
-{
+void dev_op_vector(dev_plan *p, dev_vector op) {
     if (same(p, op.dst, op.src)) {
         vector_ok(p, op.scale, p->regs[op.dst].width);
         vector_ok(p, op.bias, p->regs[op.dst].width);
@@ -244,15 +224,13 @@ void dev_op_vector(dev_plan *p, dev_vector op)
     push(p, DEV_OP_VECTOR)->u.vector = op;
 }
 
-void dev_op_dot(dev_plan *p, dev_dot op)
-{
+void dev_op_dot(dev_plan *p, dev_dot op) {
     if (same(p, op.a, op.b) && reg_ok(p, op.dst))
         need(p, p->regs[op.a].width % p->regs[op.dst].width == 0 && p->regs[op.dst].wanted == p->regs[op.a].wanted, "the parts of a dot do not divide", p->regs[op.a].width, p->regs[op.dst].width);
     push(p, DEV_OP_DOT)->u.dot = op;
 }
 
-void dev_op_mix(dev_plan *p, dev_mix op)
-{
+void dev_op_mix(dev_plan *p, dev_mix op) {
     if (reg_ok(p, op.dst) && reg_ok(p, op.src) && reg_ok(p, op.weight) && need(p, op.n_dst > 0 && op.n_src > 0, "a mix without streams", op.n_dst, op.n_src)) {
         const dev_reg_info *d = &p->regs[op.dst], *s = &p->regs[op.src], *w = &p->regs[op.weight];
         need(p, d->width % op.n_dst == 0 && s->width % op.n_src == 0 && d->width / op.n_dst == s->width / op.n_src, "the streams of a mix differ in width", d->width, s->width);
@@ -263,8 +241,7 @@ void dev_op_mix(dev_plan *p, dev_mix op)
     push(p, DEV_OP_MIX)->u.mix = op;
 }
 
-void dev_op_copy(dev_plan *p, dev_copy op)
-{
+void dev_op_copy(dev_plan *p, dev_copy op) {
     if (reg_ok(p, op.dst) && reg_ok(p, op.src) && need(p, op.n > 0 && op.width > 0 && op.src_first >= 0 && op.dst_first >= 0 && op.src_stride >= 0 && op.dst_stride >= 0, "a copy is empty", op.n, op.width)) {
         need(p, op.src_first + (int64_t)(op.n - 1) * op.src_stride + op.width <= p->regs[op.src].width, "a copy leaves its source", op.src_first, op.src_stride);
         need(p, op.dst_first + (int64_t)(op.n - 1) * op.dst_stride + op.width <= p->regs[op.dst].width, "a copy leaves its target", op.dst_first, op.dst_stride);
@@ -274,26 +251,22 @@ void dev_op_copy(dev_plan *p, dev_copy op)
 }
 
 // Both give a row for each wanted one.
-static void to_wanted(dev_plan *p, dev_reg dst, dev_reg src)
-{
+static void to_wanted(dev_plan *p, dev_reg dst, dev_reg src) {
     if (reg_ok(p, dst) && reg_ok(p, src))
         need(p, p->regs[dst].wanted && !p->regs[src].wanted && p->regs[dst].width == p->regs[src].width, "a selection needs a wanted register of the same width", dst, src);
 }
 
-void dev_op_select(dev_plan *p, dev_select op)
-{
+void dev_op_select(dev_plan *p, dev_select op) {
     to_wanted(p, op.dst, op.src);
     push(p, DEV_OP_SELECT)->u.select = op;
 }
 
-void dev_op_pool(dev_plan *p, dev_pool op)
-{
+void dev_op_pool(dev_plan *p, dev_pool op) {
     to_wanted(p, op.dst, op.src);
     push(p, DEV_OP_POOL)->u.pool = op;
 }
 
-void dev_op_output(dev_plan *p, dev_output op)
-{
+void dev_op_output(dev_plan *p, dev_output op) {
     if (op.scale == 0) op.scale = 1;
     need(p, p->n_vocab == 0, "a plan has one output", 0, 0);
     if (reg_ok(p, op.src) && need(p, op.weight != NULL, "an output without weights", 0, 0)) {
@@ -304,21 +277,18 @@ void dev_op_output(dev_plan *p, dev_output op)
     push(p, DEV_OP_OUTPUT)->u.output = op;
 }
 
-void dev_op_hidden(dev_plan *p, dev_reg reg)
-{
+void dev_op_hidden(dev_plan *p, dev_reg reg) {
     reg_ok(p, reg);
     push(p, DEV_OP_HIDDEN)->u.hidden = reg;
 }
 
 // A part of a layer's state in a recurrent group; layers are counted up after the op is recorded, so prepare looks at them.
-static bool state_ok(dev_plan *p, int32_t group, int32_t state_at, int64_t width)
-{
+static bool state_ok(dev_plan *p, int32_t group, int32_t state_at, int64_t width) {
     return need(p, group >= 0 && group < p->n_groups && p->groups[group].kind == DEV_GROUP_RECURRENT, "a recurrent op needs a recurrent group", group, p->n_groups)
         && need(p, state_at >= 0 && width <= p->groups[group].state_width && state_at <= p->groups[group].state_width - width, "a state leaves its page", state_at, p->groups[group].state_width);
 }
 
-void dev_op_conv(dev_plan *p, dev_conv op)
-{
+void dev_op_conv(dev_plan *p, dev_conv op) {
     if (same(p, op.dst, op.src) && need(p, op.taps >= 2 && op.taps <= DEV_MAX_TAPS, "the taps of a convolution are out of range", op.taps, DEV_MAX_TAPS)) {
         int64_t width = p->regs[op.src].width;
         need(p, !p->regs[op.src].wanted, "a recurrent op needs all rows", op.src, 0);
@@ -330,13 +300,11 @@ void dev_op_conv(dev_plan *p, dev_conv op)
     push(p, DEV_OP_CONV)->u.conv = op;
 }
 
-static void width_is(dev_plan *p, dev_reg r, int64_t width)
-{
+static void width_is(dev_plan *p, dev_reg r, int64_t width) {
     if (reg_ok(p, r)) need(p, p->regs[r].width == width && !p->regs[r].wanted, "a register of a recurrent op has the wrong width", p->regs[r].width, (long)width);
 }
 
-void dev_op_scan(dev_plan *p, dev_scan op)
-{
+void dev_op_scan(dev_plan *p, dev_scan op) {
     if (op.scale == 0) op.scale = 1;
     if (op.a_scale == 0) op.a_scale = 1;
     if (need(p, op.n_head > 0 && op.n_key > 0 && op.n_head % op.n_key == 0 && op.head_k > 0 && op.head_v > 0 && op.head_k <= MAX_WIDTH && op.head_v <= MAX_WIDTH, "the heads of a recurrent op do not divide", op.n_head, op.n_key)) {
@@ -363,18 +331,15 @@ void dev_op_scan(dev_plan *p, dev_scan op)
     push(p, DEV_OP_SCAN)->u.scan = op;
 }
 
-void dev_linear1(dev_plan *p, dev_reg dst, dev_reg src, const dev_tensor *w, const dev_tensor *bias)
-{
+void dev_linear1(dev_plan *p, dev_reg dst, dev_reg src, const dev_tensor *w, const dev_tensor *bias) {
     dev_op_linear(p, (dev_linear){.src = src, .n = 1, .out = {{dst, w, bias, 1, 0}}, .residual = DEV_NONE});
 }
 
-void dev_linear_add(dev_plan *p, dev_reg dst, dev_reg src, const dev_tensor *w, const dev_tensor *bias, dev_reg residual)
-{
+void dev_linear_add(dev_plan *p, dev_reg dst, dev_reg src, const dev_tensor *w, const dev_tensor *bias, dev_reg residual) {
     dev_op_linear(p, (dev_linear){.src = src, .n = 1, .out = {{dst, w, bias, 1, 0}}, .epilogue = DEV_EP_RESIDUAL, .residual = residual});
 }
 
-void dev_rms(dev_plan *p, dev_reg dst, dev_reg src, const dev_tensor *w, float eps)
-{
+void dev_rms(dev_plan *p, dev_reg dst, dev_reg src, const dev_tensor *w, float eps) {
     dev_op_norm(p, (dev_norm){.dst = dst, .src = src, .kind = DEV_NORM_RMS, .eps = eps, .weight = w, .add = DEV_NONE, .sum = DEV_NONE});
 }
 
@@ -383,18 +348,15 @@ void dev_scale(dev_plan *p, dev_reg dst, dev_reg a, float s) { dev_op_combine(p,
 
 // ---- preparing and running ------------------------------------------------------------------------------------------------
 
-size_t dev_plan_scratch(const dev_plan *p, int32_t max_rows, int32_t max_wanted)
-{
+size_t dev_plan_scratch(const dev_plan *p, int32_t max_rows, int32_t max_wanted) {
     return p->failed || max_rows < 1 || max_wanted < 0 ? SIZE_MAX : p->dev->ops->scratch(p->dev, p, max_rows, max_wanted);
 }
 
-static void layer_ok(dev_plan *p, int32_t group, int32_t layer)
-{
+static void layer_ok(dev_plan *p, int32_t group, int32_t layer) {
     if (layer < 0 || layer >= p->groups[group].n_layers) fail(p, "a layer is outside its KV group", layer, p->groups[group].n_layers);
 }
 
-status dev_plan_prepare(dev_plan *p, int32_t max_rows, int32_t max_wanted, error *err)
-{
+status dev_plan_prepare(dev_plan *p, int32_t max_rows, int32_t max_wanted, error *err) {
     for (size_t i = 0; i < p->n_ops && !p->failed; i++) {
         const dev_op *o = &p->ops[i];
         if (o->kind == DEV_OP_ATTEND) layer_ok(p, o->u.attend.group, o->u.attend.layer);
@@ -412,8 +374,7 @@ status dev_plan_prepare(dev_plan *p, int32_t max_rows, int32_t max_wanted, error
     return p->dev->ops->prepare(p->dev, p, err);
 }
 
-static status check_sequence(const dev_plan *p, const dev_seq *s, int i, int32_t next_row, error *err)
-{
+static status check_sequence(const dev_plan *p, const dev_seq *s, int i, int32_t next_row, error *err) {
     if (s->n_rows < 1 || s->first_row != next_row) return error_set(err, E_INVALID, "step: sequence %d begins at row %d, expected %d", i, s->first_row, next_row);
     if (s->start < 0 || s->start > INT32_MAX - s->n_rows - DEV_PAGE_TOKENS) return error_set(err, E_INVALID, "step: sequence %d starts at %d", i, s->start);
     for (int g = 0; g < p->n_groups; g++) {
@@ -423,8 +384,7 @@ static status check_sequence(const dev_plan *p, const dev_seq *s, int i, int32_t
     return OK;
 }
 
-status dev_submit(dev_plan *p, dev_kv *kv, const dev_step *s, dev_ticket *ticket, error *err)
-{
+status dev_submit(dev_plan *p, dev_kv *kv, const dev_step *s, dev_ticket *ticket, error *err) {
     if (!p->backend) return error_set(err, E_USAGE, "the plan is not prepared");
     if (p->n_groups && !kv) return error_set(err, E_USAGE, "the plan needs KV pages");
     if (s->n_rows < 1 || s->n_rows > p->max_rows) return error_set(err, E_INVALID, "step: %d rows, the plan allows 1 to %d", s->n_rows, p->max_rows);

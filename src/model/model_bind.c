@@ -146,8 +146,7 @@ static const slot_desc SLOTS[SLOT_COUNT] = {
 };
 
 // The name that a row has for a slot. Norms that may stand before or after a branch have one name for both.
-static const char *slot_name(const hparams *hp, slot s)
-{
+static const char *slot_name(const hparams *hp, slot s) {
     const arch_row *row = hp->row;
     if (row->keys & K_SWIN && hp->no_pre) {
         static const slot turned[] = {S_ATTN_NORM, S_ATTN_POST, S_FFN_NORM, S_FFN_POST};
@@ -160,8 +159,7 @@ static const char *slot_name(const hparams *hp, slot s)
     return SLOTS[s].name;
 }
 
-static status bad_shape(const bound_tensor *t, int64_t k, int64_t n, int64_t experts, error *err)
-{
+static status bad_shape(const bound_tensor *t, int64_t k, int64_t n, int64_t experts, error *err) {
     if (experts > 1)
         return error_set(err, E_INVALID, "tensor \"%s\" is [%lld, %lld, %lld], expected [%lld, %lld, %lld]", t->desc.name, (long long)t->desc.k, (long long)t->desc.n, (long long)t->desc.experts,
                          (long long)k, (long long)n, (long long)experts);
@@ -169,8 +167,7 @@ static status bad_shape(const bound_tensor *t, int64_t k, int64_t n, int64_t exp
 }
 
 // Holds a matrix to a shape; n = 0 takes any.
-status want_matrix(const slot_pair *s, int64_t k, int64_t n, int64_t experts, error *err)
-{
+status want_matrix(const slot_pair *s, int64_t k, int64_t n, int64_t experts, error *err) {
     if (!s->w) return OK;
     const dev_weight *d = &s->w->desc;
     if (d->k != k || (n && d->n != n) || d->experts != experts) return bad_shape(s->w, k, n ? n : d->n, experts, err);
@@ -178,13 +175,11 @@ status want_matrix(const slot_pair *s, int64_t k, int64_t n, int64_t experts, er
     return OK;
 }
 
-status want_vector(const bound_tensor *t, int64_t n, error *err)
-{
+status want_vector(const bound_tensor *t, int64_t n, error *err) {
     return t && t->desc.k * t->desc.n != n ? bad_shape(t, n, 1, 1, err) : OK;
 }
 
-static status missing(int32_t layer, const char *name, error *err)
-{
+static status missing(int32_t layer, const char *name, error *err) {
     if (layer < 0) return error_set(err, E_INVALID, "the file has no tensor \"%s\"", name);
     return error_set(err, E_INVALID, "the file has no tensor \"blk.%d.%s\"", layer, name);
 }
@@ -192,15 +187,13 @@ static status missing(int32_t layer, const char *name, error *err)
 status bind_want_matrix(const slot_pair *s, int64_t k, int64_t n, error *err) { return want_matrix(s, k, n, 1, err); }
 status bind_want_vector(const bound_tensor *t, int64_t n, error *err) { return want_vector(t, n, err); }
 
-status bind_missing(int32_t layer, slot s, bool bias, error *err)
-{
+status bind_missing(int32_t layer, slot s, bool bias, error *err) {
     char name[48];
     snprintf(name, sizeof name, "%s%s", SLOTS[s].name, bias ? ".bias" : s == S_SSM_A || s == S_SSM_D ? "" : ".weight");
     return missing(layer, name, err);
 }
 
-status bind_shapes(const shape *list, size_t n, slot_pair *s, int32_t il, error *err)
-{
+status bind_shapes(const shape *list, size_t n, slot_pair *s, int32_t il, error *err) {
     for (size_t i = 0; i < n; i++) {
         slot_pair *p = &s[list[i].s];
         status st;
@@ -217,8 +210,7 @@ status bind_shapes(const shape *list, size_t n, slot_pair *s, int32_t il, error 
 }
 
 // Adds a tensor of the file. `use` and the split of its dimensions into rows and experts come from where it stands.
-static status add(binding *b, const gguf_tensor *t, unsigned use, bool experts, bound_tensor **out, error *err)
-{
+static status add(binding *b, const gguf_tensor *t, unsigned use, bool experts, bound_tensor **out, error *err) {
     const quant_traits *traits = quant_type_traits(t->type);
     if (!traits || !traits->decode || (traits->flags & (QUANT_IS_INT | QUANT_ACTIVATION)))
         return error_set(err, E_UNSUPPORTED, "tensor \"%s\" has type %s, which holds no weights that can be used", t->name, quant_type_name(t->type));
@@ -232,8 +224,7 @@ static status add(binding *b, const gguf_tensor *t, unsigned use, bool experts, 
 }
 
 // Tensors that are bound in parts, and how many each has. The bytes of a part are in the file, so their number is bounded by its size.
-static uint64_t slices_of(const gguf_tensor *t)
-{
+static uint64_t slices_of(const gguf_tensor *t) {
     static const char *const stacks[] = {".attn_k_b.weight", ".attn_v_b.weight", ".time_mix_w2.weight", "altup_proj.weight", "altup_unembd_proj.weight"};
     uint64_t n = 1, each = 0;
     if (strstr(t->name, ".time_mix_lerp_fused.weight") && t->dims[1] < 64 && t->dims[2] < 64 && t->dims[3] < 64) n = t->dims[1] * t->dims[2] * t->dims[3];
@@ -244,8 +235,7 @@ static uint64_t slices_of(const gguf_tensor *t)
 }
 
 // The same for a stack that is imported a slice at a time: as many bound tensors in a row.
-static status add_slices(binding *b, const gguf_tensor *t, bound_tensor **out, error *err)
-{
+static status add_slices(binding *b, const gguf_tensor *t, bound_tensor **out, error *err) {
     status st = add(b, t, DEV_USE_MATRIX, true, out, err);
     if (st) return st;
     int64_t n = (int64_t)slices_of(t);
@@ -261,8 +251,7 @@ static status add_slices(binding *b, const gguf_tensor *t, bound_tensor **out, e
 }
 
 // The same for vectors: dims[0] values each.
-static status add_vectors(binding *b, const gguf_tensor *t, bound_tensor **out, error *err)
-{
+static status add_vectors(binding *b, const gguf_tensor *t, bound_tensor **out, error *err) {
     uint64_t n = slices_of(t);
     for (uint64_t i = 0; i < n; i++) {
         gguf_tensor one = *t;
@@ -279,8 +268,7 @@ static status add_vectors(binding *b, const gguf_tensor *t, bound_tensor **out, 
 }
 
 // Gate and up of the experts in one tensor, gate rows first: two stacks of half the rows.
-static status add_halves(binding *b, const gguf_tensor *t, bound_layer *l, error *err)
-{
+static status add_halves(binding *b, const gguf_tensor *t, bound_layer *l, error *err) {
     slot_pair *gate = &l->s[S_GATE_EXPS], *up = &l->s[S_UP_EXPS];
     l->stacked = true;
     status st = add(b, t, DEV_USE_MATRIX, true, &gate->w, err);
@@ -297,8 +285,7 @@ static status add_halves(binding *b, const gguf_tensor *t, bound_layer *l, error
 }
 
 // A value for each head, as a vector of `head` equal values each.
-static status add_gains(binding *b, const gguf_tensor *t, int32_t head, bound_tensor **out, error *err)
-{
+static status add_gains(binding *b, const gguf_tensor *t, int32_t head, bound_tensor **out, error *err) {
     if (t->type != QUANT_F32) return error_set(err, E_UNSUPPORTED, "tensor \"%s\" has type %s, expected F32", t->name, quant_type_name(t->type));
     status st = add(b, t, DEV_USE_VECTOR, false, out, err);
     if (st) return st;
@@ -310,8 +297,7 @@ static status add_gains(binding *b, const gguf_tensor *t, int32_t head, bound_te
 }
 
 // "blk.12.attn_q.weight" -> 12, "attn_q", weight. False: no tensor of a block, or not named like one.
-static bool parse_name(const char *name, int32_t *layer, const char **stem, size_t *stem_len, const char **suffix)
-{
+static bool parse_name(const char *name, int32_t *layer, const char **stem, size_t *stem_len, const char **suffix) {
     if (strncmp(name, "blk.", 4)) return false;
     const char *p = name + 4;
     int64_t n = 0;
@@ -327,22 +313,19 @@ static bool parse_name(const char *name, int32_t *layer, const char **stem, size
     return true;
 }
 
-static status unknown(const hparams *hp, const gguf_tensor *t, error *err)
-{
+static status unknown(const hparams *hp, const gguf_tensor *t, error *err) {
     return error_set(err, E_UNSUPPORTED, "tensor \"%s\" is not known to architecture \"%s\" here: the model would compute something else", t->name, hp->row->name);
 }
 
 // Tensors that other programs write and no computation needs.
-static bool harmless(const char *name)
-{
+static bool harmless(const char *name) {
     static const char *const ends[] = {".attn_rot_embd", ".attention.masked_bias", ".attn.bias", ".attention.bias", ".rotary_emb.inv_freq"};
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         if (strlen(name) > strlen(ends[i]) && strstr(name, ends[i])) return true;
     return false;
 }
 
-static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, int32_t layer, const char *stem, size_t len, const char *suffix, error *err)
-{
+static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, int32_t layer, const char *stem, size_t len, const char *suffix, error *err) {
     if (hp->row->more & B_CYCLES && layer >= 2 * hp->cycle_layers) return error_set(err, E_INVALID, "tensor \"%s\" is past the last of two stacks of %d layers", t->name, hp->cycle_layers);
     if (layer >= hp->n_layers) return (hp->row->keys & K_NEXTN) ? OK : error_set(err, E_INVALID, "tensor \"%s\" is past the last of %d layers", t->name, hp->n_layers);
     bool weight = !strcmp(suffix, "weight") || !*suffix, bias = !strcmp(suffix, "bias");
@@ -390,8 +373,7 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
     return harmless(t->name) ? OK : unknown(hp, t, err);
 }
 
-static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, error *err)
-{
+static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, error *err) {
     static const struct { const char *name; size_t pair; bool bias; unsigned use; } globals[] = {
         {"token_embd.weight", offsetof(binding, embed), false, DEV_USE_ROWS},
         {"position_embd.weight", offsetof(binding, positions), false, DEV_USE_ROWS},
@@ -455,8 +437,7 @@ static status bind_global(binding *b, const hparams *hp, const gguf_tensor *t, e
     return harmless(t->name) ? OK : unknown(hp, t, err);
 }
 
-static status bind_rope(binding *b, const gguf *g, const hparams *hp, error *err)
-{
+static status bind_rope(binding *b, const gguf *g, const hparams *hp, error *err) {
     const gguf_tensor *t;
     char name[64];
     static const char *const plain[] = {"rope_freqs.weight", "blk.0.rope_freqs.weight"};
@@ -483,8 +464,7 @@ static status bind_rope(binding *b, const gguf *g, const hparams *hp, error *err
     return st ? st : want_vector(b->rope_factors, hp->n_rot / 2, err);
 }
 
-static status check_feed(const hparams *hp, slot_pair *s, int32_t il, int64_t e, error *err)
-{
+static status check_feed(const hparams *hp, slot_pair *s, int32_t il, int64_t e, error *err) {
     status st = OK;
     const char *up_name = SLOTS[S_UP].name;
     bool experts = s[S_ROUTER].w || s[S_UP_EXPS].w;
@@ -540,8 +520,7 @@ static status check_feed(const hparams *hp, slot_pair *s, int32_t il, int64_t e,
 // A gate of attention's result: one for each head or for each column.
 static status want_gate(const slot_pair *s, int64_t e, int64_t heads, int64_t columns, error *err) { return want_matrix(s, e, s->w && s->w->desc.n == heads ? heads : columns, 1, err); }
 
-static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *err)
-{
+static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *err) {
     const layer_hp *l = &hp->layers[il];
     int64_t e = hp->n_embd, heads = l->n_head, r = l->kv_rank, nope = l->mla_k - hp->n_rot, q_in = e;
     status st;
@@ -577,13 +556,11 @@ static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *e
 }
 
 // Gate and up in one tensor: the file's factors of up are those of both.
-static void share_factors(bound_layer *l)
-{
+static void share_factors(bound_layer *l) {
     if (l->stacked && !l->s[S_GATE_EXPS].each) l->s[S_GATE_EXPS].each = l->s[S_UP_EXPS].each;
 }
 
-static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *err)
-{
+static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *err) {
     const layer_hp *l = &hp->layers[il];
     unsigned traits = hp->row->traits;
     int64_t e = hp->n_embd, q = (int64_t)l->n_head * l->head_k, k = (int64_t)l->n_kv * l->head_k, v = (int64_t)l->n_kv * l->head_v, o = (int64_t)l->n_head * l->head_v;
@@ -637,8 +614,7 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
 }
 
 // Inputs of each layer's own (gemma4): one wide look-up for all layers, and in each a gate, a projection and a norm.
-static status check_ple(const hparams *hp, binding *b, error *err)
-{
+static status check_ple(const hparams *hp, binding *b, error *err) {
     if (!hp->n_ple) return OK;
     status st;
     int64_t e = hp->n_embd, n = hp->n_ple, all = n * hp->n_layers;
@@ -656,8 +632,7 @@ static status check_ple(const hparams *hp, binding *b, error *err)
     return OK;
 }
 
-static status read_factor(const gguf *g, slot_pair *p, error *err)
-{
+static status read_factor(const gguf *g, slot_pair *p, error *err) {
     p->factor = 1;
     if (!p->scale) return OK;
     const gguf_tensor *t = p->scale;
@@ -668,8 +643,7 @@ static status read_factor(const gguf *g, slot_pair *p, error *err)
     return st;
 }
 
-static status read_scales(const gguf *g, const hparams *hp, binding *b, error *err)
-{
+static status read_scales(const gguf *g, const hparams *hp, binding *b, error *err) {
     status first = read_factor(g, &b->output, err);
     if (first) return first;
     for (int32_t i = 0; i < hp->n_layers; i++) {
@@ -687,8 +661,7 @@ static status read_scales(const gguf *g, const hparams *hp, binding *b, error *e
     return OK;
 }
 
-static status check_globals(hparams *hp, binding *b, error *err)
-{
+static status check_globals(hparams *hp, binding *b, error *err) {
     status st;
     unsigned traits = hp->row->traits;
     if (!b->embed.w && b->output.w) { // tied the other way round (codeshell)
@@ -717,8 +690,7 @@ static status check_globals(hparams *hp, binding *b, error *err)
 }
 
 // A vector (k = n, n = 1) or a table of single values (k = 1, n rows) that the file does not hold.
-static status add_made(binding *b, int at, const char *name, int64_t k, int64_t n, unsigned use, bound_tensor **out, error *err)
-{
+static status add_made(binding *b, int at, const char *name, int64_t k, int64_t n, unsigned use, bound_tensor **out, error *err) {
     b->made[at] = mem_calloc((size_t)(k * n), sizeof(float));
     if (!b->made[at]) return error_set(err, E_NOMEM, "out of memory for %s", name);
     bound_tensor *d = &b->all[b->n++];
@@ -729,8 +701,7 @@ static status add_made(binding *b, int at, const char *name, int64_t k, int64_t 
 
 enum { IMAGE_FIRST = 4, IMAGE_TOKENS = 8192 }; // chameleon: the code book of its images
 
-static status add_constants(const hparams *hp, binding *b, error *err)
-{
+static status add_constants(const hparams *hp, binding *b, error *err) {
     status st;
     if (hp->row->more & B_IMAGE_TOKENS && !hp->no_logits) {
         if (hp->n_vocab < IMAGE_FIRST + IMAGE_TOKENS) return error_set(err, E_INVALID, "a vocabulary of %d tokens has not the %d of images", hp->n_vocab, IMAGE_TOKENS);
@@ -777,8 +748,7 @@ static status add_constants(const hparams *hp, binding *b, error *err)
 }
 
 // The file holds each stack once, low then high; its layers stand wherever a pass of it does.
-static status spread_stacks(const hparams *hp, binding *b, error *err)
-{
+static status spread_stacks(const hparams *hp, binding *b, error *err) {
     int32_t n = hp->cycle_layers, low = hp->cycle_low;
     if (!b->low_init.w) return missing(-1, "hrm.z_l_init", err);
     status st = want_vector(b->low_init.w, hp->n_embd, err);
@@ -791,8 +761,7 @@ static status spread_stacks(const hparams *hp, binding *b, error *err)
     return OK;
 }
 
-status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
-{
+status binding_make(const gguf *g, hparams *hp, binding *b, error *err) {
     memset(b, 0, sizeof *b);
     b->cap = 2 * gguf_tensor_count(g) + 4;
     for (size_t i = 0; i < gguf_tensor_count(g); i++) b->cap += slices_of(gguf_tensor_at(g, i)) - 1;
@@ -823,8 +792,7 @@ status binding_make(const gguf *g, hparams *hp, binding *b, error *err)
     return st;
 }
 
-void binding_free(binding *b)
-{
+void binding_free(binding *b) {
     mem_free(b->all);
     mem_free(b->layers);
     for (size_t i = 0; i < sizeof b->made / sizeof *b->made; i++) mem_free(b->made[i]);

@@ -8,8 +8,7 @@
 
 #include "model/model_internal.h"
 
-void graph_encoder_layer(graph *c, int32_t il)
-{
+void graph_encoder_layer(graph *c, int32_t il) {
     const slot_pair *s = c->b->layers[il].s;
     dev_plan *p = c->p;
     dev_reg att = graph_attention(c, il, c->h[0]);
@@ -33,8 +32,7 @@ static bool named(const hparams *hp, const char *name) { return !strcmp(hp->row-
 bool encoder_means(const hparams *hp) { return hp->pooling == MODEL_POOL_MEAN || (hp->pooling == MODEL_POOL_RANK && named(hp, "modern-bert")); }
 static bool causal_ranker(const hparams *hp) { return named(hp, "qwen3") || named(hp, "qwen3vl"); }
 
-static dev_reg score(graph *c, dev_reg x)
-{
+static dev_reg score(graph *c, dev_reg x) {
     const binding *b = c->b;
     dev_plan *p = c->p;
     if (b->cls.w) {
@@ -50,8 +48,7 @@ static dev_reg score(graph *c, dev_reg x)
     return y;
 }
 
-void graph_embedding(graph *c, dev_reg rows)
-{
+void graph_embedding(graph *c, dev_reg rows) {
     dev_reg x = rows;
     if (encoder_means(c->hp)) dev_op_pool(c->p, (dev_pool){.dst = x = c->n[1], .src = rows});
     if (c->hp->pooling == MODEL_POOL_RANK) x = score(c, x);
@@ -67,8 +64,7 @@ void graph_embedding(graph *c, dev_reg rows)
 
 // ---- the file -------------------------------------------------------------------------------------------------------------
 
-status encoder_options(const gguf *g, hparams *hp, error *err)
-{
+status encoder_options(const gguf *g, hparams *hp, error *err) {
     char key[128];
     snprintf(key, sizeof key, "%s.pooling_type", hp->row->name);
     const gguf_value *v = gguf_find(g, key);
@@ -82,8 +78,7 @@ status encoder_options(const gguf *g, hparams *hp, error *err)
     return OK;
 }
 
-status encoder_check(const hparams *hp, binding *b, error *err)
-{
+status encoder_check(const hparams *hp, binding *b, error *err) {
     status st;
     int64_t e = hp->n_embd, width = e;
     if (hp->row->encoder == ENC_POST) {
@@ -107,8 +102,7 @@ status encoder_check(const hparams *hp, binding *b, error *err)
     return OK;
 }
 
-void encoder_info(const hparams *hp, const binding *b, model_info *info)
-{
+void encoder_info(const hparams *hp, const binding *b, model_info *info) {
     const slot_pair *const heads[] = {&b->cls, &b->cls_out, &b->dense[0], &b->dense[1]};
     info->n_out = (uint32_t)hp->n_embd;
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)

@@ -19,8 +19,7 @@ static const dev_tensor *bias(const slot_pair *s) { return graph_bias(s); }
 dev_linear_out graph_out(dev_reg dst, const slot_pair *s) { return (dev_linear_out){dst, weight(s), bias(s), s->factor, 0}; }
 
 // dst = [residual +] w src + bias
-static void linear(graph *c, dev_reg dst, dev_reg src, const slot_pair *s, dev_reg residual)
-{
+static void linear(graph *c, dev_reg dst, dev_reg src, const slot_pair *s, dev_reg residual) {
     dev_op_linear(c->p, (dev_linear){.src = src, .n = 1, .out = {graph_out(dst, s)}, .epilogue = residual == DEV_NONE ? DEV_EP_NONE : DEV_EP_RESIDUAL, .residual = residual});
 }
 
@@ -28,8 +27,7 @@ void graph_linear(graph *c, dev_reg dst, dev_reg src, const slot_pair *s) { line
 
 static dev_reg part(graph *c, dev_reg r, int32_t width) { return graph_part(c, r, width); }
 
-static void norm_eps(graph *c, dev_reg dst, dev_reg src, const slot_pair *s, float eps)
-{
+static void norm_eps(graph *c, dev_reg dst, dev_reg src, const slot_pair *s, float eps) {
     dev_op_norm(c->p, (dev_norm){.dst = dst, .src = src, .kind = c->hp->layer_norm ? DEV_NORM_LAYER : DEV_NORM_RMS, .eps = eps,
                                  .weight = weight(s), .bias = bias(s), .add = DEV_NONE, .sum = DEV_NONE});
 }
@@ -39,15 +37,13 @@ static void norm(graph *c, dev_reg dst, dev_reg src, const slot_pair *s) { graph
 static void post_norm(graph *c, dev_reg r, const slot_pair *s) { norm_eps(c, r, r, s, c->hp->row->post_eps > 0 ? c->hp->row->post_eps : c->hp->eps); }
 
 // h = base + scale * t
-static void add_branch(graph *c, dev_reg dst, dev_reg base, dev_reg t)
-{
+static void add_branch(graph *c, dev_reg dst, dev_reg base, dev_reg t) {
     dev_op_combine(c->p, (dev_combine){.dst = dst, .a = base, .b = t, .sa = 1, .sb = c->hp->resid_scale});
 }
 
 // ---- attention ------------------------------------------------------------------------------------------------------------
 
-int32_t graph_group(graph *c, const layer_hp *l, int32_t *index)
-{
+int32_t graph_group(graph *c, const layer_hp *l, int32_t *index) {
     dev_plan *p = c->p;
     dev_group want = {.kind = l->windowed && c->hp->causal ? DEV_GROUP_WINDOW : DEV_GROUP_FULL, .window = l->windowed && c->hp->causal ? c->hp->window : 0, .n_kv = l->n_kv,
                       .head_k = l->head_k, .head_v = l->head_v};
@@ -63,8 +59,7 @@ int32_t graph_group(graph *c, const layer_hp *l, int32_t *index)
     return dev_plan_group(p, want);
 }
 
-static void qk_norm(graph *c, dev_reg r, const slot_pair *s, int32_t head, int32_t whole)
-{
+static void qk_norm(graph *c, dev_reg r, const slot_pair *s, int32_t head, int32_t whole) {
     const dev_tensor *w = weight(s);
     if (!w) return;
     // One weight a head, shared by the heads or not; or the whole row (olmo2).
@@ -74,8 +69,7 @@ static void qk_norm(graph *c, dev_reg r, const slot_pair *s, int32_t head, int32
                                  .bias = bias(s), .add = DEV_NONE, .sum = DEV_NONE});
 }
 
-void graph_rotate(graph *c, const layer_hp *l, dev_reg r, int32_t heads, int32_t head_dim, int32_t first)
-{
+void graph_rotate(graph *c, const layer_hp *l, dev_reg r, int32_t heads, int32_t head_dim, int32_t first) {
     const hparams *hp = c->hp;
     bool plain = l->windowed && (hp->row->traits & A_WINDOW_PLAIN_ROPE);
     dev_op_rope(c->p, (dev_rope){.reg = r, .kind = hp->rope == ROPE_PAIRS ? DEV_ROPE_NORM : DEV_ROPE_NEOX, .n_head = heads, .head_dim = head_dim, .first = first, .dims = l->n_rot,
@@ -84,14 +78,12 @@ void graph_rotate(graph *c, const layer_hp *l, dev_reg r, int32_t heads, int32_t
                                  .n_ctx_orig = (int32_t)(hp->n_ctx_orig < INT32_MAX ? hp->n_ctx_orig : INT32_MAX), .factors = c->b->rope_factors && !(l->windowed && (hp->row->traits & A_GEMMA4 || hp->row->more & B_HALF_ROT)) ? c->b->rope_factors->dev : NULL});
 }
 
-static void plain_norm(graph *c, dev_reg r, int32_t head)
-{
+static void plain_norm(graph *c, dev_reg r, int32_t head) {
     dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = DEV_NORM_RMS, .group = head, .eps = c->hp->eps, .add = DEV_NONE, .sum = DEV_NONE});
 }
 
 // x = clamp(x, -c, c), from what devices have: min(x, c) = c - relu(c - x), max(x, -c) = relu(x + c) - c.
-static void clamp(graph *c, dev_reg x)
-{
+static void clamp(graph *c, dev_reg x) {
     dev_plan *p = c->p;
     dev_reg t = c->tmp;
     const dev_tensor *limit = c->b->limit->dev;
@@ -106,8 +98,7 @@ static void clamp(graph *c, dev_reg x)
     dev_scale(p, x, t, -1);
 }
 
-void graph_gate(graph *c, int32_t il, dev_reg att, dev_reg x)
-{
+void graph_gate(graph *c, int32_t il, dev_reg att, dev_reg x) {
     const slot_pair *s = &c->b->layers[il].s[S_GATE_ATTN];
     if (!s->w) return;
     dev_reg gate = part(c, c->gate[0], (int32_t)s->w->desc.n);
@@ -116,8 +107,7 @@ void graph_gate(graph *c, int32_t il, dev_reg att, dev_reg x)
 }
 
 // att = attention of x; x is n_embd wide, att n_head * head_v.
-dev_reg graph_attention(graph *c, int32_t il, dev_reg x)
-{
+dev_reg graph_attention(graph *c, int32_t il, dev_reg x) {
     const hparams *hp = c->hp;
     const layer_hp *l = &hp->layers[il];
     const slot_pair *s = c->b->layers[il].s;
@@ -182,8 +172,7 @@ dev_reg graph_attention(graph *c, int32_t il, dev_reg x)
 // ---- feed-forward ---------------------------------------------------------------------------------------------------------
 
 // The activation of a layer's feed-forward and its numbers; limit: the layer's bound of this part.
-static dev_act feed_act(const hparams *hp, int32_t il, float limit, float p[DEV_ACT_NUMBERS])
-{
+static dev_act feed_act(const hparams *hp, int32_t il, float limit, float p[DEV_ACT_NUMBERS]) {
     memcpy(p, hp->layers[il].act_p, sizeof hp->layers[il].act_p);
     if (!(hp->row->more & B_LIMIT_AFTER) || limit <= 0) return hp->row->act;
     p[0] = limit;
@@ -191,8 +180,7 @@ static dev_act feed_act(const hparams *hp, int32_t il, float limit, float p[DEV_
 }
 
 // dst = [residual +] down(act(gate x) * up x), or down(act(up x)).
-void graph_dense(graph *c, int32_t il, dev_reg dst, dev_reg x, const slot_pair *gate, const slot_pair *up, const slot_pair *down, dev_reg residual)
-{
+void graph_dense(graph *c, int32_t il, dev_reg dst, dev_reg x, const slot_pair *gate, const slot_pair *up, const slot_pair *down, dev_reg residual) {
     dev_plan *p = c->p;
     const slot_pair *sub = c->hp->row->traits & A_SUB_NORMS ? down - S_DOWN + S_FFN_SUB : NULL; // pairs of a layer stand in a row
     dev_reg ff = part(c, c->ff[c->w], (int32_t)down->w->desc.k);
@@ -216,8 +204,7 @@ void graph_dense(graph *c, int32_t il, dev_reg dst, dev_reg x, const slot_pair *
 
 static const dev_tensor *each(const slot_pair *s) { return s->each ? s->each->dev : NULL; }
 
-void graph_experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual)
-{
+void graph_experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual) {
     const hparams *hp = c->hp;
     const slot_pair *s = c->b->layers[il].s;
     dev_experts op = {.dst = dst, .src = x, .router_src = router_src, .residual = residual, .router = weight(&s[S_ROUTER]), .router_bias = bias(&s[S_ROUTER]),
@@ -231,8 +218,7 @@ void graph_experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_
 }
 
 // Experts of a second stack read what the first give, by the router's view of x: dst = residual + y + scale * second(y). n2 is overwritten.
-static void chunk_experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg residual)
-{
+static void chunk_experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg residual) {
     const hparams *hp = c->hp;
     const slot_pair *s = c->b->layers[il].s;
     dev_reg y = c->t[c->w], second = c->n2[c->w];
@@ -246,8 +232,7 @@ static void chunk_experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg 
 }
 
 // dst = [residual +] feed-forward of x: dense, or experts with what stands beside them. dst is not x.
-void graph_feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual)
-{
+void graph_feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual) {
     const slot_pair *s = c->b->layers[il].s;
     dev_plan *p = c->p;
     if (!s[S_ROUTER].w) {
@@ -276,8 +261,7 @@ void graph_feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src
 
 // gemma4's experts beside a dense part, each with norms of its own: dst = norm_1(dense(norm(h))) + norm_2(experts(pre_2(h))); the router reads
 // h with a norm without weights, times its scale and 1 / sqrt(n_embd). x, n2 and early are overwritten.
-static void feed_beside(graph *c, int32_t il, dev_reg dst, dev_reg x)
-{
+static void feed_beside(graph *c, int32_t il, dev_reg dst, dev_reg x) {
     const slot_pair *s = c->b->layers[il].s;
     dev_plan *p = c->p;
     dev_reg h = c->h[c->w], in = c->n2[c->w], route = c->early[c->w];
@@ -295,8 +279,7 @@ static void feed_beside(graph *c, int32_t il, dev_reg dst, dev_reg x)
 
 static void to_wanted(graph *c, dev_reg reg[2]) { dev_op_select(c->p, (dev_select){.dst = reg[1], .src = reg[0]}); }
 
-dev_reg graph_select(graph *c, dev_reg att)
-{
+dev_reg graph_select(graph *c, dev_reg att) {
     dev_reg chosen = part(c, c->att[1], dev_reg_width(c->p, att));
     dev_op_select(c->p, (dev_select){.dst = chosen, .src = att});
     to_wanted(c, c->h);
@@ -305,8 +288,7 @@ dev_reg graph_select(graph *c, dev_reg att)
 }
 
 // Inputs of each layer's own: ple = (look-up * sqrt(n) + norm(proj h / sqrt(n_embd))) / sqrt(2), n columns a layer.
-static void ple_inputs(graph *c)
-{
+static void ple_inputs(graph *c) {
     const hparams *hp = c->hp;
     dev_plan *p = c->p;
     dev_reg proj = dev_reg_all(p, hp->n_ple * hp->n_layers);
@@ -316,8 +298,7 @@ static void ple_inputs(graph *c)
     dev_op_combine(p, (dev_combine){.dst = c->ple, .a = c->ple, .b = proj, .sa = sqrtf(0.5f), .sb = sqrtf(0.5f)});
 }
 
-dev_reg graph_ple(graph *c, int32_t il, dev_reg x)
-{
+dev_reg graph_ple(graph *c, int32_t il, dev_reg x) {
     const slot_pair *s = c->b->layers[il].s;
     dev_plan *p = c->p;
     dev_reg t = c->t[c->w], gate = c->ple_gate[c->w], input = dev_reg_view(p, c->ple, il * c->hp->n_ple, c->hp->n_ple);
@@ -333,8 +314,7 @@ dev_reg graph_ple(graph *c, int32_t il, dev_reg x)
 }
 
 // A layer of a feed-forward alone (nemotron_h): h = h + feed(norm(h)).
-static void feed_layer(graph *c, int32_t il)
-{
+static void feed_layer(graph *c, int32_t il) {
     if (il == c->hp->n_layers - 1) {
         to_wanted(c, c->h);
         c->w = 1;
@@ -344,8 +324,7 @@ static void feed_layer(graph *c, int32_t il)
 }
 
 // What a branch adds to is its own input, scaled: h = r n + attention(n), n = norm(h); the same with the feed-forward (minimax-01).
-static void inward_layer(graph *c, int32_t il)
-{
+static void inward_layer(graph *c, int32_t il) {
     const slot_pair *s = c->b->layers[il].s;
     float r = c->hp->resid_scale;
     norm(c, c->n[0], c->h[0], &s[S_ATTN_NORM]);
@@ -360,8 +339,7 @@ static void inward_layer(graph *c, int32_t il)
 }
 
 // h = h + attention(norm(h)); h = h + feed(norm(h)), in the order and with the norms of the row.
-static void layer(graph *c, int32_t il)
-{
+static void layer(graph *c, int32_t il) {
     const hparams *hp = c->hp;
     const slot_pair *s = c->b->layers[il].s;
     dev_plan *p = c->p;
@@ -424,8 +402,7 @@ static void layer(graph *c, int32_t il)
     } else graph_feed(c, il, h, x, router_src, h);
 }
 
-static void registers(graph *c)
-{
+static void registers(graph *c) {
     const hparams *hp = c->hp;
     int32_t qkv = 1, att = 1, ff = 1;
     bool n2 = false, early = false, one = false, gate = false;
@@ -471,8 +448,7 @@ static void registers(graph *c)
 
 // hrm_text: a stack reads the sum of the two streams, and its norm becomes the low stream or, of the high stack, the high one. The last pass ends in
 // the output's norm.
-static void start_cycles(graph *c)
-{
+static void start_cycles(graph *c) {
     c->high = dev_reg_all(c->p, c->hp->n_embd);
     c->low_stream = dev_reg_all(c->p, c->hp->n_embd);
     dev_scale(c->p, c->high, c->h[0], 1);
@@ -480,14 +456,12 @@ static void start_cycles(graph *c)
     dev_op_vector(c->p, (dev_vector){.dst = c->low_stream, .src = c->low_stream, .bias = weight(&c->b->low_init)});
 }
 
-static void end_pass(graph *c, int32_t il)
-{
+static void end_pass(graph *c, int32_t il) {
     bool high = il / c->hp->cycle_layers % (c->hp->cycle_low + 1) == c->hp->cycle_low;
     norm(c, high ? c->high : c->low_stream, c->h[0], &(slot_pair){.factor = 1});
 }
 
-status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err)
-{
+status graph_record(const hparams *hp, const binding *b, dev_plan *p, error *err) {
     graph c = {.p = p, .hp = hp, .b = b};
     registers(&c);
     dev_op_embed(p, (dev_embed){.dst = c.h[0], .table = weight(&b->embed), .scale = hp->embed_scale});

@@ -15,15 +15,13 @@ typedef struct reader {
     char        key[160];
 } reader;
 
-static const char *key_of(reader *r, const char *name)
-{
+static const char *key_of(reader *r, const char *name) {
     snprintf(r->key, sizeof r->key, "%s.%s", r->arch, name);
     return r->key;
 }
 
 // A number of the file in [lo, hi]; *out stays when the key is absent. Returns whether it was there.
-static bool read_int(reader *r, const char *name, int64_t lo, int64_t hi, int32_t *out, bool required)
-{
+static bool read_int(reader *r, const char *name, int64_t lo, int64_t hi, int32_t *out, bool required) {
     if (r->st) return false;
     int64_t v = 0;
     const gguf_value *val = gguf_find(r->g, key_of(r, name));
@@ -52,8 +50,7 @@ static bool read_int(reader *r, const char *name, int64_t lo, int64_t hi, int32_
 }
 
 // Zero and absent leave *out as it is.
-static void read_float(reader *r, const char *name, float *out)
-{
+static void read_float(reader *r, const char *name, float *out) {
     double v;
     if (r->st || !gguf_find(r->g, key_of(r, name))) return;
     r->st = gguf_get_f64(r->g, r->key, &v, r->err);
@@ -62,14 +59,12 @@ static void read_float(reader *r, const char *name, float *out)
     else if (v != 0) *out = (float)v;
 }
 
-static void read_bool(reader *r, const char *name, bool *out)
-{
+static void read_bool(reader *r, const char *name, bool *out) {
     if (!r->st && gguf_find(r->g, key_of(r, name))) r->st = gguf_get_bool(r->g, r->key, out, r->err);
 }
 
 // A number for all layers or a list of one a layer.
-static void read_per_layer(reader *r, const char *name, hparams *hp, int64_t hi, bool heads_kv)
-{
+static void read_per_layer(reader *r, const char *name, hparams *hp, int64_t hi, bool heads_kv) {
     if (r->st) return;
     const gguf_value *v = gguf_find(r->g, key_of(r, name));
     if (!v) {
@@ -106,8 +101,7 @@ static void read_per_layer(reader *r, const char *name, hparams *hp, int64_t hi,
     }
 }
 
-static void read_window(reader *r, hparams *hp)
-{
+static void read_window(reader *r, hparams *hp) {
     hp->window_period = hp->row->window_period;
     int32_t given = -1;
     read_int(r, "attention.sliding_window", 0, INT32_MAX, &given, false);
@@ -144,8 +138,7 @@ static void read_window(reader *r, hparams *hp)
 
 static float yarn_mscale(float scale, float m) { return scale <= 1 ? 1 : 0.1f * m * logf(scale) + 1; }
 
-static void read_rope(reader *r, hparams *hp)
-{
+static void read_rope(reader *r, hparams *hp) {
     gguf_str type = {"linear", 6};
     int32_t orig = (int32_t)hp->n_ctx_train;
     float factor = 0, log_mul = 0, ext = -1, yarn_attn = -1, file_attn = 1;
@@ -194,8 +187,7 @@ static void read_rope(reader *r, hparams *hp)
     hp->long_factors = hp->context > hp->n_ctx_orig;
 }
 
-static void read_experts(reader *r, hparams *hp)
-{
+static void read_experts(reader *r, hparams *hp) {
     const arch_row *row = hp->row;
     read_int(r, "expert_count", 0, MAX_EXPERTS, &hp->n_expert, false);
     read_int(r, "expert_used_count", 0, MAX_TOP_K, &hp->top_k, false);
@@ -231,8 +223,7 @@ static void read_experts(reader *r, hparams *hp)
 }
 
 // Two stacks of as many layers each; block_count counts the layers of all passes (hrm_text).
-static void read_cycles(reader *r, hparams *hp)
-{
+static void read_cycles(reader *r, hparams *hp) {
     read_int(r, "hrm.layers_per_stack", 1, MAX_LAYERS, &hp->cycle_layers, true);
     read_int(r, "hrm.h_cycles", 1, MAX_LAYERS, &hp->cycle_high, true);
     read_int(r, "hrm.l_cycles", 1, MAX_LAYERS, &hp->cycle_low, true);
@@ -240,8 +231,7 @@ static void read_cycles(reader *r, hparams *hp)
         r->st = error_set(r->err, E_INVALID, "key \"%s.block_count\" is %d, which is not %d layers in %d cycles of %d and one passes", r->arch, hp->n_layers, hp->cycle_layers, hp->cycle_high, hp->cycle_low);
 }
 
-static void read_sizes(reader *r, hparams *hp)
-{
+static void read_sizes(reader *r, hparams *hp) {
     int32_t ctx = 0, nextn = 0;
     read_int(r, "block_count", 1, MAX_LAYERS, &hp->n_layers, true);
     read_int(r, "embedding_length", 1, MAX_WIDTH, &hp->n_embd, true);
@@ -296,8 +286,7 @@ static void read_sizes(reader *r, hparams *hp)
 
 // Latent attention. With mla lengths in the file keys are absorbed: all heads share one key of rank + rotated values, whose first `rank`
 // are the value too. Without, keys and values are made for each head.
-static void read_latent(reader *r, hparams *hp)
-{
+static void read_latent(reader *r, hparams *hp) {
     int32_t k = 0, v = 0;
     read_int(r, "attention.kv_lora_rank", 1, MAX_HEAD_DIM, &hp->kv_rank, true);
     read_int(r, "attention.key_length_mla", 0, MAX_HEAD_DIM, &k, false);
@@ -321,8 +310,7 @@ static void read_latent(reader *r, hparams *hp)
 }
 
 // Each layer's head sizes; in gemma4 those of windowed layers are their own, and late layers read an earlier one's keys.
-static void read_layer_sizes(reader *r, hparams *hp)
-{
+static void read_layer_sizes(reader *r, hparams *hp) {
     int32_t k = hp->head_k, v = hp->head_v, rot = 0, shared = 0, given = 0, rank = 0, mla_k = 0, mla_v = 0;
     bool own = hp->row->traits & A_GEMMA4, dims = own || hp->row->more & B_WINDOW_DIMS;
     if (hp->kv_layers && hp->n_layers > hp->kv_layers) shared = hp->n_layers - hp->kv_layers;
@@ -364,8 +352,7 @@ static void read_layer_sizes(reader *r, hparams *hp)
 }
 
 // A number for all layers or a list of one a layer.
-static void read_limits(reader *r, hparams *hp, const char *name, bool shared)
-{
+static void read_limits(reader *r, hparams *hp, const char *name, bool shared) {
     const gguf_value *v = r->st ? NULL : gguf_find(r->g, key_of(r, name));
     if (!v) return;
     bool list = gguf_value_type(v) == GGUF_ARRAY;
@@ -380,8 +367,7 @@ static void read_limits(reader *r, hparams *hp, const char *name, bool shared)
 }
 
 // xielu.*, without the architecture's name before them: what softplus makes positive.
-static void read_xielu(reader *r, hparams *hp)
-{
+static void read_xielu(reader *r, hparams *hp) {
     static const char *const keys[] = {"xielu.alpha_p", "xielu.alpha_n", "xielu.beta", "xielu.eps"};
     for (int k = 0; k < DEV_ACT_NUMBERS && !r->st; k++) {
         const gguf_value *v = gguf_find(r->g, keys[k]);
@@ -396,8 +382,7 @@ static void read_xielu(reader *r, hparams *hp)
 }
 
 // Numbers of activations and gates.
-static void read_acts(reader *r, hparams *hp)
-{
+static void read_acts(reader *r, hparams *hp) {
     unsigned keys = hp->row->keys;
     if (keys & K_EXP_LIMIT) read_limits(r, hp, "swiglu_clamp_exp", false);
     if (keys & K_SHARED_LIMIT) read_limits(r, hp, "swiglu_clamp_shexp", true);
@@ -423,8 +408,7 @@ static void read_acts(reader *r, hparams *hp)
     if (arch_rwkv(hp->row)) read_int(r, "rescale_every_n_layers", 0, MAX_LAYERS, &hp->halve_step, false);
 }
 
-static void read_options(reader *r, hparams *hp)
-{
+static void read_options(reader *r, hparams *hp) {
     unsigned keys = hp->row->keys;
     hp->layer_norm = hp->row->traits & A_LAYER_NORM;
     if (hp->row->traits & A_EITHER_NORM) {
@@ -470,8 +454,7 @@ static void read_options(reader *r, hparams *hp)
     if (!r->st && (hp->attn_cap < 0 || hp->final_cap < 0 || hp->clamp < 0 || hp->alibi < 0)) r->st = error_set(r->err, E_INVALID, "a soft cap, clamp or ALiBi bias of the file is negative");
 }
 
-static void read_indexer(reader *r, hparams *hp)
-{
+static void read_indexer(reader *r, hparams *hp) {
     int32_t top_k = 0, block = 0;
     bool may = hp->row->more & B_HYPER; // without one, or with 0, every key is seen
     read_int(r, "attention.indexer.top_k", may ? 0 : 1, INT32_MAX, &top_k, !may);
@@ -483,8 +466,7 @@ static void read_indexer(reader *r, hparams *hp)
     if (hp->context > most || !hp->context) hp->context = (uint32_t)most;
 }
 
-status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err)
-{
+status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err) {
     memset(hp, 0, sizeof *hp);
     gguf_str arch;
     status st = gguf_get_string(g, "general.architecture", &arch, err);

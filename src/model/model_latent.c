@@ -9,8 +9,7 @@
 
 static bool absorbed(const layer_hp *l, const slot_pair *s) { return s[S_K_B].w && l->head_v == l->kv_rank; }
 
-static int32_t max_low(const graph *c)
-{
+static int32_t max_low(const graph *c) {
     int32_t n = 1;
     for (int32_t i = 0; i < c->hp->n_layers; i++) {
         const bound_tensor *t = c->b->layers[i].s[S_Q_A].w;
@@ -19,8 +18,7 @@ static int32_t max_low(const graph *c)
     return n;
 }
 
-void graph_latent_registers(graph *c)
-{
+void graph_latent_registers(graph *c) {
     const hparams *hp = c->hp;
     int32_t query = 1, wide = 1, latent = 1;
     for (int32_t i = 0; i < hp->n_layers; i++) {
@@ -42,8 +40,7 @@ static void low_norm(graph *c, dev_reg r, const slot_pair *s) { dev_rms(c->p, r,
 // From here each head is a weight of its own: slice h of a stack.
 static const dev_tensor *slice(const slot_pair *s, int32_t h) { return s->w[h].dev; }
 
-static void attend(graph *c, const layer_hp *l, const slot_pair *sinks, dev_reg dst, dev_reg q, dev_reg k, dev_reg v)
-{
+static void attend(graph *c, const layer_hp *l, const slot_pair *sinks, dev_reg dst, dev_reg q, dev_reg k, dev_reg v) {
     const hparams *hp = c->hp;
     int32_t index, group = graph_group(c, l, &index);
     if (c->b->temper) dev_op_combine(c->p, (dev_combine){.dst = q, .a = q, .b = c->temper, .sa = 1, .multiply = true});
@@ -51,8 +48,7 @@ static void attend(graph *c, const layer_hp *l, const slot_pair *sinks, dev_reg 
                                      .window = c->p->groups[group].kind == DEV_GROUP_WINDOW ? hp->window : 0, .scale = hp->attn_scale * sqrtf((float)hp->mla_k / (float)l->mla_k), .softcap = hp->attn_cap, .sinks = graph_weight(sinks)});
 }
 
-dev_reg graph_latent(graph *c, int32_t il, dev_reg x)
-{
+dev_reg graph_latent(graph *c, int32_t il, dev_reg x) {
     const hparams *hp = c->hp;
     const layer_hp *l = &hp->layers[il];
     const slot_pair *s = c->b->layers[il].s;

@@ -15,27 +15,23 @@ struct model {
 
 // ---- the fingerprint of all weights and of what is computed with them ------------------------------------------------------
 
-static uint64_t mix(uint64_t h, uint64_t v)
-{
+static uint64_t mix(uint64_t h, uint64_t v) {
     h ^= v;
     h *= 0x9e3779b97f4a7c15u;
     return h ^ h >> 29;
 }
 
-static void mix_into(dev_fingerprint *f, uint64_t v)
-{
+static void mix_into(dev_fingerprint *f, uint64_t v) {
     f->low = mix(f->low + 1, v);
     f->high = mix(f->high ^ f->low, v * 0xff51afd7ed558ccdu + 1);
 }
 
-static void mix_bytes(dev_fingerprint *f, const void *data, size_t n)
-{
+static void mix_bytes(dev_fingerprint *f, const void *data, size_t n) {
     const unsigned char *p = data;
     for (size_t i = 0; i < n; i++) mix_into(f, p[i]);
 }
 
-static void fingerprint_hparams(dev_fingerprint *f, const hparams *hp)
-{
+static void fingerprint_hparams(dev_fingerprint *f, const hparams *hp) {
     mix_bytes(f, hp->row->name, strlen(hp->row->name));
     const int32_t ints[] = {hp->n_vocab, hp->n_embd, hp->n_layers, hp->n_rot, hp->head_k, hp->head_v, hp->kv_rank, hp->mla_k, hp->mla_v, hp->n_expert, hp->top_k, hp->n_group, hp->top_groups, (int32_t)hp->n_ctx_orig, hp->window, hp->temp_length,
                             hp->temp_offset, hp->exp_norm, hp->parallel_key, hp->causal, hp->long_factors, hp->rope_off, hp->share, hp->cycle_layers, hp->cycle_low, hp->cycle_high, (int32_t)hp->gating, (int32_t)hp->pooling, hp->taps, hp->state_k, hp->state_v, hp->state_heads, hp->state_keys, hp->state_norm, hp->n_streams, hp->n_sparse, hp->bank_step, hp->halve_step, hp->no_pre};
@@ -61,8 +57,7 @@ typedef struct source {
 } source;
 
 // Half of every expert's rows: the stack asked for is [expert][n][k], the file's [expert][2 n][k].
-static status read_half(const source *s, uint64_t offset, size_t bytes, char *dst, error *err)
-{
+static status read_half(const source *s, uint64_t offset, size_t bytes, char *dst, error *err) {
     uint64_t each = s->t->bytes / (uint64_t)s->t->desc.experts; // bytes of one expert's half
     while (bytes) {
         uint64_t expert = offset / each, within = offset % each;
@@ -76,8 +71,7 @@ static status read_half(const source *s, uint64_t offset, size_t bytes, char *ds
     return OK;
 }
 
-static status read_repeated(const source *s, uint64_t offset, size_t bytes, float *dst, error *err)
-{
+static status read_repeated(const source *s, uint64_t offset, size_t bytes, float *dst, error *err) {
     uint64_t first = offset / sizeof *dst, n = bytes / sizeof *dst;
     for (uint64_t i = 0; i < n;) { // one value of the file, and as often as it is asked for
         float v;
@@ -89,8 +83,7 @@ static status read_repeated(const source *s, uint64_t offset, size_t bytes, floa
     return OK;
 }
 
-static status source_read(void *ctx, uint64_t offset, size_t bytes, void *dst, error *err)
-{
+static status source_read(void *ctx, uint64_t offset, size_t bytes, void *dst, error *err) {
     const source *s = ctx;
     if (s->t->made) {
         memcpy(dst, (const char *)s->t->made + offset, bytes);
@@ -103,20 +96,17 @@ static status source_read(void *ctx, uint64_t offset, size_t bytes, void *dst, e
 
 typedef struct hooks { const model_options *o; uint64_t total; } hooks;
 
-static void on_progress(void *ctx, uint64_t bytes)
-{
+static void on_progress(void *ctx, uint64_t bytes) {
     const hooks *h = ctx;
     h->o->progress(h->o->progress_ctx, bytes < h->total ? bytes : h->total, h->total); // tensors that are made, or repeated, are in no file
 }
 
-static bool is_cancelled(void *ctx)
-{
+static bool is_cancelled(void *ctx) {
     const hooks *h = ctx;
     return h->o->cancelled(h->o->progress_ctx);
 }
 
-static status import_weights(model *m, const gguf *g, const model_options *o, error *err)
-{
+static status import_weights(model *m, const gguf *g, const model_options *o, error *err) {
     hooks h = {.o = o, .total = m->info.file_bytes};
     dev_hooks told = {o->progress ? on_progress : NULL, o->cancelled ? is_cancelled : NULL, &h};
     size_t n = m->b.n;
@@ -146,8 +136,7 @@ static status import_weights(model *m, const gguf *g, const model_options *o, er
 }
 
 // Hyperparameters, tensors and what is known from them alone.
-static status describe(const gguf *g, const model_options *o, hparams *hp, binding *b, model_info *info, error *err)
-{
+static status describe(const gguf *g, const model_options *o, hparams *hp, binding *b, model_info *info, error *err) {
     memset(info, 0, sizeof *info);
     status st = hparams_read(g, o ? o->context : 0, hp, err);
     if (st) return st;
@@ -180,14 +169,12 @@ static status describe(const gguf *g, const model_options *o, hparams *hp, bindi
     return OK;
 }
 
-static void keep_groups(model_info *info, const dev_plan *p)
-{
+static void keep_groups(model_info *info, const dev_plan *p) {
     info->n_groups = p->n_groups;
     memcpy(info->groups, p->groups, sizeof info->groups);
 }
 
-status model_load(const gguf *g, device *dev, const model_options *options, model **out, error *err)
-{
+status model_load(const gguf *g, device *dev, const model_options *options, model **out, error *err) {
     static const model_options none;
     const model_options *o = options ? options : &none;
     *out = NULL;
@@ -215,8 +202,7 @@ status model_load(const gguf *g, device *dev, const model_options *options, mode
     return OK;
 }
 
-void model_free(model *m)
-{
+void model_free(model *m) {
     if (!m) return;
     dev_plan_destroy(m->plan);
     for (size_t i = 0; i < m->b.n; i++) dev_free_weight(m->dev, m->b.all[i].dev);
@@ -230,8 +216,7 @@ dev_plan *model_plan(const model *m) { return m->plan; }
 
 // ---- prediction -----------------------------------------------------------------------------------------------------------
 
-static void predict_kv(device *dev, dev_kv_type type, model_sizes *s)
-{
+static void predict_kv(device *dev, dev_kv_type type, model_sizes *s) {
     type = dev_kv_resolve(dev, type);
     uint64_t pages = ((uint64_t)s->info.context + DEV_PAGE_TOKENS - 1) / DEV_PAGE_TOKENS;
     for (int32_t i = 0; i < s->info.n_groups; i++) {
@@ -248,8 +233,7 @@ static void predict_kv(device *dev, dev_kv_type type, model_sizes *s)
     }
 }
 
-status model_predict(const gguf *g, device *dev, const model_options *options, int32_t rows, int32_t wanted, model_sizes *out, error *err)
-{
+status model_predict(const gguf *g, device *dev, const model_options *options, int32_t rows, int32_t wanted, model_sizes *out, error *err) {
     hparams hp;
     binding b;
     dev_plan *plan = NULL;
@@ -277,14 +261,12 @@ status model_predict(const gguf *g, device *dev, const model_options *options, i
     return st;
 }
 
-status model_check(const gguf *g, error *err)
-{
+status model_check(const gguf *g, error *err) {
     model_info info;
     return model_describe(g, &info, err);
 }
 
-status model_describe(const gguf *g, model_info *info, error *err)
-{
+status model_describe(const gguf *g, model_info *info, error *err) {
     hparams hp;
     binding b;
     status st = describe(g, NULL, &hp, &b, info, err);

@@ -10,8 +10,7 @@
 
 // ---- hyperparameters ------------------------------------------------------------------------------------------------------
 
-static bool present(const gguf *g, int32_t layer, const char *name)
-{
+static bool present(const gguf *g, int32_t layer, const char *name) {
     char full[96];
     snprintf(full, sizeof full, "blk.%d.%s.weight", layer, name);
     if (gguf_tensor_find(g, full)) return true;
@@ -19,8 +18,7 @@ static bool present(const gguf *g, int32_t layer, const char *name)
     return gguf_tensor_find(g, full) != NULL;
 }
 
-status need_int(const gguf *g, const hparams *hp, const char *name, int64_t lo, int64_t hi, int32_t *out, error *err)
-{
+status need_int(const gguf *g, const hparams *hp, const char *name, int64_t lo, int64_t hi, int32_t *out, error *err) {
     char key[96];
     int64_t n;
     snprintf(key, sizeof key, "%s.%s", hp->row->name, name);
@@ -33,8 +31,7 @@ status need_int(const gguf *g, const hparams *hp, const char *name, int64_t lo, 
 }
 
 // What each layer consists of. Mamba's rows may have layers of one part alone; in the others every layer has a feed-forward.
-static status read_layers(const gguf *g, hparams *hp, error *err)
-{
+static status read_layers(const gguf *g, hparams *hp, error *err) {
     static const char *const marks[] = {[RECUR_CONV] = "shortconv.conv", [RECUR_MAMBA] = "ssm_conv1d", [RECUR_MAMBA2] = "ssm_conv1d", [RECUR_DELTA] = "ssm_conv1d", [RECUR_KDA] = "ssm_conv1d_q", [RECUR_PLAMO] = "ssm_conv1d",
                                           [RECUR_LIGHTNING] = "attn_qkv", [RECUR_RWKV6] = "time_mix_key", [RECUR_RWKV7] = "time_mix_key"};
     static const char *const feeds[] = {"ffn_norm", "ffn_up", "ffn_up_exps", "ffn_gate_up_exps", "ffn_gate_inp"};
@@ -52,8 +49,7 @@ static status read_layers(const gguf *g, hparams *hp, error *err)
     return OK;
 }
 
-static status read_kda(const gguf *g, hparams *hp, error *err)
-{
+static status read_kda(const gguf *g, hparams *hp, error *err) {
     status st = need_int(g, hp, "kda.head_dim", 1, MAX_HEAD_DIM, &hp->state_k, err);
     if (st) return st;
     hp->state_v = hp->state_k;
@@ -70,15 +66,13 @@ static status read_kda(const gguf *g, hparams *hp, error *err)
     return hp->state_heads ? OK : error_set(err, E_INVALID, "the file has no tensor \"blk.*.ssm_dt.bias\"");
 }
 
-static int64_t conv_width(const hparams *hp)
-{
+static int64_t conv_width(const hparams *hp) {
     if (arch_rwkv(hp->row)) return rwkv_shift_rows(hp) * hp->n_embd;
     int64_t keys = (int64_t)hp->state_keys * hp->state_k, values = (int64_t)hp->state_heads * hp->state_v;
     return hp->row->recur == RECUR_CONV || hp->row->recur == RECUR_MAMBA || hp->row->recur == RECUR_PLAMO ? values : values + 2 * keys;
 }
 
-static status read_sizes(const gguf *g, hparams *hp, error *err)
-{
+static status read_sizes(const gguf *g, hparams *hp, error *err) {
     status st;
     bool any = false;
     for (int32_t i = 0; i < hp->n_layers; i++) any |= hp->layers[i].recurrent;
@@ -113,8 +107,7 @@ static status read_sizes(const gguf *g, hparams *hp, error *err)
     return kind == RECUR_MAMBA && gguf_find(g, key) ? gguf_get_bool(g, key, &hp->state_norm, err) : OK;
 }
 
-status hparams_recurrent(const gguf *g, hparams *hp, error *err)
-{
+status hparams_recurrent(const gguf *g, hparams *hp, error *err) {
     status st = read_layers(g, hp, err);
     if (!st) st = read_sizes(g, hp, err);
     if (st) return st;
@@ -124,15 +117,13 @@ status hparams_recurrent(const gguf *g, hparams *hp, error *err)
     return OK;
 }
 
-int32_t recurrent_state_width(const hparams *hp)
-{
+int32_t recurrent_state_width(const hparams *hp) {
     return (int32_t)(conv_width(hp) * (hp->taps - 1) + (int64_t)hp->state_heads * hp->state_k * hp->state_v);
 }
 
 // ---- tensors --------------------------------------------------------------------------------------------------------------
 
-status check_recurrent(const hparams *hp, slot_pair *s, int32_t il, error *err)
-{
+status check_recurrent(const hparams *hp, slot_pair *s, int32_t il, error *err) {
     int64_t e = hp->n_embd, wide = conv_width(hp), inner = (int64_t)hp->state_heads * hp->state_v, heads = hp->state_heads, state = hp->state_k, rank = s[S_SSM_DT].w ? s[S_SSM_DT].w->desc.k : 0;
     bool alone = hp->layers[il].no_attention;
     status st = OK;
@@ -177,8 +168,7 @@ status check_recurrent(const hparams *hp, slot_pair *s, int32_t il, error *err)
 
 // ---- the plan -------------------------------------------------------------------------------------------------------------
 
-void graph_recurrent_registers(graph *c)
-{
+void graph_recurrent_registers(graph *c) {
     const hparams *hp = c->hp;
     if (arch_rwkv(hp->row)) {
         graph_rwkv_registers(c);
@@ -209,29 +199,25 @@ void graph_recurrent_registers(graph *c)
     if (any) c->state_group = dev_plan_group(c->p, (dev_group){.kind = DEV_GROUP_RECURRENT, .state_width = recurrent_state_width(hp)});
 }
 
-static void conv(graph *c, dev_reg x, const slot_pair *s, int32_t layer, int32_t state_at, dev_act act)
-{
+static void conv(graph *c, dev_reg x, const slot_pair *s, int32_t layer, int32_t state_at, dev_act act) {
     dev_op_conv(c->p, (dev_conv){.dst = x, .src = x, .group = c->state_group, .layer = layer, .state_at = state_at, .taps = c->hp->taps, .weight = graph_weight(s), .bias = graph_bias(s), .act = act});
 }
 
-static void norm(graph *c, dev_reg r, dev_norm_kind kind, int32_t group, const slot_pair *s)
-{
+static void norm(graph *c, dev_reg r, dev_norm_kind kind, int32_t group, const slot_pair *s) {
     dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = kind, .group = group, .eps = c->hp->eps, .weight = s ? graph_weight(s) : NULL, .add = DEV_NONE, .sum = DEV_NONE});
 }
 
 // att = act(gate) * att
 static void gated(graph *c, dev_reg att, dev_reg gate, dev_act act) { dev_op_act(c->p, (dev_activate){.dst = att, .gate = gate, .up = att, .act = act}); }
 
-static dev_scan scan_of(const graph *c, int32_t layer)
-{
+static dev_scan scan_of(const graph *c, int32_t layer) {
     const hparams *hp = c->hp;
     return (dev_scan){.rate = DEV_NONE, .beta = DEV_NONE, .group = c->state_group, .layer = layer, .state_at = (int32_t)conv_width(hp) * (hp->taps - 1), .n_head = hp->state_heads, .n_key = hp->state_keys,
                       .head_k = hp->state_k, .head_v = hp->state_v, .scale = 1};
 }
 
 // y = c * conv(b * x), with b, c, x from one matrix.
-static void short_conv(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att)
-{
+static void short_conv(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att) {
     int32_t e = c->hp->n_embd;
     dev_reg bcx = graph_part(c, c->mixed, 3 * e), in = dev_reg_view(c->p, bcx, 2 * e, e);
     graph_linear(c, bcx, x, &s[S_CONV_IN]);
@@ -241,8 +227,7 @@ static void short_conv(graph *c, const slot_pair *s, int32_t layer, dev_reg x, d
 }
 
 // The end of every Mamba: the recurrence over the inputs that `of` names, with the layer's decays, then its gate. of.dst is the result.
-static void state_space(graph *c, const slot_pair *s, int32_t layer, dev_scan of, dev_reg gate)
-{
+static void state_space(graph *c, const slot_pair *s, int32_t layer, dev_scan of, dev_reg gate) {
     dev_scan op = scan_of(c, layer);
     op.dst = of.dst;
     op.q = of.q;
@@ -257,8 +242,7 @@ static void state_space(graph *c, const slot_pair *s, int32_t layer, dev_scan of
     gated(c, of.dst, gate, DEV_ACT_SILU);
 }
 
-static void mamba(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att)
-{
+static void mamba(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att) {
     const hparams *hp = c->hp;
     int32_t inner = hp->state_v, rank = (int32_t)s[S_SSM_DT].w->desc.k, n = hp->state_k;
     dev_reg xz = graph_part(c, c->mixed, 2 * inner), in = dev_reg_view(c->p, xz, 0, inner), low = graph_part(c, c->small, rank + 2 * n), rates = graph_part(c, c->rates, inner);
@@ -274,8 +258,7 @@ static void mamba(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_re
 }
 
 // As mamba, but for the order of parts: each head's gate, then its input, in one matrix; B, C, then the time step in the other.
-static void plamo(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att)
-{
+static void plamo(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att) {
     const hparams *hp = c->hp;
     int32_t each = hp->state_v, inner = hp->state_heads * each, rank = (int32_t)s[S_SSM_DT].w->desc.k, n = hp->state_k;
     dev_reg all = graph_part(c, c->mixed, 3 * inner), zx = dev_reg_view(c->p, all, 0, 2 * inner), in = dev_reg_view(c->p, all, 2 * inner, inner), z = graph_part(c, c->result, inner);
@@ -293,8 +276,7 @@ static void plamo(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_re
 }
 
 // Lightning attention (arXiv 2401.04658): queries, keys and values of each head in a row; heads forget at fixed rates, late layers less.
-static void lightning(graph *c, const slot_pair *s, int32_t il, int32_t layer, dev_reg x, dev_reg att)
-{
+static void lightning(graph *c, const slot_pair *s, int32_t il, int32_t layer, dev_reg x, dev_reg att) {
     const hparams *hp = c->hp;
     int32_t each = hp->state_v, inner = hp->state_heads * each;
     dev_reg all = graph_part(c, c->mixed, 6 * inner), raw = dev_reg_view(c->p, all, 0, 3 * inner), gate = graph_part(c, c->result, inner), part[3];
@@ -316,8 +298,7 @@ static void lightning(graph *c, const slot_pair *s, int32_t il, int32_t layer, d
     dev_op_combine(c->p, (dev_combine){.dst = att, .a = att, .b = gate, .sa = 1, .multiply = true});
 }
 
-static void mamba2(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att)
-{
+static void mamba2(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att) {
     const hparams *hp = c->hp;
     int32_t inner = hp->state_heads * hp->state_v, keys = hp->state_keys * hp->state_k, wide = inner + 2 * keys;
     dev_reg all = graph_part(c, c->mixed, inner + wide + hp->state_heads), in = dev_reg_view(c->p, all, inner, wide); // gate; x, B, C; time steps
@@ -330,8 +311,7 @@ static void mamba2(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_r
 
 static void sigmoid(graph *c, dev_reg r) { dev_op_act(c->p, (dev_activate){.dst = r, .gate = r, .up = DEV_NONE, .act = DEV_ACT_SIGMOID}); }
 
-static void delta(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att)
-{
+static void delta(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att) {
     const hparams *hp = c->hp;
     int32_t heads = hp->state_heads, inner = heads * hp->state_v, keys = hp->state_keys * hp->state_k, share = heads / hp->state_keys;
     dev_reg qkv = graph_part(c, c->mixed, 2 * keys + inner), z = graph_part(c, c->result, inner), rates = graph_part(c, c->rates, 2 * heads);
@@ -365,14 +345,12 @@ static void delta(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_re
 }
 
 // dst = b (a x), or a x where there is no b
-static void narrow(graph *c, dev_reg dst, dev_reg low, dev_reg x, const slot_pair *a, const slot_pair *b)
-{
+static void narrow(graph *c, dev_reg dst, dev_reg low, dev_reg x, const slot_pair *a, const slot_pair *b) {
     if (b->w) graph_linear(c, low, x, a);
     dev_linear1(c->p, dst, b->w ? low : x, graph_weight(b->w ? b : a), NULL);
 }
 
-static void kimi_delta(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att)
-{
+static void kimi_delta(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att) {
     const hparams *hp = c->hp;
     int32_t heads = hp->state_heads, inner = heads * hp->state_v;
     dev_reg qkv = graph_part(c, c->mixed, 3 * inner), gate = graph_part(c, c->result, inner), rates = graph_part(c, c->rates, inner);
@@ -412,8 +390,7 @@ static void kimi_delta(graph *c, const slot_pair *s, int32_t layer, dev_reg x, d
     gated(c, att, gate, DEV_ACT_SIGMOID);
 }
 
-dev_reg graph_recurrent(graph *c, int32_t il, dev_reg x)
-{
+dev_reg graph_recurrent(graph *c, int32_t il, dev_reg x) {
     const hparams *hp = c->hp;
     const slot_pair *s = c->b->layers[il].s;
     int32_t layer = c->p->groups[c->state_group].n_layers++;

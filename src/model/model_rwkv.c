@@ -18,8 +18,7 @@ static bool channel_mix(const hparams *hp) { return hp->row->more & B_CHANNEL_MI
 
 int64_t rwkv_shift_rows(const hparams *hp) { return channel_mix(hp) ? 2 : 1; }
 
-status rwkv_sizes(const gguf *g, hparams *hp, error *err)
-{
+status rwkv_sizes(const gguf *g, hparams *hp, error *err) {
     int32_t head;
     status st = need_int(g, hp, "wkv.head_size", 1, MAX_HEAD_DIM, &head, err);
     if (st) return st;
@@ -41,14 +40,12 @@ status rwkv_sizes(const gguf *g, hparams *hp, error *err)
 static int64_t rank(const slot_pair *p) { return p->w ? p->w->desc.n : 0; }
 
 // A fused tensor is bound as so many vectors in a row.
-static int32_t blends(const slot_pair *p)
-{
+static int32_t blends(const slot_pair *p) {
     const gguf_tensor *t = p->w ? p->w->src : NULL;
     return t ? (int32_t)(t->dims[1] * t->dims[2] * t->dims[3]) : 0;
 }
 
-static status check_6(const hparams *hp, slot_pair *s, int32_t il, error *err)
-{
+static status check_6(const hparams *hp, slot_pair *s, int32_t il, error *err) {
     int64_t e = hp->n_embd, kv = (int64_t)hp->layers[il].n_kv * hp->state_k, extra = rank(&s[S_TM_W1]) / BLENDS_6;
     for (int i = 0; blends(&s[S_TM_LERP]) == BLENDS_6 && i < BLENDS_6; i++) s[S_TM_LERP_W + i] = (slot_pair){.w = s[S_TM_LERP].w + i, .factor = 1};
     status st = SHAPES(MAT(S_TM_W1, e, BLENDS_6 * extra), MAT(S_TM_W2, extra, e), VEC(S_TM_LERP_X, e), VEC(S_TM_LERP_W, e), VEC(S_TM_LERP_K, e), VEC(S_TM_LERP_V, e), VEC(S_TM_LERP_R, e), VEC(S_TM_LERP_G, e),
@@ -59,8 +56,7 @@ static status check_6(const hparams *hp, slot_pair *s, int32_t il, error *err)
     return s[S_TM_FIRST].w ? SHAPES(VEC(S_TM_LN, e), BIAS(S_TM_LN, e)) : OK;
 }
 
-static status check_7(const hparams *hp, slot_pair *s, int32_t il, error *err)
-{
+static status check_7(const hparams *hp, slot_pair *s, int32_t il, error *err) {
     int64_t e = hp->n_embd, w = rank(&s[S_TM_W1]), a = rank(&s[S_TM_A1]), v = rank(&s[S_TM_V1]), g = rank(&s[S_TM_G1]);
     status st = SHAPES(VEC(S_TM_W0, e), MAT(S_TM_W1, e, w), MAT(S_TM_W2, w, e), VEC(S_TM_A0, e), MAT(S_TM_A1, e, a), MAT(S_TM_A2, a, e), VEC(S_TM_KK, e), VEC(S_TM_KA, e), VEC(S_TM_RK, e), MAT(S_TM_KEY, e, e),
                        MAT(S_TM_VALUE, e, e), MAT(S_TM_RECEPTANCE, e, e), MAT(S_TM_OUT, e, e), VEC(S_TM_LERP, e));
@@ -73,8 +69,7 @@ static status check_7(const hparams *hp, slot_pair *s, int32_t il, error *err)
     return st;
 }
 
-status check_rwkv(const hparams *hp, slot_pair *s, int32_t il, error *err)
-{
+status check_rwkv(const hparams *hp, slot_pair *s, int32_t il, error *err) {
     int64_t e = hp->n_embd, ff = rank(&s[S_CM_KEY]);
     status st = seventh(hp) ? check_7(hp, s, il, err) : check_6(hp, s, il, err);
     if (!st && channel_mix(hp)) st = SHAPES(VEC(S_CM_LERP_K, e), MAT(S_CM_KEY, e, ff), MAT(S_CM_VALUE, ff, e));
@@ -84,8 +79,7 @@ status check_rwkv(const hparams *hp, slot_pair *s, int32_t il, error *err)
 
 // ---- the plan -------------------------------------------------------------------------------------------------------------
 
-void graph_rwkv_registers(graph *c)
-{
+void graph_rwkv_registers(graph *c) {
     const hparams *hp = c->hp;
     int64_t low = 1;
     static const slot lows[] = {S_TM_W1, S_TM_A1, S_TM_V1, S_TM_G1, S_TM_DECAY_W1};
@@ -99,44 +93,38 @@ static void multiply(graph *c, dev_reg dst, dev_reg a, dev_reg b) { dev_op_combi
 static void scaled(graph *c, dev_reg dst, dev_reg src, const dev_tensor *by) { dev_op_vector(c->p, (dev_vector){.dst = dst, .src = src, .scale = by}); }
 
 // dst = act(w src + bias)
-static void through(graph *c, dev_reg dst, dev_reg src, const dev_tensor *w, const dev_tensor *bias, dev_act act)
-{
+static void through(graph *c, dev_reg dst, dev_reg src, const dev_tensor *w, const dev_tensor *bias, dev_act act) {
     dev_op_linear(c->p, (dev_linear){.src = src, .n = 1, .residual = DEV_NONE, .epilogue = act == DEV_ACT_NONE ? DEV_EP_NONE : DEV_EP_ACT, .act = act, .out = {{dst, w, bias, 1, 0}}});
 }
 
 // PREV = the row before x, minus x
-static void shift(graph *c, dev_reg x, int32_t layer, int32_t row)
-{
+static void shift(graph *c, dev_reg x, int32_t layer, int32_t row) {
     dev_reg prev = c->tm[TM_PREV];
     dev_op_conv(c->p, (dev_conv){.dst = prev, .src = x, .group = c->state_group, .layer = layer, .state_at = row * c->hp->n_embd, .taps = 2, .weight = c->b->shift->dev, .act = DEV_ACT_NONE});
     dev_op_combine(c->p, (dev_combine){.dst = prev, .a = prev, .b = x, .sa = 1, .sb = -1});
 }
 
 // dst = x + by * diff
-static void blend(graph *c, dev_reg dst, dev_reg x, dev_reg diff, const dev_tensor *by)
-{
+static void blend(graph *c, dev_reg dst, dev_reg x, dev_reg diff, const dev_tensor *by) {
     scaled(c, dst, diff, by);
     dev_add(c->p, dst, dst, x);
 }
 
 // From n_kv heads to all: each stands as often as it has queries.
-static void repeat_heads(graph *c, dev_reg dst, dev_reg src, int32_t n_kv)
-{
+static void repeat_heads(graph *c, dev_reg dst, dev_reg src, int32_t n_kv) {
     int32_t each = c->hp->state_k, share = c->hp->state_heads / n_kv;
     for (int32_t h = 0; h < n_kv; h++)
         dev_op_copy(c->p, (dev_copy){.dst = dst, .src = src, .n = share, .width = each, .src_first = h * each, .src_stride = 0, .dst_first = h * share * each, .dst_stride = each});
 }
 
-static dev_scan scan_of(const graph *c, int32_t layer)
-{
+static dev_scan scan_of(const graph *c, int32_t layer) {
     const hparams *hp = c->hp;
     return (dev_scan){.q = c->tm[TM_R], .k = c->tm[TM_K], .v = c->tm[TM_V], .rate = c->tm[TM_W], .beta = DEV_NONE, .rate_kind = DEV_RATE_KEY, .group = c->state_group, .layer = layer,
                       .state_at = (int32_t)rwkv_shift_rows(hp) * hp->n_embd, .n_head = hp->state_heads, .n_key = hp->state_heads, .head_k = hp->state_k, .head_v = hp->state_v, .scale = 1};
 }
 
 // att += v * (r . k u) of each head; SUM is overwritten.
-static void bonus(graph *c, dev_reg att, const dev_tensor *u)
-{
+static void bonus(graph *c, dev_reg att, const dev_tensor *u) {
     dev_reg sum = c->tm[TM_SUM];
     scaled(c, sum, c->tm[TM_K], u);
     dev_op_dot(c->p, (dev_dot){.dst = c->tm[TM_BONUS], .a = c->tm[TM_R], .b = sum});
@@ -144,13 +132,11 @@ static void bonus(graph *c, dev_reg att, const dev_tensor *u)
     dev_add(c->p, att, att, sum);
 }
 
-static void head_norm(graph *c, dev_reg att, const slot_pair *s)
-{
+static void head_norm(graph *c, dev_reg att, const slot_pair *s) {
     dev_op_norm(c->p, (dev_norm){.dst = att, .src = att, .kind = DEV_NORM_LAYER, .group = c->hp->state_v, .eps = GROUP_EPS, .weight = graph_weight(s), .bias = graph_bias(s), .add = DEV_NONE, .sum = DEV_NONE});
 }
 
-static void time_mix_6(graph *c, int32_t il, int32_t layer, dev_reg x, dev_reg att)
-{
+static void time_mix_6(graph *c, int32_t il, int32_t layer, dev_reg x, dev_reg att) {
     const hparams *hp = c->hp;
     const slot_pair *s = c->b->layers[il].s;
     const dev_reg *tm = c->tm;
@@ -188,15 +174,13 @@ static void time_mix_6(graph *c, int32_t il, int32_t layer, dev_reg x, dev_reg a
 }
 
 // dst = w2 (inner(w1 blend)) through outer, with a bias.
-static void low_rank(graph *c, dev_reg dst, const slot_pair *w1, dev_act inner, const slot_pair *w2, const slot_pair *bias, dev_act outer)
-{
+static void low_rank(graph *c, dev_reg dst, const slot_pair *w1, dev_act inner, const slot_pair *w2, const slot_pair *bias, dev_act outer) {
     dev_reg low = graph_part(c, c->tm[TM_LOW], (int32_t)rank(w1));
     through(c, low, c->tm[TM_IN], graph_weight(w1), NULL, inner);
     through(c, dst, low, graph_weight(w2), bias ? graph_weight(bias) : NULL, outer);
 }
 
-static void time_mix_7(graph *c, int32_t il, int32_t layer, dev_reg x, dev_reg att)
-{
+static void time_mix_7(graph *c, int32_t il, int32_t layer, dev_reg x, dev_reg att) {
     const hparams *hp = c->hp;
     const slot_pair *s = c->b->layers[il].s;
     const dev_reg *tm = c->tm;
@@ -245,8 +229,7 @@ static void time_mix_7(graph *c, int32_t il, int32_t layer, dev_reg x, dev_reg a
 }
 
 // h += value(relu(key blend)^2), in RWKV-6 times a gate. n = norm(h); PREV is of n. The gate's register is SUM, or that of the wanted rows.
-static void channel(graph *c, int32_t il, bool last)
-{
+static void channel(graph *c, int32_t il, bool last) {
     const slot_pair *s = c->b->layers[il].s;
     dev_reg diff = c->tm[TM_PREV], n = c->n[0], in = c->t[0];
     if (last) {
@@ -270,8 +253,7 @@ static void channel(graph *c, int32_t il, bool last)
     dev_add(c->p, h, h, in);
 }
 
-void graph_rwkv_layer(graph *c, int32_t il)
-{
+void graph_rwkv_layer(graph *c, int32_t il) {
     const hparams *hp = c->hp;
     const slot_pair *s = c->b->layers[il].s;
     int32_t layer = c->p->groups[c->state_group].n_layers++;

@@ -23,8 +23,7 @@ static int32_t banks(const hparams *hp) { return hp->bank_step ? (hp->n_layers +
 
 // ---- tensors --------------------------------------------------------------------------------------------------------------
 
-static status check_altup(const hparams *hp, const binding *b, error *err)
-{
+static status check_altup(const hparams *hp, const binding *b, error *err) {
     int64_t e = hp->n_embd, n = hp->n_streams;
     status st;
     const slot_pair *const all[] = {&b->altup_in, &b->altup_out};
@@ -44,8 +43,7 @@ static status check_altup(const hparams *hp, const binding *b, error *err)
     return OK;
 }
 
-static status check_bank(const hparams *hp, const binding *b, error *err)
-{
+static status check_bank(const hparams *hp, const binding *b, error *err) {
     int64_t e = hp->n_embd;
     status st;
     if (hp->bank_step && !b->res_out.w) return error_set(err, E_INVALID, "the file has no tensor \"output_res_score.weight\"");
@@ -59,8 +57,7 @@ static status check_bank(const hparams *hp, const binding *b, error *err)
     return OK;
 }
 
-static status check_hyper(const hparams *hp, const binding *b, error *err)
-{
+static status check_hyper(const hparams *hp, const binding *b, error *err) {
     int64_t n = hp->n_streams, all = n * hp->n_embd;
     status st;
     if (!b->hc.w) return error_set(err, E_INVALID, "the file has no tensor \"output_hc_fn.weight\"");
@@ -74,16 +71,14 @@ static status check_hyper(const hparams *hp, const binding *b, error *err)
     return OK;
 }
 
-status check_streams(const hparams *hp, const binding *b, error *err)
-{
+status check_streams(const hparams *hp, const binding *b, error *err) {
     if (altup(hp)) return check_altup(hp, b, err);
     return hp->row->more & B_BANK ? check_bank(hp, b, err) : hyper(hp) ? check_hyper(hp, b, err) : OK;
 }
 
 // ---- registers ------------------------------------------------------------------------------------------------------------
 
-void graph_streams_registers(graph *c)
-{
+void graph_streams_registers(graph *c) {
     const hparams *hp = c->hp;
     streams *x = &c->st;
     int32_t e = hp->n_embd, low = 1, ff = 1, narrow = 1;
@@ -122,31 +117,27 @@ static void plain_rms(graph *c, dev_reg dst, dev_reg src) { dev_rms(c->p, dst, s
 static dev_reg stream(graph *c, dev_reg all, int32_t i) { return dev_reg_view(c->p, all, i * c->hp->n_embd, c->hp->n_embd); }
 
 // one = the length of x, per column; n is overwritten.
-static void length_of(graph *c, dev_reg x, dev_reg n)
-{
+static void length_of(graph *c, dev_reg x, dev_reg n) {
     plain_rms(c, n, x);
     dev_op_dot(c->p, (dev_dot){.dst = c->one[c->w], .a = x, .b = n});
     dev_scale(c->p, c->one[c->w], c->one[c->w], 1 / (float)c->hp->n_embd);
 }
 
 // dst = w src, as long as `one` says
-static void project(graph *c, dev_reg dst, dev_reg src, const dev_tensor *w)
-{
+static void project(graph *c, dev_reg dst, dev_reg src, const dev_tensor *w) {
     dev_linear1(c->p, dst, src, w, NULL);
     plain_rms(c, dst, dst);
     dev_op_combine(c->p, (dev_combine){.dst = dst, .a = dst, .b = c->one[c->w], .sa = 1, .multiply = true});
 }
 
 // mode = tanh(router norm(x) / n_embd); n is overwritten.
-static void route(graph *c, const slot_pair *s, dev_reg x, dev_reg n)
-{
+static void route(graph *c, const slot_pair *s, dev_reg x, dev_reg n) {
     graph_norm(c, n, x, &s[S_ALTUP_ROUTER_NORM]);
     dev_op_linear(c->p, (dev_linear){.src = n, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_TANH, .out = {{c->st.mode[c->w], graph_weight(&s[S_ALTUP_ROUTER]), NULL, 1 / (float)c->hp->n_embd, 0}}});
 }
 
 // dst = down(gelu(gates that stand out) * up): a gate keeps what it is above mean + 1.645 deviations, others count as 0.
-static void sparse_feed(graph *c, const slot_pair *s, dev_reg dst, dev_reg x)
-{
+static void sparse_feed(graph *c, const slot_pair *s, dev_reg dst, dev_reg x) {
     dev_plan *p = c->p;
     int32_t n = (int32_t)s[S_GATE].w->desc.n;
     dev_reg ff = graph_part(c, c->ff[c->w], n), gate = graph_part(c, c->st.sparse[c->w], n), one = c->one[c->w];
@@ -163,8 +154,7 @@ static void sparse_feed(graph *c, const slot_pair *s, dev_reg dst, dev_reg x)
 
 static void select_wanted(graph *c, dev_reg pair[2]) { dev_op_select(c->p, (dev_select){.dst = pair[1], .src = pair[0]}); }
 
-void graph_altup_layer(graph *c, int32_t il)
-{
+void graph_altup_layer(graph *c, int32_t il) {
     const hparams *hp = c->hp;
     const slot_pair *s = c->b->layers[il].s;
     streams *x = &c->st;
@@ -210,8 +200,7 @@ void graph_altup_layer(graph *c, int32_t il)
 // ---- kimi-k3 --------------------------------------------------------------------------------------------------------------
 
 // What a branch reads: the kept streams and h, mixed. score: a row of n_embd weights.
-static dev_reg mixture(graph *c, const slot_pair *score)
-{
+static dev_reg mixture(graph *c, const slot_pair *score) {
     streams *x = &c->st;
     dev_plan *p = c->p;
     if (!x->banked) return c->h[0];
@@ -225,8 +214,7 @@ static dev_reg mixture(graph *c, const slot_pair *score)
     return x->mixed;
 }
 
-static void narrow_experts(graph *c, int32_t il, dev_reg x)
-{
+static void narrow_experts(graph *c, int32_t il, dev_reg x) {
     const slot_pair *s = c->b->layers[il].s;
     int32_t narrow = (int32_t)s[S_ROUTED_DOWN].w->desc.n;
     dev_reg h = c->h[0], in = dev_reg_view(c->p, c->st.latent, 0, narrow), latent = dev_reg_view(c->p, c->st.latent, narrow, narrow);
@@ -237,8 +225,7 @@ static void narrow_experts(graph *c, int32_t il, dev_reg x)
     if (s[S_UP_SHARED].w) graph_dense(c, il, h, x, &s[S_GATE_SHARED], &s[S_UP_SHARED], &s[S_DOWN_SHARED], h);
 }
 
-void graph_bank_layer(graph *c, int32_t il)
-{
+void graph_bank_layer(graph *c, int32_t il) {
     const hparams *hp = c->hp;
     const slot_pair *s = c->b->layers[il].s;
     streams *x = &c->st;
@@ -262,8 +249,7 @@ void graph_bank_layer(graph *c, int32_t il)
 // ---- hy_v4 ----------------------------------------------------------------------------------------------------------------
 
 // The weights of `parts` times as many values as there are streams, in coef; guess is overwritten.
-static dev_reg weigh(graph *c, const slot_pair *fn, const slot_pair *base, const slot_pair *scale, int32_t parts)
-{
+static dev_reg weigh(graph *c, const slot_pair *fn, const slot_pair *base, const slot_pair *scale, int32_t parts) {
     streams *x = &c->st;
     dev_plan *p = c->p;
     int32_t n = c->hp->n_streams;
@@ -283,15 +269,13 @@ static dev_reg weigh(graph *c, const slot_pair *fn, const slot_pair *base, const
 
 static void read_streams(graph *c, dev_reg dst, dev_reg weights) { dev_op_mix(c->p, (dev_mix){.dst = dst, .src = c->st.all[c->w], .weight = weights, .add = DEV_NONE, .n_dst = 1, .n_src = c->hp->n_streams}); }
 
-static void write_streams(graph *c, dev_reg src)
-{
+static void write_streams(graph *c, dev_reg src) {
     int32_t n = c->hp->n_streams;
     dev_reg all = c->st.all[c->w];
     dev_op_mix(c->p, (dev_mix){.dst = all, .src = src, .weight = dev_reg_view(c->p, c->st.coef[c->w], n, n), .add = all, .n_dst = n, .n_src = 1});
 }
 
-void graph_hyper_layer(graph *c, int32_t il)
-{
+void graph_hyper_layer(graph *c, int32_t il) {
     const slot_pair *s = c->b->layers[il].s;
     dev_reg x = c->t[0];
     read_streams(c, x, weigh(c, &s[S_HC_ATTN], &s[S_HC_ATTN_BASE], &s[S_HC_ATTN_SCALE], 2));
@@ -313,8 +297,7 @@ void graph_hyper_layer(graph *c, int32_t il)
 
 // ---- both ends ------------------------------------------------------------------------------------------------------------
 
-void graph_streams_begin(graph *c)
-{
+void graph_streams_begin(graph *c) {
     if (!altup(c->hp) && !hyper(c->hp)) return;
     dev_reg all = c->st.all[0];
     for (int32_t i = 0; i < c->hp->n_streams && hyper(c->hp); i++) dev_scale(c->p, stream(c, all, i), c->h[0], 1);
@@ -324,8 +307,7 @@ void graph_streams_begin(graph *c)
     for (int32_t i = 1; i < c->hp->n_streams; i++) project(c, stream(c, all, i), c->h[0], c->b->altup_in.w[i - 1].dev);
 }
 
-void graph_streams_end(graph *c)
-{
+void graph_streams_end(graph *c) {
     dev_plan *p = c->p;
     if (hyper(c->hp)) {
         read_streams(c, c->h[c->w], weigh(c, &c->b->hc, &c->b->hc_base, &c->b->hc_scale, 1));

@@ -7,29 +7,25 @@
 
 // ---- defaults and exceptions that depend on sizes; the file's own keys go over them ----------------------------------------
 
-static void adjust_gemma2(hparams *hp)
-{
+static void adjust_gemma2(hparams *hp) {
     hp->window = 4096;
     hp->attn_cap = 50;
     hp->final_cap = 30;
     if (hp->n_layers == 46) hp->attn_scale = 1 / sqrtf((float)hp->n_embd / (float)hp->layers[0].n_head); // the 27B model
 }
 
-static void adjust_gemma3(hparams *hp)
-{
+static void adjust_gemma3(hparams *hp) {
     hp->rope_base_window = 10000;
     if (hp->n_layers == 62) hp->attn_scale = 1 / sqrtf((float)hp->n_embd / (float)hp->layers[0].n_head); // the 27B model
 }
 
-static void adjust_gemma4(hparams *hp)
-{
+static void adjust_gemma4(hparams *hp) {
     hp->rope_base_window = 10000;
     hp->attn_scale = 1;
     hp->final_cap = 30;
 }
 
-static void adjust_gemma3n(hparams *hp)
-{
+static void adjust_gemma3n(hparams *hp) {
     hp->rope_base_window = 10000;
     hp->attn_scale = 1;
     hp->final_cap = 30;
@@ -39,23 +35,20 @@ static void adjust_gemma3n(hparams *hp)
     hp->n_ple = 256;
 }
 
-static void adjust_baichuan(hparams *hp)
-{
+static void adjust_baichuan(hparams *hp) {
     hp->rope_off = hp->n_layers != 32; // only the 7B model rotates
     if (hp->n_layers == 40) hp->alibi = 8; // the 13B model
 }
 
 static void adjust_alibi(hparams *hp) { hp->alibi = 8; }
 
-static void adjust_minicpm(hparams *hp)
-{
+static void adjust_minicpm(hparams *hp) {
     hp->embed_scale = 12;
     hp->resid_scale = 1.4f / sqrtf((float)hp->n_layers);
     hp->logit_scale = 256.0f / (float)hp->n_embd;
 }
 
-static void adjust_grok(hparams *hp)
-{
+static void adjust_grok(hparams *hp) {
     hp->beta_fast = 8;
     hp->logit_scale = 0.5773502691896257f;
     hp->embed_scale = 78.38367176906169f;
@@ -67,8 +60,7 @@ static void adjust_muse(hparams *hp) { hp->final_cap = 30; }
 
 static void adjust_smallthinker(hparams *hp) { hp->window_size = 4096; }
 
-static void adjust_llama4(hparams *hp)
-{
+static void adjust_llama4(hparams *hp) {
     hp->window = hp->window_size = 8192;
     hp->temp_scale = 0.1f;
     hp->temp_length = 8192;
@@ -81,8 +73,7 @@ static void adjust_jais(hparams *hp) { hp->attn_scale = 1 / (float)hp->head_k; }
 
 static void adjust_mimo2(hparams *hp) { hp->rope_base_window = 10000; }
 
-static void adjust_exaone4(hparams *hp)
-{
+static void adjust_exaone4(hparams *hp) {
     hp->window = 4096;
     hp->window_off = hp->n_layers != 64; // only the 32B model has windows, whatever the file says
 }
@@ -254,8 +245,7 @@ static const arch_row ROWS[] = {
 #undef OUT
 };
 
-const arch_row *arch_find(const char *name, size_t len)
-{
+const arch_row *arch_find(const char *name, size_t len) {
     for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++)
         if (strlen(ROWS[i].name) == len && !memcmp(ROWS[i].name, name, len)) return &ROWS[i];
     return NULL;
@@ -263,8 +253,7 @@ const arch_row *arch_find(const char *name, size_t len)
 
 const arch_row *arch_at(size_t i) { return i < sizeof ROWS / sizeof *ROWS ? &ROWS[i] : NULL; }
 
-const char *model_architecture(size_t i)
-{
+const char *model_architecture(size_t i) {
     for (size_t r = 0; r < sizeof ROWS / sizeof *ROWS; r++)
         if (!ROWS[r].refuse && i-- == 0) return ROWS[r].name;
     return NULL;

@@ -38,14 +38,12 @@ typedef struct {
 
 static const way ways[] = {{"whole", 0, false}, {"chunks", 7, false}, {"strangers", 0, true}, {"chunks+strangers", 7, true}};
 
-static void die(status st, const error *err)
-{
+static void die(status st, const error *err) {
     fprintf(stderr, "%s: %s\n", status_name(st), err->text);
     exit(st == E_UNSUPPORTED ? 3 : 1);
 }
 
-static float *read_reference(const char *path, size_t count)
-{
+static float *read_reference(const char *path, size_t count) {
     FILE *f = fopen(path, "rb");
     float *x = mem_calloc(count + 1, sizeof *x);
     if (!f || fread(x, sizeof *x, count + 1, f) != count) {
@@ -57,8 +55,7 @@ static float *read_reference(const char *path, size_t count)
 }
 
 // Bytes of the process's own memory that are there.
-static double held(void)
-{
+static double held(void) {
     char line[256];
     double kb = 0;
     malloc_trim(0);
@@ -70,8 +67,7 @@ static double held(void)
 }
 
 // What was predicted from the file alone must be what is then taken, to 2 % and what plans, names, pieces of the file and the last huge page take (SLACK).
-static void hold(const char *what, double predicted, double taken)
-{
+static void hold(const char *what, double predicted, double taken) {
     if (taken >= 0.98 * predicted - SLACK && taken <= 1.02 * predicted + SLACK) return;
     fprintf(stderr, "%s: predicted %.0f bytes, taken %.0f\n", what, predicted, taken);
     exit(1);
@@ -82,8 +78,7 @@ typedef struct {
     int32_t lens[SEQS], per_step[SEQS], max_rows;
 } shape;
 
-static shape shape_of(const model_info *info, int32_t n, const way *w)
-{
+static shape shape_of(const model_info *info, int32_t n, const way *w) {
     int32_t chunk = w->chunk && info->causal ? w->chunk : n;
     shape s = {.lens = {w->strangers ? n / 2 + 3 : 0, n, w->strangers ? n / 3 + 1 : 0}, .per_step = {w->strangers ? chunk / 2 + 1 : 0, chunk, w->strangers ? 3 : 0}};
     for (int i = 0; i < SEQS; i++) {
@@ -95,8 +90,7 @@ static shape shape_of(const model_info *info, int32_t n, const way *w)
 }
 
 // One prompt, one way: the normalised mean square error of all its logits.
-static double run(const bench *b, const int32_t *tokens, int32_t n, const way *w, const float *reference)
-{
+static double run(const bench *b, const int32_t *tokens, int32_t n, const way *w, const float *reference) {
     const model_info *info = model_get_info(b->m);
     dev_plan *plan = model_plan(b->m);
     error err = {0};
@@ -152,8 +146,7 @@ static double run(const bench *b, const int32_t *tokens, int32_t n, const way *w
     return wrong / all;
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     if (argc < 2) {
         fprintf(stderr, "usage: logits_tool MODEL [--isa NAME] [--threads N] [--context N] [--ways] [--tokens \"1 2 3\" REFERENCE.f32]...\n");
         return 2;

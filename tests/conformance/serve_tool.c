@@ -18,14 +18,12 @@ enum { TURNS = 3, SAYS = 50, ANSWER = 40, NEXT = 9, CROWD = 6, LONGEST = 256, PA
 static const char *path;
 static bool whole;
 
-static void die(const error *err)
-{
+static void die(const error *err) {
     fprintf(stderr, "%s: %s\n", status_name(err->code), err->text);
     exit(strstr(err->text, "is not supported") ? 3 : 1);
 }
 
-static altiserve *engine(bool cache, int parallel, int step, uint64_t memory)
-{
+static altiserve *engine(bool cache, int parallel, int step, uint64_t memory) {
     altiserve_options o = altiserve_defaults();
     o.rescan = false;
     o.threads = 1;
@@ -41,8 +39,7 @@ static altiserve *engine(bool cache, int parallel, int step, uint64_t memory)
     return a;
 }
 
-static altiserve_request *submit(altiserve *a, const int32_t *tokens, size_t n, uint32_t answer)
-{
+static altiserve_request *submit(altiserve *a, const int32_t *tokens, size_t n, uint32_t answer) {
     altiserve_generate g = {.model = path, .tokens = tokens, .n_tokens = n, .n = 1, .max_tokens = answer, .logprobs = -1, .ignore_eos = true, .sampling = {.temperature = 0}, .given = SAMPLING_TEMPERATURE};
     altiserve_request *r = NULL;
     error err = {0};
@@ -51,8 +48,7 @@ static altiserve_request *submit(altiserve *a, const int32_t *tokens, size_t n, 
 }
 
 // The answer's tokens; those of the prompt that were kept.
-static uint32_t collect(altiserve_request *r, uint32_t answer, int32_t *tokens, error *err)
-{
+static uint32_t collect(altiserve_request *r, uint32_t answer, int32_t *tokens, error *err) {
     altiserve_event e;
     uint32_t n = 0;
     while (altiserve_next(r, UINT32_MAX, &e) != EVENT_END)
@@ -64,21 +60,18 @@ static uint32_t collect(altiserve_request *r, uint32_t answer, int32_t *tokens, 
     return cached;
 }
 
-static uint32_t ask(altiserve *a, const int32_t *tokens, size_t n, uint32_t answer, int32_t *out)
-{
+static uint32_t ask(altiserve *a, const int32_t *tokens, size_t n, uint32_t answer, int32_t *out) {
     error err;
     uint32_t cached = collect(submit(a, tokens, n, answer), answer, out, &err);
     if (err.code) die(&err);
     return cached;
 }
 
-static void make_text(int32_t *tokens, int seed)
-{
+static void make_text(int32_t *tokens, int seed) {
     for (int i = 0; i < LONGEST; i++) tokens[i] = (i * (7 + 2 * seed) + i * i % 11 + 3) % 128;
 }
 
-static void same(const char *what, int at, const int32_t *x, const int32_t *y, uint32_t n)
-{
+static void same(const char *what, int at, const int32_t *x, const int32_t *y, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         if (x[i] == y[i]) continue;
         fprintf(stderr, "%s %d: token %u of the answer is %d, alone and without a cache %d\n", what, at, i, y[i], x[i]);
@@ -87,8 +80,7 @@ static void same(const char *what, int at, const int32_t *x, const int32_t *y, u
 }
 
 // The next turn goes on from the last border of what was computed before: all but an answer's last token.
-static uint32_t turns(altiserve *plain)
-{
+static uint32_t turns(altiserve *plain) {
     altiserve *a = engine(true, 3, 48, 1u << 30);
     int32_t tokens[LONGEST], x[ANSWER], y[ANSWER];
     uint32_t found = 0;
@@ -111,8 +103,7 @@ static uint32_t turns(altiserve *plain)
 }
 
 // What the engine says the model takes at least.
-static uint64_t least_memory(void)
-{
+static uint64_t least_memory(void) {
     altiserve *a = engine(true, 3, 48, 1);
     int32_t tokens[LONGEST], out[1];
     error err;
@@ -128,8 +119,7 @@ static uint64_t least_memory(void)
     return least;
 }
 
-static uint64_t crowd(altiserve *plain)
-{
+static uint64_t crowd(altiserve *plain) {
     altiserve *a = engine(true, 3, 48, least_memory());
     int32_t tokens[CROWD][LONGEST], x[LONGEST], y[LONGEST];
     altiserve_request *r[CROWD];
@@ -159,8 +149,7 @@ static uint64_t crowd(altiserve *plain)
     return (uint64_t)obs_read(OBS_PREEMPTIONS, stem, NULL);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     whole = argc == 3 && !strcmp(argv[2], "--whole");
     if (argc != 2 + whole) {
         fprintf(stderr, "usage: serve_tool MODEL [--whole]\n");

@@ -15,8 +15,7 @@
 
 static uint64_t seed = 1;
 static bool quick; // `test_cpu quick [TESTS]`, for an emulated processor: every kernel still, but fewer repetitions of whole models
-static float noise(void) // roughly normal
-{
+static float noise(void) { // roughly normal
     float s = 0;
     for (int i = 0; i < 6; i++) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
@@ -27,8 +26,7 @@ static float noise(void) // roughly normal
 
 typedef struct bytes { const uint8_t *at; size_t n; } bytes;
 
-static status read_bytes(void *ctx, uint64_t offset, size_t n, void *dst, error *err)
-{
+static status read_bytes(void *ctx, uint64_t offset, size_t n, void *dst, error *err) {
     const bytes *b = ctx;
     if (offset + n > b->n) return error_set(err, E_IO, "read past the end");
     memcpy(dst, b->at + offset, n);
@@ -38,8 +36,7 @@ static status read_bytes(void *ctx, uint64_t offset, size_t n, void *dst, error 
 // Encoded values of a matrix, kept so that several devices can import the same.
 typedef struct weight { dev_weight w; uint8_t *data; size_t n; } weight;
 
-static weight make(int type, int64_t k, int64_t n, int64_t experts, unsigned use, float scale)
-{
+static weight make(int type, int64_t k, int64_t n, int64_t experts, unsigned use, float scale) {
     weight w = {.w = {"w", (uint32_t)type, k, n, experts, use}};
     size_t row;
     assert_true(quant_row_bytes(type, (uint64_t)k, &row));
@@ -55,8 +52,7 @@ static weight make(int type, int64_t k, int64_t n, int64_t experts, unsigned use
 }
 
 // Any bytes in a file's blocks, for the types that have codes: entries of a grid, signs and small scales that no encoder would choose. Scales of whole blocks are numbers.
-static weight make_any(int type, int64_t k, int64_t n)
-{
+static weight make_any(int type, int64_t k, int64_t n) {
     weight w = {.w = {"w", (uint32_t)type, k, n, 1, DEV_USE_MATRIX | DEV_USE_ROWS}};
     const quant_traits *t = quant_type_traits(type);
     size_t row, at = 0;
@@ -88,8 +84,7 @@ static weight make_any(int type, int64_t k, int64_t n)
     return w;
 }
 
-static dev_tensor *import(device *d, const weight *w)
-{
+static dev_tensor *import(device *d, const weight *w) {
     bytes b = {w->data, w->n};
     dev_source s = {read_bytes, &b};
     dev_tensor *t = NULL;
@@ -98,8 +93,7 @@ static dev_tensor *import(device *d, const weight *w)
     return t;
 }
 
-static device *open_device(const char *isa, int threads)
-{
+static device *open_device(const char *isa, int threads) {
     device *d = NULL;
     error e = {0};
     if (cpu_device_create(&(cpu_options){.threads = threads, .isa = isa, .kv_type = DEV_KV_F32, .deterministic = true}, &d, &e)) fail_msg("%s", e.text);
@@ -107,8 +101,7 @@ static device *open_device(const char *isa, int threads)
 }
 
 // The tiers of this machine, and where it can compute them in C, those that only its relatives have.
-static const char *const *tiers(void)
-{
+static const char *const *tiers(void) {
     static const char *all[8];
     int n = 0;
     bool amx = false;
@@ -126,8 +119,7 @@ static const char *const *tiers(void)
 
 static bool in_bf16(const char *tier) { return !strncmp(tier, "amx", 3); }
 
-static double nmse(const float *a, const float *b, size_t n)
-{
+static double nmse(const float *a, const float *b, size_t n) {
     double d = 0, s = 0;
     for (size_t i = 0; i < n; i++) {
         d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
@@ -141,8 +133,7 @@ static const int types[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_
 enum { TYPES = sizeof types / sizeof *types };
 
 // dst[rows][n] = w x for given rows of x, on one device.
-static void product(device *d, const weight *w, const float *x, int32_t rows, float *y)
-{
+static void product(device *d, const weight *w, const float *x, int32_t rows, float *y) {
     error e = {0};
     dev_plan *p;
     int32_t k = (int32_t)w->w.k, n = (int32_t)w->w.n;
@@ -171,8 +162,7 @@ static void product(device *d, const weight *w, const float *x, int32_t rows, fl
 }
 
 // An adversarial row: zeros, denormals, extremes, one large value among small ones.
-static void odd_rows(float *x, int32_t k)
-{
+static void odd_rows(float *x, int32_t k) {
     for (int32_t i = 0; i < k; i++) {
         x[i] = 0;
         x[k + i] = noise() * 1e-40f;
@@ -182,8 +172,7 @@ static void odd_rows(float *x, int32_t k)
     }
 }
 
-static void check_product(const weight *w, bool chosen) // chosen: weights as an encoder makes them
-{
+static void check_product(const weight *w, bool chosen) { // chosen: weights as an encoder makes them
     int type = (int)w->w.type;
     bool exact = w->w.use & DEV_USE_EXACT || type == QUANT_F32;
     int32_t k = (int32_t)w->w.k, n = (int32_t)w->w.n, rows = 37;
@@ -232,8 +221,7 @@ static void check_product(const weight *w, bool chosen) // chosen: weights as an
 // Short codes: what encoders make is not all that a file may hold.
 static bool any_too(int type) { return type >= QUANT_Q2_K && type != QUANT_BF16 && (type < QUANT_Q4_K || type > QUANT_Q6_K); }
 
-static void products(void **state)
-{
+static void products(void **state) {
     (void)state;
     static const int32_t shapes[][2] = {{256, 33}, {768, 17}, {2048, 16}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
@@ -253,8 +241,7 @@ static void products(void **state)
 }
 
 // Packed rows come back as the file's values, to the bit.
-static void look_up(void **state)
-{
+static void look_up(void **state) {
     (void)state;
     for (int pass = 0; pass < 2 * TYPES; pass++) {
         int32_t k = 512, n = 37, t = pass / 2;
@@ -292,8 +279,7 @@ static void look_up(void **state)
 }
 
 // A weight takes no more memory than an eighth above what it takes in its file, in every tier.
-static void memory(void **state)
-{
+static void memory(void **state) {
     (void)state;
     for (const char *const *tier = tiers(); *tier; tier++) {
         device *d = open_device(*tier, 1);
@@ -315,8 +301,7 @@ typedef struct toy {
     weight embed, norm, q[LAYERS], k[LAYERS], v[LAYERS], o[LAYERS], gate, up, down, router, egate, eup, edown, sinks;
 } toy;
 
-static toy make_toy(int type)
-{
+static toy make_toy(int type) {
     toy t;
     t.embed = make(type, WIDTH, VOCAB, 1, DEV_USE_MATRIX | DEV_USE_ROWS, 0.5f);
     t.norm = make(QUANT_F32, WIDTH, 1, 1, DEV_USE_VECTOR, 1);
@@ -337,15 +322,13 @@ static toy make_toy(int type)
     return t;
 }
 
-static void free_toy(toy *t)
-{
+static void free_toy(toy *t) {
     weight *w = (weight *)t;
     for (size_t i = 0; i < sizeof *t / sizeof *w; i++) free(w[i].data);
 }
 
 // Two layers: the first with a full group, a dense feed-forward, ALiBi and a soft cap; the second with a window, sinks and experts.
-static dev_plan *toy_plan(device *d, const toy *t, int32_t max_rows)
-{
+static dev_plan *toy_plan(device *d, const toy *t, int32_t max_rows) {
     error e = {0};
     dev_plan *p;
     assert_int_equal(dev_plan_create(d, &p, &e), OK);
@@ -383,8 +366,7 @@ static dev_plan *toy_plan(device *d, const toy *t, int32_t max_rows)
 }
 
 // Logits of all TOKENS tokens of two sequences, cut into steps of `chunk` rows of each; pages lie in mixed order.
-static void toy_logits(const char *isa, int threads, dev_kv_type kv_type, const toy *t, int32_t chunk, int sequences, float *logits)
-{
+static void toy_logits(const char *isa, int threads, dev_kv_type kv_type, const toy *t, int32_t chunk, int sequences, float *logits) {
     error e = {0};
     device *d = open_device(isa, threads);
     dev_plan *p = toy_plan(d, t, chunk * 2);
@@ -418,23 +400,20 @@ static void toy_logits(const char *isa, int threads, dev_kv_type kv_type, const 
     dev_destroy(d);
 }
 
-static int by_value(const void *a, const void *b)
-{
+static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
 // The median row's error: a token whose choice of experts tips over is not what is measured here.
-static double row_nmse(const float *a, const float *b)
-{
+static double row_nmse(const float *a, const float *b) {
     double e[2 * TOKENS];
     for (int i = 0; i < 2 * TOKENS; i++) e[i] = nmse(a + i * VOCAB, b + i * VOCAB, VOCAB);
     qsort(e, 2 * TOKENS, sizeof *e, by_value);
     return e[TOKENS];
 }
 
-static void models(void **state)
-{
+static void models(void **state) {
     (void)state;
     enum { N = 2 * TOKENS * VOCAB };
     float *ref = malloc(N * sizeof *ref), *y = malloc(N * sizeof *y), *z = malloc(N * sizeof *z), *w = malloc(N * sizeof *w);
@@ -481,8 +460,7 @@ static void models(void **state)
 }
 
 // A quantized router that reads other rows than its experts do (all are chosen, so that none tips over).
-static void own_router(void **state)
-{
+static void own_router(void **state) {
     (void)state;
     enum { K = 64, N = 7, ROWS = 19, ALL = ROWS * K };
     seed = 11;
@@ -521,8 +499,7 @@ static void own_router(void **state)
 }
 
 // Attention that looks both ways, with ALiBi and a window, and the mean of each sequence's rows, against sums in double: two sequences in one step.
-static void both_ways(void **state)
-{
+static void both_ways(void **state) {
     (void)state;
     enum { ROWS = 77, FIRST = 30, SPAN = 16 };
     static const struct { int32_t window; float alibi; } cases[] = {{0, 0}, {0, 8}, {SPAN, 0}, {SPAN, 8}};
@@ -583,8 +560,7 @@ static void both_ways(void **state)
 }
 
 // Every allocation of creating, importing and preparing fails once: an error, no crash, no leak.
-static void no_memory(void **state)
-{
+static void no_memory(void **state) {
     (void)state;
     seed = 9;
     weight w = make(QUANT_Q4_0, 64, 32, 1, DEV_USE_MATRIX | DEV_USE_ROWS, 1);
@@ -622,8 +598,7 @@ static void no_memory(void **state)
     free(w.data);
 }
 
-static void refusals(void **state)
-{
+static void refusals(void **state) {
     (void)state;
     device *d = NULL;
     error e = {0};
@@ -654,8 +629,7 @@ static void refusals(void **state)
     free(w.data);
 }
 
-static void reduces(void **state)
-{
+static void reduces(void **state) {
     (void)state;
     toy t = make_toy(QUANT_F32);
     device *d = open_device("", 1);
@@ -713,8 +687,7 @@ static void reduces(void **state)
     free_toy(&t);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     quick = argc > 1 && !strcmp(argv[1], "quick");
     if (argc > 2) cmocka_set_test_filter(argv[2]);
     const struct CMUnitTest tests[] = {cmocka_unit_test(look_up), cmocka_unit_test(memory), cmocka_unit_test(products), cmocka_unit_test(models), cmocka_unit_test(own_router), cmocka_unit_test(both_ways), cmocka_unit_test(reduces), cmocka_unit_test(refusals), cmocka_unit_test(no_memory)};

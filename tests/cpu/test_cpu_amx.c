@@ -16,8 +16,7 @@
 
 static const char *tier; // NULL: this processor cannot run it in any way
 static uint64_t seed = 1;
-static float noise(void)
-{
+static float noise(void) {
     float s = 0;
     for (int i = 0; i < 6; i++) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
@@ -28,16 +27,14 @@ static float noise(void)
 
 typedef struct bytes { uint8_t *at; size_t n; } bytes;
 
-static status read_bytes(void *ctx, uint64_t offset, size_t n, void *dst, error *err)
-{
+static status read_bytes(void *ctx, uint64_t offset, size_t n, void *dst, error *err) {
     const bytes *b = ctx;
     if (offset + n > b->n) return error_set(err, E_IO, "read past the end");
     memcpy(dst, b->at + offset, n);
     return OK;
 }
 
-static int setup(void **state)
-{
+static int setup(void **state) {
     (void)state;
     for (const char *const *t = cpu_tiers(); *t; t++)
         if (!strcmp(*t, "amx")) tier = *t;
@@ -48,24 +45,21 @@ static int setup(void **state)
     return 0;
 }
 
-static device *open_device(int threads, bool deterministic)
-{
+static device *open_device(int threads, bool deterministic) {
     device *d = NULL;
     error e = {0};
     if (cpu_device_create(&(cpu_options){.threads = threads, .isa = tier, .deterministic = deterministic}, &d, &e)) fail_msg("%s", e.text);
     return d;
 }
 
-static dev_tensor *import(device *d, int type, int64_t k, int64_t n, int64_t experts, unsigned use, bytes *b)
-{
+static dev_tensor *import(device *d, int type, int64_t k, int64_t n, int64_t experts, unsigned use, bytes *b) {
     dev_tensor *t = NULL;
     error e = {0};
     if (dev_import_weight(d, &(dev_weight){"w", (uint32_t)type, k, n, experts, use}, &(dev_source){read_bytes, b}, &t, &e)) fail_msg("%s", e.text);
     return t;
 }
 
-static bytes encoded(int type, int64_t k, int64_t n, float scale)
-{
+static bytes encoded(int type, int64_t k, int64_t n, float scale) {
     size_t row;
     const quant_traits *t = quant_type_traits(type);
     assert_true(quant_row_bytes(type, (uint64_t)k, &row));
@@ -84,16 +78,14 @@ static bytes encoded(int type, int64_t k, int64_t n, float scale)
 }
 
 // Nearest even, denormals zero before and after.
-static float to_bf16(float f)
-{
+static float to_bf16(float f) {
     if (fabsf(f) < 0x1p-126f) return 0;
     return quant_bf16_to_f32(quant_f32_to_bf16(f));
 }
 static float flush(float f) { return fabsf(f) < 0x1p-126f ? 0 : f; }
 
 // What the recipe says that w x is.
-static float chain(const float *w, const float *x, int64_t k)
-{
+static float chain(const float *w, const float *x, int64_t k) {
     float acc = 0;
     for (int64_t b = 0; b < k; b += 32) {
         float even = 0, odd = 0;
@@ -107,8 +99,7 @@ static float chain(const float *w, const float *x, int64_t k)
 }
 
 // rows x n results of a linear op, with bias, scale and residual when asked.
-static void product(device *d, dev_tensor *t, const float *x, int32_t rows, bool finish, const float *bias, float *y)
-{
+static void product(device *d, dev_tensor *t, const float *x, int32_t rows, bool finish, const float *bias, float *y) {
     error e = {0};
     dev_plan *p;
     int32_t k = (int32_t)t->k, n = (int32_t)t->n;
@@ -134,8 +125,7 @@ static void product(device *d, dev_tensor *t, const float *x, int32_t rows, bool
     dev_plan_destroy(p);
 }
 
-static void check_type(int type, int32_t k, int32_t n, int32_t rows)
-{
+static void check_type(int type, int32_t k, int32_t n, int32_t rows) {
     bytes b = encoded(type, k, n, 0.3f);
     size_t total = (size_t)rows * (size_t)n;
     float *w = malloc((size_t)n * (size_t)k * sizeof *w), *x = malloc((size_t)rows * (size_t)k * sizeof *x), *bx = malloc((size_t)rows * (size_t)k * sizeof *bx);
@@ -183,8 +173,7 @@ static void check_type(int type, int32_t k, int32_t n, int32_t rows)
     free(bias);
 }
 
-static void recipe(void **state)
-{
+static void recipe(void **state) {
     (void)state;
     if (!tier) skip();
     for (int type = 0; type < QUANT_TYPES; type++) {
@@ -204,8 +193,7 @@ static void recipe(void **state)
 // ---- a few rows -----------------------------------------------------------------------------------------------------------
 
 // Activations as int8 blocks of 32 hold them, by the formula.
-static void in_int8(const float *x, int32_t k, double *out)
-{
+static void in_int8(const float *x, int32_t k, double *out) {
     for (int32_t b = 0; b < k; b += 32) {
         float top = 0;
         for (int32_t i = b; i < b + 32; i++) top = fmaxf(top, fabsf(x[i]));
@@ -216,8 +204,7 @@ static void in_int8(const float *x, int32_t k, double *out)
 
 // Without --deterministic up to eight rows have int8 activations: the product of those with the file's weights, in double; a row alone and among others to the
 // bit; nine rows, and a deterministic device, are the tiles'.
-static void few_type(int type, int32_t k, int32_t n)
-{
+static void few_type(int type, int32_t k, int32_t n) {
     enum { MOST = 9 };
     bytes b = encoded(type, k, n, 0.3f);
     float *w = malloc((size_t)n * (size_t)k * sizeof *w), *x = malloc(MOST * (size_t)k * sizeof *x), *y = malloc(MOST * (size_t)n * sizeof *y), *z = malloc(MOST * (size_t)n * sizeof *z);
@@ -258,8 +245,7 @@ static void few_type(int type, int32_t k, int32_t n)
     free(q);
 }
 
-static void few_rows(void **state)
-{
+static void few_rows(void **state) {
     (void)state;
     if (!tier) skip();
     static const int types[] = {QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_NVFP4,
@@ -282,8 +268,7 @@ static void few_rows(void **state)
 enum { JOIN_ROWS = 75, JOIN_OUT = 40 };
 
 // down(act(gate x) * (up x)) of `rows` rows; `seen`: the gated values are also asked for, so that nothing is joined.
-static void gated(device *d, dev_tensor *const w[3], dev_tensor *const bias[2], dev_act act, const float *x, int32_t rows, bool seen, float *y)
-{
+static void gated(device *d, dev_tensor *const w[3], dev_tensor *const bias[2], dev_act act, const float *x, int32_t rows, bool seen, float *y) {
     error e = {0};
     dev_plan *p;
     int32_t k = (int32_t)w[0]->k, ff = (int32_t)w[0]->n, pos[JOIN_ROWS] = {0};
@@ -306,8 +291,7 @@ static void gated(device *d, dev_tensor *const w[3], dev_tensor *const bias[2], 
     dev_plan_destroy(p);
 }
 
-static void joined(void **state)
-{
+static void joined(void **state) {
     (void)state;
     if (!tier) skip();
     static const struct { int gate, up, down; int32_t k, ff, threads; dev_act act; bool bias; } cases[] = {
@@ -348,8 +332,7 @@ enum { TOKENS = 300, PAGES = 14 };
 typedef struct shape { int32_t n_head, n_kv, head_k, head_v, window, chunk; float softcap, alibi; bool sinks, bidirectional; } shape;
 
 // Outputs of TOKENS rows, fed in steps of `step`; pages begin as NaNs, as a stranger might have left them.
-static void attention(const shape *h, int32_t step, int threads, const float *x, float *y)
-{
+static void attention(const shape *h, int32_t step, int threads, const float *x, float *y) {
     error e = {0};
     device *d = open_device(threads, true);
     dev_plan *p;
@@ -392,8 +375,7 @@ static void attention(const shape *h, int32_t step, int threads, const float *x,
 }
 
 // In double, from the same rounded queries, keys and values; ALiBi's slopes for powers of two.
-static double attention_error(const shape *h, const float *x, const float *y)
-{
+static double attention_error(const shape *h, const float *x, const float *y) {
     int32_t wq = h->n_head * h->head_k, wk = h->n_kv * h->head_k, all = wq + wk + h->n_kv * h->head_v, out = h->n_head * h->head_v;
     double err = 0, total = 0;
     for (int32_t r = 0; r < TOKENS; r++)
@@ -425,8 +407,7 @@ static double attention_error(const shape *h, const float *x, const float *y)
     return err / total;
 }
 
-static void attends(void **state)
-{
+static void attends(void **state) {
     (void)state;
     if (!tier) skip();
     static const shape shapes[] = {
@@ -458,8 +439,7 @@ static void attends(void **state)
     }
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(recipe), cmocka_unit_test(few_rows), cmocka_unit_test(joined), cmocka_unit_test(attends)};
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -12,8 +12,7 @@
 #include "cpu/cpu.h"
 #include "quant/quant.h"
 
-static status zeros(void *ctx, uint64_t offset, size_t n, void *dst, error *err)
-{
+static status zeros(void *ctx, uint64_t offset, size_t n, void *dst, error *err) {
     (void)ctx;
     (void)offset;
     (void)err;
@@ -21,31 +20,27 @@ static status zeros(void *ctx, uint64_t offset, size_t n, void *dst, error *err)
     return OK;
 }
 
-static dev_tensor *import(device *d, int type, int64_t k, int64_t n, int64_t experts, unsigned use)
-{
+static dev_tensor *import(device *d, int type, int64_t k, int64_t n, int64_t experts, unsigned use) {
     dev_tensor *t = NULL;
     error e = {0};
     if (dev_import_weight(d, &(dev_weight){"w", (uint32_t)type, k, n, experts, use}, &(dev_source){zeros, NULL}, &t, &e)) fail_msg("%s", e.text);
     return t;
 }
 
-static device *open_device(const char *isa)
-{
+static device *open_device(const char *isa) {
     device *d = NULL;
     error e = {0};
     if (cpu_device_create(&(cpu_options){.threads = 2, .isa = isa}, &d, &e)) fail_msg("%s", e.text);
     return d;
 }
 
-static void assert_work(dev_work w, double ops, double bytes)
-{
+static void assert_work(dev_work w, double ops, double bytes) {
     assert_true(w.ops > ops * 0.999999 && w.ops < ops * 1.000001);
     assert_true(w.bytes > bytes * 0.999999 && w.bytes < bytes * 1.000001);
 }
 
 // embedding 64 -> q, k, v -> attention of 4 heads on 2 -> output 96; all f32 but the output's q8_0.
-static void test_work(void **state)
-{
+static void test_work(void **state) {
     (void)state;
     error e = {0};
     device *d = open_device("ref");
@@ -75,8 +70,7 @@ static void test_work(void **state)
 }
 
 // Of 8 experts of which a row takes 2, one row reads 2, two rows 8 (1 - (6/8)^2) = 3.5, and many all.
-static void test_experts(void **state)
-{
+static void test_experts(void **state) {
     (void)state;
     error e = {0};
     device *d = open_device("ref");
@@ -97,8 +91,7 @@ static void test_experts(void **state)
     dev_destroy(d);
 }
 
-static void test_measure(void **state)
-{
+static void test_measure(void **state) {
     (void)state;
     for (const char *const *t = cpu_tiers(); *t; t++) {
         device *d = open_device(*t);
@@ -119,8 +112,7 @@ static void test_measure(void **state)
     }
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_work), cmocka_unit_test(test_experts), cmocka_unit_test(test_measure)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,8 +16,7 @@
 #include "quant/quant.h"
 #include "sanitized.h"
 
-static status ones(void *ctx, uint64_t offset, size_t n, void *dst, error *err)
-{
+static status ones(void *ctx, uint64_t offset, size_t n, void *dst, error *err) {
     (void)ctx;
     (void)offset;
     (void)err;
@@ -25,8 +24,7 @@ static status ones(void *ctx, uint64_t offset, size_t n, void *dst, error *err)
     return OK;
 }
 
-static double resident(void) // bytes now; 0 where the system does not say
-{
+static double resident(void) { // bytes now; 0 where the system does not say
     long size, pages = 0;
     FILE *f = fopen("/proc/self/statm", "r");
     if (!f) return 0;
@@ -35,16 +33,14 @@ static double resident(void) // bytes now; 0 where the system does not say
     return n == 2 ? (double)pages * (double)sysconf(_SC_PAGESIZE) : 0;
 }
 
-static double peak(void) // bytes
-{
+static double peak(void) { // bytes
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
     return (double)u.ru_maxrss * 1024;
 }
 
 // The shapes of a small model, of which every one is a little more than a number of large pages.
-static void test_bound(void **state)
-{
+static void test_bound(void **state) {
     (void)state;
     static const int64_t shapes[][2] = {{1024, 2048}, {1024, 1024}, {1024, 1024}, {2048, 1024}, {1024, 3072}, {1024, 3072}, {3072, 1024}};
     enum { SHAPES = sizeof shapes / sizeof *shapes, LAYERS = 12 };
@@ -77,8 +73,7 @@ static void test_bound(void **state)
 }
 
 // Weights that are freed leave the others as they were, wherever they lay.
-static void test_neighbours(void **state)
-{
+static void test_neighbours(void **state) {
     (void)state;
     error e = {0};
     device *d = NULL;
@@ -99,8 +94,7 @@ static void test_neighbours(void **state)
     dev_destroy(d);
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_bound), cmocka_unit_test(test_neighbours)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

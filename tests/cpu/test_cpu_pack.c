@@ -14,14 +14,12 @@
 #include "cpu/cpu_tile.h"
 
 static uint64_t seed = 1;
-static uint8_t any_byte(void)
-{
+static uint8_t any_byte(void) {
     seed = seed * 6364136223846793005u + 1442695040888963407u;
     return (uint8_t)(seed >> 40);
 }
 
-static size_t panel_bytes(cpu_format f, int64_t k)
-{
+static size_t panel_bytes(cpu_format f, int64_t k) {
     if (cpu_format_code(f)) return cpu_code_panel_bytes(f, k);
     if (cpu_format_tile(f)) return cpu_tile_panel_bytes(f, k);
     if (cpu_format_int8(f)) return cpu_scale_area_bytes(f, k) + (size_t)k / BLOCK * cpu_quant_block_bytes(f);
@@ -29,15 +27,13 @@ static size_t panel_bytes(cpu_format f, int64_t k)
 }
 
 // The type of file whose matrices a tier keeps in format f; QUANT_TYPES: none.
-static uint32_t type_of(cpu_format f)
-{
+static uint32_t type_of(cpu_format f) {
     for (uint32_t t = 0; t < QUANT_TYPES; t++)
         if (quant_type_traits((int)t) && (cpu_format_tile(f) ? cpu_tile_format(t) : cpu_choose_format(t, 256, true)) == f) return t;
     return QUANT_TYPES;
 }
 
-static double seconds(void)
-{
+static double seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
@@ -46,8 +42,7 @@ static double seconds(void)
 enum { MOST_K = 2048, MOST_BYTES = MOST_K * 4, PAD = 64 };
 
 // `timed`: says how fast each is.
-static int check(const char *tier, cpu_format f, int64_t k, int n, bool timed)
-{
+static int check(const char *tier, cpu_format f, int64_t k, int n, bool timed) {
     static uint8_t rows[PANEL * (MOST_BYTES + PAD)] = {0};
     cpu_kernels kern;
     error e = {0};
@@ -85,8 +80,7 @@ static int check(const char *tier, cpu_format f, int64_t k, int n, bool timed)
 
 static bool timed;
 
-static void test_tiers(void **state)
-{
+static void test_tiers(void **state) {
     (void)state;
     static const int64_t sizes[] = {256, 512, 768, 2048};
     for (const char *const *t = cpu_tiers(); *t; t++) {
@@ -102,8 +96,7 @@ static void test_tiers(void **state)
 }
 
 // Rows that are no multiple of what the fast ways take.
-static void test_odd_columns(void **state)
-{
+static void test_odd_columns(void **state) {
     (void)state;
     static const int64_t sizes[] = {32, 96, 36, 7};
     static const cpu_format formats[] = {CPU_F32, CPU_Q8, CPU_Q4_0, CPU_Q4_1, CPU_MXFP4, CPU_IQ4_NL, CPU_TILE_Q4_1, CPU_TILE_MXFP4, CPU_TILE_BF16, CPU_TILE_F16, CPU_TILE_Q8_0, CPU_TILE_Q4_0};
@@ -120,8 +113,7 @@ static void test_odd_columns(void **state)
 enum { WEIGHTS = 9 };
 
 static uint8_t byte_at(uint64_t i) { return (uint8_t)((i * 0x9e3779b97f4a7c15u) >> 56); }
-static status read_some(void *ctx, uint64_t offset, size_t n, void *dst, error *err)
-{
+static status read_some(void *ctx, uint64_t offset, size_t n, void *dst, error *err) {
     uint64_t salt = *(const uint64_t *)ctx;
     if (salt == 99) return error_set(err, E_IO, "the disk is gone");
     for (size_t i = 0; i < n; i++) ((uint8_t *)dst)[i] = byte_at(offset + i + (salt << 40));
@@ -134,8 +126,7 @@ static const dev_weight weights[WEIGHTS] = {
     {"rows", QUANT_Q6_K, 256, 9000, 1, DEV_USE_ROWS}, {"experts", QUANT_Q4_0, 512, 200, 7, DEV_USE_MATRIX}, {"bias", QUANT_F16, 300, 1, 1, DEV_USE_VECTOR},
     {"router", QUANT_F32, 512, 7, 1, DEV_USE_MATRIX}, {"exact", QUANT_Q8_0, 256, 48, 1, DEV_USE_MATRIX | DEV_USE_EXACT}, {"tied", QUANT_BF16, 96, 33, 1, DEV_USE_MATRIX | DEV_USE_ROWS}};
 
-static void import_all(device *d, dev_import w[WEIGHTS], uint64_t salts[WEIGHTS])
-{
+static void import_all(device *d, dev_import w[WEIGHTS], uint64_t salts[WEIGHTS]) {
     for (int i = 0; i < WEIGHTS; i++) {
         salts[i] = (uint64_t)i;
         w[i] = (dev_import){&weights[i], {read_some, &salts[i]}, NULL};
@@ -144,8 +135,7 @@ static void import_all(device *d, dev_import w[WEIGHTS], uint64_t salts[WEIGHTS]
     if (dev_import_weights(d, w, WEIGHTS, NULL, &e)) fail_msg("%s", e.text);
 }
 
-static device *open_device(const char *tier, int threads)
-{
+static device *open_device(const char *tier, int threads) {
     error e = {0};
     device *d = NULL;
     if (cpu_device_create(&(cpu_options){.threads = threads, .isa = tier}, &d, &e)) fail_msg("%s", e.text);
@@ -153,8 +143,7 @@ static device *open_device(const char *tier, int threads)
 }
 
 // What lies in memory and the fingerprints are the same whether weights come one by one or together, whatever the number of threads; fingerprints on every tier.
-static void test_together(void **state)
-{
+static void test_together(void **state) {
     (void)state;
     dev_fingerprint known[WEIGHTS];
     for (const char *const *t = cpu_tiers(); *t; t++) {
@@ -185,8 +174,7 @@ static void test_together(void **state)
 
 static uint64_t told;
 static int asked;
-static void on_progress(void *ctx, uint64_t bytes)
-{
+static void on_progress(void *ctx, uint64_t bytes) {
     (void)ctx;
     assert_true(bytes >= told);
     told = bytes;
@@ -194,8 +182,7 @@ static void on_progress(void *ctx, uint64_t bytes)
 static bool at_once(void *ctx) { return ++*(int *)ctx == 1; }
 
 // All weights or none: a source that fails, one that is cancelled, memory that ends.
-static void test_all_or_none(void **state)
-{
+static void test_all_or_none(void **state) {
     (void)state;
     device *d = open_device(NULL, 1);
     dev_import w[WEIGHTS];
@@ -232,8 +219,7 @@ static void test_all_or_none(void **state)
     dev_destroy(d);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     timed = argc > 1 && !strcmp(argv[1], "time");
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_tiers), cmocka_unit_test(test_odd_columns), cmocka_unit_test(test_together), cmocka_unit_test(test_all_or_none)};
     return cmocka_run_group_tests(tests, NULL, NULL);

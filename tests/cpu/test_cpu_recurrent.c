@@ -17,28 +17,24 @@
 enum { VOCAB = 40, TOKENS = 23, SEQS = 3, PAGES = 4 };
 
 static uint64_t seed = 7;
-static float noise(void)
-{
+static float noise(void) {
     seed = seed * 6364136223846793005u + 1442695040888963407u;
     return (float)(int32_t)(seed >> 32) / 2147483648.0f;
 }
 
-static float *numbers(size_t n, float scale, float shift)
-{
+static float *numbers(size_t n, float scale, float shift) {
     float *v = mem_alloc(n * sizeof *v);
     for (size_t i = 0; i < n; i++) v[i] = noise() * scale + shift;
     return v;
 }
 
-static status read_floats(void *ctx, uint64_t offset, size_t n, void *dst, error *err)
-{
+static status read_floats(void *ctx, uint64_t offset, size_t n, void *dst, error *err) {
     (void)err;
     memcpy(dst, (const char *)ctx + offset, n);
     return OK;
 }
 
-static dev_tensor *import(device *d, float *v, int64_t k, int64_t n, unsigned use)
-{
+static dev_tensor *import(device *d, float *v, int64_t k, int64_t n, unsigned use) {
     dev_weight w = {"w", QUANT_F32, k, n, 1, use};
     dev_source s = {read_floats, v};
     dev_tensor *t = NULL;
@@ -67,8 +63,7 @@ static int32_t a_count(const recipe *r) { return r->rate_kind == DEV_RATE_VALUE 
 
 static int32_t token_of(int seq, int32_t at) { return (at * 7 + seq * 11 + at * at % 5) % VOCAB; }
 
-static void fill(recipe *r)
-{
+static void fill(recipe *r) {
     r->table = numbers((size_t)VOCAB * (size_t)width_of(r), 1, 0);
     if (r->given || r->kind == DEV_SCAN_DPLR) // states that stay bounded: decays below 1, small updates
         for (int32_t t = 0; t < VOCAB; t++)
@@ -82,8 +77,7 @@ static void fill(recipe *r)
     r->weight = numbers((size_t)columns_of(r) * (size_t)(r->taps + 1), 1, 0);
 }
 
-static void empty(recipe *r)
-{
+static void empty(recipe *r) {
     mem_free(r->table);
     mem_free(r->a);
     mem_free(r->bias);
@@ -93,8 +87,7 @@ static void empty(recipe *r)
 
 static double act_of(dev_act act, double x) { return act == DEV_ACT_SILU ? x / (1 + exp(-x)) : x; }
 
-static void naive_conv(const recipe *r, int seq, double *out)
-{
+static void naive_conv(const recipe *r, int seq, double *out) {
     int32_t n = columns_of(r);
     for (int32_t t = 0; t < TOKENS; t++)
         for (int32_t c = 0; c < n; c++) {
@@ -107,8 +100,7 @@ static void naive_conv(const recipe *r, int seq, double *out)
         }
 }
 
-static void naive_scan(const recipe *r, int seq, double *out)
-{
+static void naive_scan(const recipe *r, int seq, double *out) {
     int32_t K = r->k, V = r->v, n = columns_of(r);
     double *state = mem_calloc((size_t)n * (size_t)K, sizeof *state);
     for (int32_t t = 0; t < TOKENS; t++) {
@@ -142,8 +134,7 @@ static void naive_scan(const recipe *r, int seq, double *out)
 }
 
 // Two layers are counted and the second is used, behind a gap in its state, so that offsets are seen.
-static dev_plan *plan_of(device *d, const recipe *r, int32_t rows)
-{
+static dev_plan *plan_of(device *d, const recipe *r, int32_t rows) {
     error e = {0};
     dev_plan *p;
     int32_t n = columns_of(r), keys = r->keys * r->k, width = width_of(r), rates = rates_of(r), gap = 5;
@@ -168,8 +159,7 @@ static dev_plan *plan_of(device *d, const recipe *r, int32_t rows)
 }
 
 // All tokens of `seqs` sequences in steps of `chunk` rows each; between two steps a sequence's state moves to another page.
-static void run(const recipe *r, const char *isa, int threads, int seqs, int32_t chunk, float *out)
-{
+static void run(const recipe *r, const char *isa, int threads, int seqs, int32_t chunk, float *out) {
     error e = {0};
     device *d;
     dev_kv *kv;
@@ -205,8 +195,7 @@ static void run(const recipe *r, const char *isa, int threads, int seqs, int32_t
     dev_destroy(d);
 }
 
-static bool has(const char *isa)
-{
+static bool has(const char *isa) {
     device *d;
     error e = {0};
     if (cpu_device_create(&(cpu_options){.threads = 1, .isa = isa}, &d, &e)) return false;
@@ -214,8 +203,7 @@ static bool has(const char *isa)
     return true;
 }
 
-static void hold(recipe *r)
-{
+static void hold(recipe *r) {
     fill(r);
     size_t n = (size_t)TOKENS * (size_t)columns_of(r);
     double *exact = mem_alloc(SEQS * n * sizeof *exact);
@@ -248,15 +236,13 @@ static void hold(recipe *r)
     empty(r);
 }
 
-static void convolutions(void **state)
-{
+static void convolutions(void **state) {
     (void)state;
     for (int32_t taps = 2; taps <= DEV_MAX_TAPS; taps += taps < 5 ? 1 : 11)
         hold(&(recipe){.conv = true, .heads = 1, .v = 64 + 13 * taps, .taps = taps, .biased = taps % 2, .act = taps == 4 ? DEV_ACT_SILU : DEV_ACT_NONE});
 }
 
-static void state_spaces(void **state)
-{
+static void state_spaces(void **state) {
     (void)state;
     hold(&(recipe){.kind = DEV_SCAN_SSM, .rate_kind = DEV_RATE_VALUE, .rated = true, .biased = true, .skip = 2, .heads = 1, .keys = 1, .k = 16, .v = 150});
     hold(&(recipe){.kind = DEV_SCAN_SSM, .rate_kind = DEV_RATE_HEAD, .rated = true, .biased = true, .skip = 1, .heads = 6, .keys = 2, .k = 24, .v = 32});
@@ -264,16 +250,14 @@ static void state_spaces(void **state)
     hold(&(recipe){.kind = DEV_SCAN_SSM, .rate_kind = DEV_RATE_HEAD, .heads = 3, .keys = 3, .k = 32, .v = 32}); // linear attention
 }
 
-static void delta_rules(void **state)
-{
+static void delta_rules(void **state) {
     (void)state;
     hold(&(recipe){.kind = DEV_SCAN_DELTA, .rate_kind = DEV_RATE_HEAD, .rated = true, .biased = true, .heads = 4, .keys = 2, .k = 16, .v = 80});
     hold(&(recipe){.kind = DEV_SCAN_DELTA, .rate_kind = DEV_RATE_HEAD, .rated = true, .biased = true, .tiled = true, .heads = 4, .keys = 2, .k = 12, .v = 20});
     hold(&(recipe){.kind = DEV_SCAN_DELTA, .rate_kind = DEV_RATE_KEY, .rated = true, .biased = true, .heads = 3, .keys = 3, .k = 18, .v = 18});
 }
 
-static void rwkv(void **state)
-{
+static void rwkv(void **state) {
     (void)state;
     hold(&(recipe){.kind = DEV_SCAN_SSM, .rate_kind = DEV_RATE_KEY, .rated = true, .given = true, .before = true, .heads = 3, .keys = 3, .k = 20, .v = 20});
     hold(&(recipe){.kind = DEV_SCAN_SSM, .rate_kind = DEV_RATE_HEAD, .rated = true, .given = true, .heads = 4, .keys = 2, .k = 8, .v = 70});
@@ -282,8 +266,7 @@ static void rwkv(void **state)
 }
 
 // What a plan must not take.
-static void refusals(void **state)
-{
+static void refusals(void **state) {
     (void)state;
     error e = {0};
     device *d;
@@ -314,8 +297,7 @@ static void refusals(void **state)
     dev_destroy(d);
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(convolutions), cmocka_unit_test(state_spaces), cmocka_unit_test(delta_rules), cmocka_unit_test(rwkv), cmocka_unit_test(refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

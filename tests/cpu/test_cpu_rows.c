@@ -14,8 +14,7 @@
 
 enum { ROWS = 5, WIDTH = 231 }; // 7 * 33
 
-static status read_floats(void *ctx, uint64_t offset, size_t n, void *dst, error *err)
-{
+static status read_floats(void *ctx, uint64_t offset, size_t n, void *dst, error *err) {
     (void)err;
     memcpy(dst, (const char *)ctx + offset, n);
     return OK;
@@ -23,8 +22,7 @@ static status read_floats(void *ctx, uint64_t offset, size_t n, void *dst, error
 
 static float table[ROWS][WIDTH], got[ROWS][WIDTH];
 
-static void fill(void)
-{
+static void fill(void) {
     uint64_t seed = 11;
     for (int r = 0; r < ROWS; r++)
         for (int i = 0; i < WIDTH; i++) {
@@ -34,8 +32,7 @@ static void fill(void)
 }
 
 // Runs what `record` adds to a plan whose first register is a row of the table; it returns the register to look at.
-static int32_t run(const char *isa, dev_reg (*record)(dev_plan *p, dev_reg x, int kind), int kind)
-{
+static int32_t run(const char *isa, dev_reg (*record)(dev_plan *p, dev_reg x, int kind), int kind) {
     error e = {0};
     device *d;
     if (cpu_device_create(&(cpu_options){.threads = 2, .isa = isa}, &d, &e)) return 0;
@@ -62,8 +59,7 @@ static int32_t run(const char *isa, dev_reg (*record)(dev_plan *p, dev_reg x, in
     return width;
 }
 
-static void hold(dev_reg (*record)(dev_plan *p, dev_reg x, int kind), double (*exact)(const float *x, int32_t i, int kind), int kind)
-{
+static void hold(dev_reg (*record)(dev_plan *p, dev_reg x, int kind), double (*exact)(const float *x, int32_t i, int kind), int kind) {
     static const char *const tiers[] = {"ref", "avx2", "avx512"};
     fill();
     for (size_t t = 0; t < sizeof tiers / sizeof *tiers; t++) {
@@ -79,63 +75,54 @@ static void hold(dev_reg (*record)(dev_plan *p, dev_reg x, int kind), double (*e
 // ---- streams and groups ---------------------------------------------------------------------------------------------------
 
 // 2 streams of 33 from 3, with weights and what is added from other columns; kind 0 adds nothing, 2 adds in place.
-static dev_reg mix(dev_plan *p, dev_reg x, int kind)
-{
+static dev_reg mix(dev_plan *p, dev_reg x, int kind) {
     dev_reg add = dev_reg_view(p, x, 99, 66), dst = kind == 2 ? add : dev_reg_all(p, 66);
     dev_op_mix(p, (dev_mix){.dst = dst, .src = dev_reg_view(p, x, 0, 99), .weight = dev_reg_view(p, x, 165, 6), .add = kind ? add : DEV_NONE, .n_dst = 2, .n_src = 3});
     return dst;
 }
 
-static double mixed(const float *x, int32_t i, int kind)
-{
+static double mixed(const float *x, int32_t i, int kind) {
     double sum = kind ? (double)x[99 + i] : 0;
     for (int j = 0; j < 3; j++) sum += (double)x[165 + i / 33 * 3 + j] * (double)x[j * 33 + i % 33];
     return sum;
 }
 
-static dev_reg dot(dev_plan *p, dev_reg x, int kind)
-{
+static dev_reg dot(dev_plan *p, dev_reg x, int kind) {
     dev_reg dst = dev_reg_all(p, kind);
     dev_op_dot(p, (dev_dot){.dst = dst, .a = dev_reg_view(p, x, 0, 99), .b = dev_reg_view(p, x, 110, 99)});
     return dst;
 }
 
-static double dotted(const float *x, int32_t i, int kind)
-{
+static double dotted(const float *x, int32_t i, int kind) {
     double sum = 0;
     for (int j = 0; j < 99 / kind; j++) sum += (double)x[i * (99 / kind) + j] * (double)x[110 + i * (99 / kind) + j];
     return sum;
 }
 
 // A narrow second operand: kind & 1 multiplies, kind >> 1 is its width.
-static dev_reg combine(dev_plan *p, dev_reg x, int kind)
-{
+static dev_reg combine(dev_plan *p, dev_reg x, int kind) {
     dev_reg dst = dev_reg_all(p, 99);
     dev_op_combine(p, (dev_combine){.dst = dst, .a = dev_reg_view(p, x, 0, 99), .b = dev_reg_view(p, x, 120, kind >> 1), .sa = 0.5f, .sb = 2, .multiply = kind & 1});
     return dst;
 }
 
-static double combined(const float *x, int32_t i, int kind)
-{
+static double combined(const float *x, int32_t i, int kind) {
     double a = (double)x[i], b = (double)x[120 + i / (99 / (kind >> 1))];
     return kind & 1 ? a * b * 0.5 : a * 0.5 + b * 2;
 }
 
-static dev_reg softmax(dev_plan *p, dev_reg x, int kind)
-{
+static dev_reg softmax(dev_plan *p, dev_reg x, int kind) {
     dev_op_norm(p, (dev_norm){.dst = x, .src = x, .kind = DEV_NORM_SOFTMAX, .group = kind, .add = DEV_NONE, .sum = DEV_NONE});
     return x;
 }
 
-static double softened(const float *x, int32_t i, int kind)
-{
+static double softened(const float *x, int32_t i, int kind) {
     double sum = 0;
     for (int j = 0; j < kind; j++) sum += exp((double)x[i / kind * kind + j]);
     return exp((double)x[i]) / sum;
 }
 
-static void streams(void **state)
-{
+static void streams(void **state) {
     (void)state;
     for (int kind = 0; kind < 3; kind++) hold(mix, mixed, kind);
     static const int parts[] = {1, 3, 11, 33, 99};
@@ -152,8 +139,7 @@ static void streams(void **state)
 
 static const float P[DEV_ACT_NUMBERS] = {1.25f, 0.75f, 0.5f, -1e-3f};
 
-static dev_reg activation(dev_plan *p, dev_reg x, int kind)
-{
+static dev_reg activation(dev_plan *p, dev_reg x, int kind) {
     dev_reg dst = dev_reg_all(p, 99);
     dev_activate op = {.dst = dst, .gate = dev_reg_view(p, x, 0, 99), .up = kind == DEV_ACT_EXP || kind == DEV_ACT_XIELU ? DEV_NONE : dev_reg_view(p, x, 120, 99), .act = (dev_act)kind};
     memcpy(op.p, P, sizeof P);
@@ -161,8 +147,7 @@ static dev_reg activation(dev_plan *p, dev_reg x, int kind)
     return dst;
 }
 
-static double activated(const float *x, int32_t i, int kind)
-{
+static double activated(const float *x, int32_t i, int kind) {
     double g = (double)x[i], u = (double)x[120 + i], p[DEV_ACT_NUMBERS];
     for (int k = 0; k < DEV_ACT_NUMBERS; k++) p[k] = (double)P[k];
     switch (kind) {
@@ -173,16 +158,14 @@ static double activated(const float *x, int32_t i, int kind)
     }
 }
 
-static void activations(void **state)
-{
+static void activations(void **state) {
     (void)state;
     static const dev_act acts[] = {DEV_ACT_EXP, DEV_ACT_XIELU, DEV_ACT_SILU_LIMIT, DEV_ACT_SITU};
     for (size_t i = 0; i < sizeof acts / sizeof *acts; i++) hold(activation, activated, (int)acts[i]);
 }
 
 // What a plan must not take.
-static void refusals(void **state)
-{
+static void refusals(void **state) {
     (void)state;
     error e = {0};
     device *d;
@@ -206,8 +189,7 @@ static void refusals(void **state)
     dev_destroy(d);
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(streams), cmocka_unit_test(activations), cmocka_unit_test(refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,8 +5,7 @@
 
 enum { EMBED = 32, VOCAB = 64, INNER = 64, HEADS = 4, GROUPS = 2, STATE = 8, TAPS = 4, WIDE = INNER + 2 * GROUPS * STATE };
 
-static float noise(void)
-{
+static float noise(void) {
     static uint64_t s = 11;
     s = s * 6364136223846793005u + 1442695040888963407u;
     return (float)(int32_t)(s >> 32) / 2147483648.0f;
@@ -15,8 +14,7 @@ static float noise(void)
 static float *values[64];
 static size_t n_values;
 
-static void put(gguf_writer *w, const char *name, uint64_t k, uint64_t n, float scale, float shift)
-{
+static void put(gguf_writer *w, const char *name, uint64_t k, uint64_t n, float scale, float shift) {
     uint64_t dims[2] = {k, n};
     float *v = values[n_values++] = mem_alloc(k * n * sizeof *v);
     for (uint64_t i = 0; i < k * n; i++) v[i] = noise() * scale + shift;
@@ -24,8 +22,7 @@ static void put(gguf_writer *w, const char *name, uint64_t k, uint64_t n, float 
 }
 
 // A file at path.
-static void write_recurrent(const char *path)
-{
+static void write_recurrent(const char *path) {
     static const struct { const char *key; uint32_t value; } keys[] = {{"block_count", 3}, {"embedding_length", EMBED}, {"context_length", 2048}, {"attention.head_count", 2}, {"attention.head_count_kv", 2},
         {"attention.key_length", 16}, {"attention.value_length", 16}, {"ssm.conv_kernel", TAPS}, {"ssm.inner_size", INNER}, {"ssm.state_size", STATE}, {"ssm.time_step_rank", HEADS}, {"ssm.group_count", GROUPS}};
     gguf_writer *w;

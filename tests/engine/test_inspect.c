@@ -14,8 +14,7 @@ enum { LARGE_PAGE = 2 << 20, LONG = 2048, ENOUGH = 300 << 20 }; // bytes that 2 
 
 static char recurrent[64], wide[64];
 
-static int write_models(void **state)
-{
+static int write_models(void **state) {
     (void)state;
     snprintf(recurrent, sizeof recurrent, "/tmp/altiserve-inspect-recurrent-%ld.gguf", (long)getpid());
     snprintf(wide, sizeof wide, "/tmp/altiserve-inspect-wide-%ld.gguf", (long)getpid());
@@ -36,15 +35,13 @@ static int write_models(void **state)
     return 0;
 }
 
-static int remove_models(void **state)
-{
+static int remove_models(void **state) {
     (void)state;
     return unlink(recurrent) | unlink(wide);
 }
 
 // A line of /proc/self/status in bytes; 0 where there is none.
-static double process(const char *key)
-{
+static double process(const char *key) {
     char line[256], format[64];
     double kb = 0;
     snprintf(format, sizeof format, "%s: %%lf kB", key);
@@ -57,8 +54,7 @@ static double process(const char *key)
 
 typedef struct memory { double weights, scratch, kv, per_1000; } memory;
 
-static memory said(altiserve *a, const char *id)
-{
+static memory said(altiserve *a, const char *id) {
     char *text;
     error err = {0};
     if (altiserve_inspect(a, id, &text, &err)) fail_msg("%s", err.text);
@@ -71,8 +67,7 @@ static memory said(altiserve *a, const char *id)
     return out;
 }
 
-static altiserve_options options(int parallel, int step)
-{
+static altiserve_options options(int parallel, int step) {
     altiserve_options o = toy_options();
     o.open_paths = true;
     o.memory = 16ull << 30;
@@ -83,8 +78,7 @@ static altiserve_options options(int parallel, int step)
 }
 
 // What a load takes of the system, and what was said of it.
-static double taken(const char *id, int parallel, int step, memory *m)
-{
+static double taken(const char *id, int parallel, int step, memory *m) {
     altiserve *a = engine_with(options(parallel, step));
     error err = {0};
     *m = said(a, id);
@@ -95,14 +89,12 @@ static double taken(const char *id, int parallel, int step, memory *m)
     return after - before;
 }
 
-static void near(const char *id, const char *what, double predicted, double used, double beside)
-{
+static void near(const char *id, const char *what, double predicted, double used, double beside) {
     if (fabs(used - predicted) > 0.02 * predicted + beside) fail_msg("%s, %s: %.0f bytes were predicted and %.0f taken", id, what, predicted, used);
 }
 
 // The same model with other steps and other pages: what differs in the prediction differs in the process.
-static void scratch_and_pages(void **state)
-{
+static void scratch_and_pages(void **state) {
     (void)state;
     if (SANITIZED || process("VmData") == 0) skip();
     const struct { const char *id; int parallel, step; } models[] = {{"toy-1", 1024, 1 << 16}, {recurrent, 1024, 1 << 19}, {wide, 12, 1 << 14}};
@@ -120,8 +112,7 @@ static void scratch_and_pages(void **state)
 }
 
 // Two prompts of other tokens: the first touches everything else.
-static void thousand_tokens(void **state)
-{
+static void thousand_tokens(void **state) {
     (void)state;
     if (SANITIZED || process("RssAnon") == 0) skip();
     altiserve *a = engine_with(options(4, 512));
@@ -142,8 +133,7 @@ static void thousand_tokens(void **state)
     altiserve_destroy(a);
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(scratch_and_pages), cmocka_unit_test(thousand_tokens)};
     obs_set_level(OBS_ERROR);
     return cmocka_run_group_tests(tests, write_models, remove_models);

@@ -8,22 +8,19 @@ enum { LONGEST = 1400 };
 
 static char path[64];
 
-static int write_model(void **state)
-{
+static int write_model(void **state) {
     (void)state;
     snprintf(path, sizeof path, "/tmp/altiserve-recurrent-%ld.gguf", (long)getpid());
     write_recurrent(path);
     return 0;
 }
 
-static int remove_model(void **state)
-{
+static int remove_model(void **state) {
     (void)state;
     return unlink(path);
 }
 
-static altiserve *engine(bool cache, int parallel, int step)
-{
+static altiserve *engine(bool cache, int parallel, int step) {
     altiserve_options o = toy_options();
     o.open_paths = true;
     o.prefix_cache = cache;
@@ -34,21 +31,18 @@ static altiserve *engine(bool cache, int parallel, int step)
 
 static int32_t text[2][LONGEST];
 
-static void make_texts(void)
-{
+static void make_texts(void) {
     for (int i = 0; i < LONGEST; i++) {
         text[0][i] = (i * 7 + i * i % 11) % VOCAB;
         text[1][i] = (i * 5 + i * i % 13) % VOCAB;
     }
 }
 
-static altiserve_generate prompt(const int32_t *tokens, size_t n, uint32_t max_tokens)
-{
+static altiserve_generate prompt(const int32_t *tokens, size_t n, uint32_t max_tokens) {
     return (altiserve_generate){.model = path, .tokens = tokens, .n_tokens = n, .n = 1, .max_tokens = max_tokens, .logprobs = -1, .ignore_eos = true, .sampling = {.temperature = 0}, .given = SAMPLING_TEMPERATURE};
 }
 
-static answer *asked(altiserve *a, const int32_t *tokens, size_t n, uint32_t max_tokens)
-{
+static answer *asked(altiserve *a, const int32_t *tokens, size_t n, uint32_t max_tokens) {
     altiserve_generate g = prompt(tokens, n, max_tokens);
     answer *out = ask(a, &g);
     if (out->submitted != OK || out->end == FINISH_ERROR) fail_msg("%s", out->err.text);
@@ -56,8 +50,7 @@ static answer *asked(altiserve *a, const int32_t *tokens, size_t n, uint32_t max
 }
 
 // The same answers with reuse as without, for prompts that end inside and at the end of a page; and how much was found.
-static void prefixes_are_reused(void **state)
-{
+static void prefixes_are_reused(void **state) {
     (void)state;
     make_texts();
     altiserve *plain = engine(false, 4, 64), *a = engine(true, 4, 100);
@@ -75,8 +68,7 @@ static void prefixes_are_reused(void **state)
 }
 
 // The next turn goes on from the last border of the answer before.
-static void turns_are_reused(void **state)
-{
+static void turns_are_reused(void **state) {
     (void)state;
     make_texts();
     altiserve *plain = engine(false, 4, 64), *a = engine(true, 4, 64);
@@ -98,8 +90,7 @@ static void turns_are_reused(void **state)
 }
 
 // Many at once, several choices among them: as each alone.
-static void crowds_answer_as_one(void **state)
-{
+static void crowds_answer_as_one(void **state) {
     (void)state;
     make_texts();
     enum { CROWD = 10 };
@@ -123,8 +114,7 @@ static void crowds_answer_as_one(void **state)
 }
 
 // What a model asks for at least is enough, and any memory between that and plenty: states never take what keys need, pages are whole.
-static void least_memory_serves(void **state)
-{
+static void least_memory_serves(void **state) {
     (void)state;
     make_texts();
     altiserve_options o = toy_options();
@@ -150,8 +140,7 @@ static void least_memory_serves(void **state)
 }
 
 // A state cannot be taken back row by row: after a wrong draft it is brought up again, also where states are few, at borders where one is kept, and at turns.
-static void drafts_change_nothing_of(const char *draft)
-{
+static void drafts_change_nothing_of(const char *draft) {
     make_texts();
     enum { CROWD = 12 };
     altiserve_options o = toy_options();
@@ -198,22 +187,19 @@ static void drafts_change_nothing_of(const char *draft)
     altiserve_destroy(a);
 }
 
-static void drafts_change_nothing(void **state)
-{
+static void drafts_change_nothing(void **state) {
     (void)state;
     drafts_change_nothing_of(NULL);
 }
 
 // The states of the draft model's sequences go back as well.
-static void drafts_of_a_model_change_nothing(void **state)
-{
+static void drafts_of_a_model_change_nothing(void **state) {
     (void)state;
     drafts_change_nothing_of(path);
 }
 
 // A model of other tokens drafts nothing, and the difference is told.
-static void other_vocabularies(void **state)
-{
+static void other_vocabularies(void **state) {
     (void)state;
     make_texts();
     altiserve_options o = toy_options();
@@ -231,8 +217,7 @@ static void other_vocabularies(void **state)
     altiserve_destroy(a);
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(prefixes_are_reused), cmocka_unit_test(turns_are_reused), cmocka_unit_test(crowds_answer_as_one), cmocka_unit_test(least_memory_serves), cmocka_unit_test(drafts_change_nothing),
                                        cmocka_unit_test(drafts_of_a_model_change_nothing), cmocka_unit_test(other_vocabularies)};
     return cmocka_run_group_tests(tests, write_model, remove_model);

@@ -9,8 +9,7 @@ enum { TOKENS = 64, CROWD = 5, ANSWER = 80 };
 
 static char path[64];
 
-static int write_model(void **state)
-{
+static int write_model(void **state) {
     (void)state;
     const small_spec spec = {.arch = "dream", .e = 32, .layers = 2, .heads = 2, .kv = 2, .head = 16, .ff = 48, .vocab = TOKENS};
     small_model m;
@@ -28,14 +27,12 @@ static int write_model(void **state)
     return 0;
 }
 
-static int remove_model(void **state)
-{
+static int remove_model(void **state) {
     (void)state;
     return unlink(path);
 }
 
-static altiserve_options options(void)
-{
+static altiserve_options options(void) {
     altiserve_options o = toy_options();
     o.open_paths = true;
     o.parallel = 3;
@@ -43,13 +40,11 @@ static altiserve_options options(void)
     return o;
 }
 
-static altiserve_generate prompt(const int32_t *tokens, size_t n)
-{
+static altiserve_generate prompt(const int32_t *tokens, size_t n) {
     return (altiserve_generate){.model = path, .tokens = tokens, .n_tokens = n, .n = 1, .max_tokens = ANSWER, .logprobs = -1, .ignore_eos = true, .sampling = {.temperature = 0}, .given = SAMPLING_TEMPERATURE};
 }
 
-static void preempted_as_alone(void **state)
-{
+static void preempted_as_alone(void **state) {
     (void)state;
     int32_t tokens[CROWD][40];
     altiserve_request *r[CROWD];
@@ -79,8 +74,7 @@ static void preempted_as_alone(void **state)
     altiserve_destroy(narrow);
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(preempted_as_alone)};
     obs_set_level(OBS_ERROR);
     return cmocka_run_group_tests(tests, write_model, remove_model);

@@ -17,8 +17,7 @@ static size_t page_bytes(const device *d, const dev_group *g, dev_kv_type t) { (
 static dev_kv_type kv_type(const device *d, dev_kv_type t) { (void)d; return t; }
 static const dev_ops OPS = {.weight_size = weight_size, .scratch = scratch, .page_bytes = page_bytes, .kv_type = kv_type};
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
-{
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     gguf *g;
     error err = {0};
     if (gguf_open_memory(data, size, "fuzz", &g, &err)) return 0;

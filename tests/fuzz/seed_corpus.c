@@ -8,8 +8,7 @@
 
 static const char *root;
 
-static void put(const char *target, const char *name, const void *data, size_t bytes)
-{
+static void put(const char *target, const char *name, const void *data, size_t bytes) {
     char path[512];
     snprintf(path, sizeof path, "%s/%s", root, target);
     mkdir(path, 0777);
@@ -21,8 +20,7 @@ static void put(const char *target, const char *name, const void *data, size_t b
     }
 }
 
-static void models(void)
-{
+static void models(void) {
     static const small_spec specs[] = {
         {.arch = "llama", .e = 8, .layers = 1, .heads = 2, .kv = 1, .head = 4, .ff = 8, .vocab = 8, .rot = 4},
         {.arch = "qwen3moe", .e = 8, .layers = 1, .heads = 2, .kv = 2, .head = 4, .ff = 8, .vocab = 8, .rot = 4, .experts = 2, .used = 1},
@@ -41,8 +39,7 @@ static void models(void)
 }
 
 // Each version and byte order with every type of value.
-static void containers(void)
-{
+static void containers(void) {
     for (uint32_t version = 1; version <= 3; version++)
         for (int big = 0; big <= (version == 3); big++) {
             gguf_writer *w;
@@ -76,8 +73,7 @@ static void containers(void)
         }
 }
 
-static void vocabularies(void)
-{
+static void vocabularies(void) {
     static const char *const kinds[] = {"gpt2", "llama", "bert", "t5", "rwkv", "gemma4"};
     static fixture f;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
@@ -102,8 +98,7 @@ static void vocabularies(void)
     }
 }
 
-static void texts(void)
-{
+static void texts(void) {
     static const char *const templates[] = {
         "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{% if not loop.last %}\n{% endif %}{% endfor %}",
         "{% macro f(x, y=1) %}{{ x ~ y }}{% endmacro %}{% set ns = namespace(n=0) %}{% for k, v in d.items() %}{% set ns.n = ns.n + v %}{% endfor %}{{ f(ns.n) }}",
@@ -124,8 +119,7 @@ static void texts(void)
     }
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     if (argc != 2) {
         fprintf(stderr, "usage: seed_corpus DIR\n");
         return 2;

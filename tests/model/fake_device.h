@@ -27,8 +27,7 @@ static const float *fake_data(const dev_tensor *t) { return ((const fake_weight 
 static void fake_info(const device *d, dev_info *out) { (void)d; *out = (dev_info){.name = "fake", .isa = "ref", .threads = 1, .deterministic = true}; }
 static size_t fake_size(const device *d, const dev_weight *w) { (void)d; return (size_t)(w->k * w->n * w->experts) * 4; }
 
-static status fake_import(device *d, const dev_weight *w, const dev_source *s, dev_tensor **out, error *err)
-{
+static status fake_import(device *d, const dev_weight *w, const dev_source *s, dev_tensor **out, error *err) {
     fake_device *f = (fake_device *)d;
     size_t n = (size_t)(w->k * w->n * w->experts), bytes = 0;
     if (!quant_row_bytes((int)w->type, n, &bytes)) return error_set(err, E_INVALID, "bad row");
@@ -53,16 +52,14 @@ static status fake_import(device *d, const dev_weight *w, const dev_source *s, d
     return OK;
 }
 
-static void fake_free_weight(device *d, dev_tensor *t)
-{
+static void fake_free_weight(device *d, dev_tensor *t) {
     ((fake_device *)d)->live--;
     mem_free(((fake_weight *)t)->data);
     mem_free(t->name);
     mem_free(t);
 }
 
-static status fake_prepare(device *d, dev_plan *p, error *err)
-{
+static status fake_prepare(device *d, dev_plan *p, error *err) {
     (void)d;
     (void)err;
     fake_plan *f = mem_calloc(1, sizeof *f);
@@ -74,8 +71,7 @@ static status fake_prepare(device *d, dev_plan *p, error *err)
     return OK;
 }
 
-static void fake_plan_free(device *d, dev_plan *p)
-{
+static void fake_plan_free(device *d, dev_plan *p) {
     (void)d;
     fake_plan *f = p->backend;
     for (size_t i = 0; i < p->n_regs; i++) mem_free(f->regs[i]);
@@ -88,8 +84,7 @@ static size_t fake_scratch(const device *d, const dev_plan *p, int32_t rows, int
 static size_t fake_page(const device *d, const dev_group *g, dev_kv_type t) { (void)d; (void)t; return (size_t)g->n_layers * DEV_PAGE_TOKENS * (size_t)g->n_kv * (size_t)(g->head_k + g->head_v) * 4; }
 static dev_kv_type fake_kv_type(const device *d, dev_kv_type t) { (void)d; return t ? t : DEV_KV_F32; }
 
-static status fake_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_kv_type t, dev_kv **out, error *err)
-{
+static status fake_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_kv_type t, dev_kv **out, error *err) {
     (void)d; (void)t; (void)err;
     fake_kv *kv = mem_calloc(1, sizeof *kv);
     kv->n = DEV_MAX_GROUPS * 64;
@@ -108,8 +103,7 @@ static status fake_kv_create(device *d, const dev_plan *p, const int32_t *n_page
     return OK;
 }
 
-static void fake_kv_destroy(device *d, dev_kv *k)
-{
+static void fake_kv_destroy(device *d, dev_kv *k) {
     (void)d;
     fake_kv *kv = (fake_kv *)k;
     for (int i = 0; i < kv->n; i++) {
@@ -125,8 +119,7 @@ static void fake_kv_destroy(device *d, dev_kv *k)
 
 typedef struct fake_run { dev_plan *p; fake_plan *f; const dev_step *s; fake_kv *kv; } fake_run;
 
-static float *fake_row(fake_run *r, dev_reg reg, int32_t row)
-{
+static float *fake_row(fake_run *r, dev_reg reg, int32_t row) {
     const dev_reg_info *i = &r->p->regs[reg];
     dev_reg root = i->parent != DEV_NONE ? i->parent : reg;
     return r->f->regs[root] + (size_t)row * (size_t)r->p->regs[root].width + i->first;
@@ -134,8 +127,7 @@ static float *fake_row(fake_run *r, dev_reg reg, int32_t row)
 
 static int32_t fake_rows(fake_run *r, dev_reg reg) { return r->p->regs[reg].wanted ? r->s->n_wanted : r->s->n_rows; }
 
-static float fake_act(dev_act a, float x)
-{
+static float fake_act(dev_act a, float x) {
     switch (a) {
     case DEV_ACT_SILU: return x / (1 + expf(-x));
     case DEV_ACT_GELU: return 0.5f * x * (1 + tanhf(0.79788456f * x * (1 + 0.044715f * x * x)));
@@ -148,23 +140,20 @@ static float fake_act(dev_act a, float x)
     }
 }
 
-static float fake_gated(dev_act a, float gate, float up)
-{
+static float fake_gated(dev_act a, float gate, float up) {
     if (a != DEV_ACT_SWIGLU_OAI) return fake_act(a, gate) * up;
     gate = fminf(gate, 7);
     up = fminf(fmaxf(up, -7), 7);
     return gate / (1 + expf(-1.702f * gate)) * (up + 1);
 }
 
-static float fake_dot(const float *w, const float *x, int64_t k)
-{
+static float fake_dot(const float *w, const float *x, int64_t k) {
     double s = 0;
     for (int64_t i = 0; i < k; i++) s += (double)w[i] * x[i];
     return (float)s;
 }
 
-static void fake_norm(fake_run *r, const dev_norm *o)
-{
+static void fake_norm(fake_run *r, const dev_norm *o) {
     int32_t width = r->p->regs[o->src].width, group = o->group ? o->group : width;
     for (int32_t row = 0; row < fake_rows(r, o->src); row++) {
         const float *x = fake_row(r, o->src, row);
@@ -183,8 +172,7 @@ static void fake_norm(fake_run *r, const dev_norm *o)
     }
 }
 
-static void fake_linear(fake_run *r, const dev_linear *o)
-{
+static void fake_linear(fake_run *r, const dev_linear *o) {
     int32_t k = r->p->regs[o->src].width;
     for (int32_t row = 0; row < fake_rows(r, o->src); row++) {
         const float *x = fake_row(r, o->src, row);
@@ -212,8 +200,7 @@ static void fake_linear(fake_run *r, const dev_linear *o)
     }
 }
 
-static void fake_rope(fake_run *r, const dev_rope *o) // without YaRN
-{
+static void fake_rope(fake_run *r, const dev_rope *o) { // without YaRN
     for (int32_t row = 0; row < r->s->n_rows; row++)
         for (int32_t h = 0; h < o->n_head; h++)
             for (int32_t i = 0; i < o->dims / 2; i++) {
@@ -226,8 +213,7 @@ static void fake_rope(fake_run *r, const dev_rope *o) // without YaRN
             }
 }
 
-static void fake_attend(fake_run *r, const dev_attend *o)
-{
+static void fake_attend(fake_run *r, const dev_attend *o) {
     int at = o->group * 64 + o->layer, wk = o->n_kv * o->head_k, wv = o->n_kv * o->head_v;
     for (int32_t q = 0; q < r->s->n_seqs; q++)
         for (int32_t i = 0; i < r->s->seqs[q].n_rows; i++) {
@@ -265,8 +251,7 @@ static void fake_attend(fake_run *r, const dev_attend *o)
             }
 }
 
-static void fake_experts(fake_run *r, const dev_experts *o) // softmax over all, then the best
-{
+static void fake_experts(fake_run *r, const dev_experts *o) { // softmax over all, then the best
     int32_t width = r->p->regs[o->src].width, ff = (int32_t)o->up->n;
     for (int32_t row = 0; row < fake_rows(r, o->src); row++) {
         float *y = fake_row(r, o->dst, row), out[1024] = {0}, p[64], mid[4096];
@@ -296,13 +281,11 @@ static void fake_experts(fake_run *r, const dev_experts *o) // softmax over all,
     }
 }
 
-static float *fake_state(fake_run *r, const dev_seq *s, int32_t group, int32_t layer, int32_t at)
-{
+static float *fake_state(fake_run *r, const dev_seq *s, int32_t group, int32_t layer, int32_t at) {
     return r->kv->k[group * 64 + layer] + (size_t)s->pages[group][0] * (size_t)r->p->groups[group].state_width + at;
 }
 
-static void fake_conv(fake_run *r, const dev_conv *o)
-{
+static void fake_conv(fake_run *r, const dev_conv *o) {
     int32_t n = r->p->regs[o->src].width, kept = o->taps - 1;
     for (int32_t q = 0; q < r->s->n_seqs; q++) {
         const dev_seq *s = &r->s->seqs[q];
@@ -319,8 +302,7 @@ static void fake_conv(fake_run *r, const dev_conv *o)
     }
 }
 
-static void fake_scan(fake_run *r, const dev_scan *o) // with given decays
-{
+static void fake_scan(fake_run *r, const dev_scan *o) { // with given decays
     int32_t K = o->head_k, V = o->head_v;
     assert(!o->a && o->rate_kind == DEV_RATE_KEY && o->kind != DEV_SCAN_DELTA && !o->skip);
     for (int32_t q = 0; q < r->s->n_seqs; q++)
@@ -343,15 +325,13 @@ static void fake_scan(fake_run *r, const dev_scan *o) // with given decays
             }
 }
 
-static void fake_dots(fake_run *r, const dev_dot *o)
-{
+static void fake_dots(fake_run *r, const dev_dot *o) {
     int32_t n = r->p->regs[o->dst].width, each = r->p->regs[o->a].width / n;
     for (int32_t row = 0; row < fake_rows(r, o->dst); row++)
         for (int32_t i = 0; i < n; i++) fake_row(r, o->dst, row)[i] = fake_dot(fake_row(r, o->a, row) + i * each, fake_row(r, o->b, row) + i * each, each);
 }
 
-static void fake_mix(fake_run *r, const dev_mix *o)
-{
+static void fake_mix(fake_run *r, const dev_mix *o) {
     int32_t width = r->p->regs[o->dst].width / o->n_dst;
     for (int32_t row = 0; row < fake_rows(r, o->dst); row++)
         for (int32_t i = 0; i < o->n_dst; i++)
@@ -362,8 +342,7 @@ static void fake_mix(fake_run *r, const dev_mix *o)
             }
 }
 
-static void fake_op(fake_run *r, const dev_op *op)
-{
+static void fake_op(fake_run *r, const dev_op *op) {
     switch (op->kind) {
     case DEV_OP_EMBED: {
         const dev_embed *o = &op->u.embed;
@@ -441,8 +420,7 @@ static void fake_op(fake_run *r, const dev_op *op)
     }
 }
 
-static status fake_submit(device *d, dev_plan *p, dev_kv *kv, const dev_step *s, dev_ticket *t, error *err)
-{
+static status fake_submit(device *d, dev_plan *p, dev_kv *kv, const dev_step *s, dev_ticket *t, error *err) {
     (void)d; (void)err;
     fake_run r = {p, p->backend, s, (fake_kv *)kv};
     for (size_t i = 0; i < p->n_ops; i++) fake_op(&r, &p->ops[i]);
@@ -453,8 +431,7 @@ static status fake_submit(device *d, dev_plan *p, dev_kv *kv, const dev_step *s,
 static status fake_wait(device *d, dev_ticket t, error *err) { (void)d; (void)t; (void)err; return OK; }
 static const float *fake_logits(device *d, dev_plan *p, int32_t i) { (void)d; return ((fake_plan *)p->backend)->logits + (size_t)i * (size_t)p->n_vocab; }
 
-static const float *fake_hidden(device *d, dev_plan *p, int32_t i)
-{
+static const float *fake_hidden(device *d, dev_plan *p, int32_t i) {
     (void)d;
     fake_run r = {p, p->backend, NULL, NULL};
     for (size_t k = 0; k < p->n_ops; k++)
@@ -462,8 +439,7 @@ static const float *fake_hidden(device *d, dev_plan *p, int32_t i)
     return NULL;
 }
 
-static status fake_imports(device *d, dev_import *w, size_t n, const dev_hooks *h, error *err)
-{
+static status fake_imports(device *d, dev_import *w, size_t n, const dev_hooks *h, error *err) {
     status st = OK;
     uint64_t done = 0;
     for (size_t i = 0; i < n; i++) w[i].out = NULL;

@@ -27,15 +27,13 @@ typedef struct small_model {
     gguf        *g;
 } small_model;
 
-static inline float small_random(uint64_t *s)
-{
+static inline float small_random(uint64_t *s) {
     *s = *s * 6364136223846793005u + 1442695040888963407u;
     return (float)(int32_t)(*s >> 32) / 2147483648.0f;
 }
 
 // A tensor of these values, k x n x x of them; they are the model's from here on.
-static inline void small_values(small_model *m, const char *name, uint64_t k, uint64_t n, uint64_t x, float *v)
-{
+static inline void small_values(small_model *m, const char *name, uint64_t k, uint64_t n, uint64_t x, float *v) {
     error err;
     uint64_t dims[3] = {k, n, x};
     assert_true(mem_grow((void **)&m->data, &m->cap, m->n + 1, sizeof *m->data));
@@ -43,8 +41,7 @@ static inline void small_values(small_model *m, const char *name, uint64_t k, ui
     assert_int_equal(gguf_writer_tensor(m->w, name, QUANT_F32, x > 1 ? 3 : n > 1 ? 2 : 1, dims, v, &err), OK);
 }
 
-static inline void small_tensor(small_model *m, const small_spec *s, const char *name, uint64_t k, uint64_t n, uint64_t x)
-{
+static inline void small_tensor(small_model *m, const small_spec *s, const char *name, uint64_t k, uint64_t n, uint64_t x) {
     uint64_t seed = 1469598103934665603u;
     if (s->leave_out && !strcmp(name, s->leave_out)) return;
     if (s->reshape && !strcmp(name, s->reshape)) k++;
@@ -55,8 +52,7 @@ static inline void small_tensor(small_model *m, const small_spec *s, const char 
     small_values(m, name, k, n, x, v);
 }
 
-static inline void small_pair(small_model *m, const small_spec *s, const char *name, uint64_t k, uint64_t n, bool bias)
-{
+static inline void small_pair(small_model *m, const small_spec *s, const char *name, uint64_t k, uint64_t n, bool bias) {
     char full[128];
     snprintf(full, sizeof full, "%s.weight", name);
     small_tensor(m, s, full, k, n, 1);
@@ -64,23 +60,20 @@ static inline void small_pair(small_model *m, const small_spec *s, const char *n
     if (bias) small_tensor(m, s, full, n > 1 ? n : k, 1, 1);
 }
 
-static inline void small_u32(small_model *m, const small_spec *s, const char *key, uint32_t v)
-{
+static inline void small_u32(small_model *m, const small_spec *s, const char *key, uint32_t v) {
     char full[96];
     snprintf(full, sizeof full, "%s.%s", s->arch, key);
     assert_int_equal(gguf_writer_set_u32(m->w, full, v, NULL), OK);
 }
 
-static inline void small_f32(small_model *m, const small_spec *s, const char *key, float v)
-{
+static inline void small_f32(small_model *m, const small_spec *s, const char *key, float v) {
     char full[96];
     snprintf(full, sizeof full, "%s.%s", s->arch, key);
     assert_int_equal(gguf_writer_set_f32(m->w, full, v, NULL), OK);
 }
 
 // A model without tensors: architecture, layers, width.
-static inline void small_open(small_model *m, const small_spec *s)
-{
+static inline void small_open(small_model *m, const small_spec *s) {
     memset(m, 0, sizeof *m);
     assert_int_equal(gguf_writer_create(&m->w, NULL), OK);
     assert_int_equal(gguf_writer_set_text(m->w, "general.architecture", s->arch, NULL), OK);
@@ -90,8 +83,7 @@ static inline void small_open(small_model *m, const small_spec *s)
 }
 
 // Heads of attention; value 0: as wide as the keys.
-static inline void small_heads(small_model *m, const small_spec *s, int value)
-{
+static inline void small_heads(small_model *m, const small_spec *s, int value) {
     small_u32(m, s, "attention.head_count", (uint32_t)s->heads);
     small_u32(m, s, "attention.head_count_kv", (uint32_t)s->kv);
     small_u32(m, s, "attention.key_length", (uint32_t)s->head);
@@ -99,8 +91,7 @@ static inline void small_heads(small_model *m, const small_spec *s, int value)
     if (s->rot) small_u32(m, s, "rope.dimension_count", (uint32_t)s->rot);
 }
 
-static inline void small_begin(small_model *m, const small_spec *s)
-{
+static inline void small_begin(small_model *m, const small_spec *s) {
     small_open(m, s);
     small_heads(m, s, 0);
     small_f32(m, s, s->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", 1e-5f);
@@ -147,8 +138,7 @@ static inline void small_begin(small_model *m, const small_spec *s)
     }
 }
 
-static inline void small_end(small_model *m)
-{
+static inline void small_end(small_model *m) {
     error err;
     assert_int_equal(gguf_writer_memory(m->w, &m->file, &m->bytes, &err), OK);
     gguf_writer_free(m->w);
@@ -158,8 +148,7 @@ static inline void small_end(small_model *m)
     if (gguf_open_memory(m->file, m->bytes, "small", &m->g, &err)) fail_msg("%s", err.text);
 }
 
-static inline void small_free(small_model *m)
-{
+static inline void small_free(small_model *m) {
     gguf_close(m->g);
     mem_free(m->file);
 }

@@ -7,8 +7,7 @@
 
 // Loads what was written and computes the logits of n tokens, [n][vocab]: in one piece, then token by token, which must give the same bits. The model is
 // gone afterwards; mem_free.
-static inline float *small_logits(small_model *m, int n, int vocab)
-{
+static inline float *small_logits(small_model *m, int n, int vocab) {
     static const int32_t table[2] = {1, 0}; // pages, not in order
     enum { MOST = 2 * DEV_PAGE_TOKENS };
     error err;

@@ -8,8 +8,7 @@
 static const small_spec LLAMA = {.arch = "llama", .e = 16, .layers = 2, .heads = 4, .kv = 2, .head = 4, .ff = 24, .vocab = 20};
 
 // Loads what the spec and `more` make; the error must have the code and the text.
-static void refused(const small_spec *s, void (*more)(small_model *), status code, const char *text)
-{
+static void refused(const small_spec *s, void (*more)(small_model *), status code, const char *text) {
     small_model f;
     small_begin(&f, s);
     if (more) more(&f);
@@ -27,8 +26,7 @@ static void refused(const small_spec *s, void (*more)(small_model *), status cod
     small_free(&f);
 }
 
-static void test_missing(void **state)
-{
+static void test_missing(void **state) {
     (void)state;
     static const char *const names[] = {"token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight", "blk.1.attn_q.weight", "blk.1.attn_k.weight", "blk.0.attn_v.weight", "blk.0.attn_output.weight",
                                         "blk.1.ffn_norm.weight", "blk.0.ffn_up.weight", "blk.1.ffn_down.weight"};
@@ -47,8 +45,7 @@ static void test_missing(void **state)
     refused(&s, NULL, E_INVALID, s.leave_out);
 }
 
-static void test_shapes(void **state)
-{
+static void test_shapes(void **state) {
     (void)state;
     static const char *const names[] = {"token_embd.weight", "output_norm.weight", "output.weight", "blk.0.attn_norm.weight", "blk.1.attn_q.weight", "blk.1.attn_k.weight", "blk.0.attn_v.weight",
                                         "blk.0.attn_output.weight", "blk.1.ffn_norm.weight", "blk.0.ffn_up.weight", "blk.0.ffn_gate.weight", "blk.0.attn_q.bias", "blk.1.ffn_down.bias"};
@@ -86,8 +83,7 @@ static void eps_nan(small_model *m) { gguf_writer_set_f32(m->w, "llama.attention
 static void eps_negative(small_model *m) { gguf_writer_set_f32(m->w, "llama.attention.layer_norm_rms_epsilon", -1, NULL); }
 static void base_negative(small_model *m) { gguf_writer_set_f32(m->w, "llama.rope.freq_base", -1, NULL); }
 static void scaling_unknown(small_model *m) { gguf_writer_set_text(m->w, "llama.rope.scaling.type", "spiral", NULL); }
-static void yarn_without_context(small_model *m)
-{
+static void yarn_without_context(small_model *m) {
     gguf_writer_set_text(m->w, "llama.rope.scaling.type", "yarn", NULL);
     gguf_writer_set_f32(m->w, "llama.rope.scaling.factor", 4, NULL);
     gguf_writer_remove(m->w, "llama.context_length");
@@ -96,21 +92,18 @@ static void arch_unknown(small_model *m) { gguf_writer_set_text(m->w, "general.a
 static const char *out; // known by name, not built
 static void arch_out(small_model *m) { gguf_writer_set_text(m->w, "general.architecture", out, NULL); }
 static void arch_gone(small_model *m) { gguf_writer_remove(m->w, "general.architecture"); }
-static void experts_too_used(small_model *m)
-{
+static void experts_too_used(small_model *m) {
     gguf_writer_set_u32(m->w, "llama.expert_count", 2, NULL);
     gguf_writer_set_u32(m->w, "llama.expert_used_count", 3, NULL);
 }
 static void experts_huge(small_model *m) { gguf_writer_set_u32(m->w, "llama.expert_count", 3000000000u, NULL); }
-static void heads_list(small_model *m)
-{
+static void heads_list(small_model *m) {
     static const uint32_t one[1] = {4};
     gguf_items items = {GGUF_U32, 1, one};
     gguf_writer_set(m->w, "llama.attention.head_count", GGUF_ARRAY, &items, NULL);
 }
 
-static void test_numbers(void **state)
-{
+static void test_numbers(void **state) {
     (void)state;
     refused(&LLAMA, layers_many, E_INVALID, "llama.block_count");
     refused(&LLAMA, layers_more, E_INVALID, "llama.block_count");
@@ -148,8 +141,7 @@ static void test_numbers(void **state)
     refused(&s, NULL, E_INVALID, "llama.expert_used_count");
 }
 
-static void test_unknown_tensors(void **state)
-{
+static void test_unknown_tensors(void **state) {
     (void)state;
     static const char *const names[] = {"blk.0.attn_mystery.weight", "blk.7.attn_q.weight", "blk.0.attn_q.scale", "mystery.weight", "position_embd.weight", "blk.99999999999.attn_q.weight"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -174,8 +166,7 @@ static void test_unknown_tensors(void **state)
 }
 
 // Every allocation of loading and predicting may fail.
-static void test_no_memory(void **state)
-{
+static void test_no_memory(void **state) {
     (void)state;
     small_model f;
     small_begin(&f, &LLAMA);
@@ -211,15 +202,13 @@ static void test_no_memory(void **state)
 }
 
 static bool stop_at_third(void *ctx) { return ++*(int *)ctx == 3; }
-static void rising(void *ctx, uint64_t done, uint64_t total)
-{
+static void rising(void *ctx, uint64_t done, uint64_t total) {
     uint64_t *last = ctx;
     assert_true(done >= *last && done <= total);
     *last = done;
 }
 
-static void test_progress_and_cancel(void **state)
-{
+static void test_progress_and_cancel(void **state) {
     (void)state;
     small_model f;
     small_begin(&f, &LLAMA);
@@ -239,14 +228,12 @@ static void test_progress_and_cancel(void **state)
 }
 
 // Rows with keys or tensors of their own name them when they are missing or do not fit.
-static void cycles_other(small_model *m)
-{
+static void cycles_other(small_model *m) {
     gguf_writer_set_u32(m->w, "hrm_text.hrm.layers_per_stack", 1, NULL);
     gguf_writer_set_u32(m->w, "hrm_text.hrm.h_cycles", 2, NULL);
     gguf_writer_set_u32(m->w, "hrm_text.hrm.l_cycles", 3, NULL); // eight layers, not two
 }
-static void cycles_one(small_model *m)
-{
+static void cycles_one(small_model *m) {
     gguf_writer_set_u32(m->w, "hrm_text.hrm.layers_per_stack", 1, NULL);
     gguf_writer_set_u32(m->w, "hrm_text.hrm.h_cycles", 1, NULL);
     gguf_writer_set_u32(m->w, "hrm_text.hrm.l_cycles", 1, NULL);
@@ -254,8 +241,7 @@ static void cycles_one(small_model *m)
 static void share_odd(small_model *m) { gguf_writer_set_u32(m->w, "grovemoe.experts_per_group", 3, NULL); }
 static void share_two(small_model *m) { gguf_writer_set_u32(m->w, "grovemoe.experts_per_group", 2, NULL); }
 static void limit_negative(small_model *m) { gguf_writer_set_f32(m->w, "maple.swiglu_clamp_exp", -1, NULL); }
-static void limits_few(small_model *m)
-{
+static void limits_few(small_model *m) {
     static const float one[1] = {7};
     gguf_items items = {GGUF_F32, 1, one};
     gguf_writer_set(m->w, "maple.swiglu_clamp_exp", GGUF_ARRAY, &items, NULL);
@@ -263,8 +249,7 @@ static void limits_few(small_model *m)
 
 static void swin(small_model *m) { gguf_writer_set_bool(m->w, "chameleon.swin_norm", true, NULL); }
 
-static void test_rows(void **state)
-{
+static void test_rows(void **state) {
     (void)state;
     small_spec s = LLAMA;
     s.arch = "hrm_text";
@@ -292,8 +277,7 @@ static void test_rows(void **state)
     refused(&s, limits_few, E_INVALID, "maple.swiglu_clamp_exp");
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_missing), cmocka_unit_test(test_shapes), cmocka_unit_test(test_numbers), cmocka_unit_test(test_unknown_tensors), cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_progress_and_cancel), cmocka_unit_test(test_rows),

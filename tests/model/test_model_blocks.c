@@ -4,15 +4,13 @@
 
 enum { TOKENS = 40, VOCAB = 21, E = 16 };
 
-static void put(small_model *m, const char *name, int k, int n, int x, const float *values)
-{
+static void put(small_model *m, const char *name, int k, int n, int x, const float *values) {
     float *v = mem_alloc((size_t)k * (size_t)n * (size_t)x * 4);
     memcpy(v, values, (size_t)k * (size_t)n * (size_t)x * 4);
     small_values(m, name, (uint64_t)k, (uint64_t)n, (uint64_t)x, v);
 }
 
-static float *numbers(uint64_t seed, size_t n, float scale)
-{
+static float *numbers(uint64_t seed, size_t n, float scale) {
     float *v = mem_alloc(n * 4);
     for (size_t i = 0; i < n; i++) v[i] = scale * small_random(&seed);
     return v;
@@ -20,8 +18,7 @@ static float *numbers(uint64_t seed, size_t n, float scale)
 
 static float *logits_of(small_model *m) { return small_logits(m, TOKENS, VOCAB); }
 
-static void same(float *a, float *b, double bound)
-{
+static void same(float *a, float *b, double bound) {
     double d = 0, s = 0;
     for (int i = 0; i < TOKENS * VOCAB; i++) {
         d += (double)(a[i] - b[i]) * (a[i] - b[i]);
@@ -32,8 +29,7 @@ static void same(float *a, float *b, double bound)
     mem_free(b);
 }
 
-static void different(float *a, float *b)
-{
+static void different(float *a, float *b) {
     assert_memory_not_equal(a, b, TOKENS * VOCAB * 4);
     mem_free(a);
     mem_free(b);
@@ -43,8 +39,7 @@ static void different(float *a, float *b)
 
 enum { RANK = 6, ROT = 4, NOPE = 5, VAL = 7, HEADS = 3 };
 
-static float *latent(bool absorbed)
-{
+static float *latent(bool absorbed) {
     small_spec s = {.arch = "deepseek2", .e = E, .layers = 1, .heads = HEADS, .kv = absorbed ? 1 : HEADS, .head = absorbed ? RANK + ROT : NOPE + ROT, .rot = ROT};
     small_model m;
     small_open(&m, &s);
@@ -86,8 +81,7 @@ static void test_latent(void **state) { (void)state; same(latent(true), latent(f
 // ---- stacked tensors ------------------------------------------------------------------------------------------------------
 
 // Rows of a, then rows of b, for each of x experts.
-static void put_stacked(small_model *m, const char *name, const float *a, int na, const float *b, int nb, int k, int x)
-{
+static void put_stacked(small_model *m, const char *name, const float *a, int na, const float *b, int nb, int k, int x) {
     float *v = mem_alloc((size_t)(k * (na + nb) * x) * 4);
     for (int e = 0; e < x; e++) {
         memcpy(v + e * (na + nb) * k, a + e * na * k, (size_t)(na * k) * 4);
@@ -97,8 +91,7 @@ static void put_stacked(small_model *m, const char *name, const float *a, int na
     mem_free(v);
 }
 
-static float *stacked(const char *arch, bool together, int experts)
-{
+static float *stacked(const char *arch, bool together, int experts) {
     small_spec s = {.arch = arch, .e = E, .layers = 1, .heads = 2, .kv = 1, .head = 8, .ff = 12, .vocab = VOCAB, .experts = experts, .used = experts ? 2 : 0};
     small_model m;
     float *q = numbers(1, E * 16, 0.5f), *kv = numbers(2, 2 * E * 8, 0.5f), *o = numbers(3, E * 16, 0.5f), *norm = numbers(4, E, 1.2f), *embed = numbers(5, E * VOCAB, 1);
@@ -143,8 +136,7 @@ static float *stacked(const char *arch, bool together, int experts)
     return logits_of(&m);
 }
 
-static void test_stacked(void **state)
-{
+static void test_stacked(void **state) {
     (void)state;
     same(stacked("chatglm", true, 0), stacked("chatglm", false, 0), 0);
     same(stacked("qwen3moe", true, 3), stacked("qwen3moe", false, 3), 0);
@@ -153,8 +145,7 @@ static void test_stacked(void **state)
 
 // ---- options --------------------------------------------------------------------------------------------------------------
 
-static float *with(const char *arch, const char *key, float f, const char *key2, uint32_t u)
-{
+static float *with(const char *arch, const char *key, float f, const char *key2, uint32_t u) {
     small_spec s = {.arch = arch, .e = E, .layers = 2, .heads = 4, .kv = 2, .head = 4, .ff = 12, .vocab = VOCAB};
     small_model m;
     small_begin(&m, &s);
@@ -164,24 +155,21 @@ static float *with(const char *arch, const char *key, float f, const char *key2,
     return logits_of(&m);
 }
 
-static void test_clamp(void **state)
-{
+static void test_clamp(void **state) {
     (void)state;
     same(with("mpt", "attention.clamp_kqv", 64, NULL, 0), with("mpt", NULL, 0, NULL, 0), 1e-9);
     different(with("mpt", "attention.clamp_kqv", 0.2f, NULL, 0), with("mpt", NULL, 0, NULL, 0));
     same(with("llama", "attention.clamp_kqv", 0.2f, NULL, 0), with("llama", NULL, 0, NULL, 0), 0); // llama does not read that key
 }
 
-static void test_temperature(void **state)
-{
+static void test_temperature(void **state) {
     (void)state;
     const char *scale = "attention.temperature_scale", *length = "rope.scaling.original_context_length";
     same(with("mistral3", scale, 0.5f, length, 1000), with("mistral3", NULL, 0, NULL, 0), 0); // the factor is 1 below that length
     different(with("mistral3", scale, 0.5f, length, 8), with("mistral3", NULL, 0, NULL, 0));
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp), cmocka_unit_test(test_temperature)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

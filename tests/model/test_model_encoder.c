@@ -10,8 +10,7 @@ static const small_spec BERT = {.arch = "bert", .e = E, .layers = LAYERS, .heads
 
 typedef struct made { small_model f; int pooling; bool alibi; } made;
 
-static void make(made *m, const small_spec *s, int pooling)
-{
+static void make(made *m, const small_spec *s, int pooling) {
     memset(m, 0, sizeof *m);
     small_model *f = &m->f;
     m->pooling = pooling;
@@ -43,8 +42,7 @@ static void make(made *m, const small_spec *s, int pooling)
 
 // ---- the reference --------------------------------------------------------------------------------------------------------
 
-static float *get(const made *m, const char *name)
-{
+static float *get(const made *m, const char *name) {
     const gguf_tensor *t = gguf_tensor_find(m->f.g, name);
     assert_non_null(t);
     float *x = mem_alloc(gguf_tensor_elems(t) * 4);
@@ -52,8 +50,7 @@ static float *get(const made *m, const char *name)
     return x;
 }
 
-static void affine(const made *m, const char *name, const double *x, int k, int n, double *y)
-{
+static void affine(const made *m, const char *name, const double *x, int k, int n, double *y) {
     char full[96];
     snprintf(full, sizeof full, "%s.weight", name);
     float *w = get(m, full);
@@ -67,8 +64,7 @@ static void affine(const made *m, const char *name, const double *x, int k, int 
     mem_free(b);
 }
 
-static void normed(const made *m, const char *name, double *x)
-{
+static void normed(const made *m, const char *name, double *x) {
     char full[96];
     snprintf(full, sizeof full, "%s.weight", name);
     float *w = get(m, full);
@@ -83,8 +79,7 @@ static void normed(const made *m, const char *name, double *x)
 }
 
 // The sequence's embedding or scores; returns how many values.
-static int reference(const made *m, const int32_t *tokens, int n, double *out)
-{
+static int reference(const made *m, const int32_t *tokens, int n, double *out) {
     static double h[LONGEST][E], q[LONGEST][E], k[LONGEST][E], v[LONGEST][E], att[E], t[E], ff[FF];
     float *embed = get(m, "token_embd.weight"), *type = get(m, "token_types.weight"), *pos = m->alibi ? NULL : get(m, "position_embd.weight");
     for (int i = 0; i < n; i++) {
@@ -144,8 +139,7 @@ static int reference(const made *m, const int32_t *tokens, int n, double *out)
 // ---- running --------------------------------------------------------------------------------------------------------------
 
 // Two sequences in one step, each held to its reference.
-static void compare(const small_spec *s, int pooling)
-{
+static void compare(const small_spec *s, int pooling) {
     made m;
     make(&m, s, pooling);
     fake_device dev = {.base = {&fake_ops}};
@@ -189,22 +183,19 @@ static void compare(const small_spec *s, int pooling)
     small_free(&m.f);
 }
 
-static void test_bert(void **state)
-{
+static void test_bert(void **state) {
     (void)state;
     for (int pooling = -1; pooling <= 4; pooling++) compare(&BERT, pooling);
 }
 
-static void test_distances(void **state) // ALiBi counts distances on both sides
-{
+static void test_distances(void **state) { // ALiBi counts distances on both sides
     (void)state;
     small_spec s = BERT;
     s.arch = "jina-bert-v2";
     compare(&s, 1);
 }
 
-static void refuses(const small_spec *s, int pooling, const char *why)
-{
+static void refuses(const small_spec *s, int pooling, const char *why) {
     made m;
     error err;
     make(&m, s, pooling);
@@ -213,8 +204,7 @@ static void refuses(const small_spec *s, int pooling, const char *why)
     small_free(&m.f);
 }
 
-static void test_bad(void **state)
-{
+static void test_bad(void **state) {
     (void)state;
     static const struct { const char *leave_out, *reshape, *why; int pooling; } cases[] = {
         {"blk.1.attn_output_norm.weight", NULL, "blk.1.attn_output_norm.weight", 1}, {"blk.0.layer_output_norm.weight", NULL, "blk.0.layer_output_norm.weight", 1},
@@ -237,8 +227,7 @@ static void test_bad(void **state)
 }
 
 // A decoder whose file says how it embeds.
-static void test_decoder(void **state)
-{
+static void test_decoder(void **state) {
     (void)state;
     small_spec s = {.arch = "qwen3", .e = E, .layers = 1, .heads = 2, .kv = 2, .head = 8, .ff = FF, .vocab = VOCAB};
     static const struct { int pooling; bool generates, whole, first; } cases[] = {{-1, true, false, false}, {0, true, false, false}, {1, false, true, false}, {2, false, true, true}, {3, true, false, false}};
@@ -256,8 +245,7 @@ static void test_decoder(void **state)
     }
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_bert), cmocka_unit_test(test_distances), cmocka_unit_test(test_bad), cmocka_unit_test(test_decoder)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

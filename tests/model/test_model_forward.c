@@ -17,8 +17,7 @@ typedef struct ref {
     int    window; // of even layers
 } ref;
 
-static float *get(const ref *r, const char *fmt, int layer)
-{
+static float *get(const ref *r, const char *fmt, int layer) {
     char name[96];
     snprintf(name, sizeof name, fmt, layer);
     const gguf_tensor *t = gguf_tensor_find(r->g, name);
@@ -29,16 +28,14 @@ static float *get(const ref *r, const char *fmt, int layer)
     return v;
 }
 
-static void mul(double *y, const float *w, const float *b, const double *x, int k, int n)
-{
+static void mul(double *y, const float *w, const float *b, const double *x, int k, int n) {
     for (int j = 0; j < n; j++) {
         y[j] = b ? b[j] : 0;
         for (int i = 0; i < k; i++) y[j] += (double)w[j * k + i] * x[i];
     }
 }
 
-static void normed(const ref *r, double *y, const double *x, const float *w, const float *b)
-{
+static void normed(const ref *r, double *y, const double *x, const float *w, const float *b) {
     int e = r->s->e;
     double mean = 0, var = 0;
     for (int i = 0; i < e && r->s->layer_norm; i++) mean += x[i] / e;
@@ -48,8 +45,7 @@ static void normed(const ref *r, double *y, const double *x, const float *w, con
 
 static double active(const ref *r, double x) { return r->gelu ? 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))) : x / (1 + exp(-x)); }
 
-static void turn(const ref *r, double *x, int pos)
-{
+static void turn(const ref *r, double *x, int pos) {
     int rot = r->s->rot ? r->s->rot : r->s->head;
     for (int i = 0; i < rot / 2; i++) {
         double a = pos * pow(r->base, -2.0 * i / rot), *p = r->neox ? x + i : x + 2 * i, *q = r->neox ? x + i + rot / 2 : p + 1, u = *p, v = *q;
@@ -58,8 +54,7 @@ static void turn(const ref *r, double *x, int pos)
     }
 }
 
-static void feed(const ref *r, int l, double *y, const double *x)
-{
+static void feed(const ref *r, int l, double *y, const double *x) {
     int e = r->s->e, ff = r->s->ff, n = r->s->experts ? r->s->experts : 1;
     double mid[256], up[256], out[64], p[16] = {1}, sum = 0, chosen = 0;
     bool used[16] = {true};
@@ -97,8 +92,7 @@ static void feed(const ref *r, int l, double *y, const double *x)
     mem_free(gate); mem_free(wup); mem_free(down); mem_free(gb); mem_free(ub); mem_free(db);
 }
 
-static void attend(const ref *r, int l, double (*att)[64], double (*x)[64], int n)
-{
+static void attend(const ref *r, int l, double (*att)[64], double (*x)[64], int n) {
     const small_spec *s = r->s;
     int q = s->heads * s->head, k = s->kv * s->head, window = l % 2 == 0 ? r->window : 0;
     static double Q[128][64], K[128][64], V[128][64];
@@ -129,8 +123,7 @@ static void attend(const ref *r, int l, double (*att)[64], double (*x)[64], int 
     mem_free(w); mem_free(b); mem_free(wq); mem_free(wk); mem_free(wv); mem_free(bq); mem_free(bk); mem_free(bv);
 }
 
-static void reference(const ref *r, const int32_t *tokens, int n, float *logits)
-{
+static void reference(const ref *r, const int32_t *tokens, int n, float *logits) {
     const small_spec *s = r->s;
     static double h[128][64], x[128][64], att[128][64];
     double t[64], y[256];
@@ -167,8 +160,7 @@ static void reference(const ref *r, const int32_t *tokens, int n, float *logits)
 enum { TOKENS = 70, PAGES = 8 };
 
 // Logits of all tokens; the prompt in chunks, a stranger beside it when asked.
-static void run_plan(model *m, fake_device *dev, const int32_t *tokens, int n, int chunk, bool stranger, float *logits)
-{
+static void run_plan(model *m, fake_device *dev, const int32_t *tokens, int n, int chunk, bool stranger, float *logits) {
     dev_plan *p = model_plan(m);
     const model_info *info = model_get_info(m);
     int32_t n_pages[DEV_MAX_GROUPS], table[2][PAGES], tok[2 * TOKENS], pos[2 * TOKENS], wanted[TOKENS];
@@ -206,8 +198,7 @@ static void run_plan(model *m, fake_device *dev, const int32_t *tokens, int n, i
     dev_kv_destroy(&dev->base, kv);
 }
 
-static double nmse(const float *a, const float *b, size_t n)
-{
+static double nmse(const float *a, const float *b, size_t n) {
     double d = 0, s = 0;
     for (size_t i = 0; i < n; i++) {
         d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
@@ -216,8 +207,7 @@ static double nmse(const float *a, const float *b, size_t n)
     return d / s;
 }
 
-static void compare(const small_spec *s, ref r, void (*more)(small_model *, const small_spec *))
-{
+static void compare(const small_spec *s, ref r, void (*more)(small_model *, const small_spec *)) {
     small_model f;
     small_begin(&f, s);
     if (more) more(&f, s);
@@ -262,8 +252,7 @@ static void test_llama(void **state) { (void)state; compare(&LLAMA, (ref){0}, NU
 
 static void base_500(small_model *m, const small_spec *s) { small_f32(m, s, "rope.freq_base", 500); }
 
-static void test_qwen2(void **state)
-{
+static void test_qwen2(void **state) {
     (void)state;
     small_spec s = LLAMA;
     s.arch = "qwen2";
@@ -271,8 +260,7 @@ static void test_qwen2(void **state)
     compare(&s, (ref){.neox = true, .base = 500}, base_500);
 }
 
-static void test_experts(void **state)
-{
+static void test_experts(void **state) {
     (void)state;
     small_spec s = LLAMA;
     s.experts = 5;
@@ -284,8 +272,7 @@ static void test_experts(void **state)
     compare(&s, (ref){.neox = true}, NULL);
 }
 
-static void test_parallel(void **state) // phi2: one layer norm, a partial rotation, attention and feed-forward side by side
-{
+static void test_parallel(void **state) { // phi2: one layer norm, a partial rotation, attention and feed-forward side by side
     (void)state;
     small_spec s = LLAMA;
     s.arch = "phi2";
@@ -294,15 +281,13 @@ static void test_parallel(void **state) // phi2: one layer norm, a partial rotat
     compare(&s, (ref){.neox = true, .gelu = true, .parallel = true}, NULL);
 }
 
-static void window_9(small_model *m, const small_spec *s)
-{
+static void window_9(small_model *m, const small_spec *s) {
     small_u32(m, s, "attention.sliding_window", 9);
     small_f32(m, s, "final_logit_softcapping", 3);
     small_f32(m, s, "attn_logit_softcapping", 2);
 }
 
-static void test_windows(void **state) // gemma2: windows, soft caps, norms on both sides, scaled embeddings
-{
+static void test_windows(void **state) { // gemma2: windows, soft caps, norms on both sides, scaled embeddings
     (void)state;
     small_spec s = LLAMA;
     s.arch = "gemma2";
@@ -311,8 +296,7 @@ static void test_windows(void **state) // gemma2: windows, soft caps, norms on b
 }
 
 // Keys that the row does not name change nothing, whatever they hold.
-static void stray(small_model *m, const small_spec *s)
-{
+static void stray(small_model *m, const small_spec *s) {
     small_f32(m, s, "attn_logit_softcapping", 1);
     small_f32(m, s, "final_logit_softcapping", 1);
     small_u32(m, s, "attention.sliding_window", 2);
@@ -324,8 +308,7 @@ static void stray(small_model *m, const small_spec *s)
 
 static void test_stray_keys(void **state) { (void)state; compare(&LLAMA, (ref){0}, stray); }
 
-static void test_names(void **state)
-{
+static void test_names(void **state) {
     (void)state;
     size_t n = 0;
     bool llama = false;
@@ -334,8 +317,7 @@ static void test_names(void **state)
     assert_null(model_architecture(n + 1000));
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_llama), cmocka_unit_test(test_qwen2), cmocka_unit_test(test_experts), cmocka_unit_test(test_parallel), cmocka_unit_test(test_windows),
         cmocka_unit_test(test_stray_keys), cmocka_unit_test(test_names),

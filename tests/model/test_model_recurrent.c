@@ -7,8 +7,7 @@ enum { E = 16, INNER = 32, HEADS = 4, GROUPS = 2, STATE = 8, TAPS = 4, WIDE = IN
 
 typedef struct spec { const char *arch, *without, *longer, *key; uint32_t value; } spec;
 
-static void number(gguf_writer *w, const spec *s, const char *key, uint32_t value)
-{
+static void number(gguf_writer *w, const spec *s, const char *key, uint32_t value) {
     char full[64];
     snprintf(full, sizeof full, "%s.%s", s->arch, key);
     assert_int_equal(gguf_writer_set_u32(w, full, s->key && !strcmp(s->key, key) ? s->value : value, NULL), OK);
@@ -23,8 +22,7 @@ static const struct { const char *name; uint64_t k, n; } MAMBA2[] = {
     {"blk.0.ssm_alpha.weight", E, HEADS}, {"blk.0.ssm_norm.weight", INNER / HEADS, 1}, {"blk.0.ssm_out.weight", INNER, E}, {"blk.0.ffn_gate.weight", E, 24}, {"blk.0.ffn_up.weight", E, 24},
     {"blk.0.ffn_down.weight", 24, E}};
 
-static status check(const spec *s, error *err)
-{
+static status check(const spec *s, error *err) {
     bool delta = !strcmp(s->arch, "qwen35");
     size_t n = delta ? sizeof DELTA / sizeof *DELTA : sizeof MAMBA2 / sizeof *MAMBA2;
     small_model m = {0};
@@ -44,23 +42,20 @@ static status check(const spec *s, error *err)
     return st;
 }
 
-static void whole_ones_pass(void **state)
-{
+static void whole_ones_pass(void **state) {
     (void)state;
     error err = {0};
     if (check(&(spec){.arch = "mamba2"}, &err) || check(&(spec){.arch = "qwen35"}, &err)) fail_msg("%s", err.text);
 }
 
-static void refused(const spec *s, const char *word)
-{
+static void refused(const spec *s, const char *word) {
     error err = {0};
     status st = check(s, &err);
     if (st != E_INVALID && st != E_UNSUPPORTED) fail_msg("%s without %s, %s longer, %s = %u: %s", s->arch, s->without ? s->without : "-", s->longer ? s->longer : "-", s->key ? s->key : "-", s->value, status_name(st));
     if (!strstr(err.text, word)) fail_msg("expected \"%s\" in: %s", word, err.text);
 }
 
-static void parts_are_missed(void **state)
-{
+static void parts_are_missed(void **state) {
     (void)state;
     for (size_t i = 2; i < sizeof MAMBA2 / sizeof *MAMBA2; i++) {
         if (strstr(MAMBA2[i].name, "ssm_norm")) continue; // may be left out
@@ -75,8 +70,7 @@ static void parts_are_missed(void **state)
     }
 }
 
-static void sizes_are_bounded(void **state)
-{
+static void sizes_are_bounded(void **state) {
     (void)state;
     static const char *const keys[] = {"ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.time_step_rank", "ssm.group_count"};
     static const uint32_t values[] = {0, 1, 3, 4096, 1u << 22, 0x7fffffff, 0xffffffff};
@@ -84,8 +78,7 @@ static void sizes_are_bounded(void **state)
         for (size_t v = 0; v < sizeof values / sizeof *values; v++) refused(&(spec){.arch = v % 2 ? "mamba2" : "qwen35", .key = keys[k], .value = values[v]}, "");
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(whole_ones_pass), cmocka_unit_test(parts_are_missed), cmocka_unit_test(sizes_are_bounded)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

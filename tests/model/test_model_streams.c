@@ -14,24 +14,21 @@ typedef struct family {
     void      (*keys)(small_model *m, const small_spec *s);
 } family;
 
-static void rwkv_keys(small_model *m, const small_spec *s)
-{
+static void rwkv_keys(small_model *m, const small_spec *s) {
     small_u32(m, s, "attention.head_count", 0);
     small_u32(m, s, "wkv.head_size", HEAD);
     small_u32(m, s, "rescale_every_n_layers", 1);
     small_f32(m, s, "attention.layer_norm_epsilon", 1e-5f);
 }
 
-static void qwen_keys(small_model *m, const small_spec *s)
-{
+static void qwen_keys(small_model *m, const small_spec *s) {
     small_u32(m, s, "attention.head_count", E / HEAD);
     small_u32(m, s, "attention.head_count_kv", s->kv ? (uint32_t)s->kv : 1);
     small_u32(m, s, "wkv.head_size", HEAD);
     small_f32(m, s, "attention.layer_norm_rms_epsilon", 1e-5f);
 }
 
-static void gemma_keys(small_model *m, const small_spec *s)
-{
+static void gemma_keys(small_model *m, const small_spec *s) {
     small_heads(m, &(small_spec){.arch = s->arch, .heads = 2, .kv = 1, .head = 6}, 0);
     small_u32(m, s, "attention.sliding_window", 5);
     small_u32(m, s, "embedding_length_per_layer_input", 3);
@@ -40,8 +37,7 @@ static void gemma_keys(small_model *m, const small_spec *s)
 
 enum { ROT = 2, RANK = 4, NOPE = 3, VAL = 3, RANK_W = 3, NOPE_W = 2, VAL_W = 2, LOW = 5 };
 
-static void dots_keys(small_model *m, const small_spec *s)
-{
+static void dots_keys(small_model *m, const small_spec *s) {
     static const uint32_t windows[2] = {0, 1};
     small_heads(m, &(small_spec){.arch = s->arch, .heads = 2, .kv = 1, .head = RANK + ROT, .rot = ROT}, RANK);
     small_u32(m, s, "attention.kv_lora_rank", RANK);
@@ -86,8 +82,7 @@ static const part QWEN6[] = {{"token_embd.weight", E, VOCAB, 1}, {"output_norm.w
 #define FAMILY(arch, parts, keys) {arch, parts, sizeof parts / sizeof *parts, 2, keys}
 static const family FAMILIES[] = {FAMILY("rwkv6", RWKV6, rwkv_keys), FAMILY("rwkv7", RWKV7, rwkv_keys), FAMILY("gemma3n", GEMMA3N, gemma_keys), FAMILY("dots3note", DOTS, dots_keys)};
 
-static void begin(small_model *m, const family *f, const small_spec *s)
-{
+static void begin(small_model *m, const family *f, const small_spec *s) {
     small_spec of = *s;
     of.layers = f->layers;
     of.e = E;
@@ -106,8 +101,7 @@ static void begin(small_model *m, const family *f, const small_spec *s)
 
 static float *logits_of(small_model *m) { return small_logits(m, TOKENS, VOCAB); }
 
-static void pieces_are_the_whole(void **state)
-{
+static void pieces_are_the_whole(void **state) {
     (void)state;
     for (size_t f = 0; f < sizeof FAMILIES / sizeof *FAMILIES; f++) {
         small_model m;
@@ -117,8 +111,7 @@ static void pieces_are_the_whole(void **state)
 }
 
 // Two key heads for three queries each, and the same heads written out for every query.
-static float *grouped(bool together)
-{
+static float *grouped(bool together) {
     small_model m;
     small_spec s = {.arch = "rwkv6qwen2", .kv = together ? E / HEAD / SHARE : E / HEAD};
     family f = FAMILY("rwkv6qwen2", QWEN6, qwen_keys);
@@ -137,8 +130,7 @@ static float *grouped(bool together)
     return logits_of(&m);
 }
 
-static void key_heads_are_shared(void **state)
-{
+static void key_heads_are_shared(void **state) {
     (void)state;
     float *a = grouped(true), *b = grouped(false);
     assert_memory_equal(a, b, TOKENS * VOCAB * 4);
@@ -146,8 +138,7 @@ static void key_heads_are_shared(void **state)
     mem_free(b);
 }
 
-static void refused(const family *f, const small_spec *s, const char *word)
-{
+static void refused(const family *f, const small_spec *s, const char *word) {
     error err = {0};
     small_model m;
     begin(&m, f, s);
@@ -158,8 +149,7 @@ static void refused(const family *f, const small_spec *s, const char *word)
     if (!strstr(err.text, word)) fail_msg("expected \"%s\" in: %s", word, err.text);
 }
 
-static void parts_are_missed(void **state)
-{
+static void parts_are_missed(void **state) {
     (void)state;
     for (size_t f = 0; f < sizeof FAMILIES / sizeof *FAMILIES; f++)
         for (size_t i = 1; i < FAMILIES[f].n; i++) {
@@ -175,8 +165,7 @@ static void parts_are_missed(void **state)
         }
 }
 
-int main(void)
-{
+int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(pieces_are_the_whole), cmocka_unit_test(key_heads_are_shared), cmocka_unit_test(parts_are_missed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,8 +15,7 @@ char *toy_read(const char *path, size_t *len);
 
 // Random numbers: splitmix64.
 typedef struct rng { uint64_t s; } rng;
-static inline uint64_t rng_next(rng *r)
-{
+static inline uint64_t rng_next(rng *r) {
     uint64_t z = (r->s += 0x9E3779B97F4A7C15u);
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;

@@ -11,8 +11,7 @@
 // GPT-2 orders bytes by their printable form: ! to ~, then two Latin ranges, then the rest at U+0100 and up.
 static bool plain_byte(int b) { return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174; }
 
-static int byte_code(int b)
-{
+static int byte_code(int b) {
     if (plain_byte(b))
         return b;
     int n = 256;
@@ -21,8 +20,7 @@ static int byte_code(int b)
     return n;
 }
 
-size_t bpe_printable(const bpe *b, int id, char *out)
-{
+size_t bpe_printable(const bpe *b, int id, char *out) {
     size_t n = 0;
     if (id >= 256 + b->n_merges) {
         memcpy(out, b->text[id], (size_t)b->len[id]);
@@ -40,8 +38,7 @@ size_t bpe_printable(const bpe *b, int id, char *out)
     return n;
 }
 
-static void start_bytes(bpe *b, int n_tokens)
-{
+static void start_bytes(bpe *b, int n_tokens) {
     b->n = n_tokens;
     b->n_merges = n_tokens - 256 - 3;
     b->text = toy_alloc((size_t)n_tokens * sizeof *b->text);
@@ -66,8 +63,7 @@ static void start_bytes(bpe *b, int n_tokens)
 
 static unsigned slot_of(int l, int r) { return ((unsigned)l * 2654435761u ^ (unsigned)r * 40503u) % PAIR_SLOTS; }
 
-static void add_merge(bpe *b, int i, int l, int r)
-{
+static void add_merge(bpe *b, int i, int l, int r) {
     int id = 256 + i;
     b->merge[i][0] = l, b->merge[i][1] = r;
     b->len[id] = b->len[l] + b->len[r];
@@ -80,8 +76,7 @@ static void add_merge(bpe *b, int i, int l, int r)
     b->pair_hash[at] = i + 1;
 }
 
-static int find_merge(const bpe *b, int l, int r)
-{
+static int find_merge(const bpe *b, int l, int r) {
     for (unsigned at = slot_of(l, r); b->pair_hash[at]; at = (at + 1) % PAIR_SLOTS) {
         int i = b->pair_hash[at] - 1;
         if (b->merge[i][0] == l && b->merge[i][1] == r)
@@ -91,8 +86,7 @@ static int find_merge(const bpe *b, int l, int r)
 }
 
 static int byte_id[256];
-static void set_byte_ids(const bpe *b)
-{
+static void set_byte_ids(const bpe *b) {
     for (int i = 0; i < 256; i++)
         byte_id[(unsigned char)b->text[i][0]] = i;
 }
@@ -101,8 +95,7 @@ static bool letter(unsigned char c) { return isalpha(c) || c >= 128; }
 static bool other(unsigned char c) { return !isspace(c) && !letter(c) && !isdigit(c); }
 
 // The length of the first piece of s by GPT-2's pattern.
-static size_t piece(const char *s, size_t n)
-{
+static size_t piece(const char *s, size_t n) {
     static const char *const tail[] = {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"};
     for (int i = 0; i < 7; i++) {
         size_t k = strlen(tail[i]);
@@ -129,8 +122,7 @@ static size_t piece(const char *s, size_t n)
     return k < n && k > 1 ? k - 1 : k; // the last space belongs to what follows
 }
 
-static int encode_piece(const bpe *b, const char *s, size_t n, int *ids)
-{
+static int encode_piece(const bpe *b, const char *s, size_t n, int *ids) {
     int len = (int)n;
     for (int i = 0; i < len; i++)
         ids[i] = byte_id[(unsigned char)s[i]];
@@ -149,8 +141,7 @@ static int encode_piece(const bpe *b, const char *s, size_t n, int *ids)
     }
 }
 
-int bpe_encode(const bpe *b, const char *s, size_t n, int *out, int max)
-{
+int bpe_encode(const bpe *b, const char *s, size_t n, int *out, int max) {
     int made = 0, ids[TEXT_MAX];
     while (n) {
         size_t k = piece(s, n);
@@ -166,8 +157,7 @@ int bpe_encode(const bpe *b, const char *s, size_t n, int *out, int max)
     return made;
 }
 
-int bpe_talk(const bpe *b, const talk *t, int *ids, float *weight, int max)
-{
+int bpe_talk(const bpe *b, const talk *t, int *ids, float *weight, int max) {
     int n = 0;
     for (int i = 0; i < t->n; i++) {
         const turn *u = &t->turns[i];
@@ -193,8 +183,7 @@ int bpe_talk(const bpe *b, const talk *t, int *ids, float *weight, int max)
     return n;
 }
 
-int bpe_prompt(const bpe *b, const char *question, int *ids, int max)
-{
+int bpe_prompt(const bpe *b, const char *question, int *ids, int max) {
     talk t = {.n = 2};
     float weight[2048];
     if (max > 2048)
@@ -210,8 +199,7 @@ int bpe_prompt(const bpe *b, const char *question, int *ids, int max)
 typedef struct word { char *s; int len, n; int *ids; long count; } word;
 typedef struct words { word *w; int n, cap; int *slot; int slots; } words;
 
-static void count_word(words *t, const char *s, size_t n)
-{
+static void count_word(words *t, const char *s, size_t n) {
     uint64_t h = 1469598103934665603u;
     for (size_t i = 0; i < n; i++)
         h = (h ^ (unsigned char)s[i]) * 1099511628211u;
@@ -234,8 +222,7 @@ static void count_word(words *t, const char *s, size_t n)
     }
 }
 
-static void count_corpus(words *t, corpus *c, uint64_t seed, int samples)
-{
+static void count_corpus(words *t, corpus *c, uint64_t seed, int samples) {
     talk *k = toy_alloc(sizeof *k);
     for (int i = 0; i < samples; i++) {
         corpus_draw(c, seed, (uint64_t)i, k);
@@ -252,8 +239,7 @@ static void count_corpus(words *t, corpus *c, uint64_t seed, int samples)
     free(k);
 }
 
-bpe *bpe_train(corpus *c, uint64_t seed, int samples, int n_tokens)
-{
+bpe *bpe_train(corpus *c, uint64_t seed, int samples, int n_tokens) {
     bpe *b = toy_alloc(sizeof *b);
     words t = {.cap = 60000, .slots = 1 << 18};
     t.w = toy_alloc((size_t)t.cap * sizeof *t.w);
@@ -297,8 +283,7 @@ bpe *bpe_train(corpus *c, uint64_t seed, int samples, int n_tokens)
     return b;
 }
 
-void bpe_save(const bpe *b, const char *path)
-{
+void bpe_save(const bpe *b, const char *path) {
     FILE *f = fopen(path, "w");
     if (!f)
         toy_die("%s: cannot be written", path);
@@ -309,8 +294,7 @@ void bpe_save(const bpe *b, const char *path)
         toy_die("%s: cannot be written", path);
 }
 
-bpe *bpe_load(const char *path)
-{
+bpe *bpe_load(const char *path) {
     FILE *f = fopen(path, "r");
     int n = 0, l, r;
     if (!f || fscanf(f, "%d", &n) != 1 || n < 300 || n > 4096)

@@ -35,8 +35,7 @@ struct corpus {
     long   refused;
 };
 
-static void add(list *l, char *s)
-{
+static void add(list *l, char *s) {
     if (l->n == l->cap) {
         l->cap = l->cap ? 2 * l->cap : 16;
         l->s = realloc(l->s, (size_t)l->cap * sizeof *l->s);
@@ -47,8 +46,7 @@ static void add(list *l, char *s)
 }
 
 // ---- near the held-out questions? ---------------------------------------------------------------------------------------------
-static bag bag_of(const char *s)
-{
+static bag bag_of(const char *s) {
     bag b = {0};
     while (*s && b.n < WORDS_MAX) {
         uint64_t h = 1469598103934665603u;
@@ -66,8 +64,7 @@ static bag bag_of(const char *s)
     return b;
 }
 
-static bool same_words(const bag *a, const bag *b) // in any order
-{
+static bool same_words(const bag *a, const bag *b) { // in any order
     if (a->n != b->n)
         return false;
     uint64_t x = 0, y = 0;
@@ -77,8 +74,7 @@ static bool same_words(const bag *a, const bag *b) // in any order
 }
 
 // Words to insert, drop or change to make a of b; anything over `most` is as good as most + 1.
-static int apart(const bag *a, const bag *b, int most)
-{
+static int apart(const bag *a, const bag *b, int most) {
     int row[WORDS_MAX + 1];
     if (abs(a->n - b->n) > most)
         return most + 1;
@@ -101,8 +97,7 @@ static int apart(const bag *a, const bag *b, int most)
     return row[b->n];
 }
 
-static bool inside(const bag *a, const bag *b) // a's words, in a row, somewhere in b's
-{
+static bool inside(const bag *a, const bag *b) { // a's words, in a row, somewhere in b's
     for (int i = 0; i + a->n <= b->n; i++)
         if (!memcmp(a->w, b->w + i, (size_t)a->n * sizeof *a->w))
             return true;
@@ -110,8 +105,7 @@ static bool inside(const bag *a, const bag *b) // a's words, in a row, somewhere
 }
 
 // Too near: the same words in any order, the held-out question inside this one, or one word apart (two where it has seven or more).
-static bool too_near(corpus *c, const char *question)
-{
+static bool too_near(corpus *c, const char *question) {
     bag b = bag_of(question);
     for (int i = 0; i < c->n_held; i++) {
         const bag *h = &c->held[i];
@@ -128,8 +122,7 @@ long corpus_refused(const corpus *c) { return c->refused; }
 int  corpus_facts(const corpus *c) { return c->n_facts; }
 
 // ---- reading ------------------------------------------------------------------------------------------------------------------
-static void read_line(corpus *c, char *line, int number)
-{
+static void read_line(corpus *c, char *line, int number) {
     size_t k = strcspn(line, " ");
     char *rest = line + k + (line[k] ? 1 : 0);
     line[k] = 0;
@@ -162,8 +155,7 @@ static void read_line(corpus *c, char *line, int number)
     }
 }
 
-corpus *corpus_open(const char *facts, const char *const *heldout)
-{
+corpus *corpus_open(const char *facts, const char *const *heldout) {
     corpus *c = toy_alloc(sizeof *c);
     size_t len;
     int number = 0;
@@ -193,16 +185,14 @@ corpus *corpus_open(const char *facts, const char *const *heldout)
 // ---- the little grammar -------------------------------------------------------------------------------------------------------
 typedef struct out { char *s; size_t n, max; } out;
 
-static void put(out *o, char ch)
-{
+static void put(out *o, char ch) {
     if (o->n + 1 < o->max)
         o->s[o->n++] = ch;
     o->s[o->n] = 0;
 }
 
 // Where the group that opens before s closes; bars are the choices at its level.
-static const char *group_end(const char *s, const char **start, int *n)
-{
+static const char *group_end(const char *s, const char **start, int *n) {
     int depth = 0;
     *n = 0;
     start[(*n)++] = s;
@@ -217,8 +207,7 @@ static const char *group_end(const char *s, const char **start, int *n)
     toy_die("facts: a ( is never closed: %s", start[0]);
 }
 
-static void expand(const corpus *c, rng *r, const char *s, const char *end, out *o)
-{
+static void expand(const corpus *c, rng *r, const char *s, const char *end, out *o) {
     while (s < end) {
         if (*s == '(') {
             const char *start[64];
@@ -242,8 +231,7 @@ static void expand(const corpus *c, rng *r, const char *s, const char *end, out 
     }
 }
 
-static void say(const corpus *c, rng *r, const char *s, char *to, size_t max)
-{
+static void say(const corpus *c, rng *r, const char *s, char *to, size_t max) {
     out o = {to, 0, max};
     to[0] = 0;
     expand(c, r, s, s + strlen(s), &o);
@@ -258,8 +246,7 @@ static void say(const corpus *c, rng *r, const char *s, char *to, size_t max)
 
 static const char *any(const list *l, rng *r) { return l->s[rng_below(r, l->n)]; }
 
-static void framed(const corpus *c, rng *r, const list *frames, const char *phrase, char *to, size_t max)
-{
+static void framed(const corpus *c, rng *r, const list *frames, const char *phrase, char *to, size_t max) {
     char frame[TEXT_MAX], inner[TEXT_MAX];
     say(c, r, any(frames, r), frame, sizeof frame);
     say(c, r, phrase, inner, sizeof inner);
@@ -270,8 +257,7 @@ static void framed(const corpus *c, rng *r, const list *frames, const char *phra
 }
 
 // ---- noise: synonyms, dropped small words, slips of the finger, case and punctuation ------------------------------------------
-static void synonyms(const corpus *c, rng *r, char *text, size_t max)
-{
+static void synonyms(const corpus *c, rng *r, char *text, size_t max) {
     char copy[TEXT_MAX], *s = copy, *w;
     size_t n = 0;
     static const char *const small[] = {"the", "a", "an", "my", "to", "do", "does", "is", "of", "for", "i", "it", "that", "can"};
@@ -305,8 +291,7 @@ static void synonyms(const corpus *c, rng *r, char *text, size_t max)
     }
 }
 
-static void insert_adverb(rng *r, char *text, size_t max)
-{
+static void insert_adverb(rng *r, char *text, size_t max) {
     static const char *const adverb[] = {"exactly", "actually", "really", "just", "then", "now", "simply", "also", "normally", "usually", "best", "maybe", "please", "ever", "even"};
     char copy[TEXT_MAX];
     size_t spaces = 0, i = 0;
@@ -320,8 +305,7 @@ static void insert_adverb(rng *r, char *text, size_t max)
     snprintf(text + i, max - i, "%s %s", adverb[rng_below(r, 15)], copy);
 }
 
-static void slip(rng *r, char *text) // one slip in one plain word
-{
+static void slip(rng *r, char *text) { // one slip in one plain word
     size_t n = strlen(text);
     for (int tries = 0; tries < 8 && n > 6; tries++) {
         size_t i = 1 + (size_t)rng_below(r, (int)n - 3);
@@ -336,8 +320,7 @@ static void slip(rng *r, char *text) // one slip in one plain word
     }
 }
 
-static void dress(const corpus *c, rng *r, char *text, size_t max)
-{
+static void dress(const corpus *c, rng *r, char *text, size_t max) {
     char part[TEXT_MAX], extra[TEXT_MAX];
     synonyms(c, r, text, max);
     if (rng_chance(r, 0.1))
@@ -370,8 +353,7 @@ static void dress(const corpus *c, rng *r, char *text, size_t max)
 }
 
 // ---- sums and stories ---------------------------------------------------------------------------------------------------------
-static void draw_sum(rng *r, char *q, char *a)
-{
+static void draw_sum(rng *r, char *q, char *a) {
     static const char *const digit[] = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"};
     static const char *const form[] = {
         "what is %s %s %s", "%s %s %s", "%s %s %s =", "how much is %s %s %s", "what's %s %s %s", "calculate %s %s %s", "compute %s %s %s",
@@ -396,8 +378,7 @@ static void draw_sum(rng *r, char *q, char *a)
     snprintf(a, TEXT_MAX, "%d + %d = %d.", x, y, x + y);
 }
 
-static void draw_story(const corpus *c, rng *r, char *q, char *a)
-{
+static void draw_story(const corpus *c, rng *r, char *q, char *a) {
     static const char *const hero[] = {"fox", "cat", "dog", "bear", "mouse", "bird", "rabbit", "owl", "frog", "horse", "duck", "fish",
                                        "dragon", "robot", "girl", "boy", "king", "princess", "wolf", "turtle"};
     static const char *const name[] = {"Tim", "Lily", "Max", "Anna", "Ben", "Mia", "Sam", "Lucy", "Tom", "Rose"};
@@ -418,8 +399,7 @@ static void draw_story(const corpus *c, rng *r, char *q, char *a)
 }
 
 // ---- conversations ------------------------------------------------------------------------------------------------------------
-static void draw_fact(const corpus *c, rng *r, char *q, char *a)
-{
+static void draw_fact(const corpus *c, rng *r, char *q, char *a) {
     double p = rng_unit(r) * c->total;
     int i = 0;
     while (i + 1 < c->n_facts && (p -= c->fact[i].weight) >= 0)
@@ -437,8 +417,7 @@ static void draw_fact(const corpus *c, rng *r, char *q, char *a)
     say(c, r, f->answer, a, TEXT_MAX);
 }
 
-static void draw_pair(corpus *c, rng *r, turn *user, turn *answer)
-{
+static void draw_pair(corpus *c, rng *r, turn *user, turn *answer) {
     bool near;
     user->who = ROLE_USER, answer->who = ROLE_ASSISTANT;
     do {
@@ -462,8 +441,7 @@ static void draw_pair(corpus *c, rng *r, turn *user, turn *answer)
     } while (near || too_near(c, user->text));
 }
 
-void corpus_draw(corpus *c, uint64_t seed, uint64_t number, talk *t)
-{
+void corpus_draw(corpus *c, uint64_t seed, uint64_t number, talk *t) {
     rng r = {seed * 0x9E3779B97F4A7C15u ^ (number + 1) * 0xD1342543DE82EF95u};
     int pairs = rng_chance(&r, 0.88) ? 1 : 2 + rng_below(&r, 2);
     rng_next(&r);

@@ -12,40 +12,34 @@ static const char chatml[] =
 
 enum { NORMAL = 1, CONTROL = 3 }; // tokenizer.ggml.token_type
 
-static void must(status s, const error *err)
-{
+static void must(status s, const error *err) {
     if (s != OK)
         toy_die("%s", err->text);
 }
 
-static void set_u32(gguf_writer *w, const char *key, uint32_t v)
-{
+static void set_u32(gguf_writer *w, const char *key, uint32_t v) {
     error err;
     must(gguf_writer_set_u32(w, key, v, &err), &err);
 }
 
-static void set_text(gguf_writer *w, const char *key, const char *v)
-{
+static void set_text(gguf_writer *w, const char *key, const char *v) {
     error err;
     must(gguf_writer_set_text(w, key, v, &err), &err);
 }
 
-static void set_array(gguf_writer *w, const char *key, gguf_type type, int n, const void *data)
-{
+static void set_array(gguf_writer *w, const char *key, gguf_type type, int n, const void *data) {
     error err;
     gguf_items items = {type, (uint64_t)n, data};
     must(gguf_writer_set(w, key, GGUF_ARRAY, &items, &err), &err);
 }
 
-static gguf_str copy_of(const char *s, size_t n)
-{
+static gguf_str copy_of(const char *s, size_t n) {
     char *p = toy_alloc(n + 1);
     memcpy(p, s, n);
     return (gguf_str){p, n};
 }
 
-static void set_vocabulary(gguf_writer *w, const bpe *b)
-{
+static void set_vocabulary(gguf_writer *w, const bpe *b) {
     error err;
     char text[2 * TEXT_MAX], right[2 * TEXT_MAX];
     gguf_str *token = toy_alloc((size_t)b->n * sizeof *token), *merge = toy_alloc((size_t)b->n_merges * sizeof *merge);
@@ -74,8 +68,7 @@ static void set_vocabulary(gguf_writer *w, const bpe *b)
 
 typedef struct tensor { char name[40]; const float *w; uint64_t out, in; bool vector; } tensor;
 
-static int list_tensors(const net *m, tensor *t)
-{
+static int list_tensors(const net *m, tensor *t) {
     uint64_t D = (uint64_t)m->s.dim, F = (uint64_t)m->s.ffn;
     int n = 0;
     t[n++] = (tensor){"token_embd.weight", m->w + m->emb, (uint64_t)m->s.vocab, D, false};
@@ -97,8 +90,7 @@ static int list_tensors(const net *m, tensor *t)
 }
 
 // The tool is short-lived: what the writer borrows is never freed.
-static const void *data_of(const tensor *t)
-{
+static const void *data_of(const tensor *t) {
     if (t->vector)
         return t->w;
     const quant_traits *q = quant_type_traits(QUANT_Q8_0);
@@ -108,8 +100,7 @@ static const void *data_of(const tensor *t)
     return data;
 }
 
-void gguf_export(const net *m, const bpe *b, const char *path)
-{
+void gguf_export(const net *m, const bpe *b, const char *path) {
     tensor t[160];
     const shape *s = &m->s;
     error err;

@@ -18,8 +18,7 @@
 
 enum { SHARDS = 16, ROWS = 256, WARM = 150 };
 
-void toy_die(const char *fmt, ...)
-{
+void toy_die(const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
     fputs("toy: ", stderr);
@@ -29,16 +28,14 @@ void toy_die(const char *fmt, ...)
     exit(1);
 }
 
-void *toy_alloc(size_t bytes)
-{
+void *toy_alloc(size_t bytes) {
     void *p = calloc(1, bytes ? bytes : 1);
     if (!p)
         toy_die("out of memory (%zu bytes)", bytes);
     return p;
 }
 
-char *toy_read(const char *path, size_t *len)
-{
+char *toy_read(const char *path, size_t *len) {
     FILE *f = fopen(path, "rb");
     if (!f || fseek(f, 0, SEEK_END))
         toy_die("%s: cannot be read", path);
@@ -52,16 +49,14 @@ char *toy_read(const char *path, size_t *len)
     return s;
 }
 
-static double seconds(void)
-{
+static double seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 // Samples one after the other until three in a row no longer fit.
-static void fill(shard *b, corpus *c, const bpe *v, uint64_t seed, uint64_t step, int number)
-{
+static void fill(shard *b, corpus *c, const bpe *v, uint64_t seed, uint64_t step, int number) {
     talk *t = toy_alloc(sizeof *t);
     int ids[ROWS + 8], misses = 0;
     float weight[ROWS + 8];
@@ -85,8 +80,7 @@ static void fill(shard *b, corpus *c, const bpe *v, uint64_t seed, uint64_t step
 }
 
 // Every required part (between bars) in the answer, case aside.
-static bool answers(const char *answer, const char *required)
-{
+static bool answers(const char *answer, const char *required) {
     char low[4096], part[512];
     size_t n = 0;
     for (; answer[n] && n + 1 < sizeof low; n++)
@@ -102,8 +96,7 @@ static bool answers(const char *answer, const char *required)
     return true;
 }
 
-static void ask(const net *m, const bpe *b, const char *question, char *answer, size_t max)
-{
+static void ask(const net *m, const bpe *b, const char *question, char *answer, size_t max) {
     int prompt[512], out[160];
     int n = bpe_prompt(b, question, prompt, 300);
     answer[0] = 0;
@@ -120,8 +113,7 @@ static void ask(const net *m, const bpe *b, const char *question, char *answer, 
     answer[at] = 0;
 }
 
-static double score(const net *m, const bpe *b, const char *path, bool show)
-{
+static double score(const net *m, const bpe *b, const char *path, bool show) {
     size_t len;
     char *line[2000], *s = toy_read(path, &len), *x;
     int n = 0, right = 0;
@@ -151,8 +143,7 @@ static void named(char *to, size_t max, const char *out, const char *suffix) { s
 
 typedef struct options { int steps, vocab; uint64_t seed; double minutes, rate; const char *held[8]; int n_held; const char *dev; } options;
 
-static options parse(int argc, char **argv)
-{
+static options parse(int argc, char **argv) {
     options o = {.steps = 6000, .vocab = 1024, .seed = 1, .minutes = 1e9, .rate = 2.5e-3};
     for (int i = 0; i + 1 < argc; i += 2) {
         const char *k = argv[i], *v = argv[i + 1];
@@ -169,8 +160,7 @@ static options parse(int argc, char **argv)
 }
 
 // AdamW over the sum of the shards' gradients, whose length is held to 1.
-static double update(net *m, shard *b, float *am, float *av, int step, double rate)
-{
+static double update(net *m, shard *b, float *am, float *av, int step, double rate) {
     size_t n = m->n;
     double square = 0, part[64] = {0};
 #pragma omp parallel for schedule(static)
@@ -197,8 +187,7 @@ static double update(net *m, shard *b, float *am, float *av, int step, double ra
     return length;
 }
 
-static void train(const char *facts, const char *out, options o)
-{
+static void train(const char *facts, const char *out, options o) {
     char path[512];
     corpus *c = corpus_open(facts, o.held);
     bpe *v = bpe_train(c, o.seed + 1000, 40000, o.vocab);
@@ -255,8 +244,7 @@ static void train(const char *facts, const char *out, options o)
 }
 
 // The way back against (loss(w + e) - loss(w - e)) / 2e, at a few weights of every part of a small network.
-static void check(void)
-{
+static void check(void) {
     net m;
     shard b;
     rng r = {7};
@@ -294,8 +282,7 @@ static void check(void)
         exit(1);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     char path[512], answer[2048];
     if (argc >= 4 && !strcmp(argv[1], "corpus")) {
         corpus *c = corpus_open(argv[2], (const char *const *)argv + 4);

@@ -13,8 +13,7 @@
 enum { HEAD = 32, TURNS = 1024 }; // the width of a head is fixed so that its loops become vector code
 static float spin[TURNS][HEAD / 2][2];
 
-static void place(net *m)
-{
+static void place(net *m) {
     shape s = m->s;
     if (s.dim != s.heads * HEAD || s.context > TURNS)
         toy_die("heads must be %d wide and the context at most %d", HEAD, TURNS);
@@ -39,22 +38,19 @@ static void place(net *m)
     m->w = toy_alloc(at * sizeof(float));
 }
 
-static void fill_normal(float *w, size_t n, double sd, rng *r)
-{
+static void fill_normal(float *w, size_t n, double sd, rng *r) {
     for (size_t i = 0; i < n; i++) {
         double u = rng_unit(r) + 1e-12, v = rng_unit(r);
         w[i] = (float)(sd * sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
     }
 }
 
-static void fill_ones(float *w, size_t n)
-{
+static void fill_ones(float *w, size_t n) {
     for (size_t i = 0; i < n; i++)
         w[i] = 1;
 }
 
-void net_init(net *m, shape s, uint64_t seed)
-{
+void net_init(net *m, shape s, uint64_t seed) {
     rng r = {seed};
     size_t D = (size_t)s.dim, F = (size_t)s.ffn;
     double sd = 0.04, deep = sd / sqrt(2.0 * s.layers);
@@ -73,15 +69,13 @@ void net_init(net *m, shape s, uint64_t seed)
     fill_ones(m->w + m->norm, D);
 }
 
-void net_save(const net *m, const char *path)
-{
+void net_save(const net *m, const char *path) {
     FILE *f = fopen(path, "wb");
     if (!f || fwrite(&m->s, sizeof m->s, 1, f) != 1 || fwrite(m->w, sizeof(float), m->n, f) != m->n || fclose(f))
         toy_die("%s: cannot be written", path);
 }
 
-void net_load(net *m, const char *path)
-{
+void net_load(net *m, const char *path) {
     FILE *f = fopen(path, "rb");
     if (!f || fread(&m->s, sizeof m->s, 1, f) != 1 || m->s.layers < 1 || m->s.layers > 16)
         toy_die("%s: no checkpoint of toy", path);
@@ -92,8 +86,7 @@ void net_load(net *m, const char *path)
 }
 
 // A 32-block of Q8_0: a half-precision scale and 32 signed bytes.
-static void round_block(float *x)
-{
+static void round_block(float *x) {
     float top = 0;
     for (int i = 0; i < 32; i++)
         top = fmaxf(top, fabsf(x[i]));
@@ -103,8 +96,7 @@ static void round_block(float *x)
         x[i] = roundf(x[i] * inverse) * kept;
 }
 
-void net_round_q8(net *m)
-{
+void net_round_q8(net *m) {
     shape s = m->s;
     size_t D = (size_t)s.dim, F = (size_t)s.ffn;
     for (size_t i = 0; i < (size_t)s.vocab * D; i += 32)
@@ -120,23 +112,19 @@ void net_round_q8(net *m)
 
 // ---- products -----------------------------------------------------------------------------------------------------------------
 // y[T][N] = x[T][K] w[N][K]'
-static void mul(float *y, const float *x, const float *w, int T, int N, int K, float beta)
-{
+static void mul(float *y, const float *x, const float *w, int T, int N, int K, float beta) {
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, T, N, K, 1, x, K, w, K, beta, y, N);
 }
 // dx[T][K] = beta dx + dy[T][N] w[N][K]
-static void mul_back(float *dx, const float *dy, const float *w, int T, int N, int K, float beta)
-{
+static void mul_back(float *dx, const float *dy, const float *w, int T, int N, int K, float beta) {
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, T, K, N, 1, dy, N, w, K, beta, dx, K);
 }
 // dw[N][K] += dy[T][N]' x[T][K]
-static void mul_grad(float *dw, const float *dy, const float *x, int T, int N, int K)
-{
+static void mul_grad(float *dw, const float *dy, const float *x, int T, int N, int K) {
     cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, N, K, T, 1, dy, N, x, K, 1, dw, K);
 }
 
-static void norm_forward(float *y, float *inv, const float *x, const float *g, int T, int D, float eps)
-{
+static void norm_forward(float *y, float *inv, const float *x, const float *g, int T, int D, float eps) {
     for (int t = 0; t < T; t++) {
         const float *a = x + (size_t)t * D;
         float *o = y + (size_t)t * D, sum = 0;
@@ -149,8 +137,7 @@ static void norm_forward(float *y, float *inv, const float *x, const float *g, i
 }
 
 // dx += d(norm)/dx dy; dg += ...
-static void norm_backward(float *dx, float *dg, const float *dy, const float *x, const float *inv, const float *g, int T, int D)
-{
+static void norm_backward(float *dx, float *dg, const float *dy, const float *x, const float *inv, const float *g, int T, int D) {
     for (int t = 0; t < T; t++) {
         const float *a = x + (size_t)t * D, *d = dy + (size_t)t * D;
         float *o = dx + (size_t)t * D, r = inv[t], dot = 0;
@@ -165,8 +152,7 @@ static void norm_backward(float *dx, float *dg, const float *dy, const float *x,
 }
 
 // Rotates the pairs of one row of q or k (all heads); sign -1 turns back. spin[pos][pair] is (cos, sin), filled by place().
-static void rotate(float *x, int pos, int heads, float sign)
-{
+static void rotate(float *x, int pos, int heads, float sign) {
     for (int h = 0; h < heads; h++)
         for (int i = 0; i < HEAD / 2; i++) {
             float *p = x + h * HEAD + 2 * i, a = p[0], b = p[1], c = spin[pos][i][0], s = spin[pos][i][1] * sign;
@@ -176,8 +162,7 @@ static void rotate(float *x, int pos, int heads, float sign)
 }
 
 // One query against keys 0..n-1: p gets the weights, o the mixed values. Key and value rows are `step` floats apart.
-static void attend(float *o, float *p, const float *q, const float *k, const float *v, int n, size_t step)
-{
+static void attend(float *o, float *p, const float *q, const float *k, const float *v, int n, size_t step) {
     float scale = 1 / sqrtf((float)HEAD), top = -1e30f, sum = 0;
     for (int j = 0; j < n; j++) {
         float dot = 0;
@@ -197,8 +182,7 @@ static void attend(float *o, float *p, const float *q, const float *k, const flo
 }
 
 static void attend_back(float *dq, float *dk, float *dv, const float *dout, const float *p, const float *q, const float *k,
-                        const float *v, int n, size_t step)
-{
+                        const float *v, int n, size_t step) {
     float scale = 1 / sqrtf((float)HEAD), mean = 0, dp[1024];
     for (int j = 0; j < n; j++) {
         float dot = 0;
@@ -224,8 +208,7 @@ static size_t layer_floats(const shape *s) { return (size_t)(8 * s->dim + 3 * s-
 
 typedef struct kept { float *x, *h1, *qkv, *att, *x2, *h2, *gu, *s, *inv1, *inv2; } kept;
 
-static kept kept_of(const shard *b, const shape *s, int l)
-{
+static kept kept_of(const shard *b, const shape *s, int l) {
     size_t T = (size_t)b->cap, D = (size_t)s->dim, F = (size_t)s->ffn;
     float *a = b->act + (size_t)l * layer_floats(s) * T;
     kept k;
@@ -242,8 +225,7 @@ static kept kept_of(const shard *b, const shape *s, int l)
     return k;
 }
 
-void shard_init(shard *b, const net *m, int cap)
-{
+void shard_init(shard *b, const net *m, int cap) {
     const shape *s = &m->s;
     size_t T = (size_t)cap, D = (size_t)s->dim, F = (size_t)s->ffn;
     memset(b, 0, sizeof *b);
@@ -260,13 +242,11 @@ void shard_init(shard *b, const net *m, int cap)
     b->prob = toy_alloc((size_t)s->layers * T * T * (size_t)s->heads * sizeof(float));
 }
 
-static float *prob_of(const shard *b, const shape *s, int l, int t, int h)
-{
+static float *prob_of(const shard *b, const shape *s, int l, int t, int h) {
     return b->prob + (((size_t)l * b->cap + t) * s->heads + h) * b->cap;
 }
 
-static void layer_forward(shard *b, const net *m, int l, float *next)
-{
+static void layer_forward(shard *b, const net *m, int l, float *next) {
     const shape *s = &m->s;
     const layer_at *y = &m->layer[l];
     kept k = kept_of(b, s, l);
@@ -295,8 +275,7 @@ static void layer_forward(shard *b, const net *m, int l, float *next)
 }
 
 // dx holds d/d(output of the layer) and becomes d/d(input).
-static void layer_backward(shard *b, const net *m, int l, float *dx, float *scratch)
-{
+static void layer_backward(shard *b, const net *m, int l, float *dx, float *scratch) {
     const shape *s = &m->s;
     const layer_at *y = &m->layer[l];
     kept k = kept_of(b, s, l);
@@ -338,8 +317,7 @@ static void layer_backward(shard *b, const net *m, int l, float *dx, float *scra
 }
 
 // Cross entropy over the rows that count; their logits become d(loss)/d(logits). rows[] are the row numbers, n of them.
-static void cross_entropy(shard *b, float *logits, const int *rows, int n, int V, float scale)
-{
+static void cross_entropy(shard *b, float *logits, const int *rows, int n, int V, float scale) {
     for (int r = 0; r < n; r++) {
         float *z = logits + (size_t)r * V, top = z[0], sum = 0, weight = b->weight[rows[r]];
         int want = b->target[rows[r]], best = 0;
@@ -359,8 +337,7 @@ static void cross_entropy(shard *b, float *logits, const int *rows, int n, int V
     }
 }
 
-void shard_run(shard *b, const net *m, float scale)
-{
+void shard_run(shard *b, const net *m, float scale) {
     const shape *s = &m->s;
     int T = b->rows, D = s->dim, V = s->vocab, n = 0;
     size_t cap = (size_t)b->cap;
@@ -401,8 +378,7 @@ void shard_run(shard *b, const net *m, float scale)
 }
 
 // ---- greedy text --------------------------------------------------------------------------------------------------------------
-static void vector(float *y, const float *w, const float *x, int N, int K)
-{
+static void vector(float *y, const float *w, const float *x, int N, int K) {
     for (int n = 0; n < N; n++) {
         float sum = 0;
         for (int i = 0; i < K; i++)
@@ -415,8 +391,7 @@ static void vector(float *y, const float *w, const float *x, int N, int K)
 typedef struct state { float *cache, *x, *h, *t, *gu, *p, *logits; } state;
 
 // One token at position pos; returns the likeliest next token.
-static int step(const net *m, const state *z, int token, int pos, bool want)
-{
+static int step(const net *m, const state *z, int token, int pos, bool want) {
     const shape *s = &m->s;
     int D = s->dim, F = s->ffn, best = 0;
     float *x = z->x, *h = z->h, *t = z->t, *gu = z->gu, *logits = z->logits, inv;
@@ -450,8 +425,7 @@ static int step(const net *m, const state *z, int token, int pos, bool want)
     return best;
 }
 
-int net_generate(const net *m, const int *prompt, int n, int *out, int max, int end)
-{
+int net_generate(const net *m, const int *prompt, int n, int *out, int max, int end) {
     const shape *s = &m->s;
     size_t D = (size_t)s->dim, n_cache = (size_t)s->layers * (size_t)s->context * 3 * D;
     float *all = toy_alloc((n_cache + 3 * D + 2 * (size_t)s->ffn + (size_t)s->context + (size_t)s->vocab) * sizeof(float));

@@ -13,8 +13,7 @@
 
 enum { SPLIT = 4, SPLIT_KEYS = SPLIT * DEV_PAGE_TOKENS, QUERIES = 2 * TILE_ROWS, SCORE_LD = SPLIT_KEYS + 16 };
 
-static void amx_kv_put(uint8_t *at, int32_t head_k, int32_t head_v, int32_t slot, const float *k, const float *v)
-{
+static void amx_kv_put(uint8_t *at, int32_t head_k, int32_t head_v, int32_t slot, const float *k, const float *v) {
     uint8_t *keys = at + slot / 16 * TILE_BYTES + slot % 16 * 4;
     for (int32_t d = 0; d < head_k; d += 32, keys += 2 * TILE_BYTES) {
         uint32_t left = head_k - d < 32 ? (1u << (head_k - d)) - 1 : 0xffffffffu, pairs[16];
@@ -34,8 +33,7 @@ static void amx_kv_put(uint8_t *at, int32_t head_k, int32_t head_v, int32_t slot
 
 // 2^x for what bf16 then rounds: 2^n * p(r), |r| <= 1/2, p of degree 3 within 1e-4 (bf16 keeps 2e-3). At most 0 comes in; below -126, and for what is
 // masked, 0 comes out (denormals are flushed).
-static inline __m512 amx_exp2(__m512 x)
-{
+static inline __m512 amx_exp2(__m512 x) {
     x = _mm512_max_ps(_mm512_set1_ps(-128.0f), x); // NaN stays
     __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = _mm512_sub_ps(x, n);
     __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.0551716571f), r, _mm512_set1_ps(0.2426111221f));
@@ -55,8 +53,7 @@ typedef struct attention {
     float split_top[QUERIES], split_sum[QUERIES]; // greatest so far, with this split; this split's sum
 } attention;
 
-static void amx_queries(attention *t)
-{
+static void amx_queries(attention *t) {
     for (int32_t i = 0; i < t->n; i++) {
         const float *q = t->a->q[t->first + i];
         uint8_t *to = t->q + (size_t)(i / TILE_ROWS) * (size_t)t->kb * TILE_BYTES + i % TILE_ROWS * 64;
@@ -68,15 +65,13 @@ static void amx_queries(attention *t)
     }
 }
 
-static inline void amx_ask(const uint8_t *p, int32_t bytes)
-{
+static inline void amx_ask(const uint8_t *p, int32_t bytes) {
     for (int32_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T1);
 }
 
 // 32 keys' scores for all queries: page `slot` of the split. next: NULL, or the keys of the page to come, which are asked for in step, as are this page's values:
 // pages lie far apart, so that no processor foresees them.
-static void amx_scores(const attention *t, const uint8_t *keys, const uint8_t *next, int slot)
-{
+static void amx_scores(const attention *t, const uint8_t *keys, const uint8_t *next, int slot) {
     const int32_t part = (t->vb + t->kb - 1) / t->kb * TILE_BYTES;
     const uint8_t *q0 = t->q, *q1 = t->q + (size_t)t->kb * TILE_BYTES;
     float *s = t->s + slot * DEV_PAGE_TOKENS;
@@ -109,8 +104,7 @@ static void amx_scores(const attention *t, const uint8_t *keys, const uint8_t *n
 }
 
 // One query's scores of a split, which it sees in part or which need more than the scale; returns the greatest.
-static __m512 amx_bend(const attention *t, int32_t n, const float *s, int32_t base, __m512 x[SPLIT_KEYS / 16])
-{
+static __m512 amx_bend(const attention *t, int32_t n, const float *s, int32_t base, __m512 x[SPLIT_KEYS / 16]) {
     const attend_args *a = t->a;
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     __m512 m = _mm512_set1_ps(-INFINITY);
@@ -134,8 +128,7 @@ static __m512 amx_bend(const attention *t, int32_t n, const float *s, int32_t ba
 }
 
 // One query's scores of a split to softmax weights in bf16. What the split changes is left to amx_settle.
-static void amx_soften(attention *t, int32_t i, int32_t base)
-{
+static void amx_soften(attention *t, int32_t i, int32_t base) {
     const attend_args *a = t->a;
     const int32_t n = t->first + i;
     const float *s = t->s + i * SCORE_LD;
@@ -169,8 +162,7 @@ static void amx_soften(attention *t, int32_t i, int32_t base)
 }
 
 // All queries' factors for what was summed before a split: 1 where nothing is greater, 0 where nothing was seen.
-static void amx_settle(attention *t)
-{
+static void amx_settle(attention *t) {
     for (int32_t i = 0; i < t->n; i += 16) {
         const __m512 top = _mm512_loadu_ps(t->split_top + i);
         const __mmask16 none = _mm512_cmp_ps_mask(top, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);
@@ -182,8 +174,7 @@ static void amx_settle(attention *t)
 }
 
 // The value tiles of a page whose keys from `keys` on nobody has seen, with those as zeros: a weight of zero times what an older page left there must be zero.
-static const uint8_t *amx_tail(const attention *t, const uint8_t *values, int32_t keys)
-{
+static const uint8_t *amx_tail(const attention *t, const uint8_t *values, int32_t keys) {
     for (int32_t r = 0; r < t->vb * 16; r++) {
         int32_t left = keys - r % 16 * 2;
         __m512i keep = _mm512_set1_epi32(left >= 2 ? -1 : left == 1 ? 0xffff : 0);
@@ -192,8 +183,7 @@ static const uint8_t *amx_tail(const attention *t, const uint8_t *values, int32_
     return t->tail;
 }
 
-static void amx_values(const attention *t, const uint8_t *const values[SPLIT])
-{
+static void amx_values(const attention *t, const uint8_t *const values[SPLIT]) {
     const bool two = t->n > TILE_ROWS;
     for (int32_t d = 0; d < t->vb; d += 2) {
         const int32_t next = d + 1 < t->vb ? TILE_BYTES : 0; // a block alone is done twice
@@ -229,8 +219,7 @@ static void amx_values(const attention *t, const uint8_t *const values[SPLIT])
     }
 }
 
-static void amx_finish(attention *t)
-{
+static void amx_finish(attention *t) {
     const attend_args *a = t->a;
     for (int32_t i = 0; i < t->n; i++) {
         const int32_t n = t->first + i;
@@ -248,8 +237,7 @@ static void amx_finish(attention *t)
     }
 }
 
-static void amx_attend_group(attention *t)
-{
+static void amx_attend_group(attention *t) {
     const attend_args *a = t->a;
     int32_t low = INT32_MAX, high = 0;
     for (int32_t i = 0; i < QUERIES; i++) {
@@ -281,8 +269,7 @@ static void amx_attend_group(attention *t)
     amx_finish(t);
 }
 
-static void amx_attend(const attend_args *a)
-{
+static void amx_attend(const attend_args *a) {
     attention t = {.a = a, .kb = (a->head_k + 31) / 32, .vb = (a->head_v + 15) / 16};
     t.q = (uint8_t *)(((uintptr_t)a->scratch + 63) & ~(uintptr_t)63);
     t.p = t.q + 2 * t.kb * TILE_BYTES;
@@ -298,8 +285,7 @@ static void amx_attend(const attend_args *a)
     amx_end(was);
 }
 
-static void amx_fill_attend(cpu_kernels *k)
-{
+static void amx_fill_attend(cpu_kernels *k) {
     k->kv_auto = DEV_KV_BF16;
     k->kv_put = amx_kv_put;
     k->attend_tiles = amx_attend;

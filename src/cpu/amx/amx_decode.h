@@ -20,21 +20,18 @@ static inline __m512 amx_u8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512
 static inline __m512 amx_i8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
 
 // 16 rows' numbers to lanes: rows 0..7 twice each, rows 8..15 twice each.
-static inline void amx_spread(__m512 v, __m512 out[2])
-{
+static inline void amx_spread(__m512 v, __m512 out[2]) {
     const __m512i low = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
     out[0] = _mm512_permutexvar_ps(low, v);
     out[1] = _mm512_permutexvar_ps(_mm512_add_epi32(low, _mm512_set1_epi32(8)), v);
 }
 
-static inline __m512 amx_e8(const uint8_t *p) // as quant_e8m0_half; its two subnormal values count as zero here
-{
+static inline __m512 amx_e8(const uint8_t *p) { // as quant_e8m0_half; its two subnormal values count as zero here
     __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_max_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), _mm512_setzero_si512()), 23));
 }
 
-static inline __attribute__((always_inline)) void amx_load_scales(tile_scale kind, const uint8_t *area, int64_t b, amx_scales *s)
-{
+static inline __attribute__((always_inline)) void amx_load_scales(tile_scale kind, const uint8_t *area, int64_t b, amx_scales *s) {
     __m512 d, e, m = _mm512_setzero_ps();
     switch (kind) {
     case TILE_D: d = e = amx_half16(area + b * 32); break;
@@ -71,8 +68,7 @@ static inline __attribute__((always_inline)) void amx_load_scales(tile_scale kin
     if (kind == TILE_DM || kind == TILE_K4) amx_spread(m, s->m);
 }
 
-static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scale kind, bool halves, const int8_t *values, const uint8_t *panel, size_t scale_bytes, int64_t b, uint8_t *tile)
-{
+static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scale kind, bool halves, const int8_t *values, const uint8_t *panel, size_t scale_bytes, int64_t b, uint8_t *tile) {
     const size_t bytes = bits == 16 ? 1024 : bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256;
     const uint8_t *area = panel + scale_bytes + (size_t)b * bytes;
     const bool two = kind == TILE_K6 || kind == TILE_NV, less = kind == TILE_DM || kind == TILE_K4 || bits == 8;
@@ -135,8 +131,7 @@ DECODE(decode_4_xs, 4, TILE_XS, false)
 DECODE(decode_4_e8, 4, TILE_E8, false)
 DECODE(decode_4_nv, 4, TILE_NV, false)
 
-static inline __attribute__((always_inline)) void amx_decode_code(cpu_format format, const uint8_t *panel, size_t scale_bytes, int64_t b, uint8_t *tile)
-{
+static inline __attribute__((always_inline)) void amx_decode_code(cpu_format format, const uint8_t *panel, size_t scale_bytes, int64_t b, uint8_t *tile) {
     const code_layout *l = cpu_code(format);
     const int bytes = l->bytes;
     const uint8_t *quants = panel + scale_bytes;
@@ -196,8 +191,7 @@ DECODE_CODE(decode_tq2_0, CPU_TQ2_0)
 DECODE_CODE(decode_q2_0, CPU_Q2_0)
 DECODE_CODE(decode_q1_0, CPU_Q1_0)
 
-static amx_decode_fn amx_code_decoder(cpu_format f)
-{
+static amx_decode_fn amx_code_decoder(cpu_format f) {
     switch ((int)f - CPU_TILE_CODE + CPU_CODE_FIRST) {
     case CPU_Q2_K: return decode_q2_k;
     case CPU_Q3_K: return decode_q3_k;
@@ -217,8 +211,7 @@ static amx_decode_fn amx_code_decoder(cpu_format f)
 }
 
 // NULL: the panel's tiles are used as they lie.
-static amx_decode_fn amx_decoder(cpu_format f)
-{
+static amx_decode_fn amx_decoder(cpu_format f) {
     switch (f) {
     case CPU_TILE_F16: return decode_f16;
     case CPU_TILE_Q8_0: return decode_q8_0;

@@ -9,15 +9,13 @@
 
 enum { FEW_ROWS = 8 };
 
-static void amx_few_order(int8_t *q, int64_t k)
-{
+static void amx_few_order(int8_t *q, int64_t k) {
     const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     for (int64_t i = 0; i < k; i += 16) _mm_storeu_si128((__m128i *)(q + i), _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(q + i)), order));
 }
 
 // [h][g][s]: unsigned numbers of 8 rows x 4 columns of each parity. values: NULL, or 128 + what each of 16 codes stands for.
-static inline __attribute__((always_inline)) void few_weights(int bits, const __m512i *values, const uint8_t *area, __m512i w[8])
-{
+static inline __attribute__((always_inline)) void few_weights(int bits, const __m512i *values, const uint8_t *area, __m512i w[8]) {
     if (bits == 8) {
         for (int i = 0; i < 8; i++) w[i] = _mm512_loadu_si512(area + i * 64);
         return;
@@ -51,8 +49,7 @@ static inline __attribute__((always_inline)) void few_weights(int bits, const __
 }
 
 // One row's block: y[h] += what it adds for rows 8 h .. 8 h + 7, a lane for each parity of the columns.
-static inline __attribute__((always_inline)) void few_row(bool two, bool less, int offset, const __m512i w[8], const amx_scales *s, const int8_t *q, const cpu_aux *a, __m512 y[2])
-{
+static inline __attribute__((always_inline)) void few_row(bool two, bool less, int offset, const __m512i w[8], const amx_scales *s, const int8_t *q, const cpu_aux *a, __m512 y[2]) {
     __m512i x[4], start[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
     for (int i = 0; i < 4; i++) {
         long long v;
@@ -77,8 +74,7 @@ static inline __attribute__((always_inline)) void few_row(bool two, bool less, i
     }
 }
 
-static inline __attribute__((always_inline)) void few_panel(int R, int bits, tile_scale kind, const __m512i *values, const gemm_args *g, int64_t p, int32_t row)
-{
+static inline __attribute__((always_inline)) void few_panel(int R, int bits, tile_scale kind, const __m512i *values, const gemm_args *g, int64_t p, int32_t row) {
     const size_t bytes = bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256;
     const bool two = kind == TILE_K6 || kind == TILE_NV, less = kind == TILE_DM || kind == TILE_K4;
     const int offset = bits == 8 || values ? 128 : bits == 6 ? 32 : less ? 0 : bits == 5 ? 16 : 8;
@@ -109,8 +105,7 @@ static inline __attribute__((always_inline)) void few_panel(int R, int bits, til
     }
 }
 
-static inline __attribute__((always_inline)) void amx_few(int bits, tile_scale kind, bool coded, const gemm_args *g)
-{
+static inline __attribute__((always_inline)) void amx_few(int bits, tile_scale kind, bool coded, const gemm_args *g) {
     __m512i codes = _mm512_setzero_si512(), *values = coded ? &codes : NULL;
     if (coded) codes = _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)cpu_tile_layout(g->w->format)->values)), _mm512_set1_epi8((char)0x80));
     for (int64_t p = g->first; p < g->first + g->count; p++) {
@@ -140,8 +135,7 @@ FEW(few_4_xs, 4, TILE_XS, true)
 FEW(few_4_e8, 4, TILE_E8, true)
 FEW(few_4_nv, 4, TILE_NV, true)
 
-static void amx_fill_few(cpu_kernels *k)
-{
+static void amx_fill_few(cpu_kernels *k) {
     k->few_rows = FEW_ROWS;
     k->few_order = amx_few_order;
     k->gemm_few[CPU_TILE_Q8_0] = few_q8_0;

@@ -3,8 +3,7 @@
 #pragma once
 #include "cpu/amx/amx_few.h"
 
-static inline __attribute__((always_inline)) void few_code_panel(cpu_format format, int R, const gemm_args *g, const int8_t *rows, int64_t p, int32_t row)
-{
+static inline __attribute__((always_inline)) void few_code_panel(cpu_format format, int R, const gemm_args *g, const int8_t *rows, int64_t p, int32_t row) {
     const int bytes = cpu_code(format)->bytes;
     const uint8_t *panel = g->data + (size_t)p * g->w->panel_bytes, *quants = panel + g->w->scale_bytes;
     const int64_t B = g->k / BLOCK;
@@ -28,8 +27,7 @@ static inline __attribute__((always_inline)) void few_code_panel(cpu_format form
     }
 }
 
-static inline __attribute__((always_inline)) void amx_few_code(cpu_format format, const gemm_args *g)
-{
+static inline __attribute__((always_inline)) void amx_few_code(cpu_format format, const gemm_args *g) {
     int8_t *rows = (int8_t *)g->scratch;
     for (int32_t r = 0; r < g->n_rows; r++) {
         memcpy(rows + (size_t)r * (size_t)g->k, g->q + (size_t)g->rows[r] * (size_t)g->k, (size_t)g->k);
@@ -49,8 +47,7 @@ static inline __attribute__((always_inline)) void amx_few_code(cpu_format format
     static void few_##format(const gemm_args *g) { amx_few_code(format, g); }
 FEW_CODES(FEW_CODE)
 
-static void amx_fill_few_codes(cpu_kernels *k)
-{
+static void amx_fill_few_codes(cpu_kernels *k) {
 #define FEW_CODE_FILL(format) k->gemm_few[CPU_TILE_CODE + format - CPU_CODE_FIRST] = few_##format;
     FEW_CODES(FEW_CODE_FILL)
 }

@@ -15,8 +15,7 @@
 #include "cpu/amx/amx_decode.h"
 #include "cpu/amx/amx_tile.h"
 
-static void amx_row(const float *x, int64_t k, int64_t row, uint8_t *tiles)
-{
+static void amx_row(const float *x, int64_t k, int64_t row, uint8_t *tiles) {
     uint8_t *to = tiles + row / TILE_ROWS * cpu_tile_blocks(k) * TILE_BYTES + row % TILE_ROWS * 64;
     for (int64_t i = 0; i < k; i += TILE_K, to += TILE_BYTES) {
         __m512 a, b;
@@ -33,8 +32,7 @@ static void amx_row(const float *x, int64_t k, int64_t row, uint8_t *tiles)
 }
 
 // Any file type by quant's own decoding: `n` tiles of a panel from tile k0 on.
-static void amx_decode_raw(const gemm_args *g, int64_t panel, int64_t k0, int64_t n, float *row, uint8_t *tiles)
-{
+static void amx_decode_raw(const gemm_args *g, int64_t panel, int64_t k0, int64_t n, float *row, uint8_t *tiles) {
     const quant_traits *t = quant_type_traits((int)g->w->base.type);
     int64_t left = g->w->base.n - panel * PANEL, rows = left < PANEL ? left : PANEL, from = k0 * TILE_K, count = g->k - from < n * TILE_K ? g->k - from : n * TILE_K;
     size_t skip = 0;
@@ -63,16 +61,14 @@ typedef struct work {
 } work;
 
 // The bf16 tiles of a panel that need no decoding, or NULL.
-static const uint8_t *amx_ready(const work *w, int64_t panel)
-{
+static const uint8_t *amx_ready(const work *w, int64_t panel) {
     if (w->decode) return NULL;
     if (w->g->w->format == CPU_TILE_RAW) return NULL;
     return w->g->data + (size_t)panel * w->g->w->panel_bytes;
 }
 
 // n tiles of a panel from tile k0 on.
-static void amx_decode_panel(const work *w, int64_t panel, int64_t k0, int64_t n, uint8_t *to)
-{
+static void amx_decode_panel(const work *w, int64_t panel, int64_t k0, int64_t n, uint8_t *to) {
     if (w->g->w->format == CPU_TILE_RAW) {
         amx_decode_raw(w->g, panel, k0, n, w->floats, to);
         return;
@@ -83,8 +79,7 @@ static void amx_decode_panel(const work *w, int64_t panel, int64_t k0, int64_t n
 
 // n rows from `first` of the list as row tiles, of which `tiles` from tile k0 on are wanted: where they lie when they follow each other inside tiles, else
 // gathered. Returns the first tile; `*next` bytes lie from 16 rows to the next.
-static const uint8_t *amx_gather(const work *w, int32_t first, int32_t n, int64_t k0, int64_t tiles, size_t *next)
-{
+static const uint8_t *amx_gather(const work *w, int32_t first, int32_t n, int64_t k0, int64_t tiles, size_t *next) {
     const int32_t *rows = w->g->rows + first;
     const uint8_t *q = (const uint8_t *)w->g->q + (size_t)k0 * TILE_BYTES;
     const size_t of = (size_t)w->blocks * TILE_BYTES;
@@ -102,8 +97,7 @@ static const uint8_t *amx_gather(const work *w, int32_t first, int32_t n, int64_
 }
 
 // What one row has of one panel: 16 results on their way out.
-static inline void amx_put(const gemm_args *g, int32_t row, int64_t panel, const float *v)
-{
+static inline void amx_put(const gemm_args *g, int32_t row, int64_t panel, const float *v) {
     int64_t col = (panel - g->first) * PANEL, left = g->w->base.n - panel * PANEL;
     __mmask16 m = (__mmask16)(left < PANEL ? (1u << left) - 1 : 0xffff);
     __m512 y = _mm512_mul_ps(_mm512_loadu_ps(v), _mm512_set1_ps(g->scale));
@@ -122,15 +116,13 @@ typedef struct square {
     bool more;
 } square;
 
-static inline __attribute__((always_inline)) void amx_ask_out(const square *s, int64_t b, int panels)
-{
+static inline __attribute__((always_inline)) void amx_ask_out(const square *s, int64_t b, int panels) {
     if (s->out && b < 2 * TILE_ROWS)
         for (int i = 0; i < panels; i++) __builtin_prefetch(s->out + (size_t)b * s->ld + i * PANEL, 1, 2);
 }
 
 // Six accumulators leave one tile for activations and one for weights: 7 loads, of which 5 bring something new, for 6 products.
-static inline void amx_three(const square *s)
-{
+static inline void amx_three(const square *s) {
     for (int64_t b = 0; b < s->n; b++) {
         amx_ask_out(s, b, 3);
         TILE_LOAD(6, s->a0 + b * TILE_BYTES, 64);
@@ -149,8 +141,7 @@ static inline void amx_three(const square *s)
     }
 }
 
-static void amx_square_three(const square *s, float *c)
-{
+static void amx_square_three(const square *s, float *c) {
     if (s->more) {
         TILE_LOAD(0, c, 64);
         TILE_LOAD(1, c + 512, 64);
@@ -175,8 +166,7 @@ static void amx_square_three(const square *s, float *c)
     TILE_STORE(5, c + 1280, 64);
 }
 
-static void amx_square_two(const square *s, float *c)
-{
+static void amx_square_two(const square *s, float *c) {
     if (s->more) {
         TILE_LOAD(0, c, 64);
         TILE_LOAD(1, c + 512, 64);
@@ -217,8 +207,7 @@ static void amx_square_two(const square *s, float *c)
 
 // act(gate) * up of `rows` rows from `first` on and n panels from p0 on, both even: in c a panel of one, then of the other. Whole lines leave: halves took twice
 // as long.
-static void amx_join(const work *w, const work *up, int32_t first, int32_t rows, int64_t p0, int n, const float *c)
-{
+static void amx_join(const work *w, const work *up, int32_t first, int32_t rows, int64_t p0, int n, const float *c) {
     const gemm_args *g = w->g;
     const cpu_join *join = g->join;
     const size_t blocks = (size_t)cpu_tile_blocks(g->w->base.n);
@@ -255,8 +244,7 @@ typedef struct passing {
     square s;
 } passing;
 
-static void amx_pass(const work *w, const work *up, passing *x)
-{
+static void amx_pass(const work *w, const work *up, passing *x) {
     const gemm_args *g = w->g;
     const bool whole = x->last && !up && (x->p0 + x->n) * PANEL <= g->w->base.n;
     for (int32_t r = 0; r < x->rows; r += 2 * TILE_ROWS) {
@@ -280,8 +268,7 @@ static void amx_pass(const work *w, const work *up, passing *x)
     }
 }
 
-static void amx_block(const work *w, const work *up, int32_t r0, int32_t rows, int64_t first, int64_t count)
-{
+static void amx_block(const work *w, const work *up, int32_t r0, int32_t rows, int64_t first, int64_t count) {
     const int64_t B = w->blocks, depth = cpu_tile_depth(B);
     const int of = up ? 2 : 1, most = TILE_PANELS / of;
     passing x = {.r0 = r0, .rows = rows, .carried = depth < B, .s.ld = w->g->ldy};
@@ -307,8 +294,7 @@ static void amx_block(const work *w, const work *up, int32_t r0, int32_t rows, i
     }
 }
 
-static void amx_many_rows(const work *w, const work *up)
-{
+static void amx_many_rows(const work *w, const work *up) {
     const gemm_args *g = w->g;
     const int32_t R = TILE_MOST_ROWS;
     const int64_t P = w->blocks <= TILE_DEPTH ? g->count : up ? TILE_CHUNK / 2 : TILE_CHUNK;
@@ -318,8 +304,7 @@ static void amx_many_rows(const work *w, const work *up)
 }
 
 // A panel at a time, so that what is asked for ahead of one is the next.
-static void amx_few_rows(const work *w)
-{
+static void amx_few_rows(const work *w) {
     const gemm_args *g = w->g;
     const int64_t B = w->blocks;
     const int32_t n = g->n_rows;
@@ -345,8 +330,7 @@ static void amx_few_rows(const work *w)
     }
 }
 
-static void amx_one_row(const work *w)
-{
+static void amx_one_row(const work *w) {
     const gemm_args *g = w->g;
     size_t next;
     const uint8_t *a = amx_gather(w, 0, 1, 0, w->blocks, &next);
@@ -383,8 +367,7 @@ static void amx_one_row(const work *w)
     }
 }
 
-static work amx_work(const gemm_args *g)
-{
+static work amx_work(const gemm_args *g) {
     work w = {.g = g, .decode = amx_decoder(g->w->format), .values = cpu_tile_layout(g->w->format)->values, .blocks = cpu_tile_blocks(g->k)};
     w.weights = (uint8_t *)g->scratch;
     w.rows = w.weights + (size_t)cpu_tile_decoded(w.blocks) * TILE_BYTES;
@@ -394,8 +377,7 @@ static work amx_work(const gemm_args *g)
     return w;
 }
 
-static void amx_gemm(const gemm_args *g)
-{
+static void amx_gemm(const gemm_args *g) {
     work w = amx_work(g);
     w.csr = amx_begin();
     if (g->join) {
@@ -411,8 +393,7 @@ static void amx_gemm(const gemm_args *g)
     amx_end(w.csr);
 }
 
-static void amx_fill_gemm(cpu_kernels *k)
-{
+static void amx_fill_gemm(cpu_kernels *k) {
     k->packed = false;
     k->tiles = true;
     k->tile_row = amx_row;

@@ -26,25 +26,21 @@ typedef struct amx_tile { float v[16][16]; } amx_tile; // bf16 pairs lie in the 
 static _Thread_local amx_tile amx_tiles[8];
 static _Thread_local amx_config amx_set;
 
-static void amx_configure(const amx_config *c)
-{
+static void amx_configure(const amx_config *c) {
     amx_set = *c;
     memset(amx_tiles, 0, sizeof amx_tiles);
 }
 static void amx_release(void) { memset(&amx_set, 0, sizeof amx_set); }
 
-static void amx_load(int t, const void *p, size_t stride)
-{
+static void amx_load(int t, const void *p, size_t stride) {
     for (int r = 0; r < amx_set.rows[t]; r++) memcpy(amx_tiles[t].v[r], (const uint8_t *)p + (size_t)r * stride, amx_set.bytes[t]);
 }
 
-static void amx_store(int t, void *p, size_t stride)
-{
+static void amx_store(int t, void *p, size_t stride) {
     for (int r = 0; r < amx_set.rows[t]; r++) memcpy((uint8_t *)p + (size_t)r * stride, amx_tiles[t].v[r], amx_set.bytes[t]);
 }
 
-static void amx_dot(int c, int a, int b)
-{
+static void amx_dot(int c, int a, int b) {
     for (int m = 0; m < amx_set.rows[c]; m++) {
         float even[16] = {0}, odd[16] = {0};
         for (int k = 0; k < amx_set.rows[b]; k++) {
@@ -77,8 +73,7 @@ static void amx_dot(int c, int a, int b)
 #else
 // gcc's intrinsics do not say that they read memory (all of it that they read): without the empty statement it may leave out or delay what was written there.
 #define AMX_WRITTEN(p) __asm__ volatile("" : : "r"(p) : "memory")
-static inline void amx_configure(const amx_config *c)
-{
+static inline void amx_configure(const amx_config *c) {
     AMX_WRITTEN(c);
     _tile_loadconfig(c);
 }
@@ -89,22 +84,19 @@ static inline void amx_release(void) { _tile_release(); }
 #define TILE_DOT(c, a, b) _tile_dpbf16ps(c, a, b)
 #endif
 
-static inline uint32_t amx_begin(void)
-{
+static inline uint32_t amx_begin(void) {
     uint32_t was = _mm_getcsr();
     _mm_setcsr(was | AMX_FLUSH);
     return was;
 }
 
-static inline void amx_end(uint32_t was)
-{
+static inline void amx_end(uint32_t was) {
     amx_release();
     _mm_setcsr(was);
 }
 
 // Tiles 0..3 accumulate (0 and 1: rows_a x 16, 2 and 3: rows_b x 16), 4 and 5 hold activations, 6 and 7 weights.
-static void amx_shape(int rows_a, int rows_b)
-{
+static void amx_shape(int rows_a, int rows_b) {
     amx_config c = {.palette = 1};
     for (int t = 0; t < 8; t++) {
         c.bytes[t] = 64;

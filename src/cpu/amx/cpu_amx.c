@@ -5,8 +5,7 @@
 #include "cpu/amx/amx_few_codes.h"
 #include "cpu/amx/amx_gemm.h"
 
-void cpu_kernels_amx(cpu_kernels *k)
-{
+void cpu_kernels_amx(cpu_kernels *k) {
     k->isa = "amx";
     amx_fill_gemm(k);
     amx_fill_few(k);

@@ -4,8 +4,7 @@
 #include "cpu/amx/amx_few_codes.h"
 #include "cpu/amx/amx_gemm.h"
 
-void cpu_kernels_amx_emulated(cpu_kernels *k)
-{
+void cpu_kernels_amx_emulated(cpu_kernels *k) {
     k->isa = "amx-emulated";
     amx_fill_gemm(k);
     amx_fill_few(k);

@@ -2,8 +2,7 @@
 #include "cpu/amx/amx_tile.h"
 #include "cpu/cpu_internal.h"
 
-static void begin(void)
-{
+static void begin(void) {
     _Alignas(64) uint8_t ones[1024];
     memset(ones, 1, sizeof ones);
     amx_shape(16, 16);
@@ -17,8 +16,7 @@ static void begin(void)
     TILE_LOAD(7, ones, 64);
 }
 
-static void run_bf16(int64_t rounds)
-{
+static void run_bf16(int64_t rounds) {
     begin();
     for (int64_t r = 0; r < rounds; r++) {
         TILE_DOT(0, 4, 6);
@@ -29,8 +27,7 @@ static void run_bf16(int64_t rounds)
     amx_release();
 }
 
-static void run_int8(int64_t rounds)
-{
+static void run_int8(int64_t rounds) {
     begin();
     for (int64_t r = 0; r < rounds; r++) {
         _tile_dpbssd(0, 4, 6);

@@ -17,8 +17,7 @@ typedef struct code_block {
 } code_block;
 
 CODE_INLINE bool code_signed(const code_layout *l) { return l->most > 15; }
-CODE_INLINE int code_room(const code_layout *l)
-{
+CODE_INLINE int code_room(const code_layout *l) {
     int most = code_signed(l) ? l->most : l->most + l->offset;
     return most > 64 ? 1 : most > 32 ? 2 : most > 16 ? 4 : 8;
 }
@@ -26,8 +25,7 @@ CODE_INLINE int code_room(const code_layout *l)
 CODE_INLINE __m256i code_load32(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 
 // 32 bits to 32 bytes of all ones or zero.
-CODE_INLINE __m256i code_spread(const uint8_t *p)
-{
+CODE_INLINE __m256i code_spread(const uint8_t *p) {
     const __m256i pick = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
     const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201ull);
     int32_t bits;
@@ -36,8 +34,7 @@ CODE_INLINE __m256i code_spread(const uint8_t *p)
 }
 
 // 8 bits to 8 dwords of `value` or zero.
-CODE_INLINE __m256i code_spread8(uint8_t bits, int value)
-{
+CODE_INLINE __m256i code_spread8(uint8_t bits, int value) {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     return _mm256_and_si256(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits), bit), bit), _mm256_set1_epi32(value));
 }
@@ -45,8 +42,7 @@ CODE_INLINE __m256i code_spread8(uint8_t bits, int value)
 CODE_INLINE __m256i code_table(const int8_t *values) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)values)); }
 
 // Signed values into the form that is multiplied.
-CODE_INLINE void code_put(const code_layout *l, code_block *o, int i, __m256i v)
-{
+CODE_INLINE void code_put(const code_layout *l, code_block *o, int i, __m256i v) {
     if (code_signed(l)) {
         _mm256_store_si256((__m256i *)o->sign[i], v);
         v = _mm256_abs_epi8(v);
@@ -54,8 +50,7 @@ CODE_INLINE void code_put(const code_layout *l, code_block *o, int i, __m256i v)
     _mm256_store_si256((__m256i *)o->w[i], v);
 }
 
-CODE_INLINE void code_load_grid(const code_layout *l, const uint8_t *a, code_block *o)
-{
+CODE_INLINE void code_load_grid(const code_layout *l, const uint8_t *a, code_block *o) {
     const bool four = l->numbers == CODE_GRID4;
     const int entries = four ? 8 : 4;
     const uint8_t *signs = a + entries * 16, *high = signs + (l->shift ? 0 : 64), *shift = high + entries * l->high * 2;
@@ -85,8 +80,7 @@ CODE_INLINE void code_load_grid(const code_layout *l, const uint8_t *a, code_blo
         }
 }
 
-CODE_INLINE void code_load_five(const uint8_t *area, int64_t b, code_block *o)
-{
+CODE_INLINE void code_load_five(const uint8_t *area, int64_t b, code_block *o) {
     static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
     const __m256i low = _mm256_set1_epi16(255), one = _mm256_set1_epi8(1);
     for (int i = 0; i < 16; i++) {
@@ -99,8 +93,7 @@ CODE_INLINE void code_load_five(const uint8_t *area, int64_t b, code_block *o)
     }
 }
 
-CODE_INLINE void code_load(cpu_format format, const uint8_t *quants, int64_t b, code_block *o)
-{
+CODE_INLINE void code_load(cpu_format format, const uint8_t *quants, int64_t b, code_block *o) {
     const code_layout *l = cpu_code(format);
     const uint8_t *a = quants + code_area(l, b);
     const __m256i low = _mm256_set1_epi8(15), two = _mm256_set1_epi8(3);
@@ -137,21 +130,18 @@ CODE_INLINE void code_ints(int32_t *p, __m256i v) { _mm256_storeu_si256((__m256i
 // a in the low, b in the high halves of dwords; both fit int16.
 CODE_INLINE __m256i code_pair(__m256i a, __m256i b) { return _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xaa); }
 
-CODE_INLINE __m256 code_e8m0(const uint8_t *p)
-{
+CODE_INLINE __m256 code_e8m0(const uint8_t *p) {
     __m256i e = code_u8(p), small = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
     return _mm256_castsi256_ps(_mm256_blendv_epi8(_mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23), small, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e)));
 }
 
-CODE_INLINE __m256 code_e4m3(const uint8_t *p) // the bits moved up are a half float, 2^7 too small here; the sign is not looked at, 0x7f gives 0
-{
+CODE_INLINE __m256 code_e4m3(const uint8_t *p) { // the bits moved up are a half float, 2^7 too small here; the sign is not looked at, 0x7f gives 0
     __m128i x = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)p)), bits = _mm_set1_epi16(0x7f);
     x = _mm_andnot_si128(_mm_cmpeq_epi16(x, bits), _mm_and_si128(x, bits));
     return _mm256_mul_ps(_mm256_cvtph_ps(_mm_slli_epi16(x, 7)), _mm256_set1_ps(0x1p7f));
 }
 
-CODE_INLINE void code_load_scales(cpu_format format, const uint8_t *area, int64_t b, code_block *o)
-{
+CODE_INLINE void code_load_scales(cpu_format format, const uint8_t *area, int64_t b, code_block *o) {
     const code_layout *l = cpu_code(format);
     const __m256i low = _mm256_set1_epi32(15);
     const __m256 unit = _mm256_set1_ps(l->unit);
@@ -210,8 +200,7 @@ CODE_INLINE void code_load_scales(cpu_format format, const uint8_t *area, int64_
 }
 
 // The int32 sums of columns 4 * first .. 4 * (first + n) - 1 for 8 rows.
-CODE_INLINE __m256i code_dot(const code_layout *l, const code_block *w, int half, int first, int n, const int8_t *q)
-{
+CODE_INLINE __m256i code_dot(const code_layout *l, const code_block *w, int half, int first, int n, const int8_t *q) {
     const __m256i ones = _mm256_set1_epi16(1);
     const int room = code_room(l);
     __m256i sum = _mm256_setzero_si256(), part = sum;
@@ -227,8 +216,7 @@ CODE_INLINE __m256i code_dot(const code_layout *l, const code_block *w, int half
     return sum;
 }
 
-CODE_INLINE void code_row(cpu_format format, const code_block *w, const int8_t *q, float d, int32_t nsum, int32_t nhigh, float *y)
-{
+CODE_INLINE void code_row(cpu_format format, const code_block *w, const int8_t *q, float d, int32_t nsum, int32_t nhigh, float *y) {
     const code_layout *l = cpu_code(format);
     const int offset = code_signed(l) ? 0 : l->offset;
     for (int h = 0; h < 2; h++) {
@@ -261,8 +249,7 @@ CODE_INLINE void code_row(cpu_format format, const code_block *w, const int8_t *
 }
 
 // int8_rows of the codes.
-CODE_INLINE void code_rows(cpu_format format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL])
-{
+CODE_INLINE void code_rows(cpu_format format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL]) {
     const uint8_t *quants = panel + t->scale_bytes;
     const int bytes = cpu_code(format)->bytes;
     memset(out, 0, (size_t)R * sizeof *out);

@@ -16,16 +16,14 @@ static inline __m256i load32(const void *p) { return _mm256_loadu_si256((const _
 static inline void store32(void *p, __m256i v) { _mm256_store_si256((__m256i *)p, v); }
 
 // 32 bits to 32 bytes of 16 or 0.
-static inline __m256i spread_bits(uint32_t bits)
-{
+static inline __m256i spread_bits(uint32_t bits) {
     const __m256i pick = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
     const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201ull);
     __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), pick), bit);
     return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8(16));
 }
 
-static inline __attribute__((always_inline)) void load_weights(int format, const uint8_t *a, block *o)
-{
+static inline __attribute__((always_inline)) void load_weights(int format, const uint8_t *a, block *o) {
     if (format == CPU_Q8) {
         for (int i = 0; i < 16; i++) {
             __m256i v = _mm256_xor_si256(load32(a + i * 32), _mm256_set1_epi8((char)0x80));
@@ -56,8 +54,7 @@ static inline __attribute__((always_inline)) void load_weights(int format, const
 static inline __m256 half8(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 static inline __m256 bytes8(const uint8_t *p) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p))); }
 
-static inline __attribute__((always_inline)) void load_scales(int format, const uint8_t *area, int64_t b, block *o)
-{
+static inline __attribute__((always_inline)) void load_scales(int format, const uint8_t *area, int64_t b, block *o) {
     for (int h = 0; h < 2; h++) {
         switch (format) {
         case CPU_Q8: case CPU_Q4_0: case CPU_Q5_0: _mm256_storeu_ps(o->d + h * 8, half8(area + b * 32 + h * 16)); break;
@@ -81,16 +78,14 @@ static inline __attribute__((always_inline)) void load_scales(int format, const 
     }
 }
 
-static inline __m256i quad(const int8_t *q)
-{
+static inline __m256i quad(const int8_t *q) {
     int32_t v;
     memcpy(&v, q, 4);
     return _mm256_set1_epi32(v);
 }
 
 // The int32 sums of columns 4 * first .. 4 * (first + n) - 1 for 8 rows.
-static inline __attribute__((always_inline)) __m256i dot(int format, const block *w, int half, int first, int n, const int8_t *q)
-{
+static inline __attribute__((always_inline)) __m256i dot(int format, const block *w, int half, int first, int n, const int8_t *q) {
     const __m256i ones = _mm256_set1_epi16(1);
     const int room = format == CPU_Q8 ? 1 : format == CPU_Q6_K ? 2 : format == CPU_Q5_0 || format == CPU_Q5_1 || format == CPU_Q5_K ? 4 : 8;
     __m256i sum = _mm256_setzero_si256(), part = sum;
@@ -104,8 +99,7 @@ static inline __attribute__((always_inline)) __m256i dot(int format, const block
     return sum;
 }
 
-static inline __attribute__((always_inline)) void block_row(int format, const block *w, const int8_t *q, float d, float ds, int32_t nsum, int32_t nhigh, float *y)
-{
+static inline __attribute__((always_inline)) void block_row(int format, const block *w, const int8_t *q, float d, float ds, int32_t nsum, int32_t nhigh, float *y) {
     for (int h = 0; h < 2; h++) {
         __m256i a;
         if (format == CPU_Q6_K) {
@@ -124,8 +118,7 @@ static inline __attribute__((always_inline)) void block_row(int format, const bl
     }
 }
 
-static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL])
-{
+static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL]) {
     if (cpu_format_code((cpu_format)format)) {
         code_rows((cpu_format)format, R, t, panel, k, src, out);
         return;
@@ -149,8 +142,7 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
 }
 
 // x = d q, d = max |x| / 127; what is too small for that counts as zero.
-static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux)
-{
+static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
     const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, q += BLOCK, aux++) {
         __m256 v[4], m = _mm256_setzero_ps();
@@ -174,8 +166,7 @@ static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux)
     }
 }
 
-void cpu_kernels_avx2(cpu_kernels *k)
-{
+void cpu_kernels_avx2(cpu_kernels *k) {
     k->isa = "avx2";
     fill_generic(k);
     fill_int8(k);

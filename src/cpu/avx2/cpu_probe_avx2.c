@@ -5,8 +5,7 @@
 
 enum { CHAINS = 10 };
 
-static void run_int8(int64_t rounds)
-{
+static void run_int8(int64_t rounds) {
     __m256i a[CHAINS], x = _mm256_set1_epi8(1), y = _mm256_set1_epi8(1);
     for (int i = 0; i < CHAINS; i++) a[i] = _mm256_setzero_si256();
     for (int64_t r = 0; r < rounds; r++)
@@ -17,8 +16,7 @@ static void run_int8(int64_t rounds)
     for (int i = 0; i < CHAINS; i++) __asm__ volatile("" : : "x"(a[i]));
 }
 
-static void run_fma(int64_t rounds)
-{
+static void run_fma(int64_t rounds) {
     __m256 a[CHAINS], x = _mm256_set1_ps(1e-3f), y = _mm256_set1_ps(1e-3f);
     for (int i = 0; i < CHAINS; i++) a[i] = _mm256_setzero_ps();
     for (int64_t r = 0; r < rounds; r++)

@@ -8,23 +8,20 @@
 
 #define CODE_INLINE static inline __attribute__((always_inline))
 
-CODE_INLINE __mmask64 code_mask64(const uint8_t *p)
-{
+CODE_INLINE __mmask64 code_mask64(const uint8_t *p) {
     uint64_t m;
     memcpy(&m, p, 8);
     return (__mmask64)m;
 }
 
-CODE_INLINE __mmask16 code_mask16(const uint8_t *p)
-{
+CODE_INLINE __mmask16 code_mask16(const uint8_t *p) {
     uint16_t m;
     memcpy(&m, p, 2);
     return (__mmask16)m;
 }
 
 // The 16 rows' words of the grid for entry number g of the block.
-CODE_INLINE __m512i code_words(const code_layout *l, const uint8_t *area, int g)
-{
+CODE_INLINE __m512i code_words(const code_layout *l, const uint8_t *area, int g) {
     const int entries = l->numbers == CODE_GRID4 ? 8 : 4;
     const uint8_t *high = area + entries * 16 + (l->shift ? 0 : 64) + g * l->high * 2;
     __m512i index = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(area + g * 16)));
@@ -33,8 +30,7 @@ CODE_INLINE __m512i code_words(const code_layout *l, const uint8_t *area, int g)
     return _mm512_srlv_epi32(pairs, _mm512_slli_epi32(_mm512_and_si512(index, _mm512_set1_epi32(1)), 4));
 }
 
-CODE_INLINE void code_load_grid(const code_layout *l, const uint8_t *area, __m512i w[8])
-{
+CODE_INLINE void code_load_grid(const code_layout *l, const uint8_t *area, __m512i w[8]) {
     const bool four = l->numbers == CODE_GRID4;
     const uint8_t *signs = area + (four ? 128 : 64), *shift = signs + (four ? 8 : 4) * l->high * 2;
     const __m512i levels = _mm512_add_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)l->values)), _mm512_set1_epi8((char)(l->offset + l->shift)));
@@ -60,8 +56,7 @@ CODE_INLINE void code_load_grid(const code_layout *l, const uint8_t *area, __m51
     }
 }
 
-CODE_INLINE void code_load_five(const uint8_t *area, int64_t b, __m512i w[8])
-{
+CODE_INLINE void code_load_five(const uint8_t *area, int64_t b, __m512i w[8]) {
     static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
     const __m512i low = _mm512_set1_epi16(255), one = _mm512_set1_epi8(1);
     for (int c = 0; c < 8; c++) {
@@ -73,8 +68,7 @@ CODE_INLINE void code_load_five(const uint8_t *area, int64_t b, __m512i w[8])
     }
 }
 
-CODE_INLINE void code_load(cpu_format format, const uint8_t *quants, int64_t b, __m512i w[8])
-{
+CODE_INLINE void code_load(cpu_format format, const uint8_t *quants, int64_t b, __m512i w[8]) {
     const code_layout *l = cpu_code(format);
     const uint8_t *a = quants + code_area(l, b);
     switch (l->numbers) {
@@ -116,21 +110,18 @@ CODE_INLINE __m512i code_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_
 CODE_INLINE __m512i code_i8(const uint8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 CODE_INLINE __m512i code_odd(__m512i s) { return _mm512_or_si512(_mm512_add_epi32(s, s), _mm512_set1_epi32(1)); }
 
-CODE_INLINE __m512 code_e8m0(const uint8_t *p)
-{
+CODE_INLINE __m512 code_e8m0(const uint8_t *p) {
     __m512i e = code_u8(p), small = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
     return _mm512_castsi512_ps(_mm512_mask_mov_epi32(_mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23), _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2)), small));
 }
 
-CODE_INLINE __m512 code_e4m3(const uint8_t *p) // the bits moved up are a half float, 2^7 too small here; the sign is not looked at, 0x7f gives 0
-{
+CODE_INLINE __m512 code_e4m3(const uint8_t *p) { // the bits moved up are a half float, 2^7 too small here; the sign is not looked at, 0x7f gives 0
     __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), bits = _mm256_set1_epi16(0x7f);
     x = _mm256_andnot_si256(_mm256_cmpeq_epi16(x, bits), _mm256_and_si256(x, bits));
     return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_slli_epi16(x, 7)), _mm512_set1_ps(0x1p7f));
 }
 
-CODE_INLINE code_scales code_load_scales(cpu_format format, const uint8_t *area, int64_t b)
-{
+CODE_INLINE code_scales code_load_scales(cpu_format format, const uint8_t *area, int64_t b) {
     const code_layout *l = cpu_code(format);
     const __m512i low = _mm512_set1_epi32(15);
     code_scales s = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
@@ -182,8 +173,7 @@ CODE_INLINE code_scales code_load_scales(cpu_format format, const uint8_t *area,
     return s;
 }
 
-CODE_INLINE __m512i code_quad(const int8_t *q)
-{
+CODE_INLINE __m512i code_quad(const int8_t *q) {
     int32_t v;
     memcpy(&v, q, 4);
     return _mm512_set1_epi32(v);
@@ -193,8 +183,7 @@ CODE_INLINE __m512i code_quad(const int8_t *q)
 CODE_INLINE __m512i code_pair(__m512i a, __m512i b) { return _mm512_mask_blend_epi16(0xaaaaaaaa, a, _mm512_slli_epi32(b, 16)); }
 
 // The scales as code_row takes them.
-CODE_INLINE code_scales code_row_scales(cpu_format format, const uint8_t *area, int64_t b)
-{
+CODE_INLINE code_scales code_row_scales(cpu_format format, const uint8_t *area, int64_t b) {
     code_scales s = code_load_scales(format, area, b);
     if (code_pairs(cpu_code(format))) {
         s.s0 = code_pair(s.s0, s.s1);
@@ -204,8 +193,7 @@ CODE_INLINE code_scales code_row_scales(cpu_format format, const uint8_t *area, 
 }
 
 // One row's block: y += what it adds, for 16 outputs. The sums of weights + offset begin at -offset * (sum of q).
-CODE_INLINE __m512 code_row(cpu_format format, const __m512i w[8], const code_scales *s, const int8_t *q, float d, int32_t nsum, int32_t nhigh, __m512 y)
-{
+CODE_INLINE __m512 code_row(cpu_format format, const __m512i w[8], const code_scales *s, const int8_t *q, float d, int32_t nsum, int32_t nhigh, __m512 y) {
     const code_layout *l = cpu_code(format);
     const __m512i offset = _mm512_set1_epi32(l->offset);
     __m512i a, b;

@@ -7,8 +7,7 @@
 
 typedef struct scales { __m512 d, m; __m512i s0, s1; } scales;
 
-static inline __attribute__((always_inline)) void load_weights(int format, const uint8_t *a, __m512i w[8])
-{
+static inline __attribute__((always_inline)) void load_weights(int format, const uint8_t *a, __m512i w[8]) {
     if (format == CPU_Q8) {
         for (int c = 0; c < 8; c++) w[c] = _mm512_loadu_si512(a + c * 64);
         return;
@@ -41,8 +40,7 @@ static inline __attribute__((always_inline)) void load_weights(int format, const
 static inline __attribute__((always_inline)) __m512 half16(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 static inline __attribute__((always_inline)) __m512 bytes16(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p))); }
 
-static inline __attribute__((always_inline)) scales load_scales(int format, const uint8_t *area, int64_t b)
-{
+static inline __attribute__((always_inline)) scales load_scales(int format, const uint8_t *area, int64_t b) {
     scales s = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_si512(), _mm512_setzero_si512()};
     switch (format) {
     case CPU_Q8: case CPU_Q4_0: case CPU_Q5_0: s.d = half16(area + b * 32); break;
@@ -66,16 +64,14 @@ static inline __attribute__((always_inline)) scales load_scales(int format, cons
     return s;
 }
 
-static inline __attribute__((always_inline)) __m512i quad(const int8_t *q)
-{
+static inline __attribute__((always_inline)) __m512i quad(const int8_t *q) {
     int32_t v;
     memcpy(&v, q, 4);
     return _mm512_set1_epi32(v);
 }
 
 // One row's block: y += what it adds, for 16 outputs.
-static inline __attribute__((always_inline)) __m512 block_row(int format, const __m512i w[8], const scales *s, const int8_t *q, float d, float ds, int32_t nsum, int32_t nhigh, __m512 y)
-{
+static inline __attribute__((always_inline)) __m512 block_row(int format, const __m512i w[8], const scales *s, const int8_t *q, float d, float ds, int32_t nsum, int32_t nhigh, __m512 y) {
     if (format == CPU_Q6_K) {
         __m512i h = _mm512_set1_epi32(nhigh);
         __m512i a = _mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(nsum), h), 5), b = _mm512_slli_epi32(h, 5);
@@ -96,8 +92,7 @@ static inline __attribute__((always_inline)) __m512 block_row(int format, const 
 }
 
 // Short codes: the same over avx512_codes.h.
-static inline __attribute__((always_inline)) void code_rows(cpu_format format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL])
-{
+static inline __attribute__((always_inline)) void code_rows(cpu_format format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL]) {
     const uint8_t *quants = panel + t->scale_bytes;
     __m512 y[ROW_TILE];
     for (int r = 0; r < R; r++) y[r] = _mm512_setzero_ps();
@@ -118,8 +113,7 @@ static inline __attribute__((always_inline)) void code_rows(cpu_format format, i
     for (int r = 0; r < R; r++) _mm512_storeu_ps(out[r], y[r]);
 }
 
-static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL])
-{
+static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL]) {
     if (cpu_format_code((cpu_format)format)) {
         code_rows((cpu_format)format, R, t, panel, k, src, out);
         return;
@@ -146,8 +140,7 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
 }
 
 // x = d q, d = max |x| / 127; what is too small for that counts as zero.
-static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux)
-{
+static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
     for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, q += BLOCK, aux++) {
         __m512 v0 = _mm512_loadu_ps(x), v1 = _mm512_loadu_ps(x + 16);
         float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(v0), _mm512_abs_ps(v1)));
@@ -162,8 +155,7 @@ static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux)
     }
 }
 
-void cpu_kernels_avx512(cpu_kernels *k)
-{
+void cpu_kernels_avx512(cpu_kernels *k) {
     k->isa = "avx512";
     fill_generic(k);
     fill_int8(k);

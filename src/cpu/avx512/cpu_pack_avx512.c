@@ -7,8 +7,7 @@
 typedef __m512i rows16; // a lane of 16 bytes for each four rows, or a dword for each row
 
 // 16 bytes each of rows first, first + step, first + 2 step, first + 3 step.
-static inline __m512i four_rows(const uint8_t *at, size_t stride, int first, int step)
-{
+static inline __m512i four_rows(const uint8_t *at, size_t stride, int first, int step) {
     const uint8_t *p = at + (size_t)first * stride;
     size_t s = (size_t)step * stride;
     __m512i x = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)p));
@@ -18,8 +17,7 @@ static inline __m512i four_rows(const uint8_t *at, size_t stride, int first, int
 }
 
 // Dword i of 16 bytes of each of 16 rows, in the order of rows.
-static inline void columns(const uint8_t *at, size_t stride, rows16 c[4])
-{
+static inline void columns(const uint8_t *at, size_t stride, rows16 c[4]) {
     __m512i r[4];
     for (int i = 0; i < 4; i++) r[i] = four_rows(at, stride, i, 4);
     __m512i a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpacklo_epi32(r[2], r[3]);
@@ -36,15 +34,13 @@ static inline rows16 six_bits(rows16 x) { return _mm512_and_si512(x, _mm512_set1
 static inline rows16 flip_sign(rows16 x) { return _mm512_xor_si512(x, _mm512_set1_epi8((char)0x80)); }
 static inline uint64_t bits(rows16 x, int i) { return _mm512_test_epi8_mask(x, _mm512_set1_epi8((char)(1 << i))); }
 static inline void put(uint8_t *to, rows16 x) { _mm512_storeu_si512(to, x); }
-static inline void put_lanes(uint8_t *to, rows16 x)
-{
+static inline void put_lanes(uint8_t *to, rows16 x) {
     _mm_storeu_si128((__m128i *)to, _mm512_castsi512_si128(x));
     _mm_storeu_si128((__m128i *)(to + 32), _mm512_extracti32x4_epi32(x, 1));
     _mm_storeu_si128((__m128i *)(to + 64), _mm512_extracti32x4_epi32(x, 2));
     _mm_storeu_si128((__m128i *)(to + 96), _mm512_extracti32x4_epi32(x, 3));
 }
-static inline rows16 byte_columns(rows16 x)
-{
+static inline rows16 byte_columns(rows16 x) {
     const __m512i lanes = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), _mm512_shuffle_epi8(x, lanes));
 }
@@ -53,8 +49,7 @@ static inline rows16 byte_columns(rows16 x)
 #include "cpu/cpu_pack_rows.h"
 
 // 16 columns of eight rows as bytes, in two vectors of eight bytes a row: [s][parity][t] is column 4 t + 2 s + parity.
-static inline void tile_bytes(const uint8_t *at, size_t stride, __m512i s[2])
-{
+static inline void tile_bytes(const uint8_t *at, size_t stride, __m512i s[2]) {
     const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     __m512i a = _mm512_shuffle_epi8(four_rows(at, stride, 0, 2), order), b = _mm512_shuffle_epi8(four_rows(at, stride, 1, 2), order);
     s[0] = _mm512_unpacklo_epi64(a, b);
@@ -63,8 +58,7 @@ static inline void tile_bytes(const uint8_t *at, size_t stride, __m512i s[2])
 
 static void tile_16(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) { panel_dwords(k / 2, rows, stride, panel); }
 
-static void tile_q8_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void tile_q8_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q8_0, k));
     for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_q8_0), area += 512) {
         put_halves(panel + b * 32, rows, stride);
@@ -79,8 +73,7 @@ static void tile_q8_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
 }
 
 // The lower halves of 16 bytes of 16 rows as one group of a tile, the upper ones as another.
-static inline void nibble_tiles(const uint8_t *at, size_t stride, uint8_t *low, uint8_t *high)
-{
+static inline void nibble_tiles(const uint8_t *at, size_t stride, uint8_t *low, uint8_t *high) {
     for (int h = 0; h < 2; h++) {
         __m512i s[2];
         tile_bytes(at + (size_t)h * 8 * stride, stride, s);
@@ -89,8 +82,7 @@ static inline void nibble_tiles(const uint8_t *at, size_t stride, uint8_t *low, 
     }
 }
 
-static void tile_q4_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void tile_q4_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q4_0, k));
     for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_q4_0), area += 256) {
         put_halves(panel + b * 32, rows, stride);
@@ -98,8 +90,7 @@ static void tile_q4_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
     }
 }
 
-static void tile_q4_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void tile_q4_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q4_1, k));
     for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_q4_1), area += 256) {
         put_halves(panel + b * 64, rows, stride);
@@ -108,8 +99,7 @@ static void tile_q4_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
     }
 }
 
-static void tile_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void tile_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_MXFP4, k));
     for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_mxfp4), area += 256) {
         put_bytes(panel + b * 16, rows, stride);
@@ -117,8 +107,7 @@ static void tile_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
     }
 }
 
-static void tile_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void tile_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q4_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q4_K), area += 8 * 256) {
         scales_k4(rows, stride, panel + g * 320);
@@ -126,8 +115,7 @@ static void tile_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
     }
 }
 
-static void tile_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void tile_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q5_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q5_K), area += 8 * 320) {
         scales_k4(rows, stride, panel + g * 320);
@@ -145,8 +133,7 @@ static void tile_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
 }
 
 // The two upper bits of 128 columns of eight rows into four tiles. A byte of t[i] holds, two bits for each tile, column 8 m + 2 i + parity of [parity][m].
-static inline void pair_tiles(const uint8_t *at, size_t stride, uint8_t *to)
-{
+static inline void pair_tiles(const uint8_t *at, size_t stride, uint8_t *to) {
     const __m256i order = _mm256_setr_epi8(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27, 4, 12, 20, 28, 5, 13, 21, 29, 6, 14, 22, 30, 7, 15, 23, 31);
     __m512i two = _mm512_inserti64x4(_mm512_castsi256_si512(order), _mm256_add_epi8(order, _mm256_set1_epi8(32)), 1), x[4], t[4];
     for (int i = 0; i < 4; i++) { // rows 0 2, 1 3, 4 6, 5 7
@@ -163,8 +150,7 @@ static inline void pair_tiles(const uint8_t *at, size_t stride, uint8_t *to)
     for (int j = 0; j < 4; j++) put(to + j * 384, four_pairs(t, j));
 }
 
-static void tile_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel)
-{
+static void tile_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q6_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q6_K)) {
         scales_k6(rows, stride, panel + g * 288);
@@ -175,8 +161,7 @@ static void tile_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
     }
 }
 
-void cpu_pack_avx512(cpu_kernels *k)
-{
+void cpu_pack_avx512(cpu_kernels *k) {
     fill_pack(k);
     k->hash = hash_bytes;
     k->pack[CPU_TILE_BF16] = k->pack[CPU_TILE_F16] = tile_16;

@@ -5,8 +5,7 @@
 
 enum { CHAINS = 16 };
 
-static void run_vnni(int64_t rounds)
-{
+static void run_vnni(int64_t rounds) {
     __m512i a[CHAINS], x = _mm512_set1_epi8(1), y = _mm512_set1_epi8(1);
     for (int i = 0; i < CHAINS; i++) a[i] = _mm512_setzero_si512();
     for (int64_t r = 0; r < rounds; r++)
@@ -17,8 +16,7 @@ static void run_vnni(int64_t rounds)
     for (int i = 0; i < CHAINS; i++) __asm__ volatile("" : : "v"(a[i]));
 }
 
-static void run_fma(int64_t rounds)
-{
+static void run_fma(int64_t rounds) {
     __m512 a[CHAINS], x = _mm512_set1_ps(1e-3f), y = _mm512_set1_ps(1e-3f);
     for (int i = 0; i < CHAINS; i++) a[i] = _mm512_setzero_ps();
     for (int64_t r = 0; r < rounds; r++)

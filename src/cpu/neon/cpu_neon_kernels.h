@@ -28,22 +28,19 @@ INLINE bool five_bits(int format) { return format == CPU_Q5_0 || format == CPU_Q
 INLINE bool in_halves(int format) { return format == CPU_Q6_K || (cpu_format_code((cpu_format)format) && code_two(cpu_code((cpu_format)format))); }
 
 // 16 bits to 16 bytes of 16 or 0.
-INLINE uint8x16_t spread_bits(const uint8_t *p)
-{
+INLINE uint8x16_t spread_bits(const uint8_t *p) {
     static const uint8_t bits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     uint8x16_t v = vcombine_u8(vdup_n_u8(p[0]), vdup_n_u8(p[1]));
     return vandq_u8(vtstq_u8(v, vld1q_u8(bits)), vdupq_n_u8(16));
 }
 
-INLINE int8x16_t centred(int format, uint8x16_t v)
-{
+INLINE int8x16_t centred(int format, uint8x16_t v) {
     const int offset = format == CPU_Q4_0 ? 8 : format == CPU_Q5_0 ? 16 : format == CPU_Q6_K ? 32 : 0;
     return vreinterpretq_s8_u8(offset ? vsubq_u8(v, vdupq_n_u8((uint8_t)offset)) : v);
 }
 
 // Vectors c * 4 + j and (c + 4) * 4 + j of formats that keep them in one byte.
-INLINE void two_vectors(int format, const uint8_t *a, int c, int j, int8x16_t *first, int8x16_t *second)
-{
+INLINE void two_vectors(int format, const uint8_t *a, int c, int j, int8x16_t *first, int8x16_t *second) {
     const uint8x16_t two = vdupq_n_u8(0x30);
     uint8x16_t v = vld1q_u8(a + c * 64 + j * 16), x = vandq_u8(v, vdupq_n_u8(15)), y = vshrq_n_u8(v, 4);
     if (format == CPU_Q6_K) {
@@ -58,8 +55,7 @@ INLINE void two_vectors(int format, const uint8_t *a, int c, int j, int8x16_t *f
     *second = centred(format, y);
 }
 
-INLINE void load_weights(int format, const uint8_t *a, block *o)
-{
+INLINE void load_weights(int format, const uint8_t *a, block *o) {
     if (format == CPU_Q8) { // stored with 128 added
         for (int i = 0; i < 32; i++) o->w[i] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(a + i * 16), vdupq_n_u8(0x80)));
         return;
@@ -71,8 +67,7 @@ INLINE void load_weights(int format, const uint8_t *a, block *o)
 INLINE float32x4_t half4(const uint8_t *p) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))); }
 INLINE uint16x8_t bytes8(const uint8_t *p) { return vmovl_u8(vld1_u8(p)); }
 
-INLINE void load_scales(int format, const uint8_t *area, int64_t b, block *o)
-{
+INLINE void load_scales(int format, const uint8_t *area, int64_t b, block *o) {
     for (int j = 0; j < 4; j++) {
         switch (format) {
         case CPU_Q8: case CPU_Q4_0: case CPU_Q5_0: o->d[j] = half4(area + b * 32 + j * 8); break;
@@ -100,8 +95,7 @@ INLINE void load_scales(int format, const uint8_t *area, int64_t b, block *o)
 
 // What a block adds to four outputs of one row: low and high are the int32 sums of columns 0..15 and 16..31 (together in low where the
 // format has one scale a block).
-INLINE float32x4_t add_block(int format, const block *w, int j, int32x4_t low, int32x4_t high, float d, float ds, float32x4_t y)
-{
+INLINE float32x4_t add_block(int format, const block *w, int j, int32x4_t low, int32x4_t high, float d, float ds, float32x4_t y) {
     if (format == CPU_Q6_K) low = vmlaq_s32(vmulq_s32(low, w->s0[j]), high, w->s1[j]);
     y = vfmaq_f32(y, vcvtq_f32_s32(low), vmulq_f32(w->d[j], vdupq_n_f32(d)));
     if (format == CPU_Q4_1 || format == CPU_Q5_1) y = vfmaq_f32(y, w->m[j], vdupq_n_f32(ds));
@@ -115,8 +109,7 @@ INLINE float32x4_t add_block(int format, const block *w, int j, int32x4_t low, i
 // ---- the sums of a block for N rows; low[n][j], high[n][j] --------------------------------------------------------------------
 
 #if defined(__ARM_FEATURE_DOTPROD)
-INLINE int32x4_t dot_lane(int32x4_t s, int8x16_t w, int8x16_t q, int lane)
-{
+INLINE int32x4_t dot_lane(int32x4_t s, int8x16_t w, int8x16_t q, int lane) {
     switch (lane) { // a constant once the loops are unrolled
     case 0: return vdotq_laneq_s32(s, w, q, 0);
     case 1: return vdotq_laneq_s32(s, w, q, 1);
@@ -125,8 +118,7 @@ INLINE int32x4_t dot_lane(int32x4_t s, int8x16_t w, int8x16_t q, int lane)
     }
 }
 
-INLINE void sums(int format, int N, const block *w, const int8_t *q, int32x4_t low[][4], int32x4_t high[][4])
-{
+INLINE void sums(int format, int N, const block *w, const int8_t *q, int32x4_t low[][4], int32x4_t high[][4]) {
 #pragma GCC unroll 4
     for (int n = 0; n < N; n++) {
         const int8x16_t q0 = vld1q_s8(q + n * BLOCK), q1 = vld1q_s8(q + n * BLOCK + 16);
@@ -147,8 +139,7 @@ INLINE void sums(int format, int N, const block *w, const int8_t *q, int32x4_t l
 INLINE int16x8_t times(int16x8_t s, bool first, int8x8_t w, int8x8_t q) { return first ? vmull_s8(w, q) : vmlal_s8(s, w, q); }
 
 // Greatest |weight| 16: eight products fit int16; 64: four; 128: two.
-INLINE void sums(int format, int N, const block *w, const int8_t *q, int32x4_t low[][4], int32x4_t high[][4])
-{
+INLINE void sums(int format, int N, const block *w, const int8_t *q, int32x4_t low[][4], int32x4_t high[][4]) {
     const int most = cpu_format_code((cpu_format)format) ? cpu_code((cpu_format)format)->most : format == CPU_Q8 ? 128 : format == CPU_Q6_K ? 32 : 16;
     const int room = most > 64 ? 2 : most > 16 || in_halves(format) ? 4 : 8; // halves end where their sums do
     for (int n = 0; n < N; n++)
@@ -177,8 +168,7 @@ INLINE void sums(int format, int N, const block *w, const int8_t *q, int32x4_t l
 
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 // The weights again, for SMMLA: vector o * 8 + i holds columns 8o..8o+7 of rows 2i and 2i + 1.
-INLINE void pair_columns(block *w)
-{
+INLINE void pair_columns(block *w) {
     for (int o = 0; o < 4; o++) {
         int32x4_t v[8];
         for (int j = 0; j < 4; j++) {
@@ -191,8 +181,7 @@ INLINE void pair_columns(block *w)
 }
 
 // Two rows of activations: a vector's lanes are (row 2i, first), (2i, second), (2i + 1, first), (2i + 1, second).
-INLINE void sums_of_two(int format, const block *w, const int8_t *q, int32x4_t low[][4], int32x4_t high[][4])
-{
+INLINE void sums_of_two(int format, const block *w, const int8_t *q, int32x4_t low[][4], int32x4_t high[][4]) {
     int8x16_t a[4];
     for (int h = 0; h < 2; h++) {
         int64x2_t x = vreinterpretq_s64_s8(vld1q_s8(q + h * 16)), y = vreinterpretq_s64_s8(vld1q_s8(q + BLOCK + h * 16));
@@ -216,8 +205,7 @@ INLINE void sums_of_two(int format, const block *w, const int8_t *q, int32x4_t l
 
 // ---- products -----------------------------------------------------------------------------------------------------------------
 
-INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL])
-{
+INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL]) {
     const bool code = cpu_format_code((cpu_format)format);
     const uint8_t *quants = panel + t->scale_bytes;
     const size_t bytes = code ? (size_t)cpu_code((cpu_format)format)->bytes : format == CPU_Q8 ? 512 : format == CPU_Q6_K ? 384 : five_bits(format) ? 320 : 256;
@@ -270,8 +258,7 @@ INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *pan
 }
 
 // x = d q, d = max |x| / 127; what is too small for that counts as zero.
-static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux)
-{
+static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
     for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, q += BLOCK, aux++) {
         float32x4_t v[8], m = vdupq_n_f32(0);
         for (int i = 0; i < 8; i++) {
@@ -291,8 +278,7 @@ static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux)
     }
 }
 
-static void fill_neon(cpu_kernels *k, const char *isa)
-{
+static void fill_neon(cpu_kernels *k, const char *isa) {
     k->isa = isa;
     fill_generic(k);
     fill_int8(k);

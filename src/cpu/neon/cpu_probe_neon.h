@@ -6,8 +6,7 @@
 
 enum { PROBE_CHAINS = 16 };
 
-static void probe_run(int64_t rounds)
-{
+static void probe_run(int64_t rounds) {
 #if defined(__ARM_FEATURE_MATMUL_INT8) || defined(__ARM_FEATURE_DOTPROD)
     int32x4_t a[PROBE_CHAINS];
     int8x16_t x = vdupq_n_s8(1), y = x;

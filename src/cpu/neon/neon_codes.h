@@ -3,20 +3,17 @@
 #pragma once
 
 // 16 bits to 16 bytes of all ones or zero.
-INLINE uint8x16_t code_spread(const uint8_t *p)
-{
+INLINE uint8x16_t code_spread(const uint8_t *p) {
     static const uint8_t bits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     return vtstq_u8(vcombine_u8(vdup_n_u8(p[0]), vdup_n_u8(p[1])), vld1q_u8(bits));
 }
 
-INLINE int8x16_t code_negated(int8x16_t v, uint8x16_t mask) // where the mask is set
-{
+INLINE int8x16_t code_negated(int8x16_t v, uint8x16_t mask) { // where the mask is set
     int8x16_t m = vreinterpretq_s8_u8(mask);
     return vsubq_s8(veorq_s8(v, m), m);
 }
 
-INLINE void code_load_grid(const code_layout *l, const uint8_t *a, block *o)
-{
+INLINE void code_load_grid(const code_layout *l, const uint8_t *a, block *o) {
     const bool four = l->numbers == CODE_GRID4;
     const int entries = four ? 8 : 4;
     const uint8_t *signs = a + entries * 16, *high = signs + (l->shift ? 0 : 64), *shift = high + entries * l->high * 2;
@@ -53,8 +50,7 @@ INLINE void code_load_grid(const code_layout *l, const uint8_t *a, block *o)
     }
 }
 
-INLINE void code_load(cpu_format format, const uint8_t *quants, int64_t b, block *o)
-{
+INLINE void code_load(cpu_format format, const uint8_t *quants, int64_t b, block *o) {
     static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
     const code_layout *l = cpu_code(format);
     const uint8_t *a = quants + code_area(l, b);
@@ -88,29 +84,25 @@ INLINE void code_load(cpu_format format, const uint8_t *quants, int64_t b, block
 }
 
 // Bytes of four rows, 4j..4j+3, as int32.
-INLINE int32x4_t code_u8(const uint8_t *p, int j)
-{
+INLINE int32x4_t code_u8(const uint8_t *p, int j) {
     uint32_t v;
     memcpy(&v, p + 4 * j, 4);
     return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(v))))));
 }
-INLINE int32x4_t code_i8(const uint8_t *p, int j)
-{
+INLINE int32x4_t code_i8(const uint8_t *p, int j) {
     uint32_t v;
     memcpy(&v, p + 4 * j, 4);
     return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(v)))));
 }
 INLINE int32x4_t code_odd(int32x4_t s) { return vorrq_s32(vaddq_s32(s, s), vdupq_n_s32(1)); }
 
-INLINE float32x4_t code_fours(float (*value)(uint8_t), const uint8_t *p, int j)
-{
+INLINE float32x4_t code_fours(float (*value)(uint8_t), const uint8_t *p, int j) {
     float f[4];
     for (int i = 0; i < 4; i++) f[i] = value(p[4 * j + i]);
     return vld1q_f32(f);
 }
 
-INLINE void code_load_scales(cpu_format format, const uint8_t *area, int64_t b, block *o)
-{
+INLINE void code_load_scales(cpu_format format, const uint8_t *area, int64_t b, block *o) {
     const code_layout *l = cpu_code(format);
     const int32x4_t low = vdupq_n_s32(15);
     for (int j = 0; j < 4; j++) {
@@ -156,8 +148,7 @@ INLINE void code_load_scales(cpu_format format, const uint8_t *area, int64_t b, 
 }
 
 // What a block adds to four outputs of one row; low and high as add_block has them. The same operations as the other tiers'.
-INLINE float32x4_t code_add_block(cpu_format format, const block *w, int j, int32x4_t low, int32x4_t high, float d, int32_t nsum, int32_t nhigh, float32x4_t y)
-{
+INLINE float32x4_t code_add_block(cpu_format format, const block *w, int j, int32x4_t low, int32x4_t high, float d, int32_t nsum, int32_t nhigh, float32x4_t y) {
     const code_layout *l = cpu_code(format);
     const float32x4_t wd = vmulq_f32(w->d[j], vdupq_n_f32(d));
     if (l->scale == SCALE_E4) return vfmaq_f32(vfmaq_f32(y, vcvtq_f32_s32(low), wd), vcvtq_f32_s32(high), vmulq_f32(w->m[j], vdupq_n_f32(d)));

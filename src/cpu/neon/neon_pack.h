@@ -7,8 +7,7 @@
 typedef struct rows16 { uint8x16_t v[4]; } rows16;
 
 // Dword i of each of four vectors becomes vector i.
-static inline rows16 transposed(rows16 x)
-{
+static inline rows16 transposed(rows16 x) {
     uint32x4_t r[4];
     for (int i = 0; i < 4; i++) r[i] = vreinterpretq_u32_u8(x.v[i]);
     uint64x2_t a = vreinterpretq_u64_u32(vtrn1q_u32(r[0], r[1])), b = vreinterpretq_u64_u32(vtrn2q_u32(r[0], r[1]));
@@ -16,8 +15,7 @@ static inline rows16 transposed(rows16 x)
     return (rows16){{vreinterpretq_u8_u64(vtrn1q_u64(a, c)), vreinterpretq_u8_u64(vtrn1q_u64(b, d)), vreinterpretq_u8_u64(vtrn2q_u64(a, c)), vreinterpretq_u8_u64(vtrn2q_u64(b, d))}};
 }
 
-static inline void columns(const uint8_t *at, size_t stride, rows16 c[4])
-{
+static inline void columns(const uint8_t *at, size_t stride, rows16 c[4]) {
     for (int q = 0; q < 4; q++) {
         rows16 r;
         for (int i = 0; i < 4; i++) r.v[i] = vld1q_u8(at + (size_t)(4 * q + i) * stride);
@@ -26,28 +24,23 @@ static inline void columns(const uint8_t *at, size_t stride, rows16 c[4])
     }
 }
 
-static inline rows16 select_bits(int mask, rows16 a, rows16 b)
-{
+static inline rows16 select_bits(int mask, rows16 a, rows16 b) {
     for (int q = 0; q < 4; q++) a.v[q] = vbslq_u8(vdupq_n_u8((uint8_t)mask), a.v[q], b.v[q]);
     return a;
 }
-static inline rows16 left(rows16 x, int n)
-{
+static inline rows16 left(rows16 x, int n) {
     for (int q = 0; q < 4; q++) x.v[q] = vshlq_u8(x.v[q], vdupq_n_s8((int8_t)n));
     return x;
 }
-static inline rows16 six_bits(rows16 x)
-{
+static inline rows16 six_bits(rows16 x) {
     for (int q = 0; q < 4; q++) x.v[q] = vandq_u8(x.v[q], vdupq_n_u8(63));
     return x;
 }
-static inline rows16 flip_sign(rows16 x)
-{
+static inline rows16 flip_sign(rows16 x) {
     for (int q = 0; q < 4; q++) x.v[q] = veorq_u8(x.v[q], vdupq_n_u8(0x80));
     return x;
 }
-static inline uint64_t bits(rows16 x, int i)
-{
+static inline uint64_t bits(rows16 x, int i) {
     static const uint8_t places[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     uint64_t all = 0;
     for (int q = 0; q < 4; q++) {
@@ -56,18 +49,15 @@ static inline uint64_t bits(rows16 x, int i)
     }
     return all;
 }
-static inline rows16 byte_columns(rows16 x)
-{
+static inline rows16 byte_columns(rows16 x) {
     static const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
     for (int q = 0; q < 4; q++) x.v[q] = vqtbl1q_u8(x.v[q], vld1q_u8(order));
     return transposed(x);
 }
-static inline void put(uint8_t *to, rows16 x)
-{
+static inline void put(uint8_t *to, rows16 x) {
     for (int q = 0; q < 4; q++) vst1q_u8(to + 16 * q, x.v[q]);
 }
-static inline void put_lanes(uint8_t *to, rows16 x)
-{
+static inline void put_lanes(uint8_t *to, rows16 x) {
     for (int q = 0; q < 4; q++) vst1q_u8(to + 32 * q, x.v[q]);
 }
 

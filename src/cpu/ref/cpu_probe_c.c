@@ -1,8 +1,7 @@
 // cpu/ref/probe: float multiplications and additions as the compiler's plain target has them.
 #include "cpu/cpu_internal.h"
 
-static void run(int64_t rounds)
-{
+static void run(int64_t rounds) {
     float a[32] = {0}, x = 1.0f, y = 1e-3f;
     for (int64_t r = 0; r < rounds; r++) {
         __asm__ volatile("" : "+m"(a), "+m"(x), "+m"(y)); // nothing is known of them from one round to the next

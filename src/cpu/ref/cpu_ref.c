@@ -4,8 +4,7 @@
 #include "cpu/cpu_generic.h"
 #include "cpu/cpu_hash.h"
 
-void cpu_kernels_ref(cpu_kernels *k)
-{
+void cpu_kernels_ref(cpu_kernels *k) {
     memset(k, 0, sizeof *k);
     k->isa = "ref";
     k->packed = false;

@@ -3,7 +3,7 @@
 #   PEER_DIR   the peer's folder; without it nothing is tested
 #   ARCHS_DIR  metadata of architectures: the mix of each is compared too
 #   ALTISERVE_BIN, BUILD_DIR   the program, and the folder with its libraries
-#   SAMPLE=1   fewer types and architectures;  ONLY=regex  file types whose name matches
+#   SAMPLE=1   fewer types and architectures;  ONLY=regex  file types whose name matches;  ARCH=regex  only the mixes of architectures that match
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -49,6 +49,7 @@ one() {
 
 all="F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q2_K_S Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M IQ3_XXS IQ3_XS IQ3_S IQ3_M IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4_MOE Q1_0 Q2_0"
 [ -n "${SAMPLE:-}" ] && all="Q4_0 Q8_0 Q2_K Q4_K_M IQ2_XXS IQ4_XS TQ2_0 MXFP4_MOE"
+[ -n "${ARCH:-}" ] && all=
 for type in $all; do
   [ -n "${ONLY:-}" ] && ! [[ $type =~ $ONLY ]] && continue
   case $type in
@@ -68,7 +69,7 @@ for type in $all; do
 done
 
 # NVFP4: the peer has no file of its own; every matrix as that type.
-if [ -z "${ONLY:-}" ] && peer quantize "$work/dense.gguf" "$work/p.gguf" Q4_0 --tensors nvfp4; then
+if [ -z "${ONLY:-}${ARCH:-}" ] && peer quantize "$work/dense.gguf" "$work/p.gguf" Q4_0 --tensors nvfp4; then
   peer quantize "$work/p.gguf" "$work/f.gguf" F32
   "$bin" quantize "$work/dense.gguf" "$work/o.gguf" NVFP4 --pure > "$work/log" 2>&1 || { tail -1 "$work/log"; failed=1; }
   rows=$((rows + 1))
@@ -83,11 +84,12 @@ for meta in "$ARCHS_DIR"/*.gguf; do
   n=$((n + 1))
   [ -n "${SAMPLE:-}" ] && [ $((n % 20)) != 1 ] && continue
   name=$(basename "$meta" .gguf)
+  [ -n "${ARCH:-}" ] && ! [[ $name =~ $ARCH ]] && continue
   with=()
   [ -f "$ARCHS_DIR/$name.with" ] && with=(--with "$(cat "$ARCHS_DIR/$name.with")")
-  peer random "$work/a.gguf" --meta "$meta" --seed 3 "${with[@]}" || { echo "$name: peer random failed"; continue; }
+  peer random "$work/a.gguf" --meta "$meta" --seed 3 "${with[@]}" || { echo "$name: peer random failed: $(tail -1 "$work/log")"; failed=1; continue; }
   for type in Q4_K_M Q2_K IQ4_XS; do
-    peer quantize "$work/a.gguf" "$work/p.gguf" $type || continue
+    peer quantize "$work/a.gguf" "$work/p.gguf" $type || { echo "$name $type: the peer refuses: $(tail -1 "$work/log")"; continue; }
     rows=$((rows + 1))
     "$bin" quantize "$work/a.gguf" "$work/o.gguf" $type > "$work/log" 2>&1 && QUANT_MIX=1 "$tool" "$work/a.gguf" "$work/p.gguf" "$work/o.gguf" > "$work/out" ||
       { echo "$name $type: OUT"; grep -h "peer's is\|OUT" "$work/out" "$work/log"; failed=1; }

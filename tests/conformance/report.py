@@ -9,6 +9,7 @@ import re
 import sys
 
 PART = " (part: the run was cut)"
+NO_FILE = ("F32", "F64", "I8", "I16", "I32", "I64", "Q8_1", "Q8_K")  # tensor types of the format that the peer's quantize has no file type for
 STRINGS = 20000  # of a vocabulary in a whole run
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
@@ -127,7 +128,10 @@ def of_types(logs):
     yield "## Tensor types"
     yield ""
     yield from table(("tensor type", "weights compared", "decoded otherwise", "NMSE to the peer's, worst"),
-                     [(f"`{t}`", sum(x[1] for x in v), sum(x[2] for x in v), f"{max(x[5] for x in v):.3f}") for t, v in sorted(tensors.items())])
+                     [(f"`{t}`", sum(x[1] for x in v), sum(x[2] for x in v), f"{max(x[5] for x in v):.3f}") for t, v in sorted(tensors.items())]
+                     + [(f"`{t}`", "–", "–", "–") for t in NO_FILE if t not in tensors])
+    yield "Types without a figure: the peer writes no weights in them but float32, which the logits of all architectures above are of; `tests/quant` holds how they are decoded."
+    yield ""
 
 
 def of_vocabularies(logs):

@@ -241,9 +241,25 @@ static void byte_order(void **state) {
     }
 }
 
+// Integers are the numbers they are.
+static void integers(void **state) {
+    (void)state;
+    const int8_t  a[4] = {-128, 127, 0, -1};
+    const int16_t b[4] = {-32768, 32767, 0, -1};
+    const int32_t c[4] = {-8388608, 16777216, 0, -1}; // that a float holds
+    const int64_t d[4] = {-1099511627776, 1ll << 40, 0, -1};
+    const struct { quant_type type; const void *raw; float want[4]; } cases[] = {
+        {QUANT_I8, a, {-128, 127, 0, -1}}, {QUANT_I16, b, {-32768, 32767, 0, -1}}, {QUANT_I32, c, {-8388608, 16777216, 0, -1}}, {QUANT_I64, d, {-0x1p40f, 0x1p40f, 0, -1}}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        float y[4];
+        quant_type_traits((int)cases[i].type)->decode(cases[i].raw, y, 4);
+        for (int k = 0; k < 4; k++) assert_true(y[k] == cases[i].want[k]);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(half_precision), cmocka_unit_test(decoders), cmocka_unit_test(encoders), cmocka_unit_test(ternary_is_exact),
+        cmocka_unit_test(half_precision), cmocka_unit_test(decoders), cmocka_unit_test(integers), cmocka_unit_test(encoders), cmocka_unit_test(ternary_is_exact),
         cmocka_unit_test(hard_input), cmocka_unit_test(sizes_and_names), cmocka_unit_test(byte_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -87,7 +87,8 @@ static void publish(eng_served *v) {
 }
 
 void eng_served_drop(eng_served *v, altiserve_request *r) {
-    for (uint32_t i = 0; r->choices && i < r->n; i++) done(v, &r->choices[i]);
+    for (uint32_t i = 0; r->choices && i < r->n; i++)
+        if (r->choices[i].r) done(v, &r->choices[i]); // set up: memory may have ended between two of them
     publish(v);
 }
 

@@ -235,6 +235,30 @@ static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool_
 
 // ---- matrix products ------------------------------------------------------------------------------------------------------
 
+typedef struct shares { int64_t row_block, row_blocks, chunk; } shares; // rows and panels of what a worker takes at once
+
+static int64_t up(int64_t n, int64_t of) { return (n + of - 1) / of; }
+static int64_t between(int64_t n, int64_t least, int64_t most) { return n < least ? least : n > most ? most : n; }
+
+// Many rows of tiles: a panel is decoded once for a block of rows, so a chunk is as many panels as leave every thread three.
+static shares share_tiles(int64_t panels, int32_t n_rows, int64_t threads, bool join) {
+    shares s = {.row_block = (up(n_rows, up(n_rows, TILE_MOST_ROWS)) + 31) & ~(int64_t)31};
+    s.row_blocks = up(n_rows, s.row_block);
+    s.chunk = between(up(panels * s.row_blocks, threads * 3), 1, TILE_CHUNK / (join ? 2 : 1));
+    if (join) s.chunk = (s.chunk + 1) & ~(int64_t)1; // whole lines leave
+    return s;
+}
+
+// Else chunks small enough to share out evenly; with many rows also small enough for a chunk's weights to stay in the second level, and else large, since the rows
+// of a chunk are gathered into tiles once for all its panels.
+static shares share_panels(int64_t panels, int32_t n_rows, int64_t threads, bool tiles, int64_t k) {
+    shares s = {.row_block = CPU_ROW_BLOCK, .row_blocks = up(n_rows, CPU_ROW_BLOCK)};
+    s.chunk = between(panels * s.row_blocks / (threads * 8), 1, n_rows <= CPU_FEW_ROWS ? CPU_PANEL_CHUNK_FEW : k > 4096 ? CPU_PANEL_CHUNK / 2 : CPU_PANEL_CHUNK);
+    if (s.chunk > 4) s.chunk &= ~(int64_t)3;
+    else if (tiles) s.chunk = (s.chunk + 1) & ~(int64_t)1; // pairs of panels
+    return s;
+}
+
 void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float *x, size_t ldx, const int32_t *rows, int32_t n_rows, int worker, pool_member *team) {
     const cpu_plan *c = p->backend;
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
@@ -246,34 +270,25 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
         panels += m[i].w->n_panels;
         tiles &= cpu_format_tile(m[i].w->format);
     }
-    // Many rows of tiles: a panel is decoded once for a block of rows, so a chunk is as many panels as leave every thread three. Else chunks small
-    // enough to share out evenly; with many rows also small enough for a chunk's weights to stay in the second
-    // level, and else large, since the rows of a chunk are gathered into tiles once for all its panels.
     const bool many = tiles && n_rows > TILE_ROWS;
-    int64_t row_block = many ? TILE_MOST_ROWS : CPU_ROW_BLOCK, row_blocks = (n_rows + row_block - 1) / row_block;
-    if (many) row_block = ((n_rows + row_blocks - 1) / row_blocks + 31) & ~(int64_t)31;
-    int64_t parts = threads * (many ? 3 : 8), most = many ? TILE_CHUNK / (m[0].join ? 2 : 1) : n_rows <= CPU_FEW_ROWS ? CPU_PANEL_CHUNK_FEW : m[0].w->base.k > 4096 ? CPU_PANEL_CHUNK / 2 : CPU_PANEL_CHUNK;
-    int64_t chunk = (panels * row_blocks + (many ? parts - 1 : 0)) / parts, per_rows = 0;
-    chunk = chunk < 1 ? 1 : chunk > most ? most : chunk;
-    if (!many && chunk > 4) chunk &= ~(int64_t)3;
-    else if (tiles && (!many || m[0].join)) chunk = (chunk + 1) & ~(int64_t)1; // pairs of panels
+    const shares sh = many ? share_tiles(panels, n_rows, threads, m[0].join) : share_panels(panels, n_rows, threads, tiles, m[0].w->base.k);
+    int64_t per_rows = 0;
 
-    for (int i = 0; i < n; i++) per_rows += (m[i].w->n_panels + chunk - 1) / chunk;
-    for (size_t item; (item = pool_next(team, 1)) < (size_t)(per_rows * row_blocks);) {
+    for (int i = 0; i < n; i++) per_rows += up(m[i].w->n_panels, sh.chunk);
+    for (size_t item; (item = pool_next(team, 1)) < (size_t)(per_rows * sh.row_blocks);) {
         // Tiles go through all panels with one block of rows, the others through all rows with one chunk.
-        int64_t left = many ? (int64_t)item % per_rows : (int64_t)item / row_blocks, row0 = (many ? (int64_t)item / per_rows : (int64_t)item % row_blocks) * row_block;
+        int64_t left = many ? (int64_t)item % per_rows : (int64_t)item / sh.row_blocks, row0 = (many ? (int64_t)item / per_rows : (int64_t)item % sh.row_blocks) * sh.row_block;
         const cpu_matmul *mm = m;
         int64_t of;
-        while (left >= (of = (mm->w->n_panels + chunk - 1) / chunk)) {
+        while (left >= (of = up(mm->w->n_panels, sh.chunk))) {
             left -= of;
             mm++;
         }
-        int64_t first = left * chunk;
-        if (row0 >= n_rows) continue; // rounding to whole tiles left the last block nothing
+        int64_t first = left * sh.chunk;
         const cpu_tensor *w = mm->w;
-        gemm_args g = {.w = w, .data = w->data + (size_t)mm->expert * w->expert_bytes, .first = first, .count = w->n_panels - first < chunk ? w->n_panels - first : chunk, .k = w->base.k, .x = x, .ldx = ldx,
+        gemm_args g = {.w = w, .data = w->data + (size_t)mm->expert * w->expert_bytes, .first = first, .count = w->n_panels - first < sh.chunk ? w->n_panels - first : sh.chunk, .k = w->base.k, .x = x, .ldx = ldx,
             .q = (const int8_t *)(c->scratch + c->q_at), .aux = (const cpu_aux *)(c->scratch + c->aux_at),
-            .rows = (rows && !cpu_format_packs(w->format) ? rows : identity) + row0, .n_rows = (int32_t)(n_rows - row0 < row_block ? n_rows - row0 : row_block),
+            .rows = (rows && !cpu_format_packs(w->format) ? rows : identity) + row0, .n_rows = (int32_t)(n_rows - row0 < sh.row_block ? n_rows - row0 : sh.row_block),
             .y = mm->y + (size_t)row0 * mm->ldy + first * PANEL, .ldy = mm->ldy, .scale = mm->scale, .scratch = cpu_worker_scratch(c, worker)};
         float *y = g.y;
         int64_t col = first * PANEL, cols = g.count * PANEL < w->base.n - col ? g.count * PANEL : w->base.n - col;

@@ -25,7 +25,7 @@ status eng_choice_init(eng_choice *c, altiserve_request *r, uint32_t index, int3
     return s;
 }
 
-void eng_choice_free(eng_choice *c) {
+static void choice_free(eng_choice *c) {
     samp_free(c->samp);
     samp_stop_free(&c->stop);
     strbuf_free(&c->piece);
@@ -33,9 +33,12 @@ void eng_choice_free(eng_choice *c) {
     mem_free(c->tokens);
     mem_free(c->logprobs);
     eng_ngram_free(&c->ngram);
-    c->samp = NULL;
-    c->tokens = NULL;
-    c->logprobs = NULL;
+}
+
+void eng_choices_free(altiserve_request *r) {
+    for (uint32_t i = 0; r->choices && i < r->n; i++) choice_free(&r->choices[i]);
+    mem_free(r->choices);
+    r->choices = NULL;
 }
 
 // Sends what is pending as one event.

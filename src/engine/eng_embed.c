@@ -117,7 +117,7 @@ static status fill(altiserve_request *r, eng_models *models, const altiserve_emb
     status s = eng_file_servable(r->file, err);
     if (s == OK && e->pair && !r->file->info.ranks) s = error_set(err, E_INVALID, "%s cannot rank: it has no head for scores", r->file->id);
     if (s == OK) {
-        eng_models_expect(models, r->file);
+        r->waits_model = eng_models_expect(models, r->file);
         s = eng_file_text(r->file, err);
     }
     if (s == OK) s = take_text(r, e, err);

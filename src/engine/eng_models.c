@@ -664,14 +664,17 @@ static bool want(eng_models *ms, eng_file *f) {
     return listed;
 }
 
-void eng_models_expect(eng_models *ms, eng_file *f) {
-    if (pthread_mutex_trylock(&f->text_lock)) return; // it is being made: this was said before
-    bool ready = f->text_ready;
-    pthread_mutex_unlock(&f->text_lock);
-    if (ready) return;
+bool eng_models_expect(eng_models *ms, eng_file *f) {
+    bool made = true; // or being made: then this was said before
+    if (!pthread_mutex_trylock(&f->text_lock)) {
+        made = f->text_ready;
+        pthread_mutex_unlock(&f->text_lock);
+    }
     pthread_mutex_lock(&ms->lock);
-    if (!f->loaded && !f->load_wanted && !f->failed_at && !ms->stop) want(ms, f);
+    bool missing = !f->loaded;
+    if (missing && !made && !f->load_wanted && !f->failed_at && !ms->stop) want(ms, f);
     pthread_mutex_unlock(&ms->lock);
+    return missing;
 }
 
 status eng_models_get(eng_models *ms, eng_file *f, int64_t since, eng_model **out, error *err) {

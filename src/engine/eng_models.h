@@ -76,8 +76,8 @@ void   eng_file_release(eng_file *f);
 status eng_file_servable(const eng_file *f, error *err);
 // Makes the tokenizer and template (once). A file with a vocabulary and no weights has them too.
 status eng_file_text(eng_file *f, error *err);
-// A request for f is on its way: where its tokenizer has yet to be made, its weights are read meanwhile.
-void   eng_models_expect(eng_models *ms, eng_file *f);
+// A request for f is on its way: where its tokenizer has yet to be made, its weights are read meanwhile. True: it is not loaded yet.
+bool   eng_models_expect(eng_models *ms, eng_file *f);
 // The loaded model (a reference) when it is ready: OK. E_BUSY: loading, or a load has been begun now; `changed` will be called.
 // Otherwise why it cannot be loaded (only failures later than `since`, monotonic ms, count: an older one is tried again).
 status eng_models_get(eng_models *ms, eng_file *f, int64_t since, eng_model **out, error *err);

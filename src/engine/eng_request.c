@@ -192,7 +192,7 @@ static status fill(altiserve_request *r, eng_models *models, const altiserve_gen
     if (s == OK && !r->file->info.generates)
         s = error_set(err, E_INVALID, "%s writes no text: it is a model for %s", r->file->id, r->file->info.ranks ? "ranking (/v1/rerank)" : "embeddings (/v1/embeddings)");
     if (s == OK) {
-        eng_models_expect(models, r->file);
+        r->waits_model = eng_models_expect(models, r->file);
         s = eng_file_text(r->file, err);
     }
     if (s == OK) s = take_sampling(r, g, err);

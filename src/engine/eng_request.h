@@ -104,7 +104,7 @@ struct altiserve_request {
     bool        entered;        // counted as active with its client
     bool        begun;          // EVENT_STARTED is out
     int64_t     loaded;         // when the model it had to wait for was there; 0: it was there already
-    bool        waits_model;
+    bool        waits_model;    // it was not loaded when the request came
     int64_t     started, first; // all three: monotonic microseconds
     uint32_t    cached;         // prompt tokens found computed
     uint32_t    drafted, accepted;
@@ -149,7 +149,7 @@ status eng_embed_push(eng_choice *c, const model_info *info, const float *x, err
 
 // eng_choice.c: from token to text.
 status eng_choice_init(eng_choice *c, altiserve_request *r, uint32_t index, int32_t n_vocab, error *err);
-void   eng_choice_free(eng_choice *c); // but for kv, which is the scheduler's
+void   eng_choices_free(altiserve_request *r); // all of it, but for their kv, which is the scheduler's
 // Draws the next token from a row of logits and sends what can be sent. *finish: FINISH_NONE while it goes on.
 status eng_choice_draw(eng_choice *c, samp_scratch *scratch, samp_row row, int32_t n_vocab, size_t context, altiserve_finish *finish, error *err);
 // Sends what is held, then the finish.

@@ -254,9 +254,7 @@ static void end_request(eng_sched *s, altiserve_request *r, altiserve_finish how
     eng_model *m = r->model;
     if (m && m->sched) eng_served_drop(m->sched, r);
     if (m && r->begun && !r->embeds && r->choices && r->choices[0].tokens) eng_history_note(&s->history, r, model_get_info(m->m)->fingerprint, r->choices[0].tokens, r->choices[0].n_tokens);
-    for (uint32_t i = 0; r->choices && i < r->n; i++) eng_choice_free(&r->choices[i]);
-    mem_free(r->choices);
-    r->choices = NULL;
+    eng_choices_free(r);
     if (r->prev) r->prev->next = r->next;
     else s->all = r->next;
     if (r->next) r->next->prev = r->prev;

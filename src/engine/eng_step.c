@@ -87,8 +87,7 @@ static void publish(eng_served *v) {
 }
 
 void eng_served_drop(eng_served *v, altiserve_request *r) {
-    for (uint32_t i = 0; r->choices && i < r->n; i++)
-        if (r->choices[i].r) done(v, &r->choices[i]); // set up: memory may have ended between two of them
+    for (uint32_t i = 0; r->choices && i < r->n; i++) done(v, &r->choices[i]);
     publish(v);
 }
 
@@ -181,7 +180,8 @@ void eng_served_add(eng_served *v, altiserve_request *r) {
     if (s == E_LIMIT) obs_count(OBS_REJECTS, v->m->file->id, "pages", 1);
     if (s == OK && !(r->choices = mem_calloc(r->n, sizeof *r->choices))) s = error_set(&err, E_NOMEM, "no memory for %u choices", r->n);
     for (uint32_t i = 0; s == OK && i < r->n; i++) s = eng_choice_init(&r->choices[i], r, i, v->m->plan->n_vocab, &err);
-    if (s != OK) {
+    if (s != OK) { // memory may have ended between two choices: there are all of them or none
+        eng_choices_free(r);
         r->outcome = FINISH_ERROR;
         r->why = err;
         return;

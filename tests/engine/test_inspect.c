@@ -21,17 +21,9 @@ static int write_models(void **state) {
     write_recurrent(recurrent);
     const small_spec spec = {.arch = "llama", .e = 32, .layers = 2, .heads = 32, .kv = 32, .head = 128, .ff = 32, .vocab = VOCAB}; // 32 kB a token and layer
     small_model m;
-    char spelled[VOCAB][8];
-    gguf_str names[VOCAB];
-    error err = {0};
     small_begin(&m, &spec);
-    for (int i = 0; i < VOCAB; i++) names[i] = (gguf_str){spelled[i], (size_t)snprintf(spelled[i], sizeof spelled[i], "t%d", i)};
-    assert_int_equal(gguf_writer_set_text(m.w, "tokenizer.ggml.model", "test", &err), OK);
-    assert_int_equal(gguf_writer_set(m.w, "tokenizer.ggml.tokens", GGUF_ARRAY, &(gguf_items){GGUF_STRING, VOCAB, names}, &err), OK);
-    assert_int_equal(gguf_writer_set_u32(m.w, "llama.context_length", 2 * LONG, &err), OK);
-    if (gguf_writer_path(m.w, wide, &err)) fail_msg("%s", err.text);
-    small_end(&m);
-    small_free(&m);
+    small_u32(&m, &spec, "context_length", 2 * LONG);
+    small_file(&m, &spec, wide);
     return 0;
 }
 

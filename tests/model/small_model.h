@@ -10,6 +10,7 @@
 
 #include "base/mem.h"
 #include "gguf/gguf.h"
+#include "gguf/plain_vocabulary.h"
 
 typedef struct small_spec {
     const char *arch;
@@ -138,13 +139,25 @@ static inline void small_begin(small_model *m, const small_spec *s) {
     }
 }
 
-static inline void small_end(small_model *m) {
-    error err;
-    assert_int_equal(gguf_writer_memory(m->w, &m->file, &m->bytes, &err), OK);
+static inline void small_written(small_model *m) {
     gguf_writer_free(m->w);
     m->w = NULL;
     for (size_t i = 0; i < m->n; i++) mem_free(m->data[i]);
     mem_free(m->data);
+}
+
+// To a file at path, with a vocabulary; instead of small_end and small_free.
+static inline void small_file(small_model *m, const small_spec *s, const char *path) {
+    error err = {0};
+    plain_vocabulary(m->w, s->vocab);
+    if (gguf_writer_path(m->w, path, &err)) fail_msg("%s", err.text);
+    small_written(m);
+}
+
+static inline void small_end(small_model *m) {
+    error err;
+    assert_int_equal(gguf_writer_memory(m->w, &m->file, &m->bytes, &err), OK);
+    small_written(m);
     if (gguf_open_memory(m->file, m->bytes, "small", &m->g, &err)) fail_msg("%s", err.text);
 }
 

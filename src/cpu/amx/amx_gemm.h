@@ -49,7 +49,6 @@ static void amx_decode_raw(const gemm_args *g, int64_t panel, int64_t k0, int64_
     }
 }
 
-
 typedef struct work {
     const gemm_args *g;
     amx_decode_fn decode;     // NULL: panels are bf16 tiles already

@@ -71,6 +71,11 @@ int32_t pol_prompt_rows(const pol_cost *c, const pol_step *streams, int32_t wait
     return rows >= most ? most : (int32_t)rows;
 }
 
+double pol_steps_to_read(const pol_cost *c, const pol_step *streams, double rows, double depth, int32_t most) {
+    int32_t n = pol_prompt_rows(c, streams, 1, depth + rows / 2, most);
+    return n > 0 ? ceil(rows / n) : 0;
+}
+
 // ---- drafts
 
 int32_t pol_draft_rows(pol_luck *l, const pol_cost *c, const pol_step *s, double each, int32_t most, double *tokens) {
@@ -120,6 +125,13 @@ bool pol_before(const pol_item *a, const pol_item *b) {
 bool pol_displaces(const pol_item *w, uint32_t w_runs, const pol_item *r, uint32_t r_runs) {
     if (w->priority != r->priority) return w->priority < r->priority;
     return w->client != r->client && !w_runs && r_runs > 1 && r->client->work > w->client->work + POL_QUANTUM;
+}
+
+bool pol_gives_pages(const pol_item *w, uint32_t w_runs, const pol_item *r, uint32_t rank) {
+    if (w->priority != r->priority) return w->priority < r->priority;
+    if (r->made < r->length / 2) return false;
+    if (pol_displaces(w, w_runs, r, rank)) return true;
+    return r->made >= POL_SLICE && r->client->work >= w->client->work && (!w->begun || w->order < r->order);
 }
 
 // ---- the queue

@@ -10,6 +10,10 @@
 // 1996), in steps of POL_QUANTUM tokens so that short prompts are not interleaved for nothing, then the deadline: arrival + POL_SLACK times what
 // the prompt itself takes. So equal prompts are served in order of arrival, a short one overtakes a long one, and nobody is overtaken for ever:
 // a deadline stands still while those of later arrivals move on.
+// Pages: a newcomer begins when there are pages for its prompt and for what all who run will take until it is read (pol_steps_to_read): a prompt that gave its pages back
+// half-way was read in vain. Where there are none, some who run give theirs (pol_gives_pages): to a higher priority; to a client that runs nothing; and, after a
+// slice of tokens, to who still waits for its first token or is older. What is given back is read again, so nobody gives pages before it has made
+// half as many tokens as that takes (priorities apart). Whoever is oldest gives none.
 // Drafts: a row more for a stream may give a token more. It pays where its chance over what it costs is more than what the step gives so far over what
 // that costs (pol_draft_rows); the chance is what the stream's own drafts had of late, the cost is measured as all costs are.
 // Threads: each structure belongs to one thread at a time.
@@ -18,6 +22,7 @@
 #include <stdint.h>
 
 enum { POL_TERMS = 6, POL_QUANTUM = 1024, POL_LEAST_ROWS = 8, POL_SLACK = 2 };
+enum { POL_SLICE = 1024 }; // tokens that a sequence makes before others of its client, or clients that run as well, may have its pages
 #define POL_BESIDE 1.4   // a waiting prompt may take so many times what the running streams take of a step,
 #define POL_STEP_LIMIT .5 // more waiting prompts as much each, up to a step of so many seconds
 
@@ -42,6 +47,9 @@ double pol_cost_row(const pol_cost *c); // seconds of one row of a prompt at its
 // the rows; most: what else the step can take. A prompt always goes on: at least POL_LEAST_ROWS where so many fit, and so many that they take half
 // as long as bringing their keys.
 int32_t pol_prompt_rows(const pol_cost *c, const pol_step *streams, int32_t waiting, double depth, int32_t most);
+
+// Steps that it takes to read so many rows of a prompt from position `depth` on beside such streams.
+double pol_steps_to_read(const pol_cost *c, const pol_step *streams, double rows, double depth, int32_t most);
 
 // ---- drafts
 // A stream's luck with drafts. All zero: nothing was tried.
@@ -72,6 +80,9 @@ typedef struct pol_item {
     int64_t  priority;
     double   deadline; // seconds
     uint64_t order;    // of arrival
+    bool     begun;    // it has had its first token
+    double   length;   // tokens that are read again if it gives its pages back,
+    double   made;     // and that it has made since it began or was resumed
 } pol_item;
 
 double pol_deadline(double arrived, double prompt_tokens, double row_s);
@@ -80,6 +91,9 @@ bool   pol_before(const pol_item *a, const pol_item *b);
 // Whether a waiting item may take the place of a running one: it has higher priority; or its client runs nothing, and the other's client
 // runs several and is ahead of it. waiting_runs, running_runs: sequences of their clients that run.
 bool   pol_displaces(const pol_item *waiting, uint32_t waiting_runs, const pol_item *running, uint32_t running_runs);
+// Whether a running item gives its pages to a waiting one, for want of others. waiting_runs: as above; rank: which of the running ones of its client it
+// is, by age, from 1.
+bool   pol_gives_pages(const pol_item *waiting, uint32_t waiting_runs, const pol_item *running, uint32_t rank);
 
 // ---- the queue
 // Whether a newcomer may wait: `limit` bounds all; the last eighth of it is for clients who have less than an eighth waiting.

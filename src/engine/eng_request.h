@@ -66,6 +66,8 @@ typedef struct eng_choice {
     int32_t    drafted;         // and has made so many
     eng_draft_seq *draft_seq;   // its text in the draft model's pool; NULL: not there
     pol_luck   luck[2];         // of drafts from its own repetitions, from the model
+    size_t     resumed;         // n_out when it was started last
+    bool       gives;           // its pages, to who is about to be started
     bool       passed;          // it was asked already whether it takes part in the step
     int32_t    wanted;          // index of its logits in the step, or -1
 } eng_choice;

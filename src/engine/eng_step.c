@@ -2,8 +2,8 @@
 // whose order is eng_policy's to say.
 //
 // Invariants: running and waiting are in order of age (priority, then arrival); a waiting choice holds no pages; at most `parallel` choices run. For want
-// of pages a choice is preempted only for an older one, and never while it is in the step under way; for want of a place also for a client that runs
-// nothing, but never the oldest: so the oldest always finishes. One whose client does not read what is there gives way to everybody, and waits until it does.
+// of pages a choice is preempted for an older one that runs, and never while it is in the step under way; before a step also for one that waits and to whom the policy gives its
+// place or its pages, but never the oldest: so the oldest always finishes. One whose client does not read what is there gives way to everybody, and waits until it does.
 // A preempted choice keeps its tokens and sampler and is computed again (from the prefix cache where its pages are still there).
 #include "engine/eng_step.h"
 
@@ -200,7 +200,13 @@ static void preempt(eng_served *v, eng_choice *c) {
 }
 
 static pol_item item_of(const eng_choice *c) {
-    return (pol_item){.client = &c->r->client->fair, .priority = c->r->priority, .deadline = c->r->due, .order = c->r->order};
+    return (pol_item){.client = &c->r->client->fair, .priority = c->r->priority, .deadline = c->r->due, .order = c->r->order, .begun = c->n_out > 0,
+                      .length = (double)c->n_tokens, .made = (double)(c->n_out - c->resumed)};
+}
+
+static bool goes_before(const eng_choice *a, const eng_choice *b) {
+    pol_item x = item_of(a), y = item_of(b);
+    return pol_before(&x, &y);
 }
 
 // Which of the list the policy serves next, among those that may be.
@@ -230,7 +236,7 @@ static void displace(eng_served *v, eng_choice *c) {
     obs_count(OBS_DISPLACED, v->m->file->id, NULL, 1);
 }
 
-// Nobody is free to run: a choice whose client does not read goes back to waiting, or the youngest whom the next that waits may displace. One a step.
+// No place is free: a choice whose client does not read goes back to waiting, or the youngest whom the next that waits may displace. One a step.
 static void make_way(eng_served *v) {
     eng_choice *next = v->n_running < v->parallel ? NULL : next_of(v->waiting, is_read), *victim = next ? unread(v) : NULL;
     if (!next) return;
@@ -282,14 +288,10 @@ static bool make_room(eng_served *v, eng_choice *c, size_t upto) {
     }
 }
 
-// Pages of full groups that running choices will still take to have their prompt and one page.
-static int64_t promised(const eng_served *v) {
-    int64_t n = 0;
-    for (const eng_choice *c = v->running; c; c = c->next) {
-        int64_t want = (int64_t)(c->n_tokens / KV_PAGE) + 2, least = (int64_t)(kv_seq_len(c->kv) + KV_PAGE - 1) / KV_PAGE;
-        if (want > least) n += want - least;
-    }
-    return n;
+// Pages of full groups that c, which runs, will still take to have its prompt and one page.
+static int64_t promised(const eng_choice *c) {
+    int64_t more = (int64_t)(c->n_tokens / KV_PAGE) + 2 - (int64_t)(kv_seq_len(c->kv) + KV_PAGE - 1) / KV_PAGE;
+    return more > 0 ? more : 0;
 }
 
 static void note_start(altiserve_request *r, size_t cached) {
@@ -308,32 +310,80 @@ status eng_served_seq(eng_served *v, const eng_choice *c, kv_seq **out, error *e
     return kv_seq_create(v->pool, &key, out, err);
 }
 
-static bool lacks(const eng_served *v, int64_t pages) { return pages + promised(v) > (int64_t)kv_available(v->pool) || kv_available_states(v->pool) < 0; }
+// Whether c, which goes on from its cached pages, must wait for more pages than there are, those of who `gives` theirs among them: for its prompt and a page, for
+// what was promised to others, and for what they all take while it is read.
+static bool lacks(const eng_served *v, const eng_choice *c) {
+    size_t cached = kv_seq_len(c->kv), rows = c->n_tokens - cached;
+    int64_t pages = kv_available(v->pool) - ((int64_t)(c->n_tokens / KV_PAGE) + 2 - (int64_t)(cached / KV_PAGE)), states = kv_available_states(v->pool);
+    pol_step beside = {0};
+    for (const eng_choice *d = v->running; d; d = d->next) {
+        if (d->gives) {
+            pages += kv_seq_alone(d->kv);
+            states++;
+            continue;
+        }
+        pages -= promised(d);
+        beside.streams++;
+        beside.pairs += (double)d->n_tokens;
+        beside.keys += (double)d->n_tokens;
+    }
+    double steps = pol_steps_to_read(&v->cost, &beside, (double)rows, (double)cached, v->m->max_rows - (int32_t)beside.streams);
+    pages -= (int64_t)(beside.streams * steps / KV_PAGE);
+    return beside.streams > 0 && (pages < 0 || states < 0);
+}
 
-// Starts the next that waits, when its prompt and one page are to be had. NULL: nobody waits or it must go on waiting.
-static eng_choice *admit(eng_served *v) {
-    if (!v->waiting || v->n_running >= v->parallel) return NULL;
-    eng_choice *c = next_of(v->waiting, is_read);
+// The youngest that may give its pages to c and does not yet. Whoever is oldest keeps its own, unless nobody reads what it writes.
+static eng_choice *next_giver(const eng_served *v, const eng_choice *c) {
+    eng_choice *found = NULL;
+    pol_item waiting = item_of(c);
+    for (eng_choice *d = v->running; d; d = d->next) {
+        uint32_t rank = 1;
+        for (const eng_choice *e = v->running; e != d; e = e->next) rank += e->r->client == d->r->client;
+        pol_item item = item_of(d);
+        if (!d->gives && (!is_read(d) || (d != v->running && pol_gives_pages(&waiting, c->r->client->running, &item, rank)))) found = d;
+    }
+    return found;
+}
+
+// Starts c, which waits, when pages for it are to be had; from_others: also those of running choices, of the youngest first, and of none unless they suffice.
+static bool enter(eng_served *v, eng_choice *c, bool from_others) {
     error err = {0};
-    if (!c) return NULL;
     if (eng_served_seq(v, c, &c->kv, &err) != OK) {
         fail_between(v, c->r, &err);
-        return NULL;
+        return false;
     }
     size_t cached = kv_seq_match(c->kv, c->tokens, c->n_tokens);
-    int64_t need = (int64_t)(c->n_tokens / KV_PAGE) + 2 - (int64_t)(cached / KV_PAGE);
-    if (v->n_running && lacks(v, need) && !(eng_draft_give_way(v) && !lacks(v, need))) {
+    bool short_of = lacks(v, c) && !(eng_draft_give_way(v) && !lacks(v, c));
+    for (eng_choice *d; short_of && from_others && (d = next_giver(v, c)); short_of = lacks(v, c)) d->gives = true;
+    for (eng_choice *d = v->running, *next; d; d = next) {
+        next = d->next;
+        if (d->gives && !short_of) displace(v, d);
+        d->gives = false;
+    }
+    if (short_of) {
         kv_seq_free(c->kv);
         c->kv = NULL;
-        return NULL;
+        return false;
     }
     take_out(&v->waiting, c);
     v->n_waiting--;
     to_running(v, c);
+    c->resumed = c->n_out;
     note_start(c->r, cached);
     eng_tiers_hit(v, cached);
     eng_tiers_begin(v, c);
-    return c;
+    return true;
+}
+
+static bool waits_for_first(const eng_choice *c) { return !c->n_out && is_read(c); }
+
+// The next that waits found no pages at the last step: it is started in place of others if they give theirs, or else the next that has no token yet.
+static void make_pages(eng_served *v) {
+    eng_choice *c = v->crowded && v->n_running < v->parallel ? next_of(v->waiting, is_read) : NULL;
+    v->crowded = false;
+    if (!c || enter(v, c, true) || !c->n_out) return;
+    c = next_of(v->waiting, waits_for_first);
+    if (c) enter(v, c, true);
 }
 
 // ---- the step ------------------------------------------------------------------------------------
@@ -456,6 +506,7 @@ static void compose(eng_served *v, samp_scratch *scratch) {
     v->n_rows = v->n_wanted = v->n_seqs = 0;
     v->load = (pol_step){0};
     make_way(v);
+    make_pages(v);
     v->more = eng_tiers_pump(v, make_room);
     for (eng_choice *c = v->running; c; c = c->next) c->n_rows = c->n_drafts = 0, c->passed = c->from_model = false;
     if (v->blocked) { // before the streams take the pages again
@@ -466,16 +517,17 @@ static void compose(eng_served *v, samp_scratch *scratch) {
     }
     add_streams(v, scratch);
     int32_t budget = prompt_budget(v);
-    for (eng_choice *c; budget > 0 && (c = next_of(v->running, reads_prompt));) {
-        c->passed = true;
-        add_chunk(v, c, &budget);
-    }
-    while (budget > 0) {
-        eng_choice *c = admit(v);
+    for (bool open = true; budget > 0;) { // of who reads and who waits, whom the policy says
+        eng_choice *c = next_of(v->running, reads_prompt), *w = open && v->n_running < v->parallel ? next_of(v->waiting, is_read) : NULL;
+        if (w && (!c || goes_before(w, c))) {
+            open = enter(v, w, false);
+            v->crowded = !open;
+            if (open) c = w;
+        }
         if (!c) break;
         c->passed = true;
         add_chunk(v, c, &budget);
-        if (!c->n_rows && c->phase == CHOICE_RUNNING && v->blocked == c) break;
+        if (v->blocked == c) open = false;
     }
     if (!v->n_rows && !v->more) v->more = give_up_unread(v);
 }

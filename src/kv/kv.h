@@ -103,6 +103,8 @@ const int32_t *kv_seq_pages(const kv_seq *seq, int32_t group, int32_t *n);
 bool   kv_fits(const kv_pool *pool, size_t tokens);
 // Pages that a newcomer could get in every full group (free or cached); a large number where there is no such group.
 int64_t kv_available(const kv_pool *pool);
+// How many more that would be were the sequence freed: its pages that nobody else holds.
+int64_t kv_seq_alone(const kv_seq *seq);
 // States that newcomers could get in every recurrent group, those kept back for sequences that have none yet; a large number where there is no such group.
 int64_t kv_available_states(const kv_pool *pool);
 // Pages of the group that a sequence of so many tokens holds at most at once.

@@ -210,6 +210,18 @@ int64_t kv_available(const kv_pool *p) {
     return least;
 }
 
+int64_t kv_seq_alone(const kv_seq *s) {
+    const kv_pool *p = s->pool;
+    int64_t least = INT64_MAX / 4;
+    for (int32_t g = 0; g < p->config.n_groups; g++) {
+        if (p->groups[g].spec.kind != DEV_GROUP_FULL) continue;
+        int64_t n = 0;
+        for (size_t i = 0; i < s->n[g]; i++) n += s->table[g][i] >= 0 && p->groups[g].pages[s->table[g][i]].refs == 1;
+        if (n < least) least = n;
+    }
+    return least;
+}
+
 int64_t kv_available_states(const kv_pool *p) {
     int64_t least = INT64_MAX / 4;
     for (int32_t g = 0; g < p->config.n_groups; g++) {

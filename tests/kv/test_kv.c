@@ -258,7 +258,9 @@ static void operate(const dev_group *groups, const int32_t *pages, int n, long o
             speculate(w, s, groups);
         } else if (what < 90) {
             if (tiers) kv_seq_save(s->kv, true);
+            int64_t before = kv_available(w->pool), alone = kv_seq_alone(s->kv);
             kv_seq_free(s->kv);
+            if (before < INT32_MAX) assert_int_equal(kv_available(w->pool), before + alone); // there is a full group, and no second one in these worlds
             s->kv = NULL;
         }
         if (s->kv) {

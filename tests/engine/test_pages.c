@@ -1,0 +1,174 @@
+// Who gives pages to whom, in the engine: with too few for all who run and one that arrives, what the policy says is done within a few steps, and nobody's text
+// shows it. Steps are counted where events are made, on the engine's thread: one stream holds the engine at a step until the newcomer is in the queue.
+// (Which rules there are, and slices of tokens, which toy-1's context is too short for: test_policy.c.)
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/engine_util.h"
+#include "obs/obs.h"
+
+// What notify sees of a stream: how many events it has made. At event `at` it says so, and waits to be let go where `holds`.
+typedef struct probe {
+    atomic_int count;
+    int  at;
+    bool holds, reached, open;
+    pthread_mutex_t lock;
+    pthread_cond_t  turn;
+} probe;
+
+static void probe_init(probe *p, int at, bool holds) {
+    *p = (probe){.at = at, .holds = holds};
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->turn, NULL);
+}
+
+static void probe_event(void *ctx) {
+    probe *p = ctx;
+    if (atomic_fetch_add(&p->count, 1) + 1 != p->at) return;
+    pthread_mutex_lock(&p->lock);
+    p->reached = true;
+    pthread_cond_broadcast(&p->turn);
+    while (p->holds && !p->open) pthread_cond_wait(&p->turn, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void probe_await(probe *p) {
+    pthread_mutex_lock(&p->lock);
+    while (!p->reached) pthread_cond_wait(&p->turn, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void probe_open(probe *p) {
+    pthread_mutex_lock(&p->lock);
+    p->open = true;
+    pthread_cond_broadcast(&p->turn);
+    pthread_mutex_unlock(&p->lock);
+}
+
+typedef struct newcomer {
+    probe *beside;
+    atomic_int last; // events of that stream at the newcomer's latest event: at its end, when it has ended
+} newcomer;
+
+static void newcomer_event(void *ctx) {
+    newcomer *n = ctx;
+    atomic_store(&n->last, atomic_load(&n->beside->count));
+}
+
+enum { PAGES = 20, LENGTH = 480 }; // an event has 1.4 tokens of these answers, for some have no text
+
+// An engine with so many pages.
+static altiserve *engine_of_pages(altiserve_options o) {
+    uint64_t least = least_memory(toy_options(), greedy("x", 4));
+    for (uint64_t more = 0;; more += 64 << 10) {
+        o.memory = least + more;
+        altiserve *a = engine_with(o);
+        answer *x = ask(a, &(altiserve_generate){.model = "toy-1", .text = "x", .text_len = 1, .n = 1, .max_tokens = 1, .logprobs = -1});
+        altiserve_stats st;
+        altiserve_get_stats(a, &st);
+        assert_int_equal(x->end, FINISH_LENGTH);
+        answer_free(x);
+        if (st.pages_total >= PAGES) {
+            assert_in_range(st.pages_total, PAGES, PAGES + 2);
+            return a;
+        }
+        altiserve_destroy(a);
+    }
+}
+
+static const char *const texts[] = {"How do I add a model?", "What is 3 + 4?", "Hello"};
+
+static altiserve_request *stream(altiserve *a, int i, probe *p) {
+    altiserve_generate g = greedy(texts[i], LENGTH);
+    altiserve_request *r = NULL;
+    g.client = "many";
+    g.client_weight = .1;
+    g.notify = probe_event;
+    g.notify_ctx = p;
+    assert_int_equal(altiserve_submit(a, &g, &r, NULL), OK);
+    return r;
+}
+
+static void ends_as_alone(altiserve *alone, altiserve_request *r, int i) {
+    altiserve_generate g = greedy(texts[i], LENGTH);
+    answer *got = mem_calloc(1, sizeof *got), *want = ask(alone, &g);
+    collect(r, got);
+    assert_int_equal(got->end, FINISH_LENGTH);
+    same_tokens(want, got, 0, 0);
+    answer_free(got);
+    answer_free(want);
+}
+
+// The newcomer g ends before the stream, which is held at an event until g is queued, has made many more.
+static void served_soon(altiserve *a, altiserve_generate g, probe *held) {
+    newcomer n = {.beside = held};
+    altiserve_request *r = NULL;
+    double displaced = obs_read(OBS_DISPLACED, "toy-1", NULL);
+    g.notify = newcomer_event;
+    g.notify_ctx = &n;
+    probe_await(held);
+    assert_int_equal(altiserve_submit(a, &g, &r, NULL), OK);
+    probe_open(held);
+    answer *x = mem_calloc(1, sizeof *x);
+    collect(r, x);
+    assert_int_equal(x->end, FINISH_LENGTH);
+    assert_true(obs_read(OBS_DISPLACED, "toy-1", NULL) > displaced);
+    int later = atomic_load(&n.last) - held->at;
+    if (later > 30) fail_msg("it ended %d steps later", later);
+    answer_free(x);
+}
+
+// Three streams of one client in 18 of 20 pages.
+static void to_whom_the_policy_says(void **state) {
+    (void)state;
+    altiserve_options o = toy_options();
+    o.speculation = SPECULATE_OFF;
+    altiserve *alone = engine_with(o);
+    for (int k = 0; k < 2; k++) {
+        altiserve *a = engine_of_pages(o);
+        altiserve_request *r[3];
+        probe p[3];
+        for (int i = 0; i < 3; i++) {
+            probe_init(&p[i], 120, i == 0);
+            r[i] = stream(a, i, &p[i]);
+        }
+        altiserve_generate g = greedy("What is 3 + 4? What is 5 + 6? What is 7 + 8? What is 9 + 10?", 4);
+        g.priority = k ? 0 : -1;
+        g.client = k ? "few" : "many";
+        g.client_weight = k ? 1 : .1;
+        served_soon(a, g, &p[0]);
+        for (int i = 0; i < 3; i++) ends_as_alone(alone, r[i], i);
+        altiserve_destroy(a);
+    }
+    altiserve_destroy(alone);
+}
+
+// One that nobody reads, which has stopped, holds eleven pages; another goes on beside it.
+static void of_who_does_not_read(void **state) {
+    (void)state;
+    altiserve_options o = toy_options();
+    o.speculation = SPECULATE_OFF;
+    altiserve *a = engine_of_pages(o), *alone = engine_with(o);
+    probe unread, read;
+    probe_init(&unread, 250, false); // a few before it must stop
+    probe_init(&read, 60, true);
+    altiserve_request *u = stream(a, 0, &unread);
+    probe_await(&unread);
+    altiserve_request *r = stream(a, 1, &read);
+    char text[400];
+    for (int i = 0; i < 40; i++) snprintf(text + 8 * i, 9, "word %2d ", i);
+    altiserve_generate g = greedy(text, 4);
+    g.client = "many";
+    g.client_weight = .1;
+    served_soon(a, g, &read);
+    ends_as_alone(alone, r, 1);
+    ends_as_alone(alone, u, 0);
+    altiserve_destroy(a);
+    altiserve_destroy(alone);
+}
+
+int main(void) {
+    obs_set_level(OBS_ERROR);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(to_whom_the_policy_says), cmocka_unit_test(of_who_does_not_read)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

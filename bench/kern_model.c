@@ -1,5 +1,5 @@
 // bench/kern_model: the CPU backend's speed on the shapes of a llama-like model with made-up weights: no file, tokenizer or engine between.
-//   cc -O2 -Isrc bench/kern_model.c build/libcpu.a build/libdevice.a build/libquant.a build/libbase.a -lxxhash -lm -lpthread
+//   cc -O2 -Isrc bench/kern_model.c build/libcpu.a build/libdevice.a build/libquant.a build/libbase.a -lxxhash -lhwloc -lm -lpthread
 //   kern_model q06|l1b Q4_K_M|Q4_0|Q8_0|F16 [isa] [threads] [prompt] [gen] [depth] [reps] [sequences] [kv type] [deterministic]
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/mem.h"
@@ -23,6 +24,9 @@ enum { NEXT_BITS = 33, HOLDER_BITS = 11 };
 #define ENTERED_OF(v) ((uint32_t)((v) & (CLOSED - 1)))
 #define JOB_OF(v) ((uint32_t)((v) >> 32))
 
+// Of a node's items, in the round of the upper half; of another round they count as none.
+typedef struct taken { _Alignas(64) _Atomic uint64_t items; } taken;
+
 typedef struct bed { // where those sleep who wait for the same kind of news
     pthread_mutex_t lock;
     pthread_cond_t  wake;
@@ -32,6 +36,10 @@ typedef struct bed { // where those sleep who wait for the same kind of news
 struct pool {
     int threads;
     pthread_t *ids;
+    const nodes *nodes;
+    int n_nodes, first[NODES_MOST + 1]; // the first worker of each node; after the last, threads
+    taken *taken; // of each node, where there are several
+    void *was;    // what worker 0 was free to use before the job
     pool_fn fn;
     void *ctx;
     _Alignas(64) _Atomic uint64_t round;
@@ -100,6 +108,21 @@ size_t pool_next(pool_member *m, size_t step) {
     return (size_t)NEXT_OF(v);
 }
 
+// Who picks holds the round from its first look on, so no counter can be of a later one, and who finds nothing left knows that those who took the rest hold it too.
+size_t pool_pick(pool_member *m, const size_t *ends) {
+    pool *p = m->pool;
+    if (p->n_nodes == 1) return pool_next(m, 1);
+    if (!m->holds && pool_next(m, 0) == POOL_NONE) return POOL_NONE;
+    for (int i = 0; i < p->n_nodes; i++) {
+        int node = (m->node + i) % p->n_nodes;
+        size_t begin = node ? ends[node - 1] : 0;
+        uint64_t v = atomic_load(&p->taken[node].items), n;
+        while ((n = v >> 32 == m->round ? (uint32_t)v : 0) < ends[node] - begin)
+            if (atomic_compare_exchange_weak(&p->taken[node].items, &v, (uint64_t)m->round << 32 | (n + 1))) return begin + (size_t)n;
+    }
+    return ends[p->n_nodes - 1];
+}
+
 void pool_barrier(pool_member *m) {
     pool *p = m->pool;
     uint64_t v = atomic_load(&p->round), to;
@@ -117,6 +140,14 @@ void pool_barrier(pool_member *m) {
 }
 
 int pool_threads(const pool *p) { return p->threads; }
+int pool_nodes(const pool *p) { return p->n_nodes; }
+int64_t pool_part(const pool *p, int64_t n, int node) { return n / p->threads * p->first[node] + n % p->threads * p->first[node] / p->threads; }
+
+static int node_of(const pool *p, int worker) {
+    int node = 0;
+    while (worker >= p->first[node + 1]) node++;
+    return node;
+}
 
 // False: the job is over already.
 static bool enter(pool *p, uint32_t *job) {
@@ -132,11 +163,13 @@ static void *worker_main(void *arg) {
     struct start s = *(struct start *)arg;
     mem_free(arg);
     pool *p = s.p;
+    int node = node_of(p, s.worker);
+    if (p->n_nodes > 1) nodes_bind(p->nodes, node, NULL);
     for (uint32_t job = 0;;) {
         wait_for(p, &p->jobs, job_opened, job);
         if (atomic_load(&p->stop)) return NULL;
         if (!enter(p, &job)) continue;
-        p->fn(p->ctx, s.worker, &(pool_member){.pool = p});
+        p->fn(p->ctx, s.worker, &(pool_member){.pool = p, .node = node});
         atomic_fetch_add(&p->left, 1);
         wake_all(&p->inside);
     }
@@ -146,12 +179,17 @@ static void run(pool *p, pool_fn fn, void *ctx, bool each) {
     p->fn = fn;
     p->ctx = ctx;
     atomic_store(&p->round, 0);
+    if (p->n_nodes > 1) {
+        for (int i = 0; i < p->n_nodes; i++) atomic_store(&p->taken[i].items, 0); // rounds are counted anew
+        nodes_bind(p->nodes, node_of(p, 0), p->was);
+    }
     if (p->threads > 1) {
         atomic_store(&p->left, 0);
         atomic_store(&p->door, (uint64_t)(JOB_OF(atomic_load(&p->door)) + 1) << 32);
         wake_all(&p->jobs);
     }
-    fn(ctx, 0, &(pool_member){.pool = p});
+    fn(ctx, 0, &(pool_member){.pool = p, .node = node_of(p, 0)});
+    if (p->n_nodes > 1) nodes_unbind(p->nodes, p->was);
     if (p->threads == 1) return;
     if (each) wait_for(p, &p->inside, all_left, (uint32_t)p->threads - 1);
     uint32_t entered = ENTERED_OF(atomic_fetch_or(&p->door, CLOSED));
@@ -190,7 +228,31 @@ static void bed_destroy(bed *b) {
     pthread_cond_destroy(&b->wake);
 }
 
-status pool_create(int threads, pool **out, error *err) {
+// Worker w is where processor (2 w + 1) / (2 threads) of all is. False: no memory.
+static bool spread(pool *p, int threads, const nodes *ns) {
+    p->n_nodes = 1;
+    p->first[1] = threads;
+    int64_t all = 0, upto = 0;
+    int first[NODES_MOST + 1] = {0}, most = 0;
+    for (int i = 0; ns && i < ns->n; i++) all += ns->processors[i];
+    for (int i = 0; ns && i < ns->n; i++) {
+        int w = first[i];
+        upto += ns->processors[i];
+        while (w < threads && (2 * (int64_t)w + 1) * all < 2 * upto * threads) w++;
+        first[i + 1] = w;
+        if (w - first[i] > most) most = w - first[i];
+    }
+    if (!ns || ns->n < 2 || most == threads) return true;
+    p->taken = mem_aligned(64, (size_t)ns->n * sizeof *p->taken);
+    if (!p->taken) return false;
+    p->nodes = ns;
+    p->n_nodes = ns->n;
+    memcpy(p->first, first, sizeof first);
+    p->was = nodes_keep(ns);
+    return true;
+}
+
+status pool_create(int threads, const nodes *ns, pool **out, error *err) {
     *out = NULL;
     if (threads < 1 || threads > 1024) return error_set(err, E_USAGE, "threads must be between 1 and 1024, not %d", threads);
     pool *p = mem_aligned(64, sizeof *p);
@@ -199,7 +261,7 @@ status pool_create(int threads, pool **out, error *err) {
     bed_create(&p->jobs);
     bed_create(&p->inside);
     p->ids = mem_calloc((size_t)threads, sizeof *p->ids);
-    if (!p->ids) {
+    if (!p->ids || !spread(p, threads, ns)) {
         pool_destroy(p);
         return error_set(err, E_NOMEM, "no memory for the thread pool");
     }
@@ -230,6 +292,8 @@ void pool_destroy(pool *p) {
     for (int i = 1; i < p->threads; i++) pthread_join(p->ids[i], NULL);
     bed_destroy(&p->jobs);
     bed_destroy(&p->inside);
+    if (p->was) nodes_drop(p->was);
+    mem_free(p->taken);
     mem_free(p->ids);
     mem_free(p);
 }

@@ -173,7 +173,7 @@ status convert_quantize(const char *in, const char *out, const convert_options *
     status st = gguf_open(in, &g, err);
     if (st) return st;
     j.g = g;
-    st = pool_create(threads, &j.pool, err);
+    st = pool_create(threads, NULL, &j.pool, err);
     if (!st) st = gguf_writer_create(&j.w, err);
     if (!st) st = convert_order(g, &order, err);
     if (!st) {

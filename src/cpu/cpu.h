@@ -7,6 +7,7 @@
 // activations unless the device is deterministic.
 // Threads: one thread at a time per device; it becomes worker 0.
 #pragma once
+#include "base/nodes.h"
 #include "device/device.h"
 
 typedef struct cpu_options {
@@ -14,6 +15,7 @@ typedef struct cpu_options {
     const char *isa;           // NULL or "": the best that processor and system support; or a tier's name
     dev_kv_type kv_type;       // what DEV_KV_AUTO becomes; DEV_KV_AUTO: the tier's own choice
     bool        deterministic; // only kernels that keep to the tier's recipe; dev_get_info says what holds
+    const nodes *nodes;        // memory nodes that weights and workers are spread over; NULL: the machine's
 } cpu_options;
 
 // E_USAGE when the tier's name is unknown, E_UNSUPPORTED when this machine lacks it.

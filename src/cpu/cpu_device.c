@@ -9,7 +9,7 @@ static void destroy(device *dev) {
 
 static void info(const device *dev, dev_info *out) {
     const cpu_device *d = cpu_dev_const(dev);
-    *out = (dev_info){.name = "cpu", .isa = d->kernels.isa, .threads = pool_threads(d->pool), .deterministic = d->deterministic, .weight_bytes = d->weight_bytes};
+    *out = (dev_info){.name = "cpu", .isa = d->kernels.isa, .threads = pool_threads(d->pool), .nodes = pool_nodes(d->pool), .deterministic = d->deterministic, .weight_bytes = d->weight_bytes};
 }
 
 static const dev_ops ops = {
@@ -42,8 +42,9 @@ status cpu_device_create(const cpu_options *o, device **out, error *err) {
     cpu_device *d = mem_calloc(1, sizeof *d);
     if (!d) return error_set(err, E_NOMEM, "out of memory");
     d->base.ops = &ops;
+    d->nodes = o->nodes ? o->nodes : nodes_find();
     status st = cpu_choose_kernels(o->isa, &d->kernels, err);
-    if (!st) st = pool_create(o->threads > 0 ? o->threads : pool_default_threads(), &d->pool, err);
+    if (!st) st = pool_create(o->threads > 0 ? o->threads : pool_default_threads(), d->nodes, &d->pool, err);
     if (st) {
         mem_free(d);
         return st;

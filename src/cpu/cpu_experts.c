@@ -125,8 +125,7 @@ static void expert_products(const dev_plan *p, const dev_experts *o, const dev_t
     const int32_t *start, const int32_t *rows, int32_t n_rows, int worker, pool_member *team) {
     const cpu_plan *c = p->backend;
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
-    size_t item = pool_next(team, 1); // before `start` is read, which those who are ahead may be writing for the next layer
-    if (item == POOL_NONE) {
+    if (pool_next(team, 0) == POOL_NONE) { // before `start` is read, which those who are ahead may be writing for the next layer
         pool_barrier(team);
         return;
     }
@@ -135,19 +134,30 @@ static void expert_products(const dev_plan *p, const dev_experts *o, const dev_t
     int64_t chunk = panels * used * n / (threads * 8);
     chunk = chunk < 1 ? 1 : chunk > CPU_PANEL_CHUNK ? CPU_PANEL_CHUNK : chunk;
     if (chunk > panels) chunk = panels;
-    int64_t chunks = (panels + chunk - 1) / chunk, total = chunks * used * n, seen = 0;
+    size_t ends[NODES_MOST], all = 0;
+    for (int i = 0; i < pool_nodes(team->pool); i++) {
+        for (int32_t e = 0; e < o->n_expert; e++)
+            for (int j = 0; j < n && start[e + 1] > start[e]; j++) all += (size_t)cpu_node_chunks(team->pool, cpu_t(w[j]), e, i, chunk).count;
+        ends[i] = all;
+    }
+    int node = 0, which = 0;
     int32_t e = 0;
-    while (e < o->n_expert && start[e + 1] == start[e]) e++;
-    for (; item < (size_t)total; item = pool_next(team, 1)) {
-        int64_t group = (int64_t)item / (chunks * n), rest = (int64_t)item % (chunks * n);
-        while (seen < group) { // items only grow
-            do e++;
-            while (start[e + 1] == start[e]);
-            seen++;
+    size_t seen = SIZE_MAX; // items before those of this node, expert and weight
+    cpu_chunks of = {0};
+    for (size_t item; (item = pool_pick(team, ends)) < all;) {
+        if (item < seen || item >= ends[node]) { // a node's items only grow
+            for (node = 0; item >= ends[node];) node++;
+            seen = node ? ends[node - 1] : 0;
+            e = which = 0;
+            of = start[1] > start[0] ? cpu_node_chunks(team->pool, cpu_t(w[0]), 0, node, chunk) : (cpu_chunks){0};
         }
-        int which = (int)(rest / chunks);
+        while (item - seen >= (size_t)of.count) {
+            seen += (size_t)of.count;
+            if (++which == n) which = 0, e++;
+            of = start[e + 1] > start[e] ? cpu_node_chunks(team->pool, cpu_t(w[which]), e, node, chunk) : (cpu_chunks){0};
+        }
         const cpu_tensor *t = cpu_t(w[which]);
-        int64_t first = rest % chunks * chunk;
+        int64_t first = (of.first + (int64_t)(item - seen)) * chunk;
         gemm_args g = {.w = t, .data = t->data + (size_t)e * t->expert_bytes, .first = first, .count = panels - first < chunk ? panels - first : chunk, .k = t->base.k, .x = x, .ldx = ldx, .q = (const int8_t *)packed->q, .aux = packed->aux,
             .rows = rows + start[e], .n_rows = start[e + 1] - start[e], .y = y[which] + (size_t)start[e] * ldy + first * PANEL, .ldy = ldy, .scale = 1, .scratch = cpu_worker_scratch(c, worker)};
         float factor = each[which] ? cpu_t(each[which])->vector[e] : 1;

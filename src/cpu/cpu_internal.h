@@ -267,6 +267,7 @@ typedef struct cpu_slab {
 
 typedef struct cpu_device {
     device      base;
+    const nodes *nodes;
     pool       *pool;
     cpu_kernels kernels;
     dev_kv_type kv_auto;
@@ -285,6 +286,20 @@ static inline bool cpu_takes_few(const cpu_device *d, cpu_format f, int64_t rows
 typedef struct cpu_packed { uint8_t *q, *few; cpu_aux *aux; } cpu_packed;
 // Packs a row (of an op with `rows` rows) in each way that one of n weights reads.
 void cpu_pack_for(const cpu_device *d, const dev_tensor *const *w, int n, const float *x, int64_t k, int64_t row, int64_t rows, const cpu_packed *to);
+
+// Where memory has nodes, a matrix's panels lie on them in order, in proportion to workers (a stack of experts of a few large pages each: the panels of all in
+// order), and workers take those of their own node first. The first of an expert's panels that belongs to a node; of pool_nodes: n_panels.
+int64_t cpu_node_panel(const pool *p, const cpu_tensor *t, int64_t expert, int node);
+// Chunks of `chunk` panels: those that begin on the node.
+typedef struct cpu_chunks { int64_t first, count; } cpu_chunks;
+cpu_chunks cpu_node_chunks(const pool *p, const cpu_tensor *t, int64_t expert, int node, int64_t chunk);
+// The large pages whose middle is the tensor's, in runs that lie on one node: from {0} on; false when there are no more.
+typedef struct cpu_pages { uint8_t *at; size_t bytes; int node; } cpu_pages;
+bool cpu_next_pages(const pool *p, const cpu_tensor *t, cpu_pages *run);
+// For what all workers read and write: over all nodes in turn.
+static inline void cpu_interleave(const cpu_device *d, void *at, size_t bytes) {
+    if (pool_nodes(d->pool) > 1) nodes_place(d->nodes, at, bytes, NODES_ALL);
+}
 
 void *cpu_big_alloc(size_t bytes); // huge pages where it pays; zeroed memory is not promised; free with mem_free
 

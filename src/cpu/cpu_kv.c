@@ -46,6 +46,7 @@ status cpu_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_k
             cpu_kv_destroy(d, (dev_kv *)kv);
             return error_set(err, E_NOMEM, "no memory for %zu bytes of KV pages", all);
         }
+        cpu_interleave(cpu_dev(d), kv->data[g], bytes);
     }
     *out = (dev_kv *)kv;
     return OK;

@@ -326,6 +326,7 @@ status cpu_plan_prepare(device *dev, dev_plan *p, error *err) {
         mem_free(c);
         return error_set(err, E_NOMEM, "no memory for a plan's scratch of %zu bytes", bytes);
     }
+    cpu_interleave(cpu_dev(dev), c->scratch, c->bytes);
     int32_t *identity = (int32_t *)(c->scratch + c->identity_at), n = (int32_t)((c->row_seq_at - c->identity_at) / sizeof(int32_t));
     for (int32_t i = 0; i < n; i++) identity[i] = i;
     p->backend = c;

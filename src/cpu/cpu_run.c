@@ -272,19 +272,24 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
     }
     const bool many = tiles && n_rows > TILE_ROWS;
     const shares sh = many ? share_tiles(panels, n_rows, threads, m[0].join) : share_panels(panels, n_rows, threads, tiles, m[0].w->base.k);
-    int64_t per_rows = 0;
-
-    for (int i = 0; i < n; i++) per_rows += up(m[i].w->n_panels, sh.chunk);
-    for (size_t item; (item = pool_next(team, 1)) < (size_t)(per_rows * sh.row_blocks);) {
+    size_t ends[NODES_MOST], all = 0;
+    for (int node = 0; node < pool_nodes(team->pool); node++) {
+        for (int i = 0; i < n; i++) all += (size_t)(cpu_node_chunks(team->pool, m[i].w, m[i].expert, node, sh.chunk).count * sh.row_blocks);
+        ends[node] = all;
+    }
+    for (size_t item; (item = pool_pick(team, ends)) < all;) {
+        int node = 0;
+        while (item >= ends[node]) node++;
         // Tiles go through all panels with one block of rows, the others through all rows with one chunk.
-        int64_t left = many ? (int64_t)item % per_rows : (int64_t)item / sh.row_blocks, row0 = (many ? (int64_t)item / per_rows : (int64_t)item % sh.row_blocks) * sh.row_block;
+        int64_t at = (int64_t)(node ? item - ends[node - 1] : item), per_rows = (int64_t)(node ? ends[node] - ends[node - 1] : ends[0]) / sh.row_blocks;
+        int64_t left = many ? at % per_rows : at / sh.row_blocks, row0 = (many ? at / per_rows : at % sh.row_blocks) * sh.row_block;
         const cpu_matmul *mm = m;
-        int64_t of;
-        while (left >= (of = up(mm->w->n_panels, sh.chunk))) {
-            left -= of;
+        cpu_chunks of;
+        while (left >= (of = cpu_node_chunks(team->pool, mm->w, mm->expert, node, sh.chunk)).count) {
+            left -= of.count;
             mm++;
         }
-        int64_t first = left * sh.chunk;
+        int64_t first = (of.first + left) * sh.chunk;
         const cpu_tensor *w = mm->w;
         gemm_args g = {.w = w, .data = w->data + (size_t)mm->expert * w->expert_bytes, .first = first, .count = w->n_panels - first < sh.chunk ? w->n_panels - first : sh.chunk, .k = w->base.k, .x = x, .ldx = ldx,
             .q = (const int8_t *)(c->scratch + c->q_at), .aux = (const cpu_aux *)(c->scratch + c->aux_at),

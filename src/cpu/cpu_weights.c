@@ -49,6 +49,39 @@ static void slab_give(cpu_device *d, cpu_slab *s) {
     mem_free(s);
 }
 
+int64_t cpu_node_panel(const pool *p, const cpu_tensor *t, int64_t expert, int node) {
+    if (pool_nodes(p) == 1) return node ? t->n_panels : 0;
+    if (t->expert_bytes >= (size_t)pool_nodes(p) * HUGE_PAGE || t->base.experts == 1) return pool_part(p, t->n_panels, node);
+    int64_t at = pool_part(p, t->n_panels * t->base.experts, node) - expert * t->n_panels;
+    return at < 0 ? 0 : at > t->n_panels ? t->n_panels : at;
+}
+
+cpu_chunks cpu_node_chunks(const pool *p, const cpu_tensor *t, int64_t expert, int node, int64_t chunk) {
+    int64_t first = (cpu_node_panel(p, t, expert, node) + chunk - 1) / chunk, end = (cpu_node_panel(p, t, expert, node + 1) + chunk - 1) / chunk;
+    return (cpu_chunks){first, end - first};
+}
+
+// The node of the panel at a byte of the matrix.
+static int node_at(const pool *p, const cpu_tensor *t, size_t at) {
+    int64_t expert = (int64_t)(at / t->expert_bytes), panel = (int64_t)(at % t->expert_bytes / t->panel_bytes);
+    int node = 0;
+    while (panel >= cpu_node_panel(p, t, expert, node + 1)) node++;
+    return node;
+}
+
+bool cpu_next_pages(const pool *p, const cpu_tensor *t, cpu_pages *run) {
+    size_t bytes = t->expert_bytes * (size_t)t->base.experts;
+    uintptr_t data = (uintptr_t)t->data, at = run->at ? (uintptr_t)run->at + run->bytes : (data + HUGE_PAGE / 2 - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
+    run->at = (uint8_t *)at;
+    run->bytes = 0;
+    for (; at + HUGE_PAGE / 2 < data + bytes; at += HUGE_PAGE, run->bytes += HUGE_PAGE) {
+        int node = node_at(p, t, at + HUGE_PAGE / 2 - data);
+        if (run->bytes && node != run->node) break;
+        run->node = node;
+    }
+    return run->bytes > 0;
+}
+
 typedef struct layout {
     cpu_format format;
     size_t row_bytes, scale_bytes, panel_bytes, expert_bytes, matrix_bytes, vector_bytes;
@@ -108,14 +141,15 @@ typedef struct import_item {
 
 // What a worker takes at once: pieces [first, first + count), whose packed bytes begin in the same large page. The page's first touch, in which the system clears
 // it, is then one worker's alone; two that came to it together would both clear a page, and one of them in vain.
-typedef struct import_claim { size_t item, first, count; } import_claim;
+// Claims are in order of their nodes; ends: see pool_pick.
+typedef struct import_claim { size_t item, first, count; int node; } import_claim;
 
 typedef struct import_job {
     const cpu_kernels *kernels;
     const dev_hooks *hooks;
     import_item *items;
     import_claim *claims;
-    size_t n_items, n_pieces, n_claims, cap_claims, buffer_bytes;
+    size_t n_items, n_pieces, n_claims, cap_claims, buffer_bytes, ends[NODES_MOST];
     uint8_t *buffers;
     cpu_hash *hashes; // of pieces
     _Atomic uint64_t done;
@@ -154,7 +188,7 @@ static status import_piece(import_job *j, const import_item *it, size_t piece, u
 static void import_worker(void *ctx, int worker, pool_member *team) {
     import_job *j = ctx;
     uint8_t *buffer = j->buffers + (size_t)worker * j->buffer_bytes;
-    for (size_t c; (c = pool_next(team, 1)) < j->n_claims;) {
+    for (size_t c; (c = pool_pick(team, j->ends)) < j->n_claims;) {
         const import_claim *claim = &j->claims[c];
         const import_item *it = &j->items[claim->item];
         error e = {0};
@@ -173,27 +207,44 @@ static void import_worker(void *ctx, int worker, pool_member *team) {
     }
 }
 
-// The large page in which a piece is packed; what has no place in a slab joins what is before it.
-static uintptr_t page_of(const import_item *it, size_t piece) {
-    if (!it->t->data) return 0;
-    size_t at = (size_t)((int64_t)piece / it->expert_pieces) * it->l.expert_bytes + (size_t)((int64_t)piece % it->expert_pieces * it->piece_panels) * it->l.panel_bytes;
-    if (cpu_format_raw(it->l.format)) at = (size_t)((int64_t)piece / it->expert_pieces) * it->l.expert_bytes + (size_t)((int64_t)piece % it->expert_pieces * it->piece_panels * PANEL) * it->l.row_bytes;
-    return (uintptr_t)(it->t->data + at) / HUGE_PAGE;
+// Where a piece is packed, from the matrix's first byte.
+static size_t offset_of(const import_item *it, size_t piece) {
+    int64_t expert = (int64_t)piece / it->expert_pieces, panel = (int64_t)piece % it->expert_pieces * it->piece_panels;
+    return (size_t)expert * it->l.expert_bytes + (size_t)panel * it->l.panel_bytes; // panel_bytes of raw formats are 16 rows
 }
 
-static bool make_claims(import_job *j) {
+// The large page in which a piece is packed; what has no place in a slab joins what is before it.
+static uintptr_t page_of(const import_item *it, size_t piece) { return it->t->data ? (uintptr_t)(it->t->data + offset_of(it, piece)) / HUGE_PAGE : 0; }
+
+static bool sort_claims(const pool *p, import_job *j) {
+    import_claim *sorted = mem_calloc(j->n_claims, sizeof *sorted);
+    if (!sorted) return false;
+    size_t n = 0;
+    for (int node = 0; node < pool_nodes(p); node++) {
+        for (size_t i = 0; i < j->n_claims; i++)
+            if (j->claims[i].node == node) sorted[n++] = j->claims[i];
+        j->ends[node] = n;
+    }
+    mem_free(j->claims);
+    j->claims = sorted;
+    return true;
+}
+
+static bool make_claims(const pool *p, import_job *j) {
     uintptr_t page = 0;
     for (size_t i = 0; i < j->n_items; i++)
-        for (size_t p = 0; p < j->items[i].pieces; p++) {
-            uintptr_t here = page_of(&j->items[i], p);
+        for (size_t piece = 0; piece < j->items[i].pieces; piece++) {
+            const import_item *it = &j->items[i];
+            uintptr_t here = page_of(it, piece);
             if (!j->n_claims || (here && here != page)) {
                 if (!mem_grow((void **)&j->claims, &j->cap_claims, j->n_claims + 1, sizeof *j->claims)) return false;
-                j->claims[j->n_claims++] = (import_claim){i, j->items[i].first + p, 0};
+                j->claims[j->n_claims++] = (import_claim){i, it->first + piece, 0, it->t->data ? node_at(p, it->t, offset_of(it, piece)) : 0};
                 page = here;
             }
             j->claims[j->n_claims - 1].count++;
         }
-    return true;
+    j->ends[0] = j->n_claims;
+    return pool_nodes(p) == 1 || sort_claims(p, j);
 }
 
 static status place(cpu_device *d, import_item *it, error *err) {
@@ -243,9 +294,12 @@ static status prepare(cpu_device *d, import_job *j, dev_import *imports, error *
         st = place(d, it, err);
     }
     if (st) return st;
+    // Nobody has touched these pages yet. Where they lie is decided here and not by who comes first, so whoever has nothing left to pack may help the other nodes.
+    for (size_t i = 0; i < j->n_items && pool_nodes(d->pool) > 1; i++)
+        for (cpu_pages run = {0}; j->items[i].t->data && cpu_next_pages(d->pool, j->items[i].t, &run);) nodes_place(d->nodes, run.at, run.bytes, run.node);
     j->buffers = cpu_big_alloc((size_t)pool_threads(d->pool) * j->buffer_bytes);
     j->hashes = mem_calloc(j->n_pieces, sizeof *j->hashes);
-    return j->buffers && j->hashes && make_claims(j) ? OK : error_set(err, E_NOMEM, "no memory to read %zu tensors", j->n_items);
+    return j->buffers && j->hashes && make_claims(d->pool, j) ? OK : error_set(err, E_NOMEM, "no memory to read %zu tensors", j->n_items);
 }
 
 status cpu_import_weights(device *dev, dev_import *imports, size_t n, const dev_hooks *hooks, error *err) {

@@ -409,6 +409,7 @@ typedef struct dev_info {
     const char *name; // "cpu"
     const char *isa;  // recipe: "ref", "avx2", "avx512" ...
     int         threads;
+    int         nodes; // of memory that its weights are spread over
     bool        deterministic;
     size_t      weight_bytes; // imported so far
 } dev_info;

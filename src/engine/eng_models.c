@@ -586,7 +586,11 @@ static void load_one(eng_models *ms, eng_file *f) {
     obs_log(OBS_INFO, "%s: loading", f->id);
     status s = load(ms, f, &m, &err);
     double seconds = (double)(eng_now_ms() - begin) / 1000;
-    if (s == OK) obs_log(OBS_INFO, "%s: loaded in %.2f s, context %u, %.1f MB", f->id, seconds, m->context, (double)m->bytes / 1e6);
+    dev_info info = {.nodes = 1};
+    char where[40] = "";
+    if (s == OK) dev_get_info(m->dev, &info);
+    if (info.nodes > 1) snprintf(where, sizeof where, " on %d memory nodes", info.nodes);
+    if (s == OK) obs_log(OBS_INFO, "%s: loaded in %.2f s, context %u, %.1f MB%s", f->id, seconds, m->context, (double)m->bytes / 1e6, where);
     else if (s != E_CANCELLED) obs_log(OBS_ERROR, "%s: not loaded: %s", f->id, err.text);
     obs_count(OBS_LOADS, f->id, s == OK ? "ok" : "error", 1);
     if (s == OK) obs_observe(OBS_LOAD_SECONDS, f->id, NULL, seconds);

@@ -130,7 +130,7 @@ static void a_worker_without_work_is_not_waited_for(void **state) {
     for (int threads = 2; threads <= 4; threads++) {
         pool *p;
         struct late l = {.missed = 0};
-        assert_int_equal(pool_create(threads, &p, NULL), OK);
+        assert_int_equal(pool_create(threads, NULL, &p, NULL), OK);
         assert_int_equal(pipe(l.in), 0);
         assert_int_equal(pipe(l.go), 0);
         pool_run(p, with_a_late_one, &l);
@@ -151,7 +151,7 @@ static void each_worker_runs_once(void **state) {
     for (int threads = 1; threads <= 5; threads++) {
         pool *p;
         int calls[5] = {0};
-        assert_int_equal(pool_create(threads, &p, NULL), OK);
+        assert_int_equal(pool_create(threads, NULL, &p, NULL), OK);
         for (int round = 1; round <= 100; round++) {
             pool_run_each(p, count_me, calls);
             for (int i = 0; i < threads; i++) assert_int_equal(calls[i], round);
@@ -164,7 +164,7 @@ static void test_pool(void **state) {
     (void)state;
     for (int threads = 1; threads <= 5; threads++) {
         pool *p;
-        assert_int_equal(pool_create(threads, &p, NULL), OK);
+        assert_int_equal(pool_create(threads, NULL, &p, NULL), OK);
         for (int round = 0; round < 200; round++) {
             struct sum s = {0};
             pool_for(p, 1000, 7, add_range, &s);
@@ -177,7 +177,7 @@ static void test_pool(void **state) {
     }
     error e;
     pool *none;
-    assert_int_equal(pool_create(0, &none, &e), E_USAGE);
+    assert_int_equal(pool_create(0, NULL, &none, &e), E_USAGE);
     assert_true(pool_default_threads() >= 1);
 }
 

@@ -34,7 +34,7 @@ static const struct shape {
     {"rows", QUANT_Q8_0, 512, 9000, 1, DEV_USE_ROWS}, // as in the file
     {"small", QUANT_Q8_0, 256, 256, 1, DEV_USE_MATRIX},
     {"few", QUANT_F32, 512, 16, 1, DEV_USE_MATRIX}, // one panel
-    {"experts", QUANT_Q8_0, 512, 512, 24, DEV_USE_MATRIX},  // each less than a large page
+    {"experts", QUANT_Q8_0, 512, 512, 96, DEV_USE_MATRIX},  // each less than a large page
     {"large", QUANT_Q8_0, 2048, 4096, 3, DEV_USE_MATRIX}, // each some large pages
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
@@ -83,6 +83,20 @@ static void check_panels(const pool *p, const cpu_tensor *t) {
     }
 }
 
+// All but half a page at each border between nodes lies where it is taken first.
+static void check_local(const pool *p, const cpu_tensor *t) {
+    int n = pool_nodes(p);
+    size_t bytes = t->expert_bytes * (size_t)t->base.experts, local = 0, borders = (size_t)n + 1;
+    if (t->expert_bytes >= (size_t)n * LARGE) borders *= (size_t)t->base.experts;
+    for (cpu_pages r = {0}; cpu_next_pages(p, t, &r);)
+        for (int64_t e = 0; e < t->base.experts; e++)
+            for (int64_t i = cpu_node_panel(p, t, e, r.node); i < cpu_node_panel(p, t, e, r.node + 1); i++) {
+                const uint8_t *middle = t->data + (size_t)e * t->expert_bytes + (size_t)i * t->panel_bytes + t->panel_bytes / 2;
+                if (middle >= r.at && middle < r.at + r.bytes) local += t->panel_bytes;
+            }
+    assert_true(local + borders * (LARGE / 2 + t->panel_bytes) >= bytes);
+}
+
 // Every large page whose middle is the matrix's is placed once, where the panel at its middle is taken from.
 static void check_pages(const pool *p, const cpu_tensor *t) {
     size_t bytes = t->expert_bytes * (size_t)t->base.experts, pages = 0, want = 0, mine[NODES_MOST] = {0};
@@ -124,6 +138,7 @@ static void every_page_has_a_node(void **state) {
         for (int s = 0; s < SHAPES; s++) {
             check_panels(cpu_dev(d)->pool, cpu_t(t[s]));
             check_pages(cpu_dev(d)->pool, cpu_t(t[s]));
+            check_local(cpu_dev(d)->pool, cpu_t(t[s]));
             if (i == 0) first[s] = t[s]->fingerprint;
             else assert_memory_equal(&first[s], &t[s]->fingerprint, sizeof *first);
         }

@@ -110,6 +110,7 @@ static eng_file *file_create(const char *id, const char *path, uint64_t stamp, i
     if (keep_open && s == OK) atomic_store(&f->opened, g);
     else gguf_close(g);
     f->info.state = s == OK ? MODEL_UNLOADED : s == E_INCOMPLETE ? MODEL_INCOMPLETE : MODEL_BROKEN;
+    f->servable = s;
     if (s != OK) snprintf(f->info.error, sizeof f->info.error, "%s", err.text);
     return f;
 }
@@ -159,8 +160,7 @@ static status make_text(eng_file *f, const gguf *g, error *err) {
 }
 
 status eng_file_servable(const eng_file *f, error *err) {
-    if (f->info.state != MODEL_BROKEN && f->info.state != MODEL_INCOMPLETE) return OK;
-    return error_set(err, f->info.state == MODEL_BROKEN ? E_INVALID : E_INCOMPLETE, "%s", f->info.error);
+    return f->servable == OK ? OK : error_set(err, f->servable, "%s", f->info.error);
 }
 
 // The file, open; the caller closes it.
@@ -481,16 +481,34 @@ static eng_model *take_idle(eng_models *ms) {
     return m;
 }
 
+// One load. The tokenizer is made in a thread of its own while the pool reads weights; a model without one is no use, so its failure ends the load.
+typedef struct load_job {
+    eng_models *ms;
+    eng_file   *f;
+    const gguf *g;
+    status      text; // valid once its thread was joined
+    error       text_err;
+    bool        no_text; // under the models' lock
+} load_job;
+
+// Under the lock.
+static bool given_up(const load_job *j) { return j->ms->stop || !j->f->load_wanted || j->no_text; }
+
 // Reserves bytes, dropping idle models; waits for busy ones until the load's time-out.
-static status reserve(eng_models *ms, const char *id, uint64_t bytes, error *err) {
-    uint32_t timeout = ms->o.load_timeout_ms;
-    int64_t until = eng_now_ms() + timeout;
+static status reserve(const load_job *j, uint64_t bytes, error *err) {
+    eng_models *ms = j->ms;
+    const char *id = j->f->id;
+    int64_t until = eng_now_ms() + ms->o.load_timeout_ms;
     pthread_mutex_lock(&ms->lock);
     status s = OK;
     while (ms->used + bytes > ms->limit) {
         if (bytes > ms->limit) {
             s = error_set(err, E_NOMEM, "%s needs %llu bytes and --memory allows %llu: give more memory, a smaller --context, or a smaller model", id,
                           (unsigned long long)bytes, (unsigned long long)ms->limit);
+            break;
+        }
+        if (given_up(j)) {
+            s = error_set(err, E_CANCELLED, "loading was cancelled");
             break;
         }
         eng_model *idle = take_idle(ms);
@@ -501,7 +519,7 @@ static status reserve(eng_models *ms, const char *id, uint64_t bytes, error *err
             pthread_mutex_lock(&ms->lock);
             continue;
         }
-        if (ms->stop || eng_now_ms() >= until) {
+        if (eng_now_ms() >= until) {
             s = error_set(err, E_NOMEM, "%s needs %llu bytes; %llu of %llu are free while other models serve requests", id, (unsigned long long)bytes,
                           (unsigned long long)(ms->limit - ms->used), (unsigned long long)ms->limit);
             break;
@@ -520,30 +538,31 @@ static void give_back(eng_models *ms, uint64_t bytes) {
 }
 
 static void on_progress(void *ctx, uint64_t done, uint64_t total) {
-    eng_models *ms = ctx;
-    uint64_t before = atomic_exchange(&ms->done, done);
-    atomic_store(&ms->total, total);
-    if (total && ms->loading && before * 4 / total != done * 4 / total) obs_log(OBS_INFO, "%s: %d %% loaded", ms->loading->id, (int)(done * 100 / total));
+    load_job *j = ctx;
+    uint64_t before = atomic_exchange(&j->ms->done, done);
+    atomic_store(&j->ms->total, total);
+    if (total && before * 4 / total != done * 4 / total) obs_log(OBS_INFO, "%s: %d %% loaded", j->f->id, (int)(done * 100 / total));
 }
 
 static bool is_cancelled(void *ctx) {
-    eng_models *ms = ctx;
-    pthread_mutex_lock(&ms->lock);
-    bool stop = ms->stop || !ms->loading->load_wanted;
-    pthread_mutex_unlock(&ms->lock);
+    load_job *j = ctx;
+    pthread_mutex_lock(&j->ms->lock);
+    bool stop = given_up(j);
+    pthread_mutex_unlock(&j->ms->lock);
     return stop;
 }
 
-static status load_weights(eng_models *ms, eng_file *f, const gguf *g, eng_model **out, error *err) {
+static status load_weights(load_job *j, eng_model **out, error *err) {
+    eng_models *ms = j->ms;
     eng_load_sizes sizes;
-    eng_load_hooks hooks = {on_progress, is_cancelled, ms};
+    eng_load_hooks hooks = {on_progress, is_cancelled, j};
     pthread_mutex_lock(&ms->lock);
-    uint64_t most = f->load_beside ? ms->limit - ms->used : ms->limit;
+    uint64_t most = j->f->load_beside ? ms->limit - ms->used : ms->limit;
     pthread_mutex_unlock(&ms->lock);
-    status s = eng_load_predict(f, g, &ms->o, most, &sizes, err);
-    if (s == OK) s = reserve(ms, f->id, sizes.bytes, err);
+    status s = eng_load_predict(j->f, j->g, &ms->o, most, &sizes, err);
+    if (s == OK) s = reserve(j, sizes.bytes, err);
     if (s != OK) return s;
-    s = eng_load(f, g, &ms->o, &sizes, &hooks, out, err);
+    s = eng_load(j->f, j->g, &ms->o, &sizes, &hooks, out, err);
     if (s != OK) {
         give_back(ms, sizes.bytes);
         return s;
@@ -552,31 +571,33 @@ static status load_weights(eng_models *ms, eng_file *f, const gguf *g, eng_model
     return OK;
 }
 
-struct text_job { eng_file *f; const gguf *g; status s; error err; };
-
 static void *text_main(void *arg) {
-    struct text_job *j = arg;
-    j->s = file_text(j->f, j->g, &j->err);
+    load_job *j = arg;
+    j->text = file_text(j->f, j->g, &j->text_err);
+    if (j->text == OK) return NULL;
+    pthread_mutex_lock(&j->ms->lock);
+    j->no_text = true;
+    pthread_cond_broadcast(&j->ms->wake);
+    pthread_mutex_unlock(&j->ms->lock);
     return NULL;
 }
 
-// The tokenizer is made in a thread of its own while the pool reads weights.
 static status load(eng_models *ms, eng_file *f, eng_model **out, error *err) {
     gguf *g;
     status s = take_open(f, &g, err);
     if (s != OK) return s;
-    struct text_job text = {.f = f, .g = g};
+    load_job j = {.ms = ms, .f = f, .g = g};
     pthread_t thread;
-    bool beside = pthread_create(&thread, NULL, text_main, &text) == 0;
-    if (!beside) text_main(&text);
-    s = load_weights(ms, f, g, out, err);
+    bool beside = pthread_create(&thread, NULL, text_main, &j) == 0;
+    if (!beside) text_main(&j);
+    s = load_weights(&j, out, err);
     if (beside) pthread_join(thread, NULL);
     gguf_close(g);
-    if (text.s == OK) return s;
+    if (j.text == OK) return s;
     if (s == OK) eng_model_release(*out);
     *out = NULL;
-    *err = text.err;
-    return text.s;
+    *err = j.text_err;
+    return j.text;
 }
 
 static void load_one(eng_models *ms, eng_file *f) {
@@ -682,15 +703,15 @@ bool eng_models_expect(eng_models *ms, eng_file *f) {
 }
 
 status eng_models_get(eng_models *ms, eng_file *f, int64_t since, eng_model **out, error *err) {
-    status s = E_BUSY;
+    status s = E_BUSY, why;
     pthread_mutex_lock(&ms->lock);
     if (f->loaded) {
         *out = f->loaded;
         eng_model_hold(f->loaded);
         atomic_store(&f->loaded->last_used, eng_now_ms());
         s = OK;
-    } else if (eng_file_servable(f, err) != OK) {
-        s = E_INVALID;
+    } else if ((why = eng_file_servable(f, err)) != OK) {
+        s = why;
     } else if (f->failed_at && f->failed_at > since) {
         if (err) *err = f->load_error;
         s = f->load_error.code;

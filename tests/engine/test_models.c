@@ -46,6 +46,36 @@ static void put(const char *name, size_t bytes, bool in_place) {
     if (!in_place) assert_int_equal(rename(beside, path_of(name)), 0);
 }
 
+// Part `no` of the toy's file cut into `count` files as llama.cpp's gguf-split names and marks them; `key`, unless NULL, says `text` in it. One part is STEM.gguf.
+static void put_part(const char *stem, unsigned no, unsigned count, const char *key, const char *text) {
+    char name[64];
+    error err = {0};
+    gguf *g;
+    gguf_writer *w;
+    assert_int_equal(gguf_open(SOURCE_DIR "/tools/toy/toy-1.gguf", &g, &err), OK);
+    assert_int_equal(gguf_writer_create(&w, &err), OK);
+    for (size_t i = 0; !no && i < gguf_kv_count(g); i++) assert_int_equal(gguf_writer_copy(w, gguf_kv_key(g, i), gguf_kv_value(g, i), &err), OK);
+    size_t n = gguf_tensor_count(g), from = n * no / count, to = n * (no + 1) / count;
+    void *data[128] = {0};
+    assert_true(to - from <= 128);
+    if (key) assert_int_equal(gguf_writer_set_text(w, key, text, &err), OK);
+    assert_int_equal(gguf_writer_set(w, "split.no", GGUF_U16, &(uint16_t){(uint16_t)no}, &err), OK);
+    assert_int_equal(gguf_writer_set(w, "split.count", GGUF_U16, &(uint16_t){(uint16_t)count}, &err), OK);
+    assert_int_equal(gguf_writer_set(w, "split.tensors.count", GGUF_I32, &(int32_t){(int32_t)n}, &err), OK);
+    for (size_t i = from; i < to; i++) {
+        const gguf_tensor *t = gguf_tensor_at(g, i);
+        data[i - from] = mem_alloc(t->bytes);
+        assert_int_equal(gguf_read(g, t, 0, t->bytes, data[i - from], &err), OK);
+        assert_int_equal(gguf_writer_tensor(w, t->name, t->type, t->n_dims, t->dims, data[i - from], &err), OK);
+    }
+    if (count > 1) snprintf(name, sizeof name, "%s-%05u-of-%05u.gguf", stem, no + 1, count);
+    else snprintf(name, sizeof name, "%s.gguf", stem);
+    assert_int_equal(gguf_writer_path(w, path_of(name), &err), OK);
+    gguf_writer_free(w);
+    gguf_close(g);
+    for (size_t i = 0; i < 128; i++) mem_free(data[i]);
+}
+
 static altiserve *folder(uint64_t memory) {
     altiserve_options o = toy_options();
     o.models_dir = dir;
@@ -115,9 +145,10 @@ static void broken_and_incomplete(void **state) {
     for (int i = 0; i < 5000; i++) fputc(i * 37 & 255, f);
     fclose(f);
     put("empty.gguf", 0, false);
+    put_part("out", 0, 1, "general.architecture", "clip");
     altiserve *a = folder(0);
     altiserve_model_info info;
-    listed(a, "empty good half junk start ");
+    listed(a, "empty good half junk out start ");
     assert_int_equal(state_of(a, "junk", &info), OK);
     assert_int_equal(info.state, MODEL_BROKEN);
     assert_true(strlen(info.error) > 10);
@@ -130,6 +161,9 @@ static void broken_and_incomplete(void **state) {
     assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INVALID);
     g.model = "half";
     assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INCOMPLETE);
+    g.model = "out"; // an architecture that is known and not built keeps its status
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "\"clip\""));
     serves(a, "good");
     put("half.gguf", SIZE_MAX, true); // the copy is finished
     altiserve_rescan(a);
@@ -242,6 +276,33 @@ static void a_load_waits_for_the_busy_one(void **state) {
     altiserve_destroy(a);
 }
 
+// A tokenizer that cannot be made ends the load that was begun beside it, which else would wait for the room of the model that serves.
+static void a_broken_tokenizer_ends_the_load(void **state) {
+    (void)state;
+    put("a.gguf", SIZE_MAX, false);
+    put_part("b", 0, 1, "tokenizer.ggml.token_type", "of no kind");
+    altiserve *a = folder(least() * 3 / 2);
+    altiserve_request *r, *none;
+    altiserve_event e;
+    error err;
+    altiserve_generate g = greedy("Tell me a story.", 480);
+    g.model = "a";
+    assert_int_equal(altiserve_submit(a, &g, &r, NULL), OK);
+    while (altiserve_next(r, UINT32_MAX, &e) != EVENT_TEXT) assert_int_not_equal(e.kind, EVENT_END);
+    double before = obs_read(OBS_LOADS, "b", "error");
+    g.model = "b";
+    assert_int_not_equal(altiserve_submit(a, &g, &none, &err), OK);
+    assert_non_null(strstr(err.text, "tokenizer.ggml.token_type"));
+    time_t until = time(NULL) + 60; // a bound for a machine under load
+    while (obs_read(OBS_LOADS, "b", "error") == before && time(NULL) < until) usleep(1000);
+    assert_true(obs_read(OBS_LOADS, "b", "error") == before + 1);
+    answer *x = mem_calloc(1, sizeof *x);
+    collect(r, x); // it was not displaced
+    if (x->end == FINISH_ERROR) fail_msg("%s", x->err.text);
+    answer_free(x);
+    altiserve_destroy(a);
+}
+
 static void the_folder_is_watched(void **state) {
     (void)state;
     altiserve_options o = toy_options();
@@ -256,50 +317,22 @@ static void the_folder_is_watched(void **state) {
     altiserve_destroy(a);
 }
 
-// Part `no` of the toy's file cut into `count` files as llama.cpp's gguf-split names and marks them.
-static void put_part(const char *stem, unsigned no, unsigned count) {
-    char name[64];
-    error err = {0};
-    gguf *g;
-    gguf_writer *w;
-    assert_int_equal(gguf_open(SOURCE_DIR "/tools/toy/toy-1.gguf", &g, &err), OK);
-    assert_int_equal(gguf_writer_create(&w, &err), OK);
-    for (size_t i = 0; !no && i < gguf_kv_count(g); i++) assert_int_equal(gguf_writer_copy(w, gguf_kv_key(g, i), gguf_kv_value(g, i), &err), OK);
-    size_t n = gguf_tensor_count(g), from = n * no / count, to = n * (no + 1) / count;
-    void *data[128] = {0};
-    assert_true(to - from <= 128);
-    assert_int_equal(gguf_writer_set(w, "split.no", GGUF_U16, &(uint16_t){(uint16_t)no}, &err), OK);
-    assert_int_equal(gguf_writer_set(w, "split.count", GGUF_U16, &(uint16_t){(uint16_t)count}, &err), OK);
-    assert_int_equal(gguf_writer_set(w, "split.tensors.count", GGUF_I32, &(int32_t){(int32_t)n}, &err), OK);
-    for (size_t i = from; i < to; i++) {
-        const gguf_tensor *t = gguf_tensor_at(g, i);
-        data[i - from] = mem_alloc(t->bytes);
-        assert_int_equal(gguf_read(g, t, 0, t->bytes, data[i - from], &err), OK);
-        assert_int_equal(gguf_writer_tensor(w, t->name, t->type, t->n_dims, t->dims, data[i - from], &err), OK);
-    }
-    snprintf(name, sizeof name, "%s-%05u-of-%05u.gguf", stem, no + 1, count);
-    assert_int_equal(gguf_writer_path(w, path_of(name), &err), OK);
-    gguf_writer_free(w);
-    gguf_close(g);
-    for (size_t i = 0; i < 128; i++) mem_free(data[i]);
-}
-
 static void a_split_model_is_one(void **state) {
     (void)state;
     altiserve_model_info info;
     error err;
     altiserve_request *r;
-    put_part("cut", 0, 3);
+    put_part("cut", 0, 3, NULL, NULL);
     altiserve *a = folder(0);
     assert_int_equal(state_of(a, "cut", &info), OK);
     assert_int_equal(info.state, MODEL_INCOMPLETE); // the rest may still be on its way
     altiserve_generate g = greedy("Hello", 12);
     g.model = "cut";
     assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INCOMPLETE);
-    put_part("cut", 2, 3);
+    put_part("cut", 2, 3, NULL, NULL);
     altiserve_rescan(a);
     assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INCOMPLETE);
-    put_part("cut", 1, 3);
+    put_part("cut", 1, 3, NULL, NULL);
     altiserve_rescan(a);
     listed(a, "cut "); // once, without its suffix
     answer *whole, *parts = ask(a, &g);
@@ -336,6 +369,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(files_come_and_go, setup, teardown), cmocka_unit_test_setup_teardown(broken_and_incomplete, setup, teardown),
         cmocka_unit_test_setup_teardown(running_requests_keep_their_version, setup, teardown),
         cmocka_unit_test_setup_teardown(models_share_memory, setup, teardown), cmocka_unit_test_setup_teardown(a_load_waits_for_the_busy_one, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_broken_tokenizer_ends_the_load, setup, teardown),
         cmocka_unit_test_setup_teardown(the_folder_is_watched, setup, teardown),
         cmocka_unit_test_setup_teardown(a_split_model_is_one, setup, teardown), cmocka_unit_test_setup_teardown(paths_open_only_where_allowed, setup, teardown),
     };

@@ -17,9 +17,7 @@ trap 'rm -rf "$work"' EXIT
 export GGML_NO_BACKTRACE=1
 vocabs=$PEER_DIR/data/models
 
-tokens() { # COUNT VOCABULARY SEED
-  awk -v n="$1" -v v="$2" -v s="$3" 'BEGIN { for (i = 0; i < n; i++) { s = (s * 1103515 + 12345) % 2147483; printf "%d ", s % v } }'
-}
+. "$here/peer.sh"
 
 failed=0 rows=0
 # held NAME ARCH VOCABULARY BOUND SCORES: runs the model that is there; SCORES: how many of the peer's numbers are scores (0: an embedding).

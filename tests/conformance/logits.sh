@@ -24,9 +24,7 @@ export GGML_NO_BACKTRACE=1
 cmake --build "$build" --target logits_tool serve_tool > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 tool=$build/tests/conformance/logits_tool
 
-tokens() { # COUNT VOCAB SEED: ids by a generator of its own, the same everywhere
-  awk -v n="$1" -v v="$2" -v s="$3" 'BEGIN { for (i = 0; i < n; i++) { s = (s * 1103515 + 12345) % 2147483; printf "%d ", s % v } }'
-}
+. "$here/peer.sh"
 
 each() { # LAYERS NAME...: blk.N.NAME for each of them ("1 2 3", or % for all), joined by commas
   local layers=$1 i name out=""
@@ -74,7 +72,7 @@ row() {
   [ -n "${SAMPLE:-}" ] && lists="7 100"
   for n in $lists; do
     held+=(--tokens "$(tokens "$n" 128 $((n + ${SALT:-17})))" "$work/$n.f32")
-    { "$PEER_DIR/peer" logits "$model" --tokens "${held[-2]}" --kv-f32 --no-flash --threads 1 --ubatch 1024 --out "${held[-1]}" > "$work/log" 2>&1; } 2> /dev/null || {
+    { peer_logits "$model" "${held[-2]}" "${held[-1]}" > "$work/log"; } 2> /dev/null || {
       if [ -n "${OPTIONAL:-}" ]; then refused="$refused $name"; return; fi
       echo "$name: the peer failed on $n tokens: $(tail -1 "$work/log")"; failed=1; return
     }
@@ -271,12 +269,11 @@ quantized() {
     : > "$work/pairs"
     for seed in $(seq "$seeds"); do
       ids=$(tokens 40 128 $((seed * 101)))
-      "$PEER_DIR/peer" logits "$work/f.gguf" --tokens "$ids" --kv-f32 --no-flash --threads 1 --out "$work/exact.f32" > /dev/null 2>&1
-      { "$PEER_DIR/peer" logits "$work/q.gguf" --tokens "$ids" --kv-f32 --no-flash --threads 1 --out "$work/theirs.f32" > /dev/null 2>&1; } 2> /dev/null \
-        || PEER_BACKENDS=$(plain_peer) "$PEER_DIR/peer" logits "$work/q.gguf" --tokens "$ids" --kv-f32 --no-flash --threads 1 --out "$work/theirs.f32" > /dev/null 2>&1 \
+      peer_logits "$work/f.gguf" "$ids" "$work/exact.f32" > /dev/null
+      { peer_logits "$work/q.gguf" "$ids" "$work/theirs.f32" > /dev/null; } 2> /dev/null || PEER_BACKENDS=$(plain_peer) peer_logits "$work/q.gguf" "$ids" "$work/theirs.f32" > /dev/null \
         || { echo "$name $type: the peer fails on it"; failed=1; break; }
       ours=$("$tool" "$work/q.gguf" ${ISA:+--isa "$ISA"} --tokens "$ids" "$work/exact.f32" 2> "$work/err") || { echo "$name $type: $(tail -1 "$work/err")"; failed=1; break; }
-      theirs=$("$PEER_DIR/peer" compare "$work/theirs.f32" "$work/exact.f32" --n-vocab 128 | sed -n 's/.*"nmse": *\([^,]*\),.*/\1/p')
+      theirs=$(nmse "$work/theirs.f32" "$work/exact.f32" 128)
       echo "${ours%% *} $theirs" >> "$work/pairs"
     done
     [ "$(wc -l < "$work/pairs")" = "$seeds" ] || continue

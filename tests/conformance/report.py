@@ -43,9 +43,11 @@ class Logs:
             self.quant[(m[1], m[2])] = (float(m[3]), float(m[5]), m[4] == "holds")
         elif m := re.match(r"(dense|gqa|moe|falcon|slow|slowmoe|layer) (\S+)(?: (.*))?: (holds|OUT)$", s):
             self.head = (m[2], m[1], (m[3] or "").strip())
-            self.weights.setdefault(m[2], {})[self.head[1:]] = [m[4] == "holds", []]
-        elif self.head and (m := re.match(r"\s+(\S+)\s+(\d+) weights\s+decoded otherwise (\d+)\s+NMSE peer (\S+) ours (\S+) \((\S+)\)$", s)):
+            self.weights.setdefault(m[2], {})[self.head[1:]] = [m[4] == "holds", [], None]
+        elif self.head and (m := re.match(r"\s+(\S+)\s+(\d+) weights\s+decoded otherwise (\d+)\s+NMSE peer (\S+) ours (\S+) \((\S+)\)(?:  OUT)?$", s)):
             self.weights[self.head[0]][self.head[1:]][1].append((m[1], int(m[2]), int(m[3]), float(m[4]), float(m[5]), float(m[6])))
+        elif self.head and (m := re.match(r"\s+logits\s+NMSE peer (\S+) ours (\S+) \((\S+)\)", s)):
+            self.weights[self.head[0]][self.head[1:]][2] = float(m[3])
         elif m := re.match(r"(ok|FAIL|skip|BAD)\s+(\S+) (.+?)\s+(\d+) records\s*(?:(\d+) differ)?", s):
             self.vocab.setdefault(m[2], {})[m[3].strip()] = (int(m[4]), int(m[5] or 0), m[1] == "skip")
         elif m := re.match(r"(ok|BAD)\s+(\S.*?)\s{2,}(\d+) (\S+), (.*)$", s):
@@ -110,20 +112,23 @@ def of_types(logs):
     yield ""
     yield "Logits: NMSE against the same file decoded to float32, median of five token seeds (15 for recurrent layers), altiserve's and the peer's on the same file (bound: 1.1 times the"
     yield "peer's, or 1e-4); several figures where several models were held. Weights: NMSE of what `quantize` writes against the float32 file, relative to the peer's file of the same name, worst and best of a"
-    yield "tensor type over several models, with and without an importance matrix; and how many weights of the peer's file decode to another value here."
+    yield "tensor type over several models, with and without an importance matrix; and how many weights of the peer's file decode to another value here. Logits written: NMSE of the logits of what"
+    yield "`quantize` writes, decoded to float32, against the float32 model's, relative to the peer's file of the same name, worst and best of those models (bound: 1.025)."
     yield ""
     names = list(dict.fromkeys([t for _, t in logs.quant] + list(logs.weights)))
     rows = []
     for t in names:
         q = [v for (m, n), v in logs.quant.items() if n == t]
         w = [x for v in logs.weights.get(t, {}).values() for x in v[1]]
+        written = [v[2] for v in logs.weights.get(t, {}).values() if v[2] is not None]
         ok = all(v[2] for v in q) and all(v[0] for v in logs.weights.get(t, {}).values())
         rows.append((f"`{t}`", " ".join(number(v[0]) for v in q) or "–", " ".join(number(v[1]) for v in q) or "–",
-                     f"{max(x[5] for x in w):.3f}" if w else "–", f"{min(x[5] for x in w):.3f}" if w else "–", sum(x[2] for x in w) if w else "–", ("holds" if ok else "**out**") + ("" if w or t == "NVFP4" else PART)))
-    yield from table(("file type", "logits", "the peer's", "weights, worst", "best", "decoded otherwise", ""), rows)
+                     f"{max(x[5] for x in w):.3f}" if w else "–", f"{min(x[5] for x in w):.3f}" if w else "–", sum(x[2] for x in w) if w else "–",
+                     f"{max(written):.3f}" if written else "–", f"{min(written):.3f}" if written else "–", ("holds" if ok else "**out**") + ("" if w or t == "NVFP4" else PART)))
+    yield from table(("file type", "logits", "the peer's", "weights, worst", "best", "decoded otherwise", "logits written, worst", "best", ""), rows)
     tensors = {}
     for v in logs.weights.values():
-        for _, lines in v.values():
+        for _, lines, _ in v.values():
             for x in lines: tensors.setdefault(x[0], []).append(x)
     yield "## Tensor types"
     yield ""

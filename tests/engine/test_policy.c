@@ -2,7 +2,7 @@
 //
 // trace.txt has arrivals and steps of a real server (bench/record.mjs). The simulation is deterministic: virtual seconds; steps cost what was fitted to the
 // recorded ones, with noise that the policy's own fit has to see through; requests arrive as they were recorded, over and over, in calm and busy spells. It does
-// with counts what eng_step.c does with sequences and checks pages after every step.
+// with counts what eng_step.c does with sequences and checks pages after every step. Its streams draft nothing (recorded steps with drafts are in the fit): a token a step.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>

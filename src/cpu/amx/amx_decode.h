@@ -13,7 +13,7 @@
 
 enum { AMX_AHEAD = 8192 }; // bytes that weights are asked for ahead, into the second level (docs/PERFORMANCE.md)
 
-typedef struct amx_scales { __m512 d[2][2], m[2]; } amx_scales; // [half of the columns][half of the rows], m minus what is taken off
+typedef struct amx_scales { __m512 d[2][2], m[2]; } amx_scales; // [half of the columns][half of the rows], m minus what minima take off
 
 static inline __m512 amx_half16(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 static inline __m512 amx_u8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p))); }
@@ -31,18 +31,21 @@ static inline __m512 amx_e8(const uint8_t *p) { // as quant_e8m0_half; its two s
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_max_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), _mm512_setzero_si512()), 23));
 }
 
+// Minus what the minimum of block b takes off, of 16 rows.
+static inline __attribute__((always_inline)) __m512 amx_load_min(tile_scale kind, const uint8_t *area, int64_t b) {
+    if (kind == TILE_DM) return amx_half16(area + b * 64 + 32);
+    const uint8_t *x = area + b / 8 * 320;
+    return _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(amx_half16(x + 32), amx_u8(x + 64 + b % 8 * 32 + 16)));
+}
+
 static inline __attribute__((always_inline)) void amx_load_scales(tile_scale kind, const uint8_t *area, int64_t b, amx_scales *s) {
-    __m512 d, e, m = _mm512_setzero_ps();
+    __m512 d, e;
     switch (kind) {
     case TILE_D: d = e = amx_half16(area + b * 32); break;
-    case TILE_DM:
-        d = e = amx_half16(area + b * 64);
-        m = amx_half16(area + b * 64 + 32);
-        break;
+    case TILE_DM: d = e = amx_half16(area + b * 64); break;
     case TILE_K4: {
-        const uint8_t *x = area + b / 8 * 320, *y = x + 64 + b % 8 * 32;
-        d = e = _mm512_mul_ps(amx_half16(x), amx_u8(y));
-        m = _mm512_sub_ps(m, _mm512_mul_ps(amx_half16(x + 32), amx_u8(y + 16)));
+        const uint8_t *x = area + b / 8 * 320;
+        d = e = _mm512_mul_ps(amx_half16(x), amx_u8(x + 64 + b % 8 * 32));
         break;
     }
     case TILE_K6: {
@@ -65,7 +68,7 @@ static inline __attribute__((always_inline)) void amx_load_scales(tile_scale kin
     }
     amx_spread(d, s->d[0]);
     if (kind == TILE_K6 || kind == TILE_NV) amx_spread(e, s->d[1]);
-    if (kind == TILE_DM || kind == TILE_K4) amx_spread(m, s->m);
+    if (kind == TILE_DM || kind == TILE_K4) amx_spread(amx_load_min(kind, area, b), s->m);
 }
 
 static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scale kind, bool halves, const int8_t *values, const uint8_t *panel, size_t scale_bytes, int64_t b, uint8_t *tile) {

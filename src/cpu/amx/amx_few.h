@@ -48,8 +48,8 @@ static inline __attribute__((always_inline)) void few_weights(int bits, const __
         }
 }
 
-// One row's block: y[h] += what it adds for rows 8 h .. 8 h + 7, a lane for each parity of the columns.
-static inline __attribute__((always_inline)) void few_row(bool two, bool less, int offset, const __m512i w[8], const amx_scales *s, const int8_t *q, const cpu_aux *a, __m512 y[2]) {
+// One row's block: y[h] += what it adds for rows 8 h .. 8 h + 7, a lane for each parity of the columns; what mins take off is few_mins'.
+static inline __attribute__((always_inline)) void few_row(bool two, int offset, const __m512i w[8], const amx_scales *s, const int8_t *q, const cpu_aux *a, __m512 y[2]) {
     __m512i x[4], start[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
     for (int i = 0; i < 4; i++) {
         long long v;
@@ -63,20 +63,26 @@ static inline __attribute__((always_inline)) void few_row(bool two, bool less, i
     const __m512 d = _mm512_set1_ps(a->d);
     for (int h = 0; h < 2; h++) {
         __m512i sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start[0], w[h * 4], x[0]), w[h * 4 + 1], x[1]);
-        __m512i more = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start[1], w[h * 4 + 2], x[2]), w[h * 4 + 3], x[3]);
-        if (!two) {
-            y[h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum, more)), _mm512_mul_ps(s->d[0][h], d), y[h]);
-            if (less) y[h] = _mm512_fmadd_ps(s->m[h], _mm512_maskz_mov_ps(0x5555, _mm512_set1_ps(a->ds)), y[h]);
-        } else {
-            y[h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(s->d[0][h], d), y[h]);
-            y[h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(more), _mm512_mul_ps(s->d[1][h], d), y[h]);
-        }
+        __m512i more = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(two ? start[1] : sum, w[h * 4 + 2], x[2]), w[h * 4 + 3], x[3]);
+        __m512 f;
+        if (two) f = _mm512_fmadd_ps(_mm512_cvtepi32_ps(more), s->d[1][h], _mm512_mul_ps(_mm512_cvtepi32_ps(sum), s->d[0][h]));
+        else f = _mm512_mul_ps(_mm512_cvtepi32_ps(more), s->d[0][h]);
+        y[h] = _mm512_fmadd_ps(f, d, y[h]);
+    }
+}
+
+// What the minima of a panel's blocks take off R rows: y += minus the minimum times the sum of the block's activations.
+static inline __attribute__((always_inline)) void few_mins(int R, tile_scale kind, const uint8_t *panel, int64_t blocks, const cpu_aux *const *aux, __m512 *y) {
+    for (int64_t b = 0; b < blocks; b++) {
+        const __m512 m = amx_load_min(kind, panel, b);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) y[r] = _mm512_fmadd_ps(m, _mm512_set1_ps(aux[r][b].ds), y[r]);
     }
 }
 
 static inline __attribute__((always_inline)) void few_panel(int R, int bits, tile_scale kind, const __m512i *values, const gemm_args *g, int64_t p, int32_t row) {
     const size_t bytes = bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256;
-    const bool two = kind == TILE_K6 || kind == TILE_NV, less = kind == TILE_DM || kind == TILE_K4;
+    const bool two = kind == TILE_K6 || kind == TILE_NV, less = kind == TILE_DM || kind == TILE_K4; // has minima
     const int offset = bits == 8 || values ? 128 : bits == 6 ? 32 : less ? 0 : bits == 5 ? 16 : 8;
     const uint8_t *panel = g->data + (size_t)p * g->w->panel_bytes, *area = panel + g->w->scale_bytes;
     const int64_t B = g->k / TILE_K;
@@ -95,12 +101,15 @@ static inline __attribute__((always_inline)) void few_panel(int R, int bits, til
         amx_load_scales(kind, panel, b, &s);
         for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + AMX_AHEAD + i, _MM_HINT_T1);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++) few_row(two, less, offset, w, &s, q[r] + b * TILE_K, &aux[r][b], y[r]);
+        for (int r = 0; r < R; r++) few_row(two, offset, w, &s, q[r] + b * TILE_K, &aux[r][b], y[r]);
     }
+    __m512 z[FEW_ROWS];
+    for (int r = 0; r < R; r++) z[r] = _mm512_setzero_ps();
+    if (less) few_mins(R, kind, panel, B, aux, z);
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
     for (int r = 0; r < R; r++) {
         float out[16];
-        _mm512_storeu_ps(out, _mm512_add_ps(_mm512_permutex2var_ps(y[r][0], even, y[r][1]), _mm512_permutex2var_ps(y[r][0], odd, y[r][1])));
+        _mm512_storeu_ps(out, _mm512_add_ps(z[r], _mm512_add_ps(_mm512_permutex2var_ps(y[r][0], even, y[r][1]), _mm512_permutex2var_ps(y[r][0], odd, y[r][1]))));
         amx_put(g, row + r, p, out);
     }
 }

@@ -70,9 +70,9 @@ void cpu_run_attend(const dev_plan *p, const dev_attend *o, int worker, pool_mem
         }
         if (i == c->step->n_seqs) break;
         const dev_seq *s = &c->step->seqs[i];
-        int32_t blocks = (s->n_rows + block - 1) / block, b = blocks - 1 - (int32_t)(item / o->n_kv); // the longest first
+        int32_t blocks = (s->n_rows + block - 1) / block, b = blocks - 1 - (int32_t)(item % blocks); // a head's pages, once read, serve all its blocks; the longest first
         int32_t rows = s->n_rows - b * block < block ? s->n_rows - b * block : block;
-        attend_block(p, o, s, b * block, rows, (int32_t)(item % o->n_kv), cpu_worker_scratch(c, worker));
+        attend_block(p, o, s, b * block, rows, (int32_t)(item / blocks), cpu_worker_scratch(c, worker));
     }
     pool_barrier(team);
 }

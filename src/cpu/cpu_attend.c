@@ -5,14 +5,16 @@
 
 enum { QUERIES_AT_ONCE = 32 };
 
-static int32_t rows_at_once(const dev_attend *o) {
+static int32_t rows_at_once(const dev_attend *o, int32_t queries) {
     int32_t share = o->n_head / o->n_kv;
-    return share >= QUERIES_AT_ONCE ? 1 : QUERIES_AT_ONCE / share;
+    return share >= queries ? 1 : queries / share;
 }
+
+static bool by_tiles(const cpu_plan *c, const cpu_kernels *kern) { return kern->attend_tiles && c->kv->type == DEV_KV_BF16; }
 
 // Per query: pointers q and out, low, high, own, slope, sink.
 size_t cpu_attend_scratch(const cpu_kernels *kern, const dev_attend *o) {
-    size_t n = (size_t)rows_at_once(o) * (size_t)(o->n_head / o->n_kv);
+    size_t n = (size_t)rows_at_once(o, kern->attend_tiles ? TILE_QUERIES : QUERIES_AT_ONCE) * (size_t)(o->n_head / o->n_kv);
     return n * (2 * sizeof(void *) / sizeof(float) + 5) + 16 + (kern->attend_tiles ? cpu_tile_attend_scratch(o->head_k, o->head_v) : 0);
 }
 
@@ -53,13 +55,22 @@ static void attend_block(const dev_plan *p, const dev_attend *o, const dev_seq *
     attend_args a = {.base = cpu_kv_head(c->kv, o->group, o->layer, kv_head, 0), .page_stride = c->kv->page_bytes[o->group], .pages = s->pages[o->group], .kv_type = (int32_t)c->kv->type, .head_k = o->head_k,
         .head_v = o->head_v, .n = n, .q = qp, .out = op, .low = low, .high = high, .own = own, .slope = slope, .sink = o->sinks ? sink : NULL, .scale = o->scale, .softcap = o->softcap, .scratch = sink + n};
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
-    if (kern->attend_tiles && c->kv->type == DEV_KV_BF16) kern->attend_tiles(&a);
+    if (by_tiles(c, kern)) kern->attend_tiles(&a);
     else kern->attend(&a);
+}
+
+// Of a block: more where pages are then read less often, unless that leaves too few blocks to share out.
+static int32_t shared_queries(const dev_plan *p, const dev_attend *o, int threads) {
+    const cpu_plan *c = p->backend;
+    if (!by_tiles(c, &cpu_dev_const(p->dev)->kernels)) return QUERIES_AT_ONCE;
+    int32_t n = TILE_QUERIES;
+    while (n > QUERIES_AT_ONCE && (int64_t)c->step->n_rows * o->n_head / n < 8 * threads) n /= 2;
+    return n;
 }
 
 void cpu_run_attend(const dev_plan *p, const dev_attend *o, int worker, pool_member *team) {
     const cpu_plan *c = p->backend;
-    int32_t block = rows_at_once(o);
+    const int32_t block = rows_at_once(o, shared_queries(p, o, pool_threads(team->pool)));
     for (;;) {
         int64_t item = (int64_t)pool_next(team, 1);
         int32_t i = 0;

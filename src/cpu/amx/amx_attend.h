@@ -45,9 +45,12 @@ static inline __m512 amx_exp2(__m512 x) {
 typedef struct attention {
     const attend_args *a;
     int32_t first, n;    // queries
+    int32_t low, high;   // keys that one of them sees
     int32_t kb, vb;      // blocks of 32 key dims, of 16 value dims
-    uint8_t *q, *p;      // tiles [2][kb], [2][SPLIT]
-    float *s, *o, *part; // [QUERIES][SCORE_LD], [QUERIES][vb * 16], 4 tiles
+    uint8_t *q;          // tiles [2][kb]
+    float *o;            // [QUERIES][vb * 16]
+    uint8_t *p;          // what groups share: tiles [2][SPLIT],
+    float *s, *part;     // [QUERIES][SCORE_LD], 4 tiles,
     uint8_t *tail;       // value tiles of a page that ends early
     float top[QUERIES], sum[QUERIES], rescale[QUERIES];
     float split_top[QUERIES], split_sum[QUERIES]; // greatest so far, with this split; this split's sum
@@ -237,50 +240,80 @@ static void amx_finish(attention *t) {
     }
 }
 
-static void amx_attend_group(attention *t) {
+static void amx_group_begin(attention *t) {
     const attend_args *a = t->a;
-    int32_t low = INT32_MAX, high = 0;
+    t->low = INT32_MAX;
+    t->high = 0;
     for (int32_t i = 0; i < QUERIES; i++) {
         t->top[i] = t->split_top[i] = -INFINITY;
         t->sum[i] = t->split_sum[i] = 0;
     }
     for (int32_t i = 0; i < t->n; i++) {
-        if (a->low[t->first + i] < low) low = a->low[t->first + i];
-        if (a->high[t->first + i] > high) high = a->high[t->first + i];
+        if (a->low[t->first + i] < t->low) t->low = a->low[t->first + i];
+        if (a->high[t->first + i] > t->high) t->high = a->high[t->first + i];
     }
     memset(t->o, 0, (size_t)(t->n * t->vb) * 16 * sizeof(float));
-    amx_shape(t->n < TILE_ROWS ? t->n : TILE_ROWS, t->n > TILE_ROWS ? t->n - TILE_ROWS : 1);
     amx_queries(t);
-    for (int32_t base = low / SPLIT_KEYS * SPLIT_KEYS; base < high; base += SPLIT_KEYS) {
-        const uint8_t *values[SPLIT] = {NULL};
-        for (int b = 0; b < SPLIT; b++) {
-            int32_t at = base + b * DEV_PAGE_TOKENS;
-            if (at + DEV_PAGE_TOKENS <= low || at >= high) continue;
-            const uint8_t *page = a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS] * a->page_stride;
-            bool more = t->n <= TILE_ROWS && at + DEV_PAGE_TOKENS < high; // with more queries the tiles bind, not memory
-            amx_scores(t, page, more ? a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS + 1] * a->page_stride : NULL, b);
-            values[b] = page + cpu_tile_key_bytes(a->head_k);
-            if (high - at < DEV_PAGE_TOKENS) values[b] = amx_tail(t, values[b], high - at);
-        }
-        for (int32_t i = 0; i < t->n; i++) amx_soften(t, i, base);
-        amx_settle(t);
-        amx_values(t, values);
+}
+
+// A group's part of the split of keys from `base` on.
+static void amx_split(attention *t, int32_t base) {
+    const attend_args *a = t->a;
+    const uint8_t *values[SPLIT] = {NULL};
+    for (int b = 0; b < SPLIT; b++) {
+        int32_t at = base + b * DEV_PAGE_TOKENS;
+        if (at + DEV_PAGE_TOKENS <= t->low || at >= t->high) continue;
+        const uint8_t *page = a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS] * a->page_stride;
+        bool more = t->n <= TILE_ROWS && at + DEV_PAGE_TOKENS < t->high; // with more queries the tiles bind, not memory
+        amx_scores(t, page, more ? a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS + 1] * a->page_stride : NULL, b);
+        values[b] = page + cpu_tile_key_bytes(a->head_k);
+        if (t->high - at < DEV_PAGE_TOKENS) values[b] = amx_tail(t, values[b], t->high - at);
     }
-    amx_finish(t);
+    for (int32_t i = 0; i < t->n; i++) amx_soften(t, i, base);
+    amx_settle(t);
+    amx_values(t, values);
+}
+
+// Groups side by side: a split that was read once serves all of them from the second level.
+static void amx_groups(attention *t, int n) {
+    int32_t low = INT32_MAX, high = 0, shape = 0;
+    for (int g = 0; g < n; g++) {
+        amx_group_begin(&t[g]);
+        if (t[g].low < low) low = t[g].low;
+        if (t[g].high > high) high = t[g].high;
+    }
+    for (int32_t base = low / SPLIT_KEYS * SPLIT_KEYS; base < high; base += SPLIT_KEYS)
+        for (int g = 0; g < n; g++) {
+            if (base >= t[g].high || base + SPLIT_KEYS <= t[g].low) continue;
+            if (t[g].n != shape) amx_shape(t[g].n < TILE_ROWS ? t[g].n : TILE_ROWS, t[g].n > TILE_ROWS ? t[g].n - TILE_ROWS : 1);
+            shape = t[g].n;
+            amx_split(&t[g], base);
+        }
+    for (int g = 0; g < n; g++) amx_finish(&t[g]);
 }
 
 static void amx_attend(const attend_args *a) {
-    attention t = {.a = a, .kb = (a->head_k + 31) / 32, .vb = (a->head_v + 15) / 16};
-    t.q = (uint8_t *)(((uintptr_t)a->scratch + 63) & ~(uintptr_t)63);
-    t.p = t.q + 2 * t.kb * TILE_BYTES;
-    t.tail = t.p + 2 * SPLIT * TILE_BYTES;
-    t.part = (float *)(t.tail + t.vb * TILE_BYTES);
-    t.s = t.part + 1024;
-    t.o = t.s + QUERIES * SCORE_LD;
+    enum { GROUPS = TILE_QUERIES / QUERIES };
+    attention t[GROUPS], first = {.a = a, .kb = (a->head_k + 31) / 32, .vb = (a->head_v + 15) / 16};
+    const size_t kb = (size_t)first.kb, vb = (size_t)first.vb;
+    first.p = (uint8_t *)(((uintptr_t)a->scratch + 63) & ~(uintptr_t)63);
+    first.tail = first.p + 2 * SPLIT * TILE_BYTES;
+    first.part = (float *)(first.tail + vb * TILE_BYTES);
+    first.s = first.part + 1024;
+    float *own = first.s + QUERIES * SCORE_LD;
     uint32_t was = amx_begin();
-    for (t.first = 0; t.first < a->n; t.first += QUERIES) {
-        t.n = a->n - t.first < QUERIES ? a->n - t.first : QUERIES;
-        amx_attend_group(&t);
+    for (int32_t at = 0; at < a->n;) {
+        int n = 0;
+        float *to = own;
+        for (; n < GROUPS && at < a->n; n++, at += QUERIES) {
+            t[n] = first;
+            t[n].first = at;
+            t[n].n = a->n - at < QUERIES ? a->n - at : QUERIES;
+            t[n].q = (uint8_t *)to;
+            t[n].o = to + 2 * kb * TILE_BYTES / sizeof(float);
+            to = t[n].o + QUERIES * vb * 16;
+        }
+        amx_groups(t, n);
     }
     amx_end(was);
 }

@@ -50,7 +50,7 @@ typedef struct attention {
     uint8_t *q;          // tiles [2][kb]
     float *o;            // [QUERIES][vb * 16]
     uint8_t *p;          // what groups share: tiles [2][SPLIT],
-    float *s, *part;     // [QUERIES][SCORE_LD], 4 tiles,
+    float *part;         // 4 tiles,
     uint8_t *tail;       // value tiles of a page that ends early
     float top[QUERIES], sum[QUERIES], rescale[QUERIES];
     float split_top[QUERIES], split_sum[QUERIES]; // greatest so far, with this split; this split's sum
@@ -72,32 +72,58 @@ static inline void amx_ask(const uint8_t *p, int32_t bytes) {
     for (int32_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T1);
 }
 
-// 32 keys' scores for all queries: page `slot` of the split. next: NULL, or the keys of the page to come, which are asked for in step, as are this page's values:
-// pages lie far apart, so that no processor foresees them.
-static void amx_scores(const attention *t, const uint8_t *keys, const uint8_t *next, int slot) {
-    const int32_t part = (t->vb + t->kb - 1) / t->kb * TILE_BYTES;
-    const uint8_t *q0 = t->q, *q1 = t->q + (size_t)t->kb * TILE_BYTES;
-    float *s = t->s + slot * DEV_PAGE_TOKENS;
-    TILE_ZERO(0);
-    TILE_ZERO(1);
-    TILE_ZERO(2);
-    TILE_ZERO(3);
-    for (int32_t b = 0; b < t->kb; b++) {
-        if (next) {
-            amx_ask(next + b * 2 * TILE_BYTES, 2 * TILE_BYTES);
-            amx_ask(keys + cpu_tile_key_bytes(t->a->head_k) + b * part, part);
-        }
-        TILE_LOAD(6, keys + b * 2 * TILE_BYTES, 64);
-        TILE_LOAD(7, keys + b * 2 * TILE_BYTES + TILE_BYTES, 64);
-        TILE_LOAD(4, q0 + b * TILE_BYTES, 64);
-        TILE_DOT(0, 4, 6);
-        TILE_DOT(1, 4, 7);
-        if (t->n > TILE_ROWS) {
-            TILE_LOAD(5, q1 + b * TILE_BYTES, 64);
-            TILE_DOT(2, 5, 6);
-            TILE_DOT(3, 5, 7);
-        }
+// A group's scores of a split, made in steps of 32 dims of one page, so that the tiles work while other queries' weights are made: the softmax keeps two vector ports
+// busy as long as the tiles take, and no processor looks so far ahead.
+typedef struct scoring {
+    const attention *t;
+    float *s;                     // [QUERIES][SCORE_LD]
+    const uint8_t *keys[SPLIT];   // of pages that are seen, else NULL
+    const uint8_t *next[SPLIT];   // NULL, or the page to come, which is asked for in step, as are this page's values: pages lie far apart, so that no processor foresees them
+    int slot, pages;              // where it is; how many are seen
+    int32_t block;
+} scoring;
+
+static scoring amx_scoring(const attention *t, int32_t base, float *s) {
+    const attend_args *a = t->a;
+    scoring x = {.t = t, .s = s};
+    for (int b = 0; b < SPLIT; b++) {
+        int32_t at = base + b * DEV_PAGE_TOKENS;
+        if (at + DEV_PAGE_TOKENS <= t->low || at >= t->high) continue;
+        x.pages++;
+        x.keys[b] = a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS] * a->page_stride;
+        if (t->n <= TILE_ROWS && at + DEV_PAGE_TOKENS < t->high) x.next[b] = a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS + 1] * a->page_stride; // with more queries the tiles bind, not memory
     }
+    return x;
+}
+
+static void amx_score(scoring *x) {
+    const attention *t = x->t;
+    while (!x->keys[x->slot]) x->slot++;
+    const int32_t b = x->block, part = (t->vb + t->kb - 1) / t->kb * TILE_BYTES;
+    const uint8_t *keys = x->keys[x->slot], *next = x->next[x->slot], *q = t->q + b * TILE_BYTES;
+    if (b == 0) {
+        TILE_ZERO(0);
+        TILE_ZERO(1);
+        TILE_ZERO(2);
+        TILE_ZERO(3);
+    }
+    if (next) {
+        amx_ask(next + b * 2 * TILE_BYTES, 2 * TILE_BYTES);
+        amx_ask(keys + cpu_tile_key_bytes(t->a->head_k) + b * part, part);
+    }
+    TILE_LOAD(6, keys + b * 2 * TILE_BYTES, 64);
+    TILE_LOAD(7, keys + b * 2 * TILE_BYTES + TILE_BYTES, 64);
+    TILE_LOAD(4, q, 64);
+    TILE_DOT(0, 4, 6);
+    TILE_DOT(1, 4, 7);
+    if (t->n > TILE_ROWS) {
+        TILE_LOAD(5, q + t->kb * TILE_BYTES, 64);
+        TILE_DOT(2, 5, 6);
+        TILE_DOT(3, 5, 7);
+    }
+    if (++x->block < t->kb) return;
+    float *s = x->s + x->slot++ * DEV_PAGE_TOKENS;
+    x->block = 0;
     TILE_STORE(0, s, SCORE_LD * sizeof(float));
     TILE_STORE(1, s + 16, SCORE_LD * sizeof(float));
     if (t->n > TILE_ROWS) {
@@ -131,10 +157,10 @@ static __m512 amx_bend(const attention *t, int32_t n, const float *s, int32_t ba
 }
 
 // One query's scores of a split to softmax weights in bf16. What the split changes is left to amx_settle.
-static void amx_soften(attention *t, int32_t i, int32_t base) {
+static void amx_soften(attention *t, const float *scores, int32_t i, int32_t base) {
     const attend_args *a = t->a;
     const int32_t n = t->first + i;
-    const float *s = t->s + i * SCORE_LD;
+    const float *s = scores + i * SCORE_LD;
     const __m512 log2e = _mm512_set1_ps(1.44269504088896341f);
     __m512 x[SPLIT_KEYS / 16], m = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
     if (a->low[n] <= base && a->high[n] >= base + SPLIT_KEYS && !(a->softcap > 0) && a->slope[n] == 0) {
@@ -186,8 +212,15 @@ static const uint8_t *amx_tail(const attention *t, const uint8_t *values, int32_
     return t->tail;
 }
 
-static void amx_values(const attention *t, const uint8_t *const values[SPLIT]) {
+static void amx_values(const attention *t, const scoring *of, int32_t base) {
     const bool two = t->n > TILE_ROWS;
+    const uint8_t *values[SPLIT] = {NULL};
+    for (int b = 0; b < SPLIT; b++) {
+        if (!of->keys[b]) continue;
+        values[b] = of->keys[b] + cpu_tile_key_bytes(t->a->head_k);
+        const int32_t left = t->high - base - b * DEV_PAGE_TOKENS;
+        if (left < DEV_PAGE_TOKENS) values[b] = amx_tail(t, values[b], left);
+    }
     for (int32_t d = 0; d < t->vb; d += 2) {
         const int32_t next = d + 1 < t->vb ? TILE_BYTES : 0; // a block alone is done twice
         TILE_ZERO(0);
@@ -256,39 +289,46 @@ static void amx_group_begin(attention *t) {
     amx_queries(t);
 }
 
-// A group's part of the split of keys from `base` on.
-static void amx_split(attention *t, int32_t base) {
-    const attend_args *a = t->a;
-    const uint8_t *values[SPLIT] = {NULL};
-    for (int b = 0; b < SPLIT; b++) {
-        int32_t at = base + b * DEV_PAGE_TOKENS;
-        if (at + DEV_PAGE_TOKENS <= t->low || at >= t->high) continue;
-        const uint8_t *page = a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS] * a->page_stride;
-        bool more = t->n <= TILE_ROWS && at + DEV_PAGE_TOKENS < t->high; // with more queries the tiles bind, not memory
-        amx_scores(t, page, more ? a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS + 1] * a->page_stride : NULL, b);
-        values[b] = page + cpu_tile_key_bytes(a->head_k);
-        if (t->high - at < DEV_PAGE_TOKENS) values[b] = amx_tail(t, values[b], t->high - at);
-    }
-    for (int32_t i = 0; i < t->n; i++) amx_soften(t, i, base);
-    amx_settle(t);
-    amx_values(t, values);
+// From split `base` and group g on, the first that sees something; keys end at `high`.
+static bool amx_seen(const attention *t, int n, int32_t high, int32_t *base, int *g) {
+    for (; *base < high; *base += SPLIT_KEYS, *g = 0)
+        for (; *g < n; ++*g)
+            if (*base < t[*g].high && *base + SPLIT_KEYS > t[*g].low) return true;
+    return false;
 }
 
-// Groups side by side: a split that was read once serves all of them from the second level.
-static void amx_groups(attention *t, int n) {
-    int32_t low = INT32_MAX, high = 0, shape = 0;
+// Groups side by side: a split that was read once serves all of them from the second level. While one group's weights are made, the next one's scores are.
+static void amx_groups(attention *t, int n, float *const scores[2]) {
+    int32_t low = INT32_MAX, high = 0;
     for (int g = 0; g < n; g++) {
         amx_group_begin(&t[g]);
         if (t[g].low < low) low = t[g].low;
         if (t[g].high > high) high = t[g].high;
     }
-    for (int32_t base = low / SPLIT_KEYS * SPLIT_KEYS; base < high; base += SPLIT_KEYS)
-        for (int g = 0; g < n; g++) {
-            if (base >= t[g].high || base + SPLIT_KEYS <= t[g].low) continue;
-            if (t[g].n != shape) amx_shape(t[g].n < TILE_ROWS ? t[g].n : TILE_ROWS, t[g].n > TILE_ROWS ? t[g].n - TILE_ROWS : 1);
-            shape = t[g].n;
-            amx_split(&t[g], base);
+    int32_t base = low / SPLIT_KEYS * SPLIT_KEYS, at = 0;
+    scoring now = {0}; // what group `of` has of the split from `at` on
+    attention *of = NULL;
+    for (int turn = 0, g = 0;; turn ^= 1, g++) {
+        attention *then = amx_seen(t, n, high, &base, &g) ? &t[g] : NULL;
+        scoring next = {0};
+        if (then) next = amx_scoring(then, base, scores[turn]);
+        const int32_t steps = next.pages * t->kb, beside = of && then && of->n == then->n ? steps : 0; // tiles of one shape
+        int32_t done = 0;
+        if (of) {
+            for (int32_t i = 0; i < of->n; i++) {
+                amx_soften(of, now.s, i, at);
+                for (; done < beside * (i + 1) / of->n; done++) amx_score(&next);
+            }
+            amx_settle(of);
+            amx_values(of, &now, at);
         }
+        if (!then) break;
+        if (done == 0) amx_shape(then->n < TILE_ROWS ? then->n : TILE_ROWS, then->n > TILE_ROWS ? then->n - TILE_ROWS : 1);
+        for (; done < steps; done++) amx_score(&next);
+        now = next;
+        of = then;
+        at = base;
+    }
     for (int g = 0; g < n; g++) amx_finish(&t[g]);
 }
 
@@ -299,8 +339,7 @@ static void amx_attend(const attend_args *a) {
     first.p = (uint8_t *)(((uintptr_t)a->scratch + 63) & ~(uintptr_t)63);
     first.tail = first.p + 2 * SPLIT * TILE_BYTES;
     first.part = (float *)(first.tail + vb * TILE_BYTES);
-    first.s = first.part + 1024;
-    float *own = first.s + QUERIES * SCORE_LD;
+    float *const scores[2] = {first.part + 1024, first.part + 1024 + QUERIES * SCORE_LD}, *own = scores[1] + QUERIES * SCORE_LD;
     uint32_t was = amx_begin();
     for (int32_t at = 0; at < a->n;) {
         int n = 0;
@@ -313,7 +352,7 @@ static void amx_attend(const attend_args *a) {
             t[n].o = to + 2 * kb * TILE_BYTES / sizeof(float);
             to = t[n].o + QUERIES * vb * 16;
         }
-        amx_groups(t, n);
+        amx_groups(t, n, scores);
     }
     amx_end(was);
 }

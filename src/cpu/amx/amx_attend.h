@@ -5,7 +5,7 @@
 // are padded, keys' with zeros. Recipe: queries and softmax weights rounded to bf16; scores and sums of values as TDPBF16PS chains; online softmax over
 // splits of 4 pages at absolute positions, the sum of a split in one accumulator, then out = out * rescale + it.
 // For 32 queries and one page of 128 dims: 16 TDPBF16PS and 16 tile loads for scores, 16 and 16 for values (512 cycles); 64 vectors of exponentials
-// (10 operations each on two ports, 320 cycles, beside the tiles); the rescaling is a quarter of what it would be page by page.
+// (10 operations each on two ports, 320 cycles), made while the tiles work for the groups before and after; the rescaling is a quarter of what it would be page by page.
 #pragma once
 #include "cpu/amx/amx_tile.h"
 #include "cpu/cpu_tile.h"
@@ -49,8 +49,7 @@ typedef struct attention {
     int32_t kb, vb;      // blocks of 32 key dims, of 16 value dims
     uint8_t *q;          // tiles [2][kb]
     float *o;            // [QUERIES][vb * 16]
-    uint8_t *p;          // what groups share: tiles [2][SPLIT],
-    float *part;         // 4 tiles,
+    float *part;         // what groups share: 4 tiles,
     uint8_t *tail;       // value tiles of a page that ends early
     float top[QUERIES], sum[QUERIES], rescale[QUERIES];
     float split_top[QUERIES], split_sum[QUERIES]; // greatest so far, with this split; this split's sum
@@ -157,7 +156,7 @@ static __m512 amx_bend(const attention *t, int32_t n, const float *s, int32_t ba
 }
 
 // One query's scores of a split to softmax weights in bf16. What the split changes is left to amx_settle.
-static void amx_soften(attention *t, const float *scores, int32_t i, int32_t base) {
+static void amx_soften(attention *t, const float *scores, int32_t i, int32_t base, uint8_t *weights) {
     const attend_args *a = t->a;
     const int32_t n = t->first + i;
     const float *s = scores + i * SCORE_LD;
@@ -171,7 +170,7 @@ static void amx_soften(attention *t, const float *scores, int32_t i, int32_t bas
             m = _mm512_max_ps(m, x[v]);
         }
     } else m = amx_bend(t, n, s, base, x);
-    uint8_t *p = t->p + i / TILE_ROWS * SPLIT * TILE_BYTES + i % TILE_ROWS * 64;
+    uint8_t *p = weights + i / TILE_ROWS * SPLIT * TILE_BYTES + i % TILE_ROWS * 64;
     float new_top = _mm512_reduce_max_ps(m);
     if (new_top < t->top[i]) new_top = t->top[i];
     t->split_top[i] = new_top;
@@ -212,46 +211,67 @@ static const uint8_t *amx_tail(const attention *t, const uint8_t *values, int32_
     return t->tail;
 }
 
-static void amx_values(const attention *t, const scoring *of, int32_t base) {
-    const bool two = t->n > TILE_ROWS;
-    const uint8_t *values[SPLIT] = {NULL};
+// A group's sums of values of a split, in steps of one page and 32 dims, likewise.
+typedef struct valuing {
+    const attention *t;
+    const uint8_t *p;             // its weights
+    const uint8_t *values[SPLIT]; // NULL where nothing is seen
+    int slot, pages;
+    int32_t d;                    // of t->vb
+} valuing;
+
+static valuing amx_valuing(const scoring *of, int32_t base, const uint8_t *p) {
+    const attention *t = of->t;
+    valuing x = {.t = t, .p = p, .pages = of->pages};
     for (int b = 0; b < SPLIT; b++) {
         if (!of->keys[b]) continue;
-        values[b] = of->keys[b] + cpu_tile_key_bytes(t->a->head_k);
+        x.values[b] = of->keys[b] + cpu_tile_key_bytes(t->a->head_k);
         const int32_t left = t->high - base - b * DEV_PAGE_TOKENS;
-        if (left < DEV_PAGE_TOKENS) values[b] = amx_tail(t, values[b], left);
+        if (left < DEV_PAGE_TOKENS) x.values[b] = amx_tail(t, x.values[b], left);
     }
-    for (int32_t d = 0; d < t->vb; d += 2) {
-        const int32_t next = d + 1 < t->vb ? TILE_BYTES : 0; // a block alone is done twice
+    return x;
+}
+
+static void amx_value(valuing *x) {
+    const attention *t = x->t;
+    const bool two = t->n > TILE_ROWS;
+    while (!x->values[x->slot]) x->slot++;
+    const int b = x->slot++;
+    const int32_t d = x->d, next = d + 1 < t->vb ? TILE_BYTES : 0; // a block alone is done twice
+    const uint8_t *values = x->values[b] + d * TILE_BYTES;
+    bool first = true, last = true;
+    for (int i = 0; i < b; i++) first &= !x->values[i];
+    for (int i = b + 1; i < SPLIT; i++) last &= !x->values[i];
+    if (first) {
         TILE_ZERO(0);
         TILE_ZERO(1);
         TILE_ZERO(2);
         TILE_ZERO(3);
-        for (int b = 0; b < SPLIT; b++) {
-            if (!values[b]) continue;
-            TILE_LOAD(6, values[b] + d * TILE_BYTES, 64);
-            TILE_LOAD(7, values[b] + d * TILE_BYTES + next, 64);
-            TILE_LOAD(4, t->p + b * TILE_BYTES, 64);
-            TILE_DOT(0, 4, 6);
-            TILE_DOT(1, 4, 7);
-            if (two) {
-                TILE_LOAD(5, t->p + (SPLIT + b) * TILE_BYTES, 64);
-                TILE_DOT(2, 5, 6);
-                TILE_DOT(3, 5, 7);
-            }
-        }
-        TILE_STORE(0, t->part, 64);
-        TILE_STORE(1, t->part + 512, 64);
-        if (two) {
-            TILE_STORE(2, t->part + 256, 64);
-            TILE_STORE(3, t->part + 768, 64);
-        }
-        for (int32_t i = 0; i < t->n; i++) {
-            float *o = t->o + i * t->vb * 16 + d * 16;
-            __m512 f = _mm512_set1_ps(t->rescale[i]);
-            _mm512_store_ps(o, _mm512_fmadd_ps(_mm512_load_ps(o), f, _mm512_load_ps(t->part + i * 16)));
-            if (next) _mm512_store_ps(o + 16, _mm512_fmadd_ps(_mm512_load_ps(o + 16), f, _mm512_load_ps(t->part + 512 + i * 16)));
-        }
+    }
+    TILE_LOAD(6, values, 64);
+    TILE_LOAD(7, values + next, 64);
+    TILE_LOAD(4, x->p + b * TILE_BYTES, 64);
+    TILE_DOT(0, 4, 6);
+    TILE_DOT(1, 4, 7);
+    if (two) {
+        TILE_LOAD(5, x->p + (SPLIT + b) * TILE_BYTES, 64);
+        TILE_DOT(2, 5, 6);
+        TILE_DOT(3, 5, 7);
+    }
+    if (!last) return;
+    x->slot = 0;
+    x->d += 2;
+    TILE_STORE(0, t->part, 64);
+    TILE_STORE(1, t->part + 512, 64);
+    if (two) {
+        TILE_STORE(2, t->part + 256, 64);
+        TILE_STORE(3, t->part + 768, 64);
+    }
+    for (int32_t i = 0; i < t->n; i++) {
+        float *o = t->o + i * t->vb * 16 + d * 16;
+        __m512 f = _mm512_set1_ps(t->rescale[i]);
+        _mm512_store_ps(o, _mm512_fmadd_ps(_mm512_load_ps(o), f, _mm512_load_ps(t->part + i * 16)));
+        if (next) _mm512_store_ps(o + 16, _mm512_fmadd_ps(_mm512_load_ps(o + 16), f, _mm512_load_ps(t->part + 512 + i * 16)));
     }
 }
 
@@ -297,8 +317,12 @@ static bool amx_seen(const attention *t, int n, int32_t high, int32_t *base, int
     return false;
 }
 
-// Groups side by side: a split that was read once serves all of them from the second level. While one group's weights are made, the next one's scores are.
-static void amx_groups(attention *t, int n, float *const scores[2]) {
+// What groups share, twice: one split's is still read while the next one's is made.
+typedef struct shared { float *scores[2]; uint8_t *weights[2]; } shared;
+
+// Groups side by side: a split that was read once serves all of them from the second level. While one group's weights are made, the sums of values of the one
+// before and the scores of the one after are.
+static void amx_groups(attention *t, int n, const shared *sh) {
     int32_t low = INT32_MAX, high = 0;
     for (int g = 0; g < n; g++) {
         amx_group_begin(&t[g]);
@@ -307,21 +331,30 @@ static void amx_groups(attention *t, int n, float *const scores[2]) {
     }
     int32_t base = low / SPLIT_KEYS * SPLIT_KEYS, at = 0;
     scoring now = {0}; // what group `of` has of the split from `at` on
+    valuing before = {0};
     attention *of = NULL;
+    int32_t sums = 0; // steps that `before` takes
     for (int turn = 0, g = 0;; turn ^= 1, g++) {
         attention *then = amx_seen(t, n, high, &base, &g) ? &t[g] : NULL;
         scoring next = {0};
-        if (then) next = amx_scoring(then, base, scores[turn]);
+        if (then) next = amx_scoring(then, base, sh->scores[turn]);
         const int32_t steps = next.pages * t->kb, beside = of && then && of->n == then->n ? steps : 0; // tiles of one shape
         int32_t done = 0;
         if (of) {
             for (int32_t i = 0; i < of->n; i++) {
-                amx_soften(of, now.s, i, at);
-                for (; done < beside * (i + 1) / of->n; done++) amx_score(&next);
+                amx_soften(of, now.s, i, at, sh->weights[turn]);
+                for (; done < (sums + beside) * (i + 1) / of->n; done++) {
+                    if (done < sums) amx_value(&before);
+                    else amx_score(&next);
+                }
             }
+            done -= sums;
             amx_settle(of);
-            amx_values(of, &now, at);
+            before = amx_valuing(&now, at, sh->weights[turn]);
+            sums = before.pages * ((t->vb + 1) / 2);
         }
+        if (!beside || of->n <= TILE_ROWS) // of few queries the pages come from memory, in the order they were asked for
+            for (; sums > 0; sums--) amx_value(&before);
         if (!then) break;
         if (done == 0) amx_shape(then->n < TILE_ROWS ? then->n : TILE_ROWS, then->n > TILE_ROWS ? then->n - TILE_ROWS : 1);
         for (; done < steps; done++) amx_score(&next);
@@ -336,10 +369,11 @@ static void amx_attend(const attend_args *a) {
     enum { GROUPS = TILE_QUERIES / QUERIES };
     attention t[GROUPS], first = {.a = a, .kb = (a->head_k + 31) / 32, .vb = (a->head_v + 15) / 16};
     const size_t kb = (size_t)first.kb, vb = (size_t)first.vb;
-    first.p = (uint8_t *)(((uintptr_t)a->scratch + 63) & ~(uintptr_t)63);
-    first.tail = first.p + 2 * SPLIT * TILE_BYTES;
+    uint8_t *weights = (uint8_t *)(((uintptr_t)a->scratch + 63) & ~(uintptr_t)63);
+    first.tail = weights + 4 * SPLIT * TILE_BYTES;
     first.part = (float *)(first.tail + vb * TILE_BYTES);
-    float *const scores[2] = {first.part + 1024, first.part + 1024 + QUERIES * SCORE_LD}, *own = scores[1] + QUERIES * SCORE_LD;
+    float *scores = first.part + 1024, *own = scores + 2 * QUERIES * SCORE_LD;
+    const shared sh = {{scores, scores + QUERIES * SCORE_LD}, {weights, weights + 2 * SPLIT * TILE_BYTES}};
     uint32_t was = amx_begin();
     for (int32_t at = 0; at < a->n;) {
         int n = 0;
@@ -352,7 +386,7 @@ static void amx_attend(const attend_args *a) {
             t[n].o = to + 2 * kb * TILE_BYTES / sizeof(float);
             to = t[n].o + QUERIES * vb * 16;
         }
-        amx_groups(t, n, scores);
+        amx_groups(t, n, &sh);
     }
     amx_end(was);
 }

@@ -110,16 +110,7 @@ static void amx_score(scoring *x) {
         amx_ask(next + b * 2 * TILE_BYTES, 2 * TILE_BYTES);
         amx_ask(keys + cpu_tile_key_bytes(t->a->head_k) + b * part, part);
     }
-    TILE_LOAD(6, keys + b * 2 * TILE_BYTES, 64);
-    TILE_LOAD(7, keys + b * 2 * TILE_BYTES + TILE_BYTES, 64);
-    TILE_LOAD(4, q, 64);
-    TILE_DOT(0, 4, 6);
-    TILE_DOT(1, 4, 7);
-    if (t->n > TILE_ROWS) {
-        TILE_LOAD(5, q + t->kb * TILE_BYTES, 64);
-        TILE_DOT(2, 5, 6);
-        TILE_DOT(3, 5, 7);
-    }
+    amx_step(q, t->n > TILE_ROWS ? q + t->kb * TILE_BYTES : NULL, keys + b * 2 * TILE_BYTES, keys + b * 2 * TILE_BYTES + TILE_BYTES);
     if (++x->block < t->kb) return;
     float *s = x->s + x->slot++ * DEV_PAGE_TOKENS;
     x->block = 0;
@@ -248,16 +239,7 @@ static void amx_value(valuing *x) {
         TILE_ZERO(2);
         TILE_ZERO(3);
     }
-    TILE_LOAD(6, values, 64);
-    TILE_LOAD(7, values + next, 64);
-    TILE_LOAD(4, x->p + b * TILE_BYTES, 64);
-    TILE_DOT(0, 4, 6);
-    TILE_DOT(1, 4, 7);
-    if (two) {
-        TILE_LOAD(5, x->p + (SPLIT + b) * TILE_BYTES, 64);
-        TILE_DOT(2, 5, 6);
-        TILE_DOT(3, 5, 7);
-    }
+    amx_step(x->p + b * TILE_BYTES, two ? x->p + (SPLIT + b) * TILE_BYTES : NULL, values, values + next);
     if (!last) return;
     x->slot = 0;
     x->d += 2;

@@ -2,8 +2,7 @@
 // TDPBF16PS sums them (amx_tile.h), blocks of 32 columns in ascending order into one accumulator, nothing scaled in between.
 //
 // Three forms, the same bits:
-//   many rows  three panels x 32 rows in six accumulators: per 32 columns 7 tile loads (5 from the second level, 80 lines) and 6 TDPBF16PS (96 cycles), 98,304
-//              products. 12 panels are decoded once for 512 rows, at most 2,048 columns deep; deeper products carry the accumulators, as they are, from one
+//   many rows  two panels x 32 rows in four accumulators: per 32 columns 4 tile loads (64 lines) and 4 TDPBF16PS (64 cycles), 65,536 products. 12 panels are decoded once for 512 rows, at most 2,048 columns deep; deeper products carry the accumulators, as they are, from one
 //              depth to the next. Results go to contiguous tiles and from there with bias, residual and scale to their rows; or two products are joined
 //              there (cpu_join) and leave as the next one's activation tiles.
 //   few rows   (2 to 16, and one row that must be unpacked) each weight tile is decoded into the first-level cache and used at once: per 32 columns
@@ -105,67 +104,22 @@ static inline void amx_put(const gemm_args *g, int32_t row, int64_t panel, const
     _mm512_mask_storeu_ps(g->y + (size_t)row * g->ldy + col, m, y);
 }
 
-// 32 rows x 2 or 3 panels over n tiles of K, into c: [panel][row tile] of 16 x 16. `more`: c has what the columns before these gave. While there are rows, every
+// 32 rows x 2 panels over n tiles of K, into c: [panel][row tile] of 16 x 16. `more`: c has what the columns before these gave. While there are rows, every
 // tile of the way asks for the lines that a row's results will go to.
 typedef struct square {
-    const uint8_t *a0, *a1, *b[3]; // a1: NULL for 16 rows, which take 2 panels
+    const uint8_t *a0, *a1, *b[2]; // a1: NULL for 16 rows
     int64_t n;
     const float *out;   // where the first row's results of these panels will go, the next row's ld further; NULL: nothing
     size_t ld;
     bool more;
 } square;
 
-static inline __attribute__((always_inline)) void amx_ask_out(const square *s, int64_t b, int panels) {
+static inline void amx_ask_out(const square *s, int64_t b) {
     if (s->out && b < 2 * TILE_ROWS)
-        for (int i = 0; i < panels; i++) __builtin_prefetch(s->out + (size_t)b * s->ld + i * PANEL, 1, 2);
+        for (int i = 0; i < 2; i++) __builtin_prefetch(s->out + (size_t)b * s->ld + i * PANEL, 1, 2);
 }
 
-// Six accumulators leave one tile for activations and one for weights: 7 loads, of which 5 bring something new, for 6 products.
-static inline void amx_three(const square *s) {
-    for (int64_t b = 0; b < s->n; b++) {
-        amx_ask_out(s, b, 3);
-        TILE_LOAD(6, s->a0 + b * TILE_BYTES, 64);
-        TILE_LOAD(7, s->b[0] + b * TILE_BYTES, 64);
-        TILE_DOT(0, 6, 7);
-        TILE_LOAD(7, s->b[1] + b * TILE_BYTES, 64);
-        TILE_DOT(1, 6, 7);
-        TILE_LOAD(7, s->b[2] + b * TILE_BYTES, 64);
-        TILE_DOT(2, 6, 7);
-        TILE_LOAD(6, s->a1 + b * TILE_BYTES, 64);
-        TILE_DOT(5, 6, 7);
-        TILE_LOAD(7, s->b[1] + b * TILE_BYTES, 64);
-        TILE_DOT(4, 6, 7);
-        TILE_LOAD(7, s->b[0] + b * TILE_BYTES, 64);
-        TILE_DOT(3, 6, 7);
-    }
-}
-
-static void amx_square_three(const square *s, float *c) {
-    if (s->more) {
-        TILE_LOAD(0, c, 64);
-        TILE_LOAD(1, c + 512, 64);
-        TILE_LOAD(2, c + 1024, 64);
-        TILE_LOAD(3, c + 256, 64);
-        TILE_LOAD(4, c + 768, 64);
-        TILE_LOAD(5, c + 1280, 64);
-    } else {
-        TILE_ZERO(0);
-        TILE_ZERO(1);
-        TILE_ZERO(2);
-        TILE_ZERO(3);
-        TILE_ZERO(4);
-        TILE_ZERO(5);
-    }
-    amx_three(s);
-    TILE_STORE(0, c, 64);
-    TILE_STORE(1, c + 512, 64);
-    TILE_STORE(2, c + 1024, 64);
-    TILE_STORE(3, c + 256, 64);
-    TILE_STORE(4, c + 768, 64);
-    TILE_STORE(5, c + 1280, 64);
-}
-
-static void amx_square_two(const square *s, float *c) {
+static void amx_square(const square *s, float *c) {
     if (s->more) {
         TILE_LOAD(0, c, 64);
         TILE_LOAD(1, c + 512, 64);
@@ -177,27 +131,13 @@ static void amx_square_two(const square *s, float *c) {
         TILE_ZERO(2);
         TILE_ZERO(3);
     }
-    if (s->a1) {
+    if (s->a1)
         for (int64_t b = 0; b < s->n; b++) {
-            amx_ask_out(s, b, 2);
-            TILE_LOAD(6, s->b[0] + b * TILE_BYTES, 64);
-            TILE_LOAD(4, s->a0 + b * TILE_BYTES, 64);
-            TILE_LOAD(7, s->b[1] + b * TILE_BYTES, 64);
-            TILE_LOAD(5, s->a1 + b * TILE_BYTES, 64);
-            TILE_DOT(0, 4, 6);
-            TILE_DOT(1, 4, 7);
-            TILE_DOT(2, 5, 6);
-            TILE_DOT(3, 5, 7);
+            amx_ask_out(s, b);
+            amx_step(s->a0 + b * TILE_BYTES, s->a1 + b * TILE_BYTES, s->b[0] + b * TILE_BYTES, s->b[1] + b * TILE_BYTES);
         }
-    } else { // 16 rows at the end
-        for (int64_t b = 0; b < s->n; b++) {
-            TILE_LOAD(4, s->a0 + b * TILE_BYTES, 64);
-            TILE_LOAD(6, s->b[0] + b * TILE_BYTES, 64);
-            TILE_LOAD(7, s->b[1] + b * TILE_BYTES, 64);
-            TILE_DOT(0, 4, 6);
-            TILE_DOT(1, 4, 7);
-        }
-    }
+    else // 16 rows at the end
+        for (int64_t b = 0; b < s->n; b++) amx_step(s->a0 + b * TILE_BYTES, NULL, s->b[0] + b * TILE_BYTES, s->b[1] + b * TILE_BYTES);
     TILE_STORE(0, c, 64);
     TILE_STORE(1, c + 512, 64);
     TILE_STORE(2, c + 256, 64);
@@ -251,13 +191,10 @@ static void amx_pass(const work *w, const work *up, passing *x) {
         float *c = x->c + (x->carried ? (size_t)r * (size_t)(x->n + (x->n & 1)) * PANEL : 0);
         x->s.a0 = x->a + (size_t)(r / TILE_ROWS) * x->next;
         x->s.a1 = rows > TILE_ROWS ? x->s.a0 + x->next : NULL;
-        for (int i = 0, take; i < x->n; i += take) {
-            const int left = x->n - i;
-            take = x->s.a1 && left >= 3 && left != 4 ? 3 : left >= 2 ? 2 : 1;
-            for (int j = 0; j < 3; j++) x->s.b[j] = x->panels[i + (j < take ? j : 0)]; // a panel alone is done twice: it is rare
+        for (int i = 0; i < x->n; i += 2) {
+            for (int j = 0; j < 2; j++) x->s.b[j] = x->panels[i + j < x->n ? i + j : i]; // a panel alone is done twice: it is rare
             x->s.out = whole && rows == 2 * TILE_ROWS ? g->y + (size_t)(x->r0 + r) * g->ldy + (x->p0 + i - g->first) * PANEL : NULL;
-            if (take == 3) amx_square_three(&x->s, c + i * 512);
-            else amx_square_two(&x->s, c + i * 512);
+            amx_square(&x->s, c + i * 512);
         }
         if (!x->last) continue;
         if (up) amx_join(w, up, x->r0 + r, rows, x->p0, x->n / 2, c);

@@ -104,3 +104,23 @@ static void amx_shape(int rows_a, int rows_b) {
     }
     amx_configure(&c);
 }
+
+// 16 or 32 rows x two weight tiles onto tiles 0..3; a1: NULL for 16 rows.
+// A tile that holds zeros takes no register of those that tiles are renamed to, so operands are zeroed after their last use: of these there seem to be few more than eight when
+// the other half of a core is in use, and a load then waits for what was there before it (docs/PERFORMANCE.md, "Neighbours"). Where nobody else is, it costs nothing.
+static inline __attribute__((always_inline)) void amx_step(const uint8_t *a0, const uint8_t *a1, const uint8_t *w0, const uint8_t *w1) {
+    TILE_LOAD(4, a0, 64);
+    TILE_LOAD(6, w0, 64);
+    TILE_DOT(0, 4, 6);
+    TILE_LOAD(7, w1, 64);
+    TILE_DOT(1, 4, 7);
+    TILE_ZERO(4);
+    if (a1) {
+        TILE_LOAD(5, a1, 64);
+        TILE_DOT(2, 5, 6);
+        TILE_ZERO(6);
+        TILE_DOT(3, 5, 7);
+        TILE_ZERO(5);
+    } else TILE_ZERO(6);
+    TILE_ZERO(7);
+}

@@ -87,7 +87,7 @@ static status read_info(eng_file *f, const gguf *g, uint32_t context, error *err
     f->info.embeds = !f->info.ranks;
     f->info.embedding_model = what.encoder || what.pooled;
     f->info.embedding_width = what.n_out;
-    return OK;
+    return tok_check(g, err);
 }
 
 // What is known from the metadata. The file is listed whatever happens; info.state and info.error say how it is.

@@ -168,13 +168,8 @@ static status read_merges(tokenizer *t, const gguf *g, bool bytes, error *err) {
 }
 
 status tok_bpe_create(tokenizer *t, const gguf *g, const char *pre_name, error *err) {
-    const tok_pre *pre = tok_pre_find(pre_name, strlen(pre_name));
-    if (!pre) {
-        pre = tok_pre_default();
-        snprintf(t->warning, sizeof t->warning, "tokenizer.ggml.pre is '%.60s', which is not known: words are cut the default way, ids may be wrong",
-                 pre_name);
-        if (!*pre_name) snprintf(t->warning, sizeof t->warning, "tokenizer.ggml.pre is missing: words are cut the default way, ids may be wrong");
-    }
+    const tok_pre *pre = *pre_name ? tok_pre_find(pre_name, strlen(pre_name)) : tok_pre_default(); // tok_check knows the name
+    if (!*pre_name) snprintf(t->warning, sizeof t->warning, "tokenizer.ggml.pre is missing: words are cut the default way, ids may be wrong");
     t->pre_flags = pre->flags;
     t->escape = pre->flags & PRE_ESCAPE;
     t->clean_spaces = !(pre->flags & PRE_KEEP_SPACES);

@@ -18,29 +18,75 @@ static status get_text(const gguf *g, const char *key, char **out, error *err) {
     return *out ? OK : no_memory(err);
 }
 
-static status set_kind(tokenizer *t) {
-    static const struct {
-        const char *model;
-        tok_kind    kind;
-        int32_t     bos, eos, unk, sep, pad, mask;
-    } kinds[] = {
-        {"llama", TOK_SPM, 1, 2, 0, -1, -1, -1},       {"bert", TOK_WORDPIECE, 101, -1, 100, 102, 0, 103},
-        {"gpt2", TOK_BPE, 11, 11, -1, -1, -1, -1},     {"hybriddna", TOK_BPE, 11, 11, -1, -1, -1, -1},
-        {"whitespace", TOK_BPE, 11, 11, -1, -1, -1, -1}, {"gemma4", TOK_BPE, -1, -1, -1, -1, -1, -1},
-        {"t5", TOK_UNIGRAM, -1, 1, 2, -1, 0, -1},      {"rwkv", TOK_RWKV, -1, -1, -1, -1, -1, -1},
-        {"plamo2", TOK_PLAMO2, 1, 2, 0, -1, 3, -1},
-    };
-    for (int i = 0; i < TOK_ROLES; i++) t->roles[i] = -1;
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        if (strcmp(t->model, kinds[i].model) != 0) continue;
-        t->kind = kinds[i].kind;
-        t->roles[TOK_BOS] = kinds[i].bos;
-        t->roles[TOK_EOS] = kinds[i].eos;
-        t->roles[TOK_UNK] = kinds[i].unk;
-        t->roles[TOK_SEP] = kinds[i].sep;
-        t->roles[TOK_PAD] = kinds[i].pad;
-        t->roles[TOK_MASK] = kinds[i].mask;
+// Every tokenizer.ggml.model that is known, and the roles of a kind whose file names none.
+static const struct {
+    const char *model;
+    tok_kind    kind;
+    int32_t     bos, eos, unk, sep, pad, mask;
+} kinds[] = {
+    {"llama", TOK_SPM, 1, 2, 0, -1, -1, -1},       {"bert", TOK_WORDPIECE, 101, -1, 100, 102, 0, 103},
+    {"gpt2", TOK_BPE, 11, 11, -1, -1, -1, -1},     {"hybriddna", TOK_BPE, 11, 11, -1, -1, -1, -1},
+    {"whitespace", TOK_BPE, 11, 11, -1, -1, -1, -1}, {"gemma4", TOK_BPE, -1, -1, -1, -1, -1, -1},
+    {"t5", TOK_UNIGRAM, -1, 1, 2, -1, 0, -1},      {"rwkv", TOK_RWKV, -1, -1, -1, -1, -1, -1},
+    {"plamo2", TOK_PLAMO2, 1, 2, 0, -1, 3, -1},    {"none", TOK_NONE, -1, -1, -1, -1, -1, -1},
+    {"no_vocab", TOK_NONE, -1, -1, -1, -1, -1, -1}, {"test", TOK_NONE, -1, -1, -1, -1, -1, -1},
+    {"", TOK_NONE, -1, -1, -1, -1, -1, -1}, // no such key
+};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+static int find_kind(const char *model) {
+    for (int i = 0; i < KINDS; i++) {
+        if (strcmp(model, kinds[i].model) == 0) return i;
     }
+    return -1;
+}
+
+// What tokenizer.ggml.pre names: gemma4 is a way to cut as well as a model, and has it whatever the file says.
+static const char *pre_of(const char *model, const char *pre) { return strcmp(model, "gemma4") == 0 ? model : pre; }
+
+static status check_names(const gguf *g, const char *model, const char *pre, error *err) {
+    const char *file = gguf_file_path(g, 0);
+    int         kind = find_kind(model);
+    if (kind < 0) {
+        char   known[160] = "";
+        size_t n = 0;
+        for (int i = 0; i < KINDS && n < sizeof known; i++) {
+            if (*kinds[i].model) n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", kinds[i].model);
+        }
+        return error_set(err, E_UNSUPPORTED, "%.160s: tokenizer.ggml.model is \"%.60s\", which is not supported; known are %s", file, model, known);
+    }
+    pre = pre_of(model, pre);
+    if (kinds[kind].kind == TOK_BPE && *pre && !tok_pre_find(pre, strlen(pre))) {
+        return error_set(err, E_UNSUPPORTED,
+                         "%.160s: tokenizer.ggml.pre is \"%.60s\", which is not supported; known are \"default\" and the pre-tokenizers in docs/MODELS.md", file, pre);
+    }
+    return OK;
+}
+
+static status read_names(const gguf *g, char **model, char **pre, error *err) {
+    status st = get_text(g, "tokenizer.ggml.model", model, err);
+    if (st == OK) st = get_text(g, "tokenizer.ggml.pre", pre, err);
+    return st == OK ? check_names(g, *model, *pre, err) : st;
+}
+
+status tok_check(const gguf *g, error *err) {
+    char  *model = NULL, *pre = NULL;
+    status st = read_names(g, &model, &pre, err);
+    mem_free(model);
+    mem_free(pre);
+    return st;
+}
+
+static void set_kind(tokenizer *t) {
+    int i = find_kind(t->model);
+    for (int r = 0; r < TOK_ROLES; r++) t->roles[r] = -1;
+    t->kind = kinds[i].kind;
+    t->roles[TOK_BOS] = kinds[i].bos;
+    t->roles[TOK_EOS] = kinds[i].eos;
+    t->roles[TOK_UNK] = kinds[i].unk;
+    t->roles[TOK_SEP] = kinds[i].sep;
+    t->roles[TOK_PAD] = kinds[i].pad;
+    t->roles[TOK_MASK] = kinds[i].mask;
     t->dna = strcmp(t->model, "hybriddna") == 0;
     t->drop_spaces = strcmp(t->model, "whitespace") == 0;
     t->escape = true;
@@ -50,7 +96,6 @@ static status set_kind(tokenizer *t) {
     t->add_bos = t->kind == TOK_SPM || t->kind == TOK_WORDPIECE;
     t->add_eos = t->kind == TOK_UNIGRAM;
     t->add_sep = t->kind == TOK_WORDPIECE;
-    return OK;
 }
 
 static status read_tokens(tokenizer *t, const gguf *g, error *err) {
@@ -296,7 +341,7 @@ static status collect_specials(tokenizer *t, error *err) {
 
 static status create_kind(tokenizer *t, const gguf *g, error *err) {
     switch (t->kind) {
-        case TOK_BPE: return tok_bpe_create(t, g, strcmp(t->model, "gemma4") == 0 ? "gemma4" : t->pre, err);
+        case TOK_BPE: return tok_bpe_create(t, g, pre_of(t->model, t->pre), err);
         case TOK_SPM: return tok_spm_create(t, err);
         case TOK_WORDPIECE: return tok_wordpiece_create(t, err);
         case TOK_UNIGRAM: return tok_unigram_create(t, g, err);
@@ -319,10 +364,11 @@ status tok_create(const gguf *g, tokenizer **out, error *err) {
     *out = NULL;
     tokenizer *t = mem_calloc(1, sizeof *t);
     if (!t) return no_memory(err);
-    status st = get_text(g, "tokenizer.ggml.model", &t->model, err);
-    if (st == OK) st = get_text(g, "tokenizer.ggml.pre", &t->pre, err);
-    if (st == OK) st = set_kind(t);
-    if (st == OK) st = read_tokens(t, g, err);
+    status st = read_names(g, &t->model, &t->pre, err);
+    if (st == OK) {
+        set_kind(t);
+        st = read_tokens(t, g, err);
+    }
     if (st == OK && t->kind == TOK_NONE && !t->text.count) { // ids alone
         *out = t;
         return OK;

@@ -16,10 +16,14 @@
 
 typedef struct tokenizer tokenizer;
 
-// E_INVALID when the keys contradict each other; E_UNSUPPORTED never: a vocabulary of a kind that is not known ("none", "test", a
-// name nobody has heard of) still serves ids, and only tok_encode says that there is no way from text. Without any vocabulary
-// in the file the size is that of `<arch>.vocab_size`, or 0.
+// E_INVALID when the keys contradict each other; E_UNSUPPORTED as tok_check. A vocabulary of the kinds "none", "no_vocab" and "test", or of none
+// that the file names, serves ids, and only tok_encode says that there is no way from text. Without any vocabulary in the file the size
+// is that of `<arch>.vocab_size`, or 0.
 status tok_create(const gguf *g, tokenizer **out, error *err);
+// Whether the file's kind of vocabulary is known, from two keys alone, so that a file can be refused before anything of it is loaded:
+// E_UNSUPPORTED names the file, the key and what is known, when tokenizer.ggml.model is unknown, or tokenizer.ggml.pre is where text is cut by it
+// (byte-level BPE; elsewhere it is not looked at). A missing tokenizer.ggml.pre is "default", with a warning.
+status tok_check(const gguf *g, error *err);
 void   tok_destroy(tokenizer *t); // NULL is fine
 
 // --- What the vocabulary is ---
@@ -38,7 +42,7 @@ tok_kind    tok_kind_of(const tokenizer *t);
 const char *tok_model_name(const tokenizer *t); // tokenizer.ggml.model as the file spells it; "" where there is none
 const char *tok_pre_name(const tokenizer *t);   // tokenizer.ggml.pre, likewise
 int32_t     tok_size(const tokenizer *t);
-// Not empty where text is cut by a guess (a tokenizer.ggml.pre that is not known): one sentence for the log.
+// Not empty where text is cut by a guess (tokenizer.ggml.pre is missing): one sentence for the log.
 const char *tok_warning(const tokenizer *t);
 
 // Values of tokenizer.ggml.token_type.

@@ -136,6 +136,25 @@ static void files_come_and_go(void **state) {
     altiserve_destroy(a);
 }
 
+// A vocabulary of an unknown kind is refused by name before anything is loaded, for ids as for text; `inspect` shows the file and says why.
+static void refused_vocabulary(altiserve *a, const char *id, const char *why) {
+    error err = {0};
+    altiserve_request *r;
+    altiserve_model_info info;
+    altiserve_generate g = greedy("x", 1);
+    g.model = id;
+    assert_int_equal(state_of(a, id, &info), OK);
+    assert_int_equal(info.state, MODEL_BROKEN);
+    assert_non_null(strstr(info.error, why));
+    assert_int_equal(altiserve_submit(a, &g, &r, &err), E_UNSUPPORTED);
+    assert_non_null(strstr(err.text, why));
+    char *text = NULL;
+    assert_int_equal(altiserve_inspect(a, id, &text, &err), OK);
+    assert_non_null(strstr(text, "martian"));
+    assert_non_null(strstr(text, "\"tensors\""));
+    mem_free(text);
+}
+
 static void broken_and_incomplete(void **state) {
     (void)state;
     put("good.gguf", SIZE_MAX, false);
@@ -146,9 +165,11 @@ static void broken_and_incomplete(void **state) {
     fclose(f);
     put("empty.gguf", 0, false);
     put_part("out", 0, 1, "general.architecture", "clip");
+    put_part("kind", 0, 1, "tokenizer.ggml.model", "martian");
+    put_part("words", 0, 1, "tokenizer.ggml.pre", "martian");
     altiserve *a = folder(0);
     altiserve_model_info info;
-    listed(a, "empty good half junk out start ");
+    listed(a, "empty good half junk kind out start words ");
     assert_int_equal(state_of(a, "junk", &info), OK);
     assert_int_equal(info.state, MODEL_BROKEN);
     assert_true(strlen(info.error) > 10);
@@ -164,6 +185,8 @@ static void broken_and_incomplete(void **state) {
     g.model = "out"; // an architecture that is known and not built keeps its status
     assert_int_equal(altiserve_submit(a, &g, &r, &err), E_UNSUPPORTED);
     assert_non_null(strstr(err.text, "\"clip\""));
+    refused_vocabulary(a, "kind", "kind.gguf: tokenizer.ggml.model is \"martian\"");
+    refused_vocabulary(a, "words", "words.gguf: tokenizer.ggml.pre is \"martian\"");
     serves(a, "good");
     put("half.gguf", SIZE_MAX, true); // the copy is finished
     altiserve_rescan(a);

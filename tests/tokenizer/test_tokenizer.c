@@ -476,7 +476,7 @@ static void test_other_kinds(void **state) {
 
 static void test_ids_only(void **state) {
     (void)state;
-    static const char *const models[] = {NULL, "none", "test", "no-such-kind"};
+    static const char *const models[] = {NULL, "none", "test", "no_vocab"};
     for (int i = 0; i < 4; i++) {
         fixture f = {.model = models[i]};
         fix_u32(&f, "llama.vocab_size", 77);
@@ -511,9 +511,9 @@ static void test_bad_vocabularies(void **state) {
     assert_int_not_equal(fix_create(&f, &t, &e), OK);
     assert_non_null(strstr(e.text, "merges"));
     fix_merge(&f, "a", "b");
-    f.pre = "never heard of";
+    f.pre = NULL;
     t = make(&f);
-    assert_non_null(strstr(tok_warning(t), "never heard of"));
+    assert_non_null(strstr(tok_warning(t), "missing"));
     expect(t, "x", TOK_ADD_SPECIAL, "120"); // BOS 11 is the default of the kind, but nobody asked to add it
     tok_destroy(t);
     // Roles outside the vocabulary are none.
@@ -524,6 +524,33 @@ static void test_bad_vocabularies(void **state) {
     assert_int_equal(tok_special(t, TOK_BOS), 11);
     assert_int_equal(tok_special(t, TOK_EOS), 3);
     assert_true(tok_is_end(t, 3));
+    tok_destroy(t);
+}
+
+// A kind nobody has heard of is refused by name, and so is an unknown way to cut words where words are cut by it.
+static void test_unknown_kinds(void **state) {
+    (void)state;
+    tokenizer *t = NULL;
+    error      e = {0};
+    fixture    f = {.model = "martian"};
+    fix_u32(&f, "llama.vocab_size", 77);
+    assert_int_equal(fix_create(&f, &t, &e), E_UNSUPPORTED);
+    const char *said[] = {"fixture", "tokenizer.ggml.model", "\"martian\"", "llama, bert, gpt2, ", "rwkv, plamo2, none, no_vocab, test"};
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) assert_non_null(strstr(e.text, said[i]));
+    f.model = "llama2"; // nothing is guessed from how a name begins
+    assert_int_equal(fix_create(&f, &t, &e), E_UNSUPPORTED);
+
+    f = (fixture){.model = "gpt2", .pre = "never heard of"};
+    fix_bytes(&f);
+    fix_merge(&f, "a", "b");
+    assert_int_equal(fix_create(&f, &t, &e), E_UNSUPPORTED);
+    const char *named[] = {"fixture", "tokenizer.ggml.pre", "\"never heard of\""};
+    for (size_t i = 0; i < sizeof named / sizeof *named; i++) assert_non_null(strstr(e.text, named[i]));
+    f.model = "gemma4"; // has its own
+    assert_int_equal(fix_create(&f, &t, &e), OK);
+    tok_destroy(t);
+    f.model = "rwkv"; // is not cut
+    assert_int_equal(fix_create(&f, &t, &e), OK);
     tok_destroy(t);
 }
 
@@ -691,7 +718,8 @@ int main(void) {
         cmocka_unit_test(test_longest_spelling_first), cmocka_unit_test(test_spm),
         cmocka_unit_test(test_pieces_and_streams), cmocka_unit_test(test_ends),
         cmocka_unit_test(test_other_kinds),      cmocka_unit_test(test_ids_only),
-        cmocka_unit_test(test_bad_vocabularies), cmocka_unit_test(test_every_pattern),
+        cmocka_unit_test(test_bad_vocabularies),
+        cmocka_unit_test(test_unknown_kinds), cmocka_unit_test(test_every_pattern),
         cmocka_unit_test(test_failing_memory),   cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -13,7 +13,7 @@
 
 enum { AMX_AHEAD = 8192 }; // bytes that weights are asked for ahead, into the second level (docs/PERFORMANCE.md)
 
-typedef struct amx_scales { __m512 d[2][2], m[2]; } amx_scales; // [half of the columns][half of the rows], m minus what minima take off
+typedef struct amx_scales { __m512 d[2][2], m[2][2]; } amx_scales; // [half of the columns][half of the rows], m minus what minima take off
 
 static inline __m512 amx_half16(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 static inline __m512 amx_u8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p))); }
@@ -68,73 +68,92 @@ static inline __attribute__((always_inline)) void amx_load_scales(tile_scale kin
     }
     amx_spread(d, s->d[0]);
     if (kind == TILE_K6 || kind == TILE_NV) amx_spread(e, s->d[1]);
-    if (kind == TILE_DM || kind == TILE_K4) amx_spread(amx_load_min(kind, area, b), s->m);
+    if (kind == TILE_DM || kind == TILE_K4) amx_spread(amx_load_min(kind, area, b), s->m[0]);
 }
 
-static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scale kind, bool halves, const int8_t *values, const uint8_t *panel, size_t scale_bytes, int64_t b, uint8_t *tile) {
+// Where decoded numbers go, half a tile row (columns 2 kp and 2 kp + 1 of 8 rows) in each vector: rounded into a tile, or, without one, rounded in place and multiplied with
+// a row of activations: sum[h] is the two chains of rows 8 h to 8 h + 7 as TDPBF16PS has them.
+typedef struct amx_out {
+    uint8_t *tile;
+    const float *x; // 32 numbers of the row
+    __m512 sum[2];
+} amx_out;
+
+// Nearest even with 8 bits. y rounds -65535 v where 8 bits of v end: 2^16 v is a whole number of those, and an even one where v lies between two, so that the even y is the even result.
+// (Just above a power of two y has a bit more, but there v is that power to 14 bits.) Finite v below 2^111.
+static inline __m512 amx_round(__m512 v) {
+    const __m512 up = _mm512_set1_ps(65536);
+    return _mm512_fmadd_ps(v, up, _mm512_fnmadd_ps(v, up, v));
+}
+
+static inline __attribute__((always_inline)) void amx_emit(amx_out *o, bool exact, int kp, __m512 low, __m512 high) {
+    if (o->tile) {
+        _mm512_storeu_si512(o->tile + kp * 64, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        return;
+    }
+    double pair;
+    memcpy(&pair, o->x + 2 * kp, sizeof pair);
+    const __m512 x = _mm512_castpd_ps(_mm512_set1_pd(pair));
+    o->sum[0] = _mm512_fmadd_ps(exact ? low : amx_round(low), x, o->sum[0]);
+    o->sum[1] = _mm512_fmadd_ps(exact ? high : amx_round(high), x, o->sum[1]);
+}
+
+// Dwords from bit `bit` of those at `at` on; above what belongs to them is whatever follows. Loads have ports to spare, shifts have one. `last`: nothing follows that may be read.
+static inline __attribute__((always_inline)) __m512i amx_from(const uint8_t *at, int bit, bool last) {
+    if (last && bit >= 8) return _mm512_srli_epi32(_mm512_loadu_si512(at), (unsigned)bit);
+    __m512i v = _mm512_loadu_si512(at + (bit - (bit & 7)) / 8);
+    return bit & 7 ? _mm512_srli_epi32(v, (unsigned)(bit & 7)) : v;
+}
+
+static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scale kind, bool bf16, const int8_t *values, const uint8_t *panel, size_t scale_bytes, int64_t b, amx_out *out) {
     const size_t bytes = bits == 16 ? 1024 : bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256;
     const uint8_t *area = panel + scale_bytes + (size_t)b * bytes;
-    const bool two = kind == TILE_K6 || kind == TILE_NV, less = kind == TILE_DM || kind == TILE_K4 || bits == 8;
+    const bool two = kind == TILE_K6 || kind == TILE_NV, less = kind == TILE_DM || kind == TILE_K4 || bits == 6 || bits == 8;
     for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + AMX_AHEAD + i, _MM_HINT_T1);
     amx_scales s;
-    if (!halves) amx_load_scales(kind, panel, b, &s);
-    __m512 table = _mm512_setzero_ps(), high = table;
-    __m512i low4[2][2], high2[2];
-    if (bits == 8) { // d (u - 128), rounded once
-        for (int h = 0; h < 2; h++) s.m[h] = _mm512_mul_ps(s.d[0][h], _mm512_set1_ps(-128));
-    }
-    if (bits < 8) {
-        table = bits == 6 ? _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) : amx_i8((const uint8_t *)values);
-        high = _mm512_setr_ps(-32, -16, 0, 16, -32, -16, 0, 16, -32, -16, 0, 16, -32, -16, 0, 16);
-        for (int i = 0; i < 4; i++) low4[i / 2][i % 2] = _mm512_loadu_si512(area + i * 64);
-        if (bits == 6)
-            for (int i = 0; i < 2; i++) high2[i] = _mm512_loadu_si512(area + 256 + i * 64);
-    }
+    if (bits < 16) amx_load_scales(kind, panel, b, &s);
+    // 6 and 8 bits: put into a float that is a power of two and them, which goes off again with what is to be subtracted: exact.
+    const __m512i low4 = _mm512_set1_epi32(0xf0000), six = _mm512_set1_epi32(0x3f0000), eight = _mm512_set1_epi32(0xff00);
+    const __m512i above6 = _mm512_castps_si512(_mm512_set1_ps(0x1p7f)), above8 = _mm512_castps_si512(_mm512_set1_ps(0x1p15f));
+    if (bits == 6 || bits == 8)
+        for (int i = 0; i <= two; i++)
+            for (int h = 0; h < 2; h++) s.m[i][h] = _mm512_mul_ps(s.d[i][h], _mm512_set1_ps(bits == 6 ? -(0x1p7f + 32) : -(0x1p15f + 128)));
+    const __m512 table = bits < 6 ? amx_i8((const uint8_t *)values) : _mm512_setzero_ps();
 #pragma GCC unroll 16
     for (int kp = 0; kp < 16; kp++) {
         __m512 f[2];
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++) {
-            if (halves) {
-                f[h] = amx_half16(area + kp * 64 + h * 32);
+            if (bits == 16) {
+                const __m256i half = _mm256_loadu_si256((const __m256i *)(area + kp * 64 + h * 32));
+                f[h] = bf16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)) : _mm512_cvtph_ps(half);
                 continue;
             }
-            const int i = h * 4 + kp / 8 * 2 + kp % 2, t = kp % 8 / 2; // see cpu_tile.h
-            if (bits == 8) {
-                const __m512i byte = _mm512_set4_epi32((int)0x8080800c + t, (int)0x80808008 + t, (int)0x80808004 + t, (int)0x80808000 + t);
-                f[h] = _mm512_cvtepi32_ps(_mm512_shuffle_epi8(_mm512_loadu_si512(area + i * 64), byte));
-            }
-            else f[h] = _mm512_permutexvar_ps(_mm512_srli_epi32(low4[h][kp / 8], (unsigned)(kp % 8 * 4)), table);
+            const int i = h * 2 + kp / 8, j = h * 4 + kp / 8 * 2 + kp % 2; // see cpu_tile.h
+            if (bits == 8) f[h] = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(amx_from(area + j * 64, kp % 8 / 2 * 8 - 8, j == 7), eight, above8, 0xea));
+            else if (bits == 6) {
+                __m512i q = _mm512_ternarylogic_epi32(low4, amx_from(area + i * 64, kp % 8 * 4 - 16, false), amx_from(area + 256 + h * 64, kp * 2 - 20, h == 1), 0xca);
+                f[h] = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(q, six, above6, 0xea));
+            } else f[h] = _mm512_permutexvar_ps(amx_from(area + i * 64, kp % 8 * 4, bits == 4 && i == 3), table);
             if (bits == 5) {
                 uint64_t mask;
-                memcpy(&mask, area + 256 + i * 8, 8);
-                f[h] = _mm512_mask_add_ps(f[h], (__mmask16)_pext_u64(mask, 0x1111111111111111ull << t), f[h], _mm512_set1_ps(16));
+                memcpy(&mask, area + 256 + j * 8, 8);
+                f[h] = _mm512_mask_add_ps(f[h], (__mmask16)_pext_u64(mask, 0x1111111111111111ull << kp % 8 / 2), f[h], _mm512_set1_ps(16));
             }
-            if (bits == 6) f[h] = _mm512_add_ps(f[h], _mm512_permutexvar_ps(_mm512_srli_epi32(high2[h], (unsigned)(kp * 2)), high));
-            __m512 d = s.d[two && kp >= 8][h];
-            f[h] = less ? _mm512_fmadd_ps(f[h], d, s.m[h]) : _mm512_mul_ps(f[h], d);
+            const int half = two && kp >= 8;
+            f[h] = less ? _mm512_fmadd_ps(f[h], s.d[half][h], s.m[half][h]) : _mm512_mul_ps(f[h], s.d[half][h]);
         }
-        _mm512_storeu_si512(tile + kp * 64, (__m512i)_mm512_cvtne2ps_pbh(f[1], f[0]));
+        amx_emit(out, bf16 || kind == TILE_E8 || kind == TILE_NV, kp, f[0], f[1]);
     }
 }
 
-typedef void (*amx_decode_fn)(const uint8_t *panel, size_t scale_bytes, int64_t b, const int8_t *values, uint8_t *tile);
-#define DECODE(name, bits, kind, halves) \
-    static void name(const uint8_t *panel, size_t scale_bytes, int64_t b, const int8_t *values, uint8_t *tile) { amx_decode(bits, kind, halves, values, panel, scale_bytes, b, tile); }
-DECODE(decode_f16, 16, TILE_NONE, true)
-DECODE(decode_q8_0, 8, TILE_D, false)
-DECODE(decode_4_d, 4, TILE_D, false)
-DECODE(decode_4_dm, 4, TILE_DM, false)
-DECODE(decode_5_d, 5, TILE_D, false)
-DECODE(decode_5_dm, 5, TILE_DM, false)
-DECODE(decode_4_k, 4, TILE_K4, false)
-DECODE(decode_5_k, 5, TILE_K4, false)
-DECODE(decode_6_k, 6, TILE_K6, false)
-DECODE(decode_4_xs, 4, TILE_XS, false)
-DECODE(decode_4_e8, 4, TILE_E8, false)
-DECODE(decode_4_nv, 4, TILE_NV, false)
+// Rows' results of a block from the two chains of each.
+static inline __m512 amx_chains(const amx_out *o) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    return _mm512_add_ps(_mm512_permutex2var_ps(o->sum[0], even, o->sum[1]), _mm512_permutex2var_ps(o->sum[0], odd, o->sum[1]));
+}
 
-static inline __attribute__((always_inline)) void amx_decode_code(cpu_format format, const uint8_t *panel, size_t scale_bytes, int64_t b, uint8_t *tile) {
+static inline __attribute__((always_inline)) void amx_decode_code(cpu_format format, const uint8_t *panel, size_t scale_bytes, int64_t b, amx_out *out) {
     const code_layout *l = cpu_code(format);
     const int bytes = l->bytes;
     const uint8_t *quants = panel + scale_bytes;
@@ -169,65 +188,95 @@ static inline __attribute__((always_inline)) void amx_decode_code(cpu_format for
             f[i] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(quarter[i]));
             f[i] = l->scale == SCALE_MIN ? _mm512_fmsub_ps(f[i], d[half][i % 2], m[half][i % 2]) : _mm512_mul_ps(f[i], d[half][i % 2]);
         }
-        _mm512_storeu_si512(tile + c * 128, (__m512i)_mm512_cvtne2ps_pbh(f[1], f[0]));
-        _mm512_storeu_si512(tile + c * 128 + 64, (__m512i)_mm512_cvtne2ps_pbh(f[3], f[2]));
+        amx_emit(out, false, 2 * c, f[0], f[1]);
+        amx_emit(out, false, 2 * c + 1, f[2], f[3]);
     }
 }
 
-#define DECODE_CODE(name, format) \
-    static void name(const uint8_t *panel, size_t scale_bytes, int64_t b, const int8_t *values, uint8_t *tile) \
+// How a format's panels are read: a block as a tile (NULL: it is one); a panel times one row of activations in float32 (NULL: not at all), 16 results.
+typedef struct amx_reader {
+    void (*decode)(const uint8_t *panel, size_t scale_bytes, int64_t b, const int8_t *values, uint8_t *tile);
+    __m512 (*chain)(const uint8_t *panel, size_t scale_bytes, int64_t blocks, const int8_t *values, const float *x);
+} amx_reader;
+
+// The two over one text, which decodes block b into `out`.
+#define DECODE(name, text) \
+    static void decode_##name(const uint8_t *panel, size_t scale_bytes, int64_t b, const int8_t *values, uint8_t *tile) \
     { \
         (void)values; \
-        amx_decode_code(format, panel, scale_bytes, b, tile); \
+        amx_out to = {.tile = tile}, *out = &to; \
+        text; \
     }
-DECODE_CODE(decode_q2_k, CPU_Q2_K)
-DECODE_CODE(decode_q3_k, CPU_Q3_K)
-DECODE_CODE(decode_iq3_s, CPU_IQ3_S)
-DECODE_CODE(decode_iq3_xxs, CPU_IQ3_XXS)
-DECODE_CODE(decode_iq2_s, CPU_IQ2_S)
-DECODE_CODE(decode_iq2_xs, CPU_IQ2_XS)
-DECODE_CODE(decode_iq2_xxs, CPU_IQ2_XXS)
-DECODE_CODE(decode_iq1_s, CPU_IQ1_S)
-DECODE_CODE(decode_iq1_m, CPU_IQ1_M)
-DECODE_CODE(decode_tq1_0, CPU_TQ1_0)
-DECODE_CODE(decode_tq2_0, CPU_TQ2_0)
-DECODE_CODE(decode_q2_0, CPU_Q2_0)
-DECODE_CODE(decode_q1_0, CPU_Q1_0)
+#define CHAIN(name, text) \
+    static __m512 chain_##name(const uint8_t *panel, size_t scale_bytes, int64_t blocks, const int8_t *values, const float *x) \
+    { \
+        (void)values; \
+        __m512 y = _mm512_setzero_ps(); \
+        for (int64_t b = 0; b < blocks; b++) { \
+            amx_out to = {NULL, x + b * TILE_K, {_mm512_setzero_ps(), _mm512_setzero_ps()}}, *out = &to; \
+            text; \
+            y = _mm512_add_ps(y, amx_chains(out)); \
+        } \
+        return y; \
+    }
+#define PACKED(bits, kind, bf16) amx_decode(bits, kind, bf16, values, panel, scale_bytes, b, out)
+#define CODE(format) amx_decode_code(format, panel, scale_bytes, b, out)
+#define READER(name, text) DECODE(name, text) CHAIN(name, text)
+CHAIN(bf16, PACKED(16, TILE_NONE, true))
+READER(f16, PACKED(16, TILE_NONE, false))
+READER(q8_0, PACKED(8, TILE_D, false))
+READER(4_d, PACKED(4, TILE_D, false))
+READER(4_dm, PACKED(4, TILE_DM, false))
+READER(5_d, PACKED(5, TILE_D, false))
+READER(5_dm, PACKED(5, TILE_DM, false))
+READER(4_k, PACKED(4, TILE_K4, false))
+READER(5_k, PACKED(5, TILE_K4, false))
+READER(6_k, PACKED(6, TILE_K6, false))
+READER(4_xs, PACKED(4, TILE_XS, false))
+READER(4_e8, PACKED(4, TILE_E8, false))
+READER(4_nv, PACKED(4, TILE_NV, false))
 
-static amx_decode_fn amx_code_decoder(cpu_format f) {
-    switch ((int)f - CPU_TILE_CODE + CPU_CODE_FIRST) {
-    case CPU_Q2_K: return decode_q2_k;
-    case CPU_Q3_K: return decode_q3_k;
-    case CPU_IQ3_S: return decode_iq3_s;
-    case CPU_IQ3_XXS: return decode_iq3_xxs;
-    case CPU_IQ2_S: return decode_iq2_s;
-    case CPU_IQ2_XS: return decode_iq2_xs;
-    case CPU_IQ2_XXS: return decode_iq2_xxs;
-    case CPU_IQ1_S: return decode_iq1_s;
-    case CPU_IQ1_M: return decode_iq1_m;
-    case CPU_TQ1_0: return decode_tq1_0;
-    case CPU_TQ2_0: return decode_tq2_0;
-    case CPU_Q2_0: return decode_q2_0;
-    case CPU_Q1_0: return decode_q1_0;
-    default: return NULL; // the rest have tiles of their own
-    }
-}
+READER(q2_k, CODE(CPU_Q2_K))
+READER(q3_k, CODE(CPU_Q3_K))
+READER(iq3_s, CODE(CPU_IQ3_S))
+READER(iq3_xxs, CODE(CPU_IQ3_XXS))
+READER(iq2_s, CODE(CPU_IQ2_S))
+READER(iq2_xs, CODE(CPU_IQ2_XS))
+READER(iq2_xxs, CODE(CPU_IQ2_XXS))
+READER(iq1_s, CODE(CPU_IQ1_S))
+READER(iq1_m, CODE(CPU_IQ1_M))
+READER(tq1_0, CODE(CPU_TQ1_0))
+READER(tq2_0, CODE(CPU_TQ2_0))
+READER(q2_0, CODE(CPU_Q2_0))
+READER(q1_0, CODE(CPU_Q1_0))
 
-// NULL: the panel's tiles are used as they lie.
-static amx_decode_fn amx_decoder(cpu_format f) {
-    switch (f) {
-    case CPU_TILE_F16: return decode_f16;
-    case CPU_TILE_Q8_0: return decode_q8_0;
-    case CPU_TILE_Q4_0: case CPU_TILE_IQ4_NL: return decode_4_d;
-    case CPU_TILE_Q4_1: return decode_4_dm;
-    case CPU_TILE_Q5_0: return decode_5_d;
-    case CPU_TILE_Q5_1: return decode_5_dm;
-    case CPU_TILE_Q4_K: return decode_4_k;
-    case CPU_TILE_Q5_K: return decode_5_k;
-    case CPU_TILE_Q6_K: return decode_6_k;
-    case CPU_TILE_IQ4_XS: return decode_4_xs;
-    case CPU_TILE_MXFP4: return decode_4_e8;
-    case CPU_TILE_NVFP4: return decode_4_nv;
-    default: return f >= CPU_TILE_CODE ? amx_code_decoder(f) : NULL;
-    }
-}
+#define BOTH(name) {decode_##name, chain_##name}
+static const amx_reader amx_readers[CPU_FORMATS] = {
+    [CPU_TILE_BF16] = {NULL, chain_bf16},
+    [CPU_TILE_F16] = BOTH(f16),
+    [CPU_TILE_Q8_0] = BOTH(q8_0),
+    [CPU_TILE_Q4_0] = BOTH(4_d),
+    [CPU_TILE_IQ4_NL] = BOTH(4_d),
+    [CPU_TILE_Q4_1] = BOTH(4_dm),
+    [CPU_TILE_Q5_0] = BOTH(5_d),
+    [CPU_TILE_Q5_1] = BOTH(5_dm),
+    [CPU_TILE_Q4_K] = BOTH(4_k),
+    [CPU_TILE_Q5_K] = BOTH(5_k),
+    [CPU_TILE_Q6_K] = BOTH(6_k),
+    [CPU_TILE_IQ4_XS] = BOTH(4_xs),
+    [CPU_TILE_MXFP4] = BOTH(4_e8),
+    [CPU_TILE_NVFP4] = BOTH(4_nv),
+    [CPU_TILE_CODE + CPU_Q2_K - CPU_CODE_FIRST] = BOTH(q2_k),
+    [CPU_TILE_CODE + CPU_Q3_K - CPU_CODE_FIRST] = BOTH(q3_k),
+    [CPU_TILE_CODE + CPU_IQ3_S - CPU_CODE_FIRST] = BOTH(iq3_s),
+    [CPU_TILE_CODE + CPU_IQ3_XXS - CPU_CODE_FIRST] = BOTH(iq3_xxs),
+    [CPU_TILE_CODE + CPU_IQ2_S - CPU_CODE_FIRST] = BOTH(iq2_s),
+    [CPU_TILE_CODE + CPU_IQ2_XS - CPU_CODE_FIRST] = BOTH(iq2_xs),
+    [CPU_TILE_CODE + CPU_IQ2_XXS - CPU_CODE_FIRST] = BOTH(iq2_xxs),
+    [CPU_TILE_CODE + CPU_IQ1_S - CPU_CODE_FIRST] = BOTH(iq1_s),
+    [CPU_TILE_CODE + CPU_IQ1_M - CPU_CODE_FIRST] = BOTH(iq1_m),
+    [CPU_TILE_CODE + CPU_TQ1_0 - CPU_CODE_FIRST] = BOTH(tq1_0),
+    [CPU_TILE_CODE + CPU_TQ2_0 - CPU_CODE_FIRST] = BOTH(tq2_0),
+    [CPU_TILE_CODE + CPU_Q2_0 - CPU_CODE_FIRST] = BOTH(q2_0),
+    [CPU_TILE_CODE + CPU_Q1_0 - CPU_CODE_FIRST] = BOTH(q1_0),
+};

@@ -50,7 +50,7 @@ static void amx_decode_raw(const gemm_args *g, int64_t panel, int64_t k0, int64_
 
 typedef struct work {
     const gemm_args *g;
-    amx_decode_fn decode;     // NULL: panels are bf16 tiles already
+    amx_reader read;
     const int8_t *values;
     int64_t blocks;
     uint8_t *weights, *rows;  // scratch: decoded panels, gathered activations
@@ -60,7 +60,7 @@ typedef struct work {
 
 // The bf16 tiles of a panel that need no decoding, or NULL.
 static const uint8_t *amx_ready(const work *w, int64_t panel) {
-    if (w->decode) return NULL;
+    if (w->read.decode) return NULL;
     if (w->g->w->format == CPU_TILE_RAW) return NULL;
     return w->g->data + (size_t)panel * w->g->w->panel_bytes;
 }
@@ -72,7 +72,7 @@ static void amx_decode_panel(const work *w, int64_t panel, int64_t k0, int64_t n
         return;
     }
     const uint8_t *from = w->g->data + (size_t)panel * w->g->w->panel_bytes;
-    for (int64_t b = 0; b < n; b++) w->decode(from, w->g->w->scale_bytes, k0 + b, w->values, to + b * TILE_BYTES);
+    for (int64_t b = 0; b < n; b++) w->read.decode(from, w->g->w->scale_bytes, k0 + b, w->values, to + b * TILE_BYTES);
 }
 
 // n rows from `first` of the list as row tiles, of which `tiles` from tile k0 on are wanted: where they lie when they follow each other inside tiles, else
@@ -256,7 +256,7 @@ static void amx_few_rows(const work *w) {
         TILE_ZERO(0);
         for (int64_t b = 0; b < B; b++) {
             const uint8_t *x = ready ? ready + b * TILE_BYTES : w->weights + (b & 3) * TILE_BYTES; // four turns, so that a tile is not loaded while it is being written
-            if (!ready) w->decode(from, g->w->scale_bytes, b, w->values, w->weights + (b & 3) * TILE_BYTES);
+            if (!ready) w->read.decode(from, g->w->scale_bytes, b, w->values, w->weights + (b & 3) * TILE_BYTES);
             TILE_LOAD(4, a + b * TILE_BYTES, 64);
             TILE_LOAD(6, x, 64);
             TILE_DOT(0, 4, 6);
@@ -268,43 +268,16 @@ static void amx_few_rows(const work *w) {
 
 static void amx_one_row(const work *w) {
     const gemm_args *g = w->g;
-    size_t next;
-    const uint8_t *a = amx_gather(w, 0, 1, 0, w->blocks, &next);
-    float *x = w->floats;
-    const __m512i odd_half = _mm512_set1_epi32((int)0xffff0000u);
-    for (int64_t b = 0; b < w->blocks; b++) {
-        __m512i v = _mm512_load_si512(a + b * TILE_BYTES);
-        _mm512_storeu_ps(x + b * TILE_K, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(v)), 16)));
-        _mm512_storeu_ps(x + b * TILE_K + 16, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(v, 1)), 16)));
-    }
+    const __m256i *a = (const __m256i *)((const uint8_t *)g->q + (size_t)(g->rows[0] / TILE_ROWS * w->blocks) * TILE_BYTES + (size_t)(g->rows[0] % TILE_ROWS) * 64);
+    for (int64_t i = 0; i < 2 * w->blocks; i++) _mm512_storeu_ps(w->floats + i * 16, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_load_si256(a + i / 2 * 32 + i % 2)), 16)));
     for (int64_t p = g->first; p < g->first + g->count; p++) {
-        const uint8_t *ready = amx_ready(w, p), *from = g->data + (size_t)p * g->w->panel_bytes;
-        __m512 y = _mm512_setzero_ps();
-        for (int64_t b = 0; b < w->blocks; b++) {
-            const uint8_t *t = ready + b * TILE_BYTES;
-            if (ready) {
-                for (int i = 0; i < 16; i++) _mm_prefetch((const char *)t + AMX_AHEAD + i * 64, _MM_HINT_T1);
-            } else {
-                w->decode(from, g->w->scale_bytes, b, w->values, w->weights + (b & 3) * TILE_BYTES);
-                t = w->weights + (b & 3) * TILE_BYTES;
-            }
-            __m512 even = _mm512_setzero_ps(), odd = even;
-            const float *xb = x + b * TILE_K;
-#pragma GCC unroll 16
-            for (int kp = 0; kp < 16; kp++) {
-                __m512i v = _mm512_loadu_si512(t + kp * 64);
-                even = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(v, 16)), _mm512_set1_ps(xb[2 * kp]), even);
-                odd = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(v, odd_half)), _mm512_set1_ps(xb[2 * kp + 1]), odd);
-            }
-            y = _mm512_add_ps(y, _mm512_add_ps(even, odd));
-        }
-        _mm512_storeu_ps(w->results, y);
+        _mm512_storeu_ps(w->results, w->read.chain(g->data + (size_t)p * g->w->panel_bytes, g->w->scale_bytes, w->blocks, w->values, w->floats));
         amx_put(g, 0, p, w->results);
     }
 }
 
 static work amx_work(const gemm_args *g) {
-    work w = {.g = g, .decode = amx_decoder(g->w->format), .values = cpu_tile_layout(g->w->format)->values, .blocks = cpu_tile_blocks(g->k)};
+    work w = {.g = g, .read = amx_readers[g->w->format], .values = cpu_tile_layout(g->w->format)->values, .blocks = cpu_tile_blocks(g->k)};
     w.weights = (uint8_t *)g->scratch;
     w.rows = w.weights + (size_t)cpu_tile_decoded(w.blocks) * TILE_BYTES;
     w.results = (float *)(w.rows + (size_t)cpu_tile_gathered(w.blocks) * TILE_BYTES);
@@ -324,7 +297,7 @@ static void amx_gemm(const gemm_args *g) {
         work up = amx_work(&of_up);
         amx_many_rows(&w, &up);
     } else if (g->n_rows > TILE_ROWS) amx_many_rows(&w, NULL);
-    else if (g->n_rows == 1 && cpu_tile_layout(g->w->format)->bits == 16) amx_one_row(&w);
+    else if (g->n_rows == 1 && w.read.chain) amx_one_row(&w);
     else amx_few_rows(&w);
     amx_end(w.csr);
 }

@@ -157,6 +157,11 @@ static void check_type(int type, int32_t k, int32_t n, int32_t rows) {
             for (int32_t i = 0; i < m * n; i++)
                 if (y[i] != want[first * n + i]) fail_msg("%s %dx%d, %d rows, row %d column %d: %a, not %a", quant_type_name(type), k, n, m, first + i / n, i % n, (double)y[i], (double)want[first * n + i]);
         }
+        for (int32_t r = 1; threads == 1 && r < rows && r < 7; r++) { // each alone, denormals too
+            product(d, t, x + (size_t)r * (size_t)k, 1, false, NULL, y);
+            for (int32_t j = 0; j < n; j++)
+                if (y[j] != want[r * n + j]) fail_msg("%s %dx%d, row %d alone, column %d: %a, not %a", quant_type_name(type), k, n, r, j, (double)y[j], (double)want[r * n + j]);
+        }
         product(d, t, x, rows, true, bias, y);
         for (int32_t i = 0; i < rows * n; i++) {
             float f = flush(flush(flush(want[i] * 0.75f) + bias[i % n]) + want[i]);

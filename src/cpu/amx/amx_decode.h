@@ -1,9 +1,8 @@
 // cpu/amx/decode: 16 rows x 32 columns of a packed panel as a bf16 weight tile. Layouts: cpu_tile.h.
 //
-// A tile row is 32 numbers. For 4 bits it costs 2 shifts, 2 table look-ups (VPERMPS, which reads an index's low 4 bits and so masks and converts too),
-// 2 multiplications or FMAs with the rows' scales, and 1 VCVTNE2PS2BF16 that rounds and puts the pairs in place (it takes 2.1 cycles, as much as 4
-// others): 9 operations on the two vector ports, 72 cycles a tile, where a TDPBF16PS takes 16 for each 16 rows of activations. 5 bits add 2 masked additions
-// and on a third port 2 PEXT, 6 bits 2 shifts, 2 look-ups and 2 additions; 8 bits take 2 byte shuffles and 2 conversions for the shifts and look-ups. The
+// A tile row is 32 numbers. For 4 bits it costs 1 shift (the other half comes by loading a byte further on), 2 table look-ups (VPERMPS, which reads an index's low 4 bits and so
+// masks and converts too), 2 multiplications or FMAs with the rows' scales, and 1 VCVTNE2PS2BF16 that rounds and puts the pairs in place; one row of activations takes instead of
+// that 4 FMAs that round and 2 that sum. 5 bits add 2 masked additions and on a third port 2 PEXT; 6 and 8 bits take 2 or 1 VPTERNLOG for a look-up. The
 // value before rounding is the file's own to the bit of a float: the products of scale and number are exact. Short codes come as bytes in the order of the
 // other tiers (avx512_codes.h): per two tile rows 1 VPERMB, 4 widenings of a quarter each, 4 conversions and multiplications, 2 VCVTNE2PS2BF16.
 #pragma once

@@ -5,11 +5,10 @@
 //   many rows  two panels x 32 rows in four accumulators: per 32 columns 4 tile loads (64 lines) and 4 TDPBF16PS (64 cycles), 65,536 products. 12 panels are decoded once for 512 rows, at most 2,048 columns deep; deeper products carry the accumulators, as they are, from one
 //              depth to the next. Results go to contiguous tiles and from there with bias, residual and scale to their rows; or two products are joined
 //              there (cpu_join) and leave as the next one's activation tiles.
-//   few rows   (2 to 16, and one row that must be unpacked) each weight tile is decoded into the first-level cache and used at once: per 32 columns
-//              85 cycles of decoding, 2 tile loads, a TDPBF16PS that the decoding hides. A panel at a time: of two, the one had been asked for ahead
-//              while the other already read it.
-//   one row    of 16 bits, where memory binds anyway: the same two chains in AVX-512 lanes, no tiles. Per tile row 2 operations to widen and 2 FMAs: beside
-//              decoding that is half as much again (on a Zen 4 it halved the speed), where a tile product is one operation that runs apart.
+//   few rows   (2 to 16) each weight tile is decoded into the first-level cache and used at once: per 32 columns 75 cycles of decoding, 2 tile loads, a
+//              TDPBF16PS. A panel at a time: of two, the one had been asked for ahead while the other already read it.
+//   one row    the same two chains in AVX-512 lanes, no tiles: numbers are rounded in place by two operations and multiplied by a third (amx_decode.h). What no
+//              packed form has (file blocks) goes with the few.
 #pragma once
 #include "cpu/amx/amx_decode.h"
 #include "cpu/amx/amx_tile.h"

@@ -11,41 +11,38 @@
 #define LOAD(p, w) ((w) == VW ? vf_load(p) : vf_loadn(p, w))
 #define STORE(p, v, w) ((w) == VW ? vf_store(p, v) : vf_storen(p, v, w))
 
-// Sums over 4 vectors in turn, so that lanes stay short chains.
+// Sums go over 4 vectors in turn, so that lanes stay short chains: BODY adds the vector of w lanes at index i to acc[j]. Unrolled, so that no chain waits for memory.
+#define CHAINS(n, i, j, w)                        \
+    for (int32_t at = 0; at < (n); at += 4 * VW)  \
+        _Pragma("GCC unroll 4")                   \
+        for (int32_t j = 0, i = at, w; j < 4 && (w = (n) - i < VW ? (int32_t)((n) - i) : VW) > 0; j++, i += VW)
+
+static float sum_of_chains(const vf acc[4]) { return vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3])); }
+
 static float dot_self(const float *x, int32_t n, vf minus) {
     vf acc[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
-    int32_t turn = 0;
-    EACH(n, i, w) {
+    CHAINS(n, i, j, w) {
         vf v = LOAD(x + i, w) - minus;
         if (w < VW) { // lanes past the end hold -minus
             float t[VW];
             vf_store(t, v);
             v = vf_loadn(t, w);
         }
-        acc[turn & 3] = vf_fma(v, v, acc[turn & 3]);
-        turn++;
+        acc[j] = vf_fma(v, v, acc[j]);
     }
-    return vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+    return sum_of_chains(acc);
 }
 
 static float sum_of(const float *x, int32_t n) {
     vf acc[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
-    int32_t turn = 0;
-    EACH(n, i, w) {
-        acc[turn & 3] = acc[turn & 3] + LOAD(x + i, w);
-        turn++;
-    }
-    return vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+    CHAINS(n, i, j, w) acc[j] = acc[j] + LOAD(x + i, w);
+    return sum_of_chains(acc);
 }
 
 static float dot_product(const float *a, const float *b, int32_t n) {
     vf acc[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
-    int32_t turn = 0;
-    EACH(n, i, w) {
-        acc[turn & 3] = vf_fma(LOAD(a + i, w), LOAD(b + i, w), acc[turn & 3]);
-        turn++;
-    }
-    return vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+    CHAINS(n, i, j, w) acc[j] = vf_fma(LOAD(a + i, w), LOAD(b + i, w), acc[j]);
+    return sum_of_chains(acc);
 }
 
 static void softmax(float *y, const float *x, int32_t n) {

@@ -15,7 +15,8 @@
 #define CHAINS(n, i, j, w)                        \
     for (int32_t at = 0; at < (n); at += 4 * VW)  \
         _Pragma("GCC unroll 4")                   \
-        for (int32_t j = 0, i = at, w; j < 4 && (w = (n) - i < VW ? (int32_t)((n) - i) : VW) > 0; j++, i += VW)
+        for (int32_t j = 0, i = at, w; j < 4; j++, i += VW)                             \
+            if ((w = (n) - i < VW ? (int32_t)((n) - i) : VW) > 0)
 
 static float sum_of_chains(const vf acc[4]) { return vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3])); }
 

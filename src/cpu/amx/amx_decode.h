@@ -79,7 +79,8 @@ typedef struct amx_out {
 } amx_out;
 
 // Nearest even with 8 bits. y rounds -65535 v where 8 bits of v end: 2^16 v is a whole number of those, and an even one where v lies between two, so that the even y is the even result.
-// (Just above a power of two y has a bit more, but there v is that power to 14 bits.) Finite v below 2^111.
+// (Just above a power of two y has a bit more, but there v is that power to 14 bits.) Of |v| below 2^111, all of which
+// were compared with VCVTNEPS2BF16.
 static inline __m512 amx_round(__m512 v) {
     const __m512 up = _mm512_set1_ps(65536);
     return _mm512_fmadd_ps(v, up, _mm512_fnmadd_ps(v, up, v));

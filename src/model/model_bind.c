@@ -86,6 +86,7 @@ static const slot_desc SLOTS[SLOT_COUNT] = {
     [S_CONV_IN] = {"shortconv.in_proj", DEV_USE_MATRIX, false},
     [S_CONV_OUT] = {"shortconv.out_proj", DEV_USE_MATRIX, false},
     [S_SSM_IN] = {"ssm_in", DEV_USE_MATRIX, false},
+    [S_SSM_STEER] = {"ssm_in (B, C, time steps)", DEV_USE_MATRIX | DEV_USE_EXACT, false}, // rows of ssm_in: no file's name
     [S_SSM_CONV] = {"ssm_conv1d", DEV_USE_VECTOR, false},
     [S_SSM_CONV_Q] = {"ssm_conv1d_q", DEV_USE_VECTOR, true},
     [S_SSM_CONV_K] = {"ssm_conv1d_k", DEV_USE_VECTOR, true},
@@ -230,6 +231,7 @@ static uint64_t slices_of(const gguf_tensor *t) {
     if (strstr(t->name, ".time_mix_lerp_fused.weight") && t->dims[1] < 64 && t->dims[2] < 64 && t->dims[3] < 64) n = t->dims[1] * t->dims[2] * t->dims[3];
     for (size_t i = 0; i < sizeof stacks / sizeof *stacks; i++)
         if (strstr(t->name, stacks[i])) n = t->dims[2];
+    if (strstr(t->name, ".ssm_in.weight")) n = 2;
     each = n ? t->bytes / n : 0;
     return each ? n : 1;
 }
@@ -281,6 +283,25 @@ static status add_halves(binding *b, const gguf_tensor *t, bound_layer *l, error
         d->bytes /= 2;
         d->half = i + 1;
     }
+    return OK;
+}
+
+// Mamba-2's wide matrix: the rows of the gate and of what goes in, then those of B, C and the time steps, which steer the recurrence. These are bound as a matrix of
+// their own, since they are computed in float32 (docs/ARCHITECTURE.md, "Recipes").
+static status add_steered(binding *b, const hparams *hp, const gguf_tensor *t, slot_pair *s, error *err) {
+    const int64_t first = 2 * (int64_t)hp->state_heads * hp->state_v, all = first + 2 * (int64_t)hp->state_keys * hp->state_k + hp->state_heads;
+    bound_tensor *wide, *steer;
+    status st = add(b, t, SLOTS[S_SSM_IN].use, false, &wide, err);
+    if (!st && wide->desc.n != all) st = bad_shape(wide, hp->n_embd, all, 1, err);
+    if (!st) st = add(b, t, SLOTS[S_SSM_STEER].use, false, &steer, err);
+    if (st) return st;
+    wide->desc.n = first;
+    wide->bytes = t->bytes / (uint64_t)all * (uint64_t)first; // rows are whole blocks
+    steer->desc.n = all - first;
+    steer->offset = wide->bytes;
+    steer->bytes = t->bytes - wide->bytes;
+    s[S_SSM_IN].w = wide;
+    s[S_SSM_STEER].w = steer;
     return OK;
 }
 
@@ -353,6 +374,7 @@ static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, in
         if (s >= S_CONV && !hp->layers[layer].recurrent) break;
         if (s >= S_TM_W0 && !arch_rwkv(hp->row)) break;
         if (weight && (s == S_K_B || s == S_V_B || s == S_TM_W2)) return add_slices(b, t, &pair->w, err);
+        if (weight && s == S_SSM_IN && hp->row->recur == RECUR_MAMBA2) return add_steered(b, hp, t, b->layers[layer].s, err);
         if (weight && s == S_TM_LERP) return add_vectors(b, t, &pair->w, err);
         if (weight && s == S_SSM_A && hp->kda_bound < 0) return add_gains(b, t, hp->state_k, &pair->w, err);
         if (s == S_SELECT_BIAS && (bias || !*suffix)) return add(b, t, DEV_USE_VECTOR, false, &pair->w, err);

@@ -204,7 +204,7 @@ typedef enum slot {
     S_Q_A, S_Q_A_NORM, S_Q_B, S_KV_A, S_KV_A_NORM, S_K_B, S_V_B, S_KV_B,
     S_SHARED_ROUTER, S_GATE_SHARED, S_UP_SHARED, S_DOWN_SHARED,
     S_CONV, S_CONV_IN, S_CONV_OUT, // recurrent layers from here on: see model_recurrent.c
-    S_SSM_IN, S_SSM_CONV, S_SSM_CONV_Q, S_SSM_CONV_K, S_SSM_CONV_V, S_SSM_X, S_SSM_DT, S_SSM_A, S_SSM_D, S_SSM_NORM, S_SSM_DT_NORM, S_SSM_B_NORM, S_SSM_C_NORM, S_SSM_OUT,
+    S_SSM_IN, S_SSM_STEER, S_SSM_CONV, S_SSM_CONV_Q, S_SSM_CONV_K, S_SSM_CONV_V, S_SSM_X, S_SSM_DT, S_SSM_A, S_SSM_D, S_SSM_NORM, S_SSM_DT_NORM, S_SSM_B_NORM, S_SSM_C_NORM, S_SSM_OUT,
     S_SSM_BA, S_SSM_BETA, S_SSM_ALPHA, S_SSM_F_A, S_SSM_F_B, S_SSM_G_A, S_SSM_G_B, S_SSM_G,
     // RWKV: see model_rwkv.c. The five lerps of RWKV-6 stand in a row, as slices of the fused tensor.
     S_TM_W0, S_TM_W1, S_TM_W2, S_TM_A0, S_TM_A1, S_TM_A2, S_TM_V0, S_TM_V1, S_TM_V2, S_TM_G1, S_TM_G2, S_TM_KK, S_TM_KA, S_TM_RK,

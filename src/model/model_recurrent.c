@@ -135,7 +135,7 @@ status check_recurrent(const hparams *hp, slot_pair *s, int32_t il, error *err) 
                     VEC_MAY(S_SSM_B_NORM, state), VEC_MAY(S_SSM_C_NORM, state));
         break;
     case RECUR_MAMBA2:
-        st = SHAPES(MAT(S_SSM_IN, e, inner + wide + heads), VEC(S_SSM_CONV, wide * hp->taps), BIAS_MAY(S_SSM_CONV, wide), BIAS(S_SSM_DT, heads),
+        st = SHAPES(MAT(S_SSM_IN, e, 2 * inner), MAT(S_SSM_STEER, e, wide - inner + heads), VEC(S_SSM_CONV, wide * hp->taps), BIAS_MAY(S_SSM_CONV, wide), BIAS(S_SSM_DT, heads),
                     VEC(S_SSM_A, heads), VEC(S_SSM_D, heads), VEC_MAY(S_SSM_NORM, inner), MAT(S_SSM_OUT, inner, e));
         if (!st && inner % hp->state_keys) st = error_set(err, E_INVALID, "key \"%s.ssm.group_count\" is %d, which does not divide %lld columns", hp->row->name, hp->state_keys, (long long)inner);
         break;
@@ -302,7 +302,10 @@ static void mamba2(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_r
     const hparams *hp = c->hp;
     int32_t inner = hp->state_heads * hp->state_v, keys = hp->state_keys * hp->state_k, wide = inner + 2 * keys;
     dev_reg all = graph_part(c, c->mixed, inner + wide + hp->state_heads), in = dev_reg_view(c->p, all, inner, wide); // gate; x, B, C; time steps
-    graph_linear(c, all, x, &s[S_SSM_IN]);
+    dev_linear op = {.src = x, .n = 2, .residual = DEV_NONE,
+                     .out = {graph_out(dev_reg_view(c->p, all, 0, 2 * inner), &s[S_SSM_IN]), graph_out(dev_reg_view(c->p, all, 2 * inner, 2 * keys + hp->state_heads), &s[S_SSM_STEER])}};
+    op.out[1].scale = op.out[0].scale; // of the whole matrix
+    dev_op_linear(c->p, op);
     conv(c, in, &s[S_SSM_CONV], layer, 0, DEV_ACT_SILU);
     dev_reg v = dev_reg_view(c->p, in, 0, inner), k = dev_reg_view(c->p, in, inner, keys), q = dev_reg_view(c->p, in, inner + keys, keys), rates = dev_reg_view(c->p, all, inner + wide, hp->state_heads);
     state_space(c, s, layer, (dev_scan){.dst = att, .v = v, .k = k, .q = q, .rate = rates}, dev_reg_view(c->p, all, 0, inner));

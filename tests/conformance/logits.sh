@@ -251,10 +251,9 @@ plain_peer() {
   echo "$work/plain"
 }
 # quantized NAME BASE TYPES...: the exact answer is the peer's on the file decoded to F32; altiserve's NMSE to it, median of five token seeds,
-# is at most 1.1 times the peer's own on the quantized file, or 1e-4. SEEDS: how many, where five say little: in recurrent layers a rounding moves every later token, so that one list's
-# error varies by half, and of two programs that err alike one is "out" in every fourth draw of five.
+# is at most 1.1 times the peer's own on the quantized file, or 1e-4.
 quantized() {
-  local name=$1 base=$2 type model seed seeds=${SEEDS:-5} ids ours theirs made with=()
+  local name=$1 base=$2 type model seed seeds=5 ids ours theirs made with=()
   shift 2
   [ -n "${ONLY:-}" ] && ! [[ $name =~ $ONLY ]] && return
   model=$cache/$name.gguf
@@ -297,7 +296,7 @@ else
   quantized quant-moe qwen3moe-moe Q8_0 Q4_K_M MXFP4_MOE
   for base in gemma3-dense deepseek2-moe gpt-oss-moe; do quantized "quant-$base" "$base" Q8_0 Q4_K_M; done
   for base in mamba-dense mamba2-dense jamba-dense falcon-h1-dense granitehybrid-dense nemotron_h-dense lfm2-dense qwen35-dense qwen3next-moe plamo2-dense minimax-01-moe; do
-    SEEDS=15 quantized "quant-$base" "$base" Q8_0 Q4_K_M
+    quantized "quant-$base" "$base" Q8_0 Q4_K_M
   done
 fi
 [ -n "$refused" ] && echo "sizes that the peer refuses:$refused"

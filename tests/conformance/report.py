@@ -110,7 +110,7 @@ def of_service(logs):
 def of_types(logs):
     yield "## File types"
     yield ""
-    yield "Logits: NMSE against the same file decoded to float32, median of five token seeds (15 for recurrent layers), altiserve's and the peer's on the same file (bound: 1.1 times the"
+    yield "Logits: NMSE against the same file decoded to float32, median of five lists of 200 tokens, altiserve's and the peer's on the same file (bound: 1.1 times the"
     yield "peer's, or 1e-4); several figures where several models were held. Weights: NMSE of what `quantize` writes against the float32 file, relative to the peer's file of the same name, worst and best of a"
     yield "tensor type over several models, with and without an importance matrix; and how many weights of the peer's file decode to another value here. Logits written: NMSE of the logits of what"
     yield "`quantize` writes, decoded to float32, against the float32 model's, relative to the peer's file of the same name, worst and best of those models (bound: 1.025)."

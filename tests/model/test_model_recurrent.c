@@ -1,6 +1,7 @@
-// Recurrent models that are not whole: every missing tensor and every size out of range is refused by name, before anything is allocated for it.
+// Recurrent models: every missing tensor and every size out of range is refused by name, before anything is allocated for it; what steers a recurrence is exact.
 #include "model/small_model.h"
 
+#include "model/fake_device.h"
 #include "model/model.h"
 
 enum { E = 16, INNER = 32, HEADS = 4, GROUPS = 2, STATE = 8, TAPS = 4, WIDE = INNER + 2 * GROUPS * STATE };
@@ -22,7 +23,7 @@ static const struct { const char *name; uint64_t k, n; } MAMBA2[] = {
     {"blk.0.ssm_alpha.weight", E, HEADS}, {"blk.0.ssm_norm.weight", INNER / HEADS, 1}, {"blk.0.ssm_out.weight", INNER, E}, {"blk.0.ffn_gate.weight", E, 24}, {"blk.0.ffn_up.weight", E, 24},
     {"blk.0.ffn_down.weight", 24, E}};
 
-static status check(const spec *s, error *err) {
+static small_model made(const spec *s) {
     bool delta = !strcmp(s->arch, "qwen35");
     size_t n = delta ? sizeof DELTA / sizeof *DELTA : sizeof MAMBA2 / sizeof *MAMBA2;
     small_model m = {0};
@@ -37,6 +38,11 @@ static status check(const spec *s, error *err) {
         else small_tensor(&m, &t, MAMBA2[i].name, MAMBA2[i].k, MAMBA2[i].n, 1);
     }
     small_end(&m);
+    return m;
+}
+
+static status check(const spec *s, error *err) {
+    small_model m = made(s);
     status st = model_check(m.g, err);
     small_free(&m);
     return st;
@@ -46,6 +52,30 @@ static void whole_ones_pass(void **state) {
     (void)state;
     error err = {0};
     if (check(&(spec){.arch = "mamba2"}, &err) || check(&(spec){.arch = "qwen35"}, &err)) fail_msg("%s", err.text);
+}
+
+static int64_t input_rows[2]; // of ssm_in: in the recipe, exact
+
+static status counting(device *d, dev_import *list, size_t n, const dev_hooks *hooks, error *err) {
+    for (size_t i = 0; i < n; i++)
+        if (strstr(list[i].weight->name, "ssm_in")) input_rows[!!(list[i].weight->use & DEV_USE_EXACT)] += list[i].weight->n;
+    return fake_imports(d, list, n, hooks, err);
+}
+
+// B, C and the time steps are the last rows of Mamba-2's wide matrix.
+static void what_steers_is_exact(void **state) {
+    (void)state;
+    small_model f = made(&(spec){.arch = "mamba2"});
+    dev_ops ops = fake_ops;
+    ops.import_weights = counting;
+    fake_device dev = {.base = {&ops}};
+    model *m = NULL;
+    error err = {0};
+    if (model_load(f.g, &dev.base, NULL, &m, &err)) fail_msg("%s", err.text);
+    assert_int_equal(input_rows[0], 2 * INNER);
+    assert_int_equal(input_rows[1], WIDE - INNER + HEADS);
+    model_free(m);
+    small_free(&f);
 }
 
 static void refused(const spec *s, const char *word) {
@@ -79,6 +109,6 @@ static void sizes_are_bounded(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(whole_ones_pass), cmocka_unit_test(parts_are_missed), cmocka_unit_test(sizes_are_bounded)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(whole_ones_pass), cmocka_unit_test(what_steers_is_exact), cmocka_unit_test(parts_are_missed), cmocka_unit_test(sizes_are_bounded)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

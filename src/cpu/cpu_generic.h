@@ -12,10 +12,10 @@
 #define STORE(p, v, w) ((w) == VW ? vf_store(p, v) : vf_storen(p, v, w))
 
 // Sums go over 4 vectors in turn, so that lanes stay short chains: BODY adds the vector of w lanes at index i to acc[j]. Unrolled, so that no chain waits for memory.
-#define CHAINS(n, i, j, w)                        \
-    for (int32_t at = 0; at < (n); at += 4 * VW)  \
-        _Pragma("GCC unroll 4")                   \
-        for (int32_t j = 0, i = at, w; j < 4; j++, i += VW)                             \
+#define CHAINS(n, i, j, w)                                  \
+    for (int32_t at = 0; at < (n); at += 4 * VW)            \
+        _Pragma("GCC unroll 4")                             \
+        for (int32_t j = 0, i = at, w; j < 4; j++, i += VW) \
             if ((w = (n) - i < VW ? (int32_t)((n) - i) : VW) > 0)
 
 static float sum_of_chains(const vf acc[4]) { return vf_sum((acc[0] + acc[1]) + (acc[2] + acc[3])); }

@@ -292,7 +292,7 @@ static status add_steered(binding *b, const hparams *hp, const gguf_tensor *t, s
     const int64_t first = 2 * (int64_t)hp->state_heads * hp->state_v, all = first + 2 * (int64_t)hp->state_keys * hp->state_k + hp->state_heads;
     bound_tensor *wide, *steer;
     status st = add(b, t, SLOTS[S_SSM_IN].use, false, &wide, err);
-    if (!st && wide->desc.n != all) st = bad_shape(wide, hp->n_embd, all, 1, err);
+    if (!st && (wide->desc.k != hp->n_embd || wide->desc.n != all)) st = bad_shape(wide, hp->n_embd, all, 1, err);
     if (!st) st = add(b, t, SLOTS[S_SSM_STEER].use, false, &steer, err);
     if (st) return st;
     wide->desc.n = first;

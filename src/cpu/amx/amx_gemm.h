@@ -6,8 +6,8 @@
 //              decoded once for 512 rows, at most 2,048 columns deep; deeper products carry the accumulators, as they are, from one depth to the next.
 //              Results go to contiguous tiles and from there with bias, residual and scale to their rows; or two products are joined there (cpu_join)
 //              and leave as the next one's activation tiles.
-//   few rows   (2 to 16) each weight tile is decoded into the first-level cache and used at once: per 32 columns 75 cycles of decoding, 2 tile loads, a
-//              TDPBF16PS. A panel at a time: of two, the one had been asked for ahead while the other already read it.
+//   few rows   (2 to 16) each weight tile is decoded into the first-level cache and used at once: per 32 columns 75 cycles of decoding by count (4 bits),
+//              2 tile loads, a TDPBF16PS. A panel at a time: of two, the one had been asked for ahead while the other already read it.
 //   one row    the same two chains in AVX-512 lanes, no tiles: numbers are rounded in place by two operations and multiplied by a third (amx_decode.h). What no
 //              packed form has (file blocks) goes with the few.
 #pragma once

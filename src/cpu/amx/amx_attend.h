@@ -110,7 +110,7 @@ static void amx_score(scoring *x) {
         amx_ask(next + b * 2 * TILE_BYTES, 2 * TILE_BYTES);
         amx_ask(keys + cpu_tile_key_bytes(t->a->head_k) + b * part, part);
     }
-    amx_step(q, t->n > TILE_ROWS ? q + t->kb * TILE_BYTES : NULL, keys + b * 2 * TILE_BYTES, keys + b * 2 * TILE_BYTES + TILE_BYTES);
+    amx_step(false, q, t->n > TILE_ROWS ? q + t->kb * TILE_BYTES : NULL, keys + b * 2 * TILE_BYTES, keys + b * 2 * TILE_BYTES + TILE_BYTES);
     if (++x->block < t->kb) return;
     float *s = x->s + x->slot++ * DEV_PAGE_TOKENS;
     x->block = 0;
@@ -239,7 +239,7 @@ static void amx_value(valuing *x) {
         TILE_ZERO(2);
         TILE_ZERO(3);
     }
-    amx_step(x->p + b * TILE_BYTES, two ? x->p + (SPLIT + b) * TILE_BYTES : NULL, values, values + next);
+    amx_step(false, x->p + b * TILE_BYTES, two ? x->p + (SPLIT + b) * TILE_BYTES : NULL, values, values + next);
     if (!last) return;
     x->slot = 0;
     x->d += 2;

@@ -119,7 +119,7 @@ static inline void amx_ask_out(const square *s, int64_t b) {
         for (int i = 0; i < 2; i++) __builtin_prefetch(s->out + (size_t)b * s->ld + i * PANEL, 1, 2);
 }
 
-static void amx_square(const square *s, float *c) {
+static inline __attribute__((always_inline)) void amx_square_of(bool ask, const square *s, float *c) {
     if (s->more) {
         TILE_LOAD(0, c, 64);
         TILE_LOAD(1, c + 512, 64);
@@ -134,15 +134,19 @@ static void amx_square(const square *s, float *c) {
     if (s->a1)
         for (int64_t b = 0; b < s->n; b++) {
             amx_ask_out(s, b);
-            amx_step(s->a0 + b * TILE_BYTES, s->a1 + b * TILE_BYTES, s->b[0] + b * TILE_BYTES, s->b[1] + b * TILE_BYTES);
+            amx_step(ask, s->a0 + b * TILE_BYTES, s->a1 + b * TILE_BYTES, s->b[0] + b * TILE_BYTES, s->b[1] + b * TILE_BYTES);
         }
     else // 16 rows at the end
-        for (int64_t b = 0; b < s->n; b++) amx_step(s->a0 + b * TILE_BYTES, NULL, s->b[0] + b * TILE_BYTES, s->b[1] + b * TILE_BYTES);
+        for (int64_t b = 0; b < s->n; b++) amx_step(false, s->a0 + b * TILE_BYTES, NULL, s->b[0] + b * TILE_BYTES, s->b[1] + b * TILE_BYTES);
     TILE_STORE(0, c, 64);
     TILE_STORE(1, c + 512, 64);
     TILE_STORE(2, c + 256, 64);
     TILE_STORE(3, c + 768, 64);
 }
+
+static void amx_square(const square *s, float *c) { amx_square_of(false, s, c); }
+// Where few tiles can be held, a load does not begin early enough for the second level (a fifth of a product's time); where many can, asking is in its way (a tenth).
+static void amx_square_crowded(const square *s, float *c) { amx_square_of(true, s, c); }
 
 // act(gate) * up of `rows` rows from `first` on and n panels from p0 on, both even: in c a panel of one, then of the other. Whole lines leave: halves took twice
 // as long.
@@ -185,7 +189,7 @@ typedef struct passing {
 
 static void amx_pass(const work *w, const work *up, passing *x) {
     const gemm_args *g = w->g;
-    const bool whole = x->last && !up && (x->p0 + x->n) * PANEL <= g->w->base.n;
+    const bool crowded = amx_crowded(), whole = x->last && !up && (x->p0 + x->n) * PANEL <= g->w->base.n;
     for (int32_t r = 0; r < x->rows; r += 2 * TILE_ROWS) {
         const int32_t rows = x->rows - r < 2 * TILE_ROWS ? x->rows - r : 2 * TILE_ROWS;
         float *c = x->c + (x->carried ? (size_t)r * (size_t)(x->n + (x->n & 1)) * PANEL : 0);
@@ -194,7 +198,8 @@ static void amx_pass(const work *w, const work *up, passing *x) {
         for (int i = 0; i < x->n; i += 2) {
             for (int j = 0; j < 2; j++) x->s.b[j] = x->panels[i + j < x->n ? i + j : i]; // a panel alone is done twice: it is rare
             x->s.out = whole && rows == 2 * TILE_ROWS ? g->y + (size_t)(x->r0 + r) * g->ldy + (x->p0 + i - g->first) * PANEL : NULL;
-            amx_square(&x->s, c + i * 512);
+            if (crowded) amx_square_crowded(&x->s, c + i * 512);
+            else amx_square(&x->s, c + i * 512);
         }
         if (!x->last) continue;
         if (up) amx_join(w, up, x->r0 + r, rows, x->p0, x->n / 2, c);

@@ -8,6 +8,7 @@
 #pragma once
 #include <immintrin.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -105,22 +106,72 @@ static void amx_shape(int rows_a, int rows_b) {
     amx_configure(&c);
 }
 
-// 16 or 32 rows x two weight tiles onto tiles 0..3; a1: NULL for 16 rows.
+// A tile's lines into the first level.
+static inline __attribute__((always_inline)) void amx_ask_tile(const uint8_t *p) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) _mm_prefetch((const char *)p + i * 64, _MM_HINT_T0);
+}
+
+// 16 or 32 rows x two weight tiles onto tiles 0..3; a1: NULL for 16 rows. `ask`: the tiles that follow each of these are asked for into the first level, one operand between two products
+// each; what lies behind the last may be anything.
 // A tile that holds zeros takes no register of those that tiles are renamed to, so operands are zeroed after their last use: of these there seem to be few more than eight when
 // the other half of a core is in use, and a load then waits for what was there before it (docs/PERFORMANCE.md, "Neighbours"). Where nobody else is, it costs nothing.
-static inline __attribute__((always_inline)) void amx_step(const uint8_t *a0, const uint8_t *a1, const uint8_t *w0, const uint8_t *w1) {
+static inline __attribute__((always_inline)) void amx_step(bool ask, const uint8_t *a0, const uint8_t *a1, const uint8_t *w0, const uint8_t *w1) {
     TILE_LOAD(4, a0, 64);
     TILE_LOAD(6, w0, 64);
     TILE_DOT(0, 4, 6);
+    if (ask) amx_ask_tile(w0 + 1024);
     TILE_LOAD(7, w1, 64);
     TILE_DOT(1, 4, 7);
     TILE_ZERO(4);
+    if (ask) amx_ask_tile(w1 + 1024);
     if (a1) {
         TILE_LOAD(5, a1, 64);
         TILE_DOT(2, 5, 6);
         TILE_ZERO(6);
+        if (ask) amx_ask_tile(a0 + 1024);
         TILE_DOT(3, 5, 7);
         TILE_ZERO(5);
+        if (ask) amx_ask_tile(a1 + 1024);
     } else TILE_ZERO(6);
     TILE_ZERO(7);
 }
+
+#ifdef AMX_EMULATED
+static bool amx_crowded(void) { return false; }
+#else
+// Nothing of what follows has begun, all that came before is done.
+static inline uint64_t amx_ticks(void) {
+    _mm_lfence();
+    uint64_t t = __rdtsc();
+    _mm_lfence();
+    return t;
+}
+
+// Whether few tiles can be held now: products among loads, with all eight tiles holding something, then take three to six times their 16 cycles, else hardly more (tiles of 16 rows; what
+// they held is lost). Cycles are those of a chain of multiplications, of three each, since the counter has a clock of its own. It changes many times a second and takes half a microsecond to
+// see, a microsecond and a half where it is so.
+static bool amx_crowded(void) {
+    enum { STEPS = 8, CYCLES = STEPS * 4 * 16 };
+    static const _Alignas(64) uint32_t ones[256] = {[0 ... 255] = 0x3f803f80};
+    TILE_LOAD(0, ones, 64);
+    TILE_LOAD(1, ones, 64);
+    TILE_LOAD(2, ones, 64);
+    TILE_LOAD(3, ones, 64);
+    uint64_t begin = 0, x = 3;
+    for (int i = 0; i <= STEPS; i++) { // the first to wake them
+        if (i == 1) begin = amx_ticks();
+        TILE_LOAD(4, ones, 64);
+        TILE_LOAD(6, ones, 64);
+        TILE_DOT(0, 4, 6);
+        TILE_LOAD(7, ones, 64);
+        TILE_DOT(1, 4, 7);
+        TILE_LOAD(5, ones, 64);
+        TILE_DOT(2, 5, 6);
+        TILE_DOT(3, 5, 7);
+    }
+    const uint64_t middle = amx_ticks();
+    for (int i = 0; i < CYCLES / 3; i++) __asm__ volatile("imul %0, %0" : "+r"(x));
+    return middle - begin > 2 * (amx_ticks() - middle);
+}
+#endif

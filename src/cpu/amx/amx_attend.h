@@ -4,14 +4,16 @@
 // A head of a page: keys as weight tiles [dims / 32][half of the keys][16 pairs of dims][16 keys][2], values [dims / 16][16 pairs of keys][16 dims][2]; dims
 // are padded, keys' with zeros. Recipe: queries and softmax weights rounded to bf16; scores and sums of values as TDPBF16PS chains; online softmax over
 // splits of 4 pages at absolute positions, the sum of a split in one accumulator, then out = out * rescale + it.
-// For 32 queries and one page of 128 dims: 16 TDPBF16PS and 16 tile loads for scores, 16 and 16 for values (512 cycles); 64 vectors of exponentials
-// (10 operations each on two ports, 320 cycles), made while the tiles work for the groups before and after; the rescaling is a quarter of what it would be page by page.
+// For 32 queries and one page of 128 dims: 16 TDPBF16PS and 16 tile loads for scores, 16 and 16 for values (512 cycles); 64 vectors of weights (11 operations each on two
+// ports, 350 cycles), made while the tiles work for the groups before and after; the rescaling is a quarter of what it would be page by page. Greatest scores of 16 queries come from
+// one reduction, sums of weights stay in lanes until the end.
 #pragma once
 #include "cpu/amx/amx_tile.h"
 #include "cpu/cpu_tile.h"
 #include "cpu/cpu_vec.h"
 
 enum { SPLIT = 4, SPLIT_KEYS = SPLIT * DEV_PAGE_TOKENS, QUERIES = 2 * TILE_ROWS, SCORE_LD = SPLIT_KEYS + 16 };
+#define LOG2E 1.44269504088896341f
 
 static void amx_kv_put(uint8_t *at, int32_t head_k, int32_t head_v, int32_t slot, const float *k, const float *v) {
     uint8_t *keys = at + slot / 16 * TILE_BYTES + slot % 16 * 4;
@@ -31,15 +33,14 @@ static void amx_kv_put(uint8_t *at, int32_t head_k, int32_t head_v, int32_t slot
     }
 }
 
-// 2^x for what bf16 then rounds: 2^n * p(r), |r| <= 1/2, p of degree 3 within 1e-4 (bf16 keeps 2e-3). At most 0 comes in; below -126, and for what is
-// masked, 0 comes out (denormals are flushed).
+// 2^x for what bf16 then rounds: 2^n * p(r), n = floor(x), 0 <= r <= 1, p of degree 3 within 8e-5 (bf16 keeps 2e-3). At most 0 comes in; below -126, and for minus infinity, 0 comes out
+// (denormals are flushed); NaN stays.
 static inline __m512 amx_exp2(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-128.0f), x); // NaN stays
-    __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = _mm512_sub_ps(x, n);
-    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.0551716571f), r, _mm512_set1_ps(0.2426111221f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.6932609858f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.9999280752f));
-    return _mm512_scalef_ps(p, n);
+    const __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.0780245227f), r, _mm512_set1_ps(0.2260671554f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.6958335405f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.9999252186f));
+    return _mm512_scalef_ps(p, x); // which takes floor(x)
 }
 
 typedef struct attention {
@@ -51,8 +52,11 @@ typedef struct attention {
     float *o;            // [QUERIES][vb * 16]
     float *part;         // what groups share: 4 tiles,
     uint8_t *tail;       // value tiles of a page that ends early
-    float top[QUERIES], sum[QUERIES], rescale[QUERIES];
-    float split_top[QUERIES], split_sum[QUERIES]; // greatest so far, with this split; this split's sum
+    float unit;          // what a score is multiplied with to be what the softmax takes
+    float top[QUERIES];  // greatest so far
+    float shift[QUERIES]; // the same in powers of two, 0 where nothing was seen
+    float rescale[2][QUERIES]; // what was summed before a split is multiplied with: of this split, and of the last one whose values are summed beside it
+    float sum[QUERIES][16]; // of the weights, by lanes
 } attention;
 
 static void amx_queries(attention *t) {
@@ -122,74 +126,80 @@ static void amx_score(scoring *x) {
     }
 }
 
-// One query's scores of a split, which it sees in part or which need more than the scale; returns the greatest.
-static __m512 amx_bend(const attention *t, int32_t n, const float *s, int32_t base, __m512 x[SPLIT_KEYS / 16]) {
+static bool amx_bends(const attend_args *a) { return a->softcap > 0 || a->slope[0] != 0 || !(a->scale > 0); }
+
+// One query's scores of a split, which it sees in part or which need more than a factor, in place.
+static void amx_bend(const attention *t, int32_t n, int32_t base, float *s) {
     const attend_args *a = t->a;
+    const bool bends = amx_bends(a);
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    __m512 m = _mm512_set1_ps(-INFINITY);
-    for (int v = 0; v < SPLIT_KEYS / 16; v++) {
-        __m512i key = _mm512_add_epi32(lane, _mm512_set1_epi32(base + v * 16));
-        __mmask16 seen = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32(a->low[n])) & _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32(a->high[n]));
-        x[v] = _mm512_set1_ps(-INFINITY);
-        if (!seen) continue; // and not computed, perhaps
-        __m512 y = _mm512_mul_ps(_mm512_loadu_ps(s + v * 16), _mm512_set1_ps(a->scale));
-        if (a->softcap > 0) {
+    for (int v = 0; v < SPLIT_KEYS / 16; v++, s += 16) {
+        const __m512i key = _mm512_add_epi32(lane, _mm512_set1_epi32(base + v * 16));
+        const __mmask16 seen = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32(a->low[n])) & _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32(a->high[n]));
+        if (seen && bends) { // what nobody sees was not computed, perhaps
             float f[16];
-            _mm512_storeu_ps(f, y);
-            for (int j = 0; j < 16; j++) f[j] = seen >> j & 1 ? a->softcap * tanhf(f[j] / a->softcap) : 0;
-            y = _mm512_loadu_ps(f);
+            _mm512_storeu_ps(f, _mm512_mul_ps(_mm512_load_ps(s), _mm512_set1_ps(a->scale)));
+            if (a->softcap > 0)
+                for (int j = 0; j < 16; j++) f[j] = seen >> j & 1 ? a->softcap * tanhf(f[j] / a->softcap) : 0;
+            _mm512_store_ps(s, _mm512_add_ps(_mm512_loadu_ps(f), _mm512_mul_ps(_mm512_set1_ps(a->slope[n]), _mm512_cvtepi32_ps(_mm512_sub_epi32(key, _mm512_set1_epi32(a->own[n]))))));
         }
-        if (a->slope[n] != 0) y = _mm512_add_ps(y, _mm512_mul_ps(_mm512_set1_ps(a->slope[n]), _mm512_cvtepi32_ps(_mm512_sub_epi32(key, _mm512_set1_epi32(a->own[n])))));
-        x[v] = _mm512_mask_mov_ps(x[v], seen, y);
-        m = _mm512_max_ps(m, x[v]);
+        _mm512_mask_store_ps(s, ~seen, _mm512_set1_ps(-INFINITY));
     }
-    return m;
 }
 
-// One query's scores of a split to softmax weights in bf16. What the split changes is left to amx_settle.
-static void amx_soften(attention *t, const float *scores, int32_t i, int32_t base, uint8_t *weights) {
-    const attend_args *a = t->a;
-    const int32_t n = t->first + i;
-    const float *s = scores + i * SCORE_LD;
-    const __m512 log2e = _mm512_set1_ps(1.44269504088896341f);
-    __m512 x[SPLIT_KEYS / 16], m = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
-    if (a->low[n] <= base && a->high[n] >= base + SPLIT_KEYS && !(a->softcap > 0) && a->slope[n] == 0) {
-        const __m512 scale = _mm512_set1_ps(a->scale);
+// The greatest of each of 16 rows' scores in a split; of rows from n on anything.
+static inline __m512 amx_greatest(const float *s, int32_t n) {
+    __m512 m[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++, s += SCORE_LD) {
+        m[i] = _mm512_setzero_ps();
+        if (i >= n) continue;
+        m[i] = _mm512_load_ps(s);
 #pragma GCC unroll 8
-        for (int v = 0; v < SPLIT_KEYS / 16; v++) {
-            x[v] = _mm512_mul_ps(_mm512_loadu_ps(s + v * 16), scale);
-            m = _mm512_max_ps(m, x[v]);
-        }
-    } else m = amx_bend(t, n, s, base, x);
-    uint8_t *p = weights + i / TILE_ROWS * SPLIT * TILE_BYTES + i % TILE_ROWS * 64;
-    float new_top = _mm512_reduce_max_ps(m);
-    if (new_top < t->top[i]) new_top = t->top[i];
-    t->split_top[i] = new_top;
-    t->split_sum[i] = 0;
-    if (new_top == -INFINITY) { // nothing seen yet
-        for (int b = 0; b < SPLIT; b++) _mm512_store_si512(p + b * TILE_BYTES, _mm512_setzero_si512());
-        return;
+        for (int v = 1; v < SPLIT_KEYS / 16; v++) m[i] = _mm512_max_ps(m[i], _mm512_load_ps(s + v * 16));
     }
-    const __m512 top = _mm512_mul_ps(_mm512_set1_ps(new_top), log2e);
+    // rows i and i + 4 in halves of a vector, then four rows in its quarters, then two in pairs of a quarter, then one a lane
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        const int r = i / 4 * 8 + i % 4;
+        m[r] = _mm512_max_ps(_mm512_shuffle_f32x4(m[r], m[r + 4], 0x44), _mm512_shuffle_f32x4(m[r], m[r + 4], 0xee));
+    }
 #pragma GCC unroll 4
-    for (int v = 0; v < SPLIT_KEYS / 16; v += 2) {
-        __m512 e = amx_exp2(_mm512_fmsub_ps(x[v], log2e, top)), f = amx_exp2(_mm512_fmsub_ps(x[v + 1], log2e, top));
-        total = _mm512_add_ps(total, _mm512_add_ps(e, f));
-        _mm512_store_si512(p + v / 2 * TILE_BYTES, (__m512i)_mm512_cvtne2ps_pbh(f, e));
-    }
-    t->split_sum[i] = vf_sum(total);
+    for (int i = 0; i < 4; i++) m[i] = _mm512_max_ps(_mm512_shuffle_f32x4(m[i], m[i + 8], 0x88), _mm512_shuffle_f32x4(m[i], m[i + 8], 0xdd));
+    const __m512 a = _mm512_max_ps(_mm512_shuffle_ps(m[0], m[1], 0x44), _mm512_shuffle_ps(m[0], m[1], 0xee));
+    const __m512 b = _mm512_max_ps(_mm512_shuffle_ps(m[2], m[3], 0x44), _mm512_shuffle_ps(m[2], m[3], 0xee));
+    return _mm512_max_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
 }
 
-// All queries' factors for what was summed before a split: 1 where nothing is greater, 0 where nothing was seen.
-static void amx_settle(attention *t) {
+// Before a split's weights are made: scores that need it bent, the greatest of each query, and the factors for what was summed before: 1 where nothing is greater, 0 where nothing was seen.
+static void amx_tops(attention *t, float *scores, int32_t base, float rescale[QUERIES]) {
+    const attend_args *a = t->a;
+    const bool bends = amx_bends(a);
+    for (int32_t i = 0; i < t->n; i++)
+        if (bends || a->low[t->first + i] > base || a->high[t->first + i] < base + SPLIT_KEYS) amx_bend(t, t->first + i, base, scores + i * SCORE_LD);
     for (int32_t i = 0; i < t->n; i += 16) {
-        const __m512 top = _mm512_loadu_ps(t->split_top + i);
+        const __m512 was = _mm512_loadu_ps(t->top + i), top = _mm512_max_ps(was, _mm512_mul_ps(amx_greatest(scores + i * SCORE_LD, t->n - i), _mm512_set1_ps(t->unit)));
         const __mmask16 none = _mm512_cmp_ps_mask(top, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);
-        const __m512 f = _mm512_mask_mov_ps(vf_exp(_mm512_sub_ps(_mm512_loadu_ps(t->top + i), top)), none, _mm512_set1_ps(1));
-        _mm512_storeu_ps(t->rescale + i, f);
-        _mm512_storeu_ps(t->sum + i, _mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(t->sum + i), f), _mm512_loadu_ps(t->split_sum + i)));
+        _mm512_storeu_ps(rescale + i, _mm512_mask_mov_ps(vf_exp(_mm512_sub_ps(was, top)), none, _mm512_set1_ps(1)));
+        _mm512_storeu_ps(t->shift + i, _mm512_maskz_mul_ps(~none, top, _mm512_set1_ps(LOG2E)));
         _mm512_storeu_ps(t->top + i, top);
     }
+}
+
+// One query's scores of a split to softmax weights in bf16.
+static void amx_soften(attention *t, const float *scores, int32_t i, float rescale, uint8_t *weights) {
+    const float *s = scores + i * SCORE_LD;
+    const __m512 unit = _mm512_set1_ps(t->unit * LOG2E), shift = _mm512_set1_ps(t->shift[i]);
+    __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
+    uint8_t *p = weights + i / TILE_ROWS * SPLIT * TILE_BYTES + i % TILE_ROWS * 64;
+#pragma GCC unroll 4
+    for (int v = 0; v < SPLIT_KEYS / 16; v += 2) {
+        const __m512 e = amx_exp2(_mm512_fmsub_ps(_mm512_load_ps(s + v * 16), unit, shift)), f = amx_exp2(_mm512_fmsub_ps(_mm512_load_ps(s + v * 16 + 16), unit, shift));
+        even = _mm512_add_ps(even, e);
+        odd = _mm512_add_ps(odd, f);
+        _mm512_store_si512(p + v / 2 * TILE_BYTES, (__m512i)_mm512_cvtne2ps_pbh(f, e));
+    }
+    _mm512_storeu_ps(t->sum[i], _mm512_fmadd_ps(_mm512_loadu_ps(t->sum[i]), _mm512_set1_ps(rescale), _mm512_add_ps(even, odd)));
 }
 
 // The value tiles of a page whose keys from `keys` on nobody has seen, with those as zeros: a weight of zero times what an older page left there must be zero.
@@ -206,14 +216,15 @@ static const uint8_t *amx_tail(const attention *t, const uint8_t *values, int32_
 typedef struct valuing {
     const attention *t;
     const uint8_t *p;             // its weights
+    const float *rescale;
     const uint8_t *values[SPLIT]; // NULL where nothing is seen
     int slot, pages;
     int32_t d;                    // of t->vb
 } valuing;
 
-static valuing amx_valuing(const scoring *of, int32_t base, const uint8_t *p) {
+static valuing amx_valuing(const scoring *of, int32_t base, const uint8_t *p, const float *rescale) {
     const attention *t = of->t;
-    valuing x = {.t = t, .p = p, .pages = of->pages};
+    valuing x = {.t = t, .p = p, .rescale = rescale, .pages = of->pages};
     for (int b = 0; b < SPLIT; b++) {
         if (!of->keys[b]) continue;
         x.values[b] = of->keys[b] + cpu_tile_key_bytes(t->a->head_k);
@@ -251,7 +262,7 @@ static void amx_value(valuing *x) {
     }
     for (int32_t i = 0; i < t->n; i++) {
         float *o = t->o + i * t->vb * 16 + d * 16;
-        __m512 f = _mm512_set1_ps(t->rescale[i]);
+        __m512 f = _mm512_set1_ps(x->rescale[i]);
         _mm512_store_ps(o, _mm512_fmadd_ps(_mm512_load_ps(o), f, _mm512_load_ps(t->part + i * 16)));
         if (next) _mm512_store_ps(o + 16, _mm512_fmadd_ps(_mm512_load_ps(o + 16), f, _mm512_load_ps(t->part + 512 + i * 16)));
     }
@@ -261,7 +272,7 @@ static void amx_finish(attention *t) {
     const attend_args *a = t->a;
     for (int32_t i = 0; i < t->n; i++) {
         const int32_t n = t->first + i;
-        float f = 1, sum = t->sum[i];
+        float f = 1, sum = vf_sum(_mm512_loadu_ps(t->sum[i]));
         if (a->sink) {
             float top = a->sink[n] > t->top[i] ? a->sink[n] : t->top[i];
             f = t->top[i] == -INFINITY ? 0 : expf(t->top[i] - top);
@@ -279,10 +290,9 @@ static void amx_group_begin(attention *t) {
     const attend_args *a = t->a;
     t->low = INT32_MAX;
     t->high = 0;
-    for (int32_t i = 0; i < QUERIES; i++) {
-        t->top[i] = t->split_top[i] = -INFINITY;
-        t->sum[i] = t->split_sum[i] = 0;
-    }
+    t->unit = amx_bends(a) ? 1 : a->scale;
+    for (int32_t i = 0; i < QUERIES; i++) t->top[i] = -INFINITY;
+    memset(t->sum, 0, sizeof t->sum);
     for (int32_t i = 0; i < t->n; i++) {
         if (a->low[t->first + i] < t->low) t->low = a->low[t->first + i];
         if (a->high[t->first + i] > t->high) t->high = a->high[t->first + i];
@@ -323,16 +333,17 @@ static void amx_groups(attention *t, int n, const shared *sh) {
         const int32_t steps = next.pages * t->kb, beside = of && then && of->n == then->n ? steps : 0; // tiles of one shape
         int32_t done = 0;
         if (of) {
+            float *rescale = of->rescale[turn];
+            amx_tops(of, now.s, at, rescale);
             for (int32_t i = 0; i < of->n; i++) {
-                amx_soften(of, now.s, i, at, sh->weights[turn]);
+                amx_soften(of, now.s, i, rescale[i], sh->weights[turn]);
                 for (; done < (sums + beside) * (i + 1) / of->n; done++) {
                     if (done < sums) amx_value(&before);
                     else amx_score(&next);
                 }
             }
             done -= sums;
-            amx_settle(of);
-            before = amx_valuing(&now, at, sh->weights[turn]);
+            before = amx_valuing(&now, at, sh->weights[turn], rescale);
             sums = before.pages * ((t->vb + 1) / 2);
         }
         if (!beside || of->n <= TILE_ROWS) // of few queries the pages come from memory, in the order they were asked for

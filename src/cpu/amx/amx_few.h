@@ -48,26 +48,43 @@ static inline __attribute__((always_inline)) void few_weights(int bits, const __
         }
 }
 
+// Sums begin at the bits of 3 * 2^22, where floats lie one apart: what they end at is, read as a float, that and the sum. One FMA then takes it off and scales, where a conversion and a
+// product would be two operations, with the same bits: 3 * 2^22 times a scale is exact, of a half float by six or eight bits. Powers of two up to the greatest (TILE_E8) do not go so far.
+enum { FEW_ZERO = 0x4b400000 };
+static inline bool few_folds(tile_scale kind) { return kind != TILE_E8; }
+
+typedef struct few_scales {
+    amx_scales s;
+    __m512 zero[2]; // [h]: what FEW_ZERO becomes by the first half's scales
+} few_scales;
+
+static inline __attribute__((always_inline)) void few_load_scales(tile_scale kind, const uint8_t *panel, int64_t b, few_scales *f) {
+    amx_load_scales(kind, panel, b, &f->s);
+    for (int h = 0; h < 2; h++) f->zero[h] = _mm512_mul_ps(f->s.d[0][h], _mm512_castsi512_ps(_mm512_set1_epi32(FEW_ZERO)));
+}
+
 // One row's block: y[h] += what it adds for rows 8 h .. 8 h + 7, a lane for each parity of the columns; what mins take off is few_mins'.
-static inline __attribute__((always_inline)) void few_row(bool two, int offset, const __m512i w[8], const amx_scales *s, const int8_t *q, const cpu_aux *a, __m512 y[2]) {
-    __m512i x[4], start[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+static inline __attribute__((always_inline)) void few_row(tile_scale kind, bool two, int offset, const __m512i w[8], const few_scales *f, const int8_t *q, const cpu_aux *a, __m512 y[2]) {
+    const amx_scales *s = &f->s;
+    const bool folds = few_folds(kind);
+    __m512i x[4], start[2] = {folds ? _mm512_set1_epi32(FEW_ZERO) : _mm512_setzero_si512(), _mm512_setzero_si512()};
     for (int i = 0; i < 4; i++) {
         long long v;
         memcpy(&v, q + i * 8, 8);
         x[i] = _mm512_set1_epi64(v);
     }
     if (offset) { // once a row: in the lanes of even columns
-        start[0] = _mm512_maskz_set1_epi32(0x5555, (two ? a->nsum - a->nhigh : a->nsum) * offset);
+        start[0] = _mm512_mask_set1_epi32(start[0], 0x5555, (folds ? FEW_ZERO : 0) + (two ? a->nsum - a->nhigh : a->nsum) * offset);
         if (two) start[1] = _mm512_maskz_set1_epi32(0x5555, a->nhigh * offset);
     }
     const __m512 d = _mm512_set1_ps(a->d);
     for (int h = 0; h < 2; h++) {
         __m512i sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start[0], w[h * 4], x[0]), w[h * 4 + 1], x[1]);
         __m512i more = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(two ? start[1] : sum, w[h * 4 + 2], x[2]), w[h * 4 + 3], x[3]);
-        __m512 f;
-        if (two) f = _mm512_fmadd_ps(_mm512_cvtepi32_ps(more), s->d[1][h], _mm512_mul_ps(_mm512_cvtepi32_ps(sum), s->d[0][h]));
-        else f = _mm512_mul_ps(_mm512_cvtepi32_ps(more), s->d[0][h]);
-        y[h] = _mm512_fmadd_ps(f, d, y[h]);
+        if (!two) sum = more;
+        __m512 z = folds ? _mm512_fmsub_ps(_mm512_castsi512_ps(sum), s->d[0][h], f->zero[h]) : _mm512_mul_ps(_mm512_cvtepi32_ps(sum), s->d[0][h]);
+        if (two) z = _mm512_fmadd_ps(_mm512_cvtepi32_ps(more), s->d[1][h], z);
+        y[h] = _mm512_fmadd_ps(z, d, y[h]);
     }
 }
 
@@ -96,12 +113,12 @@ static inline __attribute__((always_inline)) void few_panel(int R, int bits, til
     }
     for (int64_t b = 0; b < B; b++, area += bytes) {
         __m512i w[8];
-        amx_scales s;
+        few_scales s;
         few_weights(bits, values, area, w);
-        amx_load_scales(kind, panel, b, &s);
+        few_load_scales(kind, panel, b, &s);
         for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + AMX_AHEAD + i, _MM_HINT_T1);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++) few_row(two, offset, w, &s, q[r] + b * TILE_K, &aux[r][b], y[r]);
+        for (int r = 0; r < R; r++) few_row(kind, two, offset, w, &s, q[r] + b * TILE_K, &aux[r][b], y[r]);
     }
     __m512 z[FEW_ROWS];
     for (int r = 0; r < R; r++) z[r] = _mm512_setzero_ps();

@@ -104,6 +104,45 @@ static inline void amx_put(const gemm_args *g, int32_t row, int64_t panel, const
     _mm512_mask_storeu_ps(g->y + (size_t)row * g->ldy + col, m, y);
 }
 
+#ifdef AMX_EMULATED
+static bool amx_crowded(void) { return false; }
+#else
+// Nothing of what follows has begun, all that came before is done.
+static inline uint64_t amx_ticks(void) {
+    _mm_lfence();
+    uint64_t t = __rdtsc();
+    _mm_lfence();
+    return t;
+}
+
+// Whether few tiles can be held now: products among loads, with all eight tiles holding something, then take three to six times their 16 cycles, else hardly more (tiles of 16 rows; what
+// they held is lost). Cycles are those of a chain of multiplications, of three each, since the counter has a clock of its own. It changes many times a second and takes half a microsecond to
+// see, a microsecond and a half where it is so.
+static bool amx_crowded(void) {
+    enum { STEPS = 8, CYCLES = STEPS * 4 * 16 };
+    static const _Alignas(64) uint32_t ones[256] = {[0 ... 255] = 0x3f803f80};
+    TILE_LOAD(0, ones, 64);
+    TILE_LOAD(1, ones, 64);
+    TILE_LOAD(2, ones, 64);
+    TILE_LOAD(3, ones, 64);
+    uint64_t begin = 0, x = 3;
+    for (int i = 0; i <= STEPS; i++) { // the first to wake them
+        if (i == 1) begin = amx_ticks();
+        TILE_LOAD(4, ones, 64);
+        TILE_LOAD(6, ones, 64);
+        TILE_DOT(0, 4, 6);
+        TILE_LOAD(7, ones, 64);
+        TILE_DOT(1, 4, 7);
+        TILE_LOAD(5, ones, 64);
+        TILE_DOT(2, 5, 6);
+        TILE_DOT(3, 5, 7);
+    }
+    const uint64_t middle = amx_ticks();
+    for (int i = 0; i < CYCLES / 3; i++) __asm__ volatile("imul %0, %0" : "+r"(x));
+    return middle - begin > 2 * (amx_ticks() - middle);
+}
+#endif
+
 // 32 rows x 2 panels over n tiles of K, into c: [panel][row tile] of 16 x 16. `more`: c has what the columns before these gave. While there are rows, every
 // tile of the way asks for the lines that a row's results will go to.
 typedef struct square {

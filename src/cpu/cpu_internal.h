@@ -190,8 +190,8 @@ typedef struct cpu_kernels {
     void (*attend)(const attend_args *);
     void (*conv)(const conv_args *);
     void (*scan)(const scan_args *);
-    // The tier's own way with bf16 pages, or NULL: one head's key and value into their slot, and attention over them.
-    void (*kv_put)(uint8_t *head, int32_t head_k, int32_t head_v, int32_t slot, const float *k, const float *v);
+    // The tier's own way with bf16 pages, or NULL: one head's keys and values of n tokens (rows ldk and ldv apart) into a page's slots, and attention over them.
+    void (*kv_put)(uint8_t *head, int32_t head_k, int32_t head_v, int32_t slot, int32_t n, const float *k, size_t ldk, const float *v, size_t ldv);
     void (*attend_tiles)(const attend_args *);
     void (*to_half)(const float *x, uint16_t *y, int32_t n); // nearest even
     float (*log_sum_exp)(const float *x, int32_t n);
@@ -329,8 +329,8 @@ void   cpu_kv_copy(device *, dev_kv *, int32_t group, int32_t from, int32_t to);
 void   cpu_kv_export(device *, dev_kv *, int32_t group, int32_t page, void *dst);
 void   cpu_kv_import(device *, dev_kv *, int32_t group, int32_t page, const void *src);
 dev_kv_type cpu_kv_resolve(const device *, dev_kv_type);
-// Writes one row's key and value of a layer (n_kv heads) at slot (0..31) of a page.
-void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, const float *k, const float *v);
+// Writes n rows' keys and values of a layer (n_kv heads; rows ldk and ldv apart) from slot (0..31) of a page on, which holds them all.
+void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, int32_t n, const float *k, size_t ldk, const float *v, size_t ldv);
 static inline const uint8_t *cpu_kv_head(const cpu_kv *kv, int32_t group, int32_t layer, int32_t head, int32_t page) {
     return kv->data[group] + (size_t)page * kv->page_bytes[group] + (size_t)layer * kv->layer_bytes[group] + (size_t)head * kv->head_bytes[group];
 }

@@ -91,38 +91,41 @@ static void put_q8(const float *x, int32_t n, int8_t *q, size_t stride, uint16_t
     }
 }
 
-void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, const float *k, const float *v) {
+static void write_head(const cpu_kernels *kern, dev_kv_type type, const dev_group *g, uint8_t *at, int32_t slot, const float *k, const float *v) {
+    const size_t first_value = (size_t)g->head_k * DEV_PAGE_TOKENS;
+    if (type == DEV_KV_Q8_0) {
+        size_t values = cpu_kv_values_at(type, g->head_k);
+        put_q8(k, g->head_k, (int8_t *)at + slot, DEV_PAGE_TOKENS, (uint16_t *)(at + first_value) + slot);
+        put_q8(v, g->head_v, (int8_t *)at + values + (size_t)slot * (size_t)g->head_v, 1, (uint16_t *)(at + values + (size_t)g->head_v * DEV_PAGE_TOKENS) + slot);
+        return;
+    }
+    if (type == DEV_KV_F32) {
+        float *f = (float *)at;
+        for (int32_t i = 0; i < g->head_k; i++) f[i * DEV_PAGE_TOKENS + slot] = k[i];
+        memcpy(f + first_value + (size_t)slot * (size_t)g->head_v, v, (size_t)g->head_v * sizeof(float));
+        return;
+    }
+    uint16_t *f = (uint16_t *)at, *values = f + first_value + (size_t)slot * (size_t)g->head_v;
+    if (type == DEV_KV_BF16) {
+        for (int32_t i = 0; i < g->head_k; i++) f[i * DEV_PAGE_TOKENS + slot] = quant_f32_to_bf16(k[i]);
+        for (int32_t i = 0; i < g->head_v; i++) values[i] = quant_f32_to_bf16(v[i]);
+        return;
+    }
+    uint16_t half[64];
+    for (int32_t i = 0; i < g->head_k; i += 64) {
+        int32_t n = g->head_k - i < 64 ? g->head_k - i : 64;
+        kern->to_half(k + i, half, n);
+        for (int32_t j = 0; j < n; j++) f[(i + j) * DEV_PAGE_TOKENS + slot] = half[j];
+    }
+    kern->to_half(v, values, g->head_v);
+}
+
+void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, int32_t n, const float *k, size_t ldk, const float *v, size_t ldv) {
     const dev_group *g = &kv->groups[group];
-    for (int32_t h = 0; h < g->n_kv; h++) {
+    for (int32_t h = 0; h < g->n_kv; h++, k += g->head_k, v += g->head_v) {
         uint8_t *at = kv->data[group] + (size_t)page * kv->page_bytes[group] + (size_t)layer * kv->layer_bytes[group] + (size_t)h * kv->head_bytes[group];
-        const float *kh = k + (size_t)h * (size_t)g->head_k, *vh = v + (size_t)h * (size_t)g->head_v;
-        size_t first_value = (size_t)g->head_k * DEV_PAGE_TOKENS;
-        if (kv->type == DEV_KV_Q8_0) {
-            size_t values = cpu_kv_values_at(kv->type, g->head_k);
-            put_q8(kh, g->head_k, (int8_t *)at + slot, DEV_PAGE_TOKENS, (uint16_t *)(at + (size_t)g->head_k * DEV_PAGE_TOKENS) + slot);
-            put_q8(vh, g->head_v, (int8_t *)at + values + (size_t)slot * (size_t)g->head_v, 1, (uint16_t *)(at + values + (size_t)g->head_v * DEV_PAGE_TOKENS) + slot);
-        } else if (kv->type == DEV_KV_F32) {
-            float *f = (float *)at;
-            for (int32_t i = 0; i < g->head_k; i++) f[i * DEV_PAGE_TOKENS + slot] = kh[i];
-            memcpy(f + first_value + (size_t)slot * (size_t)g->head_v, vh, (size_t)g->head_v * sizeof(float));
-        } else {
-            uint16_t *f = (uint16_t *)at, *values = f + first_value + (size_t)slot * (size_t)g->head_v;
-            if (kv->type == DEV_KV_BF16 && kern->kv_put) {
-                kern->kv_put(at, g->head_k, g->head_v, slot, kh, vh);
-                continue;
-            }
-            if (kv->type == DEV_KV_BF16) {
-                for (int32_t i = 0; i < g->head_k; i++) f[i * DEV_PAGE_TOKENS + slot] = quant_f32_to_bf16(kh[i]);
-                for (int32_t i = 0; i < g->head_v; i++) values[i] = quant_f32_to_bf16(vh[i]);
-                continue;
-            }
-            uint16_t half[64];
-            for (int32_t i = 0; i < g->head_k; i += 64) {
-                int32_t n = g->head_k - i < 64 ? g->head_k - i : 64;
-                kern->to_half(kh + i, half, n);
-                for (int32_t j = 0; j < n; j++) f[(i + j) * DEV_PAGE_TOKENS + slot] = half[j];
-            }
-            kern->to_half(vh, values, g->head_v);
-        }
+        if (kv->type == DEV_KV_BF16 && kern->kv_put) kern->kv_put(at, g->head_k, g->head_v, slot, n, k, ldk, v, ldv);
+        else
+            for (int32_t i = 0; i < n; i++) write_head(kern, kv->type, g, at, slot + i, k + (size_t)i * ldk, v + (size_t)i * ldv);
     }
 }

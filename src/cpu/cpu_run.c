@@ -61,11 +61,17 @@ static void rope_row(const run *r, int32_t op, int32_t row) {
     for (int32_t h = 0; h < o->n_head; h++) r->d->kernels.rope(x + (size_t)h * (size_t)o->head_dim, cs, o->dims, o->kind, o->inverse);
 }
 
-static void kv_row(const run *r, const dev_attend *o, int32_t row) {
+// Keys and values of rows first to end - 1, all of one sequence's that lie in one page together.
+static void kv_rows(const run *r, const dev_attend *o, int32_t first, int32_t end) {
     const int32_t *row_seq = (const int32_t *)(r->c->scratch + r->c->row_seq_at);
-    const dev_seq *s = &r->c->step->seqs[row_seq[row]];
-    int32_t at = s->start + row - s->first_row;
-    cpu_kv_write(&r->d->kernels, r->c->kv, o->group, o->layer, s->pages[o->group][at / DEV_PAGE_TOKENS], at % DEV_PAGE_TOKENS, row_of(r->p, o->k, row), row_of(r->p, o->v, row));
+    const cpu_reg_view k = cpu_reg(r->p, o->k), v = cpu_reg(r->p, o->v);
+    for (int32_t row = first, n; row < end; row += n) {
+        const dev_seq *s = &r->c->step->seqs[row_seq[row]];
+        const int32_t at = s->start + row - s->first_row, slot = at % DEV_PAGE_TOKENS, left = s->first_row + s->n_rows - row;
+        n = end - row < left ? end - row : left;
+        if (n > DEV_PAGE_TOKENS - slot) n = DEV_PAGE_TOKENS - slot;
+        cpu_kv_write(&r->d->kernels, r->c->kv, o->group, o->layer, s->pages[o->group][at / DEV_PAGE_TOKENS], slot, n, k.at + (size_t)row * k.ld, k.ld, v.at + (size_t)row * v.ld, v.ld);
+    }
 }
 
 void cpu_pack_for(const cpu_device *d, const dev_tensor *const *w, int n, const float *x, int64_t k, int64_t row, int64_t rows, const cpu_packed *to) {
@@ -215,7 +221,8 @@ static void run_row_op(const run *r, int32_t index, int32_t row) {
 
 static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool_member *team) {
     size_t step = (size_t)rows / ((size_t)pool_threads(team->pool) * 4);
-    step = step < 1 ? 1 : step > DEV_PAGE_TOKENS ? DEV_PAGE_TOKENS : step; // a page's tokens lie in the same lines, which two workers should not pass to and fro
+    // A page's tokens lie in the same lines, which two workers should not pass to and fro; half of them make a tile of keys.
+    step = step < 1 ? 1 : step >= DEV_PAGE_TOKENS ? DEV_PAGE_TOKENS : step >= DEV_PAGE_TOKENS / 2 ? DEV_PAGE_TOKENS / 2 : step;
     for (size_t begin; (begin = pool_next(team, step)) < (size_t)rows;) {
         int32_t end = (int32_t)(begin + step < (size_t)rows ? begin + step : (size_t)rows);
         for (int32_t row = (int32_t)begin; row < end; row++)
@@ -224,7 +231,9 @@ static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool_
                 switch (it.kind) {
                 case CPU_ITEM_OP: run_row_op(r, it.op, row); break;
                 case CPU_ITEM_ROPE: rope_tables_row(r, row); break;
-                case CPU_ITEM_KV: kv_row(r, &r->p->ops[it.op].u.attend, row); break;
+                case CPU_ITEM_KV: // the last of a phase, so what it reads of earlier rows is still there
+                    if (row + 1 == end) kv_rows(r, &r->p->ops[it.op].u.attend, (int32_t)begin, end);
+                    break;
                 case CPU_ITEM_QUANTIZE: quantize_row(r, &r->p->ops[it.op], row, rows); break;
                 case CPU_ITEM_GATE: gate_row(r, &r->p->ops[it.op].u.linear, row, rows); break;
                 }

@@ -15,21 +15,61 @@
 enum { SPLIT = 4, SPLIT_KEYS = SPLIT * DEV_PAGE_TOKENS, QUERIES = 2 * TILE_ROWS, SCORE_LD = SPLIT_KEYS + 16 };
 #define LOG2E 1.44269504088896341f
 
-static void amx_kv_put(uint8_t *at, int32_t head_k, int32_t head_v, int32_t slot, const float *k, const float *v) {
-    uint8_t *keys = at + slot / 16 * TILE_BYTES + slot % 16 * 4;
-    for (int32_t d = 0; d < head_k; d += 32, keys += 2 * TILE_BYTES) {
-        uint32_t left = head_k - d < 32 ? (1u << (head_k - d)) - 1 : 0xffffffffu, pairs[16];
-        __m512 a = _mm512_maskz_loadu_ps((__mmask16)left, k + d), b = _mm512_maskz_loadu_ps((__mmask16)(left >> 16), k + d + 16);
-        _mm512_storeu_si512(pairs, (__m512i)_mm512_cvtne2ps_pbh(b, a));
-        for (int i = 0; i < 16; i++) memcpy(keys + i * 64, &pairs[i], 4);
+// What rows hold 16 of, each four bytes: r[i] becomes number i of each row.
+static inline void amx_transpose(__m512i r[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 4) { // of four rows, numbers 4 q + 0, 1, 2, 3 in quarter q
+        const __m512i a = _mm512_unpacklo_epi32(r[i], r[i + 1]), b = _mm512_unpackhi_epi32(r[i], r[i + 1]), c = _mm512_unpacklo_epi32(r[i + 2], r[i + 3]), d = _mm512_unpackhi_epi32(r[i + 2], r[i + 3]);
+        t[i] = _mm512_unpacklo_epi64(a, c);
+        t[i + 1] = _mm512_unpackhi_epi64(a, c);
+        t[i + 2] = _mm512_unpacklo_epi64(b, d);
+        t[i + 3] = _mm512_unpackhi_epi64(b, d);
     }
-    uint8_t *values = at + cpu_tile_key_bytes(head_k) + slot / 2 * 64;
-    const __m128i odd = _mm_cvtsi32_si128(slot % 2 * 16); // which half of each pair
-    for (int32_t d = 0; d < head_v; d += 16, values += TILE_BYTES) {
-        uint32_t there = head_v - d < 16 ? (1u << (head_v - d)) - 1 : 0xffff;
-        __m512i x = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps((__mmask16)there, v + d)));
-        __mmask32 lanes = (__mmask32)_pdep_u32(there, 0x55555555u) << slot % 2;
-        _mm512_mask_storeu_epi16(values, lanes, _mm512_sll_epi32(x, odd));
+    for (int j = 0; j < 4; j++) { // quarters of four rows each, in order of rows
+        const __m512i a = _mm512_shuffle_i32x4(t[j], t[j + 4], 0x88), b = _mm512_shuffle_i32x4(t[j + 8], t[j + 12], 0x88), c = _mm512_shuffle_i32x4(t[j], t[j + 4], 0xdd), d = _mm512_shuffle_i32x4(t[j + 8], t[j + 12], 0xdd);
+        r[j] = _mm512_shuffle_i32x4(a, b, 0x88);
+        r[j + 8] = _mm512_shuffle_i32x4(a, b, 0xdd);
+        r[j + 4] = _mm512_shuffle_i32x4(c, d, 0x88);
+        r[j + 12] = _mm512_shuffle_i32x4(c, d, 0xdd);
+    }
+}
+
+static inline __m512i amx_pairs(const float *x, int32_t left) { // 32 numbers, of which `left` are there
+    const uint32_t there = left < 32 ? (1u << left) - 1 : 0xffffffffu;
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps((__mmask16)(there >> 16), x + 16), _mm512_maskz_loadu_ps((__mmask16)there, x));
+}
+
+// Keys and values of n tokens, from `slot` of a page on: keys 16 at once where so many lie in one tile, values two at once.
+static void amx_kv_put(uint8_t *at, int32_t head_k, int32_t head_v, int32_t slot, int32_t n, const float *k, size_t ldk, const float *v, size_t ldv) {
+    for (int32_t t = 0, of; t < n; t += of) {
+        const int32_t to = slot + t;
+        uint8_t *keys = at + to / 16 * TILE_BYTES + to % 16 * 4;
+        of = to % 16 == 0 && n - t >= 16 ? 16 : 1;
+        for (int32_t d = 0; d < head_k; d += 32, keys += 2 * TILE_BYTES) {
+            __m512i r[16];
+            if (of == 16) {
+                for (int i = 0; i < 16; i++) r[i] = amx_pairs(k + (size_t)(t + i) * ldk + d, head_k - d);
+                amx_transpose(r);
+                for (int i = 0; i < 16; i++) _mm512_store_si512(keys + i * 64, r[i]);
+            } else {
+                uint32_t pairs[16];
+                _mm512_storeu_si512(pairs, amx_pairs(k + (size_t)t * ldk + d, head_k - d));
+                for (int i = 0; i < 16; i++) memcpy(keys + i * 64, &pairs[i], 4);
+            }
+        }
+    }
+    const __m512i both = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    for (int32_t t = 0, of; t < n; t += of) {
+        const int32_t to = slot + t;
+        of = to % 2 == 0 && n - t >= 2 ? 2 : 1;
+        const __mmask32 lanes = of == 2 ? 0xffffffffu : 0x55555555u << to % 2;
+        const float *a = v + (size_t)t * ldv, *b = a + (of == 2 ? ldv : 0); // one alone is both
+        uint8_t *values = at + cpu_tile_key_bytes(head_k) + to / 2 * 64;
+        for (int32_t d = 0; d < head_v; d += 16, values += TILE_BYTES) {
+            const __mmask16 there = (__mmask16)(head_v - d < 16 ? (1u << (head_v - d)) - 1 : 0xffff);
+            const __m512i x = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(there, b + d), _mm512_maskz_loadu_ps(there, a + d));
+            _mm512_mask_storeu_epi16(values, lanes, _mm512_permutexvar_epi16(both, x));
+        }
     }
 }
 

@@ -104,6 +104,27 @@ static inline void amx_put(const gemm_args *g, int32_t row, int64_t panel, const
     _mm512_mask_storeu_ps(g->y + (size_t)row * g->ldy + col, m, y);
 }
 
+// The same of `rows` rows and n panels from p0 on; c: [panel][row] of 16.
+static void amx_put_rows(const gemm_args *g, int32_t row, int32_t rows, int64_t p0, int n, const float *c) {
+    const bool whole = (p0 + n) * PANEL <= g->w->base.n;
+    const size_t col = (size_t)(p0 - g->first) * PANEL;
+    const __m512 scale = _mm512_set1_ps(g->scale);
+    for (int32_t r = 0; r < rows; r++, c += PANEL) {
+        float *y = g->y + (size_t)(row + r) * g->ldy + col;
+        const float *residual = g->residual ? g->residual + (size_t)(row + r) * g->ldr + col : NULL;
+        for (int i = 0; i < n; i++) {
+            if (!whole) {
+                amx_put(g, row + r, p0 + i, c + i * 512);
+                continue;
+            }
+            __m512 v = _mm512_mul_ps(_mm512_load_ps(c + i * 512), scale);
+            if (g->bias) v = _mm512_add_ps(v, _mm512_loadu_ps(g->bias + col + i * PANEL));
+            if (residual) v = _mm512_add_ps(v, _mm512_loadu_ps(residual + i * PANEL));
+            _mm512_storeu_ps(y + i * PANEL, v);
+        }
+    }
+}
+
 #ifdef AMX_EMULATED
 static bool amx_crowded(void) { return false; }
 #else
@@ -116,10 +137,10 @@ static inline uint64_t amx_ticks(void) {
 }
 
 // Whether few tiles can be held now: products among loads, with all eight tiles holding something, then take three to six times their 16 cycles, else hardly more (tiles of 16 rows; what
-// they held is lost). Cycles are those of a chain of multiplications, of three each, since the counter has a clock of its own. It changes many times a second and takes half a microsecond to
-// see, a microsecond and a half where it is so.
+// they held is lost). Cycles are those of a chain of multiplications, of three each, since the counter has a clock of its own. It changes many times a second and takes a quarter of a
+// microsecond to see, where it is so a whole one.
 static bool amx_crowded(void) {
-    enum { STEPS = 8, CYCLES = STEPS * 4 * 16 };
+    enum { STEPS = 4, CYCLES = STEPS * 4 * 16 };
     static const _Alignas(64) uint32_t ones[256] = {[0 ... 255] = 0x3f803f80};
     TILE_LOAD(0, ones, 64);
     TILE_LOAD(1, ones, 64);
@@ -222,13 +243,13 @@ typedef struct passing {
     int n;
     const uint8_t *panels[TILE_PANELS];
     float *c;         // [32 rows][n panels, even][row tile] of 16 x 16, of all rows when they are carried
-    bool carried, last;
+    bool carried, last, crowded;
     square s;
 } passing;
 
 static void amx_pass(const work *w, const work *up, passing *x) {
     const gemm_args *g = w->g;
-    const bool crowded = amx_crowded(), whole = x->last && !up && (x->p0 + x->n) * PANEL <= g->w->base.n;
+    const bool whole = x->last && !up && (x->p0 + x->n) * PANEL <= g->w->base.n;
     for (int32_t r = 0; r < x->rows; r += 2 * TILE_ROWS) {
         const int32_t rows = x->rows - r < 2 * TILE_ROWS ? x->rows - r : 2 * TILE_ROWS;
         float *c = x->c + (x->carried ? (size_t)r * (size_t)(x->n + (x->n & 1)) * PANEL : 0);
@@ -237,21 +258,19 @@ static void amx_pass(const work *w, const work *up, passing *x) {
         for (int i = 0; i < x->n; i += 2) {
             for (int j = 0; j < 2; j++) x->s.b[j] = x->panels[i + j < x->n ? i + j : i]; // a panel alone is done twice: it is rare
             x->s.out = whole && rows == 2 * TILE_ROWS ? g->y + (size_t)(x->r0 + r) * g->ldy + (x->p0 + i - g->first) * PANEL : NULL;
-            if (crowded) amx_square_crowded(&x->s, c + i * 512);
+            if (x->crowded) amx_square_crowded(&x->s, c + i * 512);
             else amx_square(&x->s, c + i * 512);
         }
         if (!x->last) continue;
         if (up) amx_join(w, up, x->r0 + r, rows, x->p0, x->n / 2, c);
-        else
-            for (int32_t j = 0; j < rows; j++)
-                for (int i = 0; i < x->n; i++) amx_put(g, x->r0 + r + j, x->p0 + i, c + i * 512 + j * 16);
+        else amx_put_rows(g, x->r0 + r, rows, x->p0, x->n, c);
     }
 }
 
 static void amx_block(const work *w, const work *up, int32_t r0, int32_t rows, int64_t first, int64_t count) {
     const int64_t B = w->blocks, depth = cpu_tile_depth(B);
     const int of = up ? 2 : 1, most = TILE_PANELS / of;
-    passing x = {.r0 = r0, .rows = rows, .carried = depth < B, .s.ld = w->g->ldy};
+    passing x = {.r0 = r0, .rows = rows, .carried = depth < B, .crowded = amx_crowded(), .s.ld = w->g->ldy};
     for (int64_t k0 = 0; k0 < B; k0 += depth) {
         x.s.n = B - k0 < depth ? B - k0 : depth;
         x.s.more = k0 > 0;

@@ -137,7 +137,7 @@ static inline uint64_t amx_ticks(void) {
 }
 
 // Whether few tiles can be held now: products among loads, with all eight tiles holding something, then take three to six times their 16 cycles, else hardly more (tiles of 16 rows; what
-// they held is lost). Cycles are those of a chain of multiplications, of three each, since the counter has a clock of its own. It changes many times a second and takes a quarter of a
+// they held is lost). Cycles are those of a chain of multiplications, of three each, since the counter has a clock of its own. It changes many times a second and takes, by count, a quarter of a
 // microsecond to see, where it is so a whole one.
 static bool amx_crowded(void) {
     enum { STEPS = 4, CYCLES = STEPS * 4 * 16 };

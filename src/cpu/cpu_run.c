@@ -1,5 +1,6 @@
 // cpu/run: one step. All workers walk the same list of phases and meet between them; what a worker computes for a row never depends on
 // which worker it is or what else is in the step.
+#include <assert.h>
 #include <math.h>
 
 #include "cpu/cpu_tile.h"
@@ -231,7 +232,8 @@ static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool_
                 switch (it.kind) {
                 case CPU_ITEM_OP: run_row_op(r, it.op, row); break;
                 case CPU_ITEM_ROPE: rope_tables_row(r, row); break;
-                case CPU_ITEM_KV: // the last of a phase, so what it reads of earlier rows is still there
+                case CPU_ITEM_KV: // what it reads of earlier rows is still there
+                    assert(i + 1 == ph->count);
                     if (row + 1 == end) kv_rows(r, &r->p->ops[it.op].u.attend, (int32_t)begin, end);
                     break;
                 case CPU_ITEM_QUANTIZE: quantize_row(r, &r->p->ops[it.op], row, rows); break;

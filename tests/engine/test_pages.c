@@ -155,9 +155,9 @@ static void of_who_does_not_read(void **state) {
     altiserve_request *u = stream(a, 0, &unread);
     probe_await(&unread);
     altiserve_request *r = stream(a, 1, &read);
-    char text[400];
-    for (int i = 0; i < 40; i++) snprintf(text + 8 * i, 9, "word %2d ", i);
-    altiserve_generate g = greedy(text, 4);
+    strbuf text = {0};
+    for (int i = 0; i < 40; i++) strbuf_addf(&text, "word %2d ", i);
+    altiserve_generate g = greedy(text.data, 4);
     g.client = "many";
     g.client_weight = .1;
     served_soon(a, g, &read);
@@ -165,6 +165,7 @@ static void of_who_does_not_read(void **state) {
     ends_as_alone(alone, u, 0);
     altiserve_destroy(a);
     altiserve_destroy(alone);
+    strbuf_free(&text);
 }
 
 int main(void) {

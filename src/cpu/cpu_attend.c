@@ -3,7 +3,7 @@
 
 #include "cpu/cpu_tile.h"
 
-enum { QUERIES_AT_ONCE = 32 };
+enum { FEWEST_QUERIES = 32, MOST_QUERIES = TILE_QUERIES }; // of a block, unless a key head has more heads
 
 static int32_t rows_at_once(const dev_attend *o, int32_t queries) {
     int32_t share = o->n_head / o->n_kv;
@@ -14,8 +14,9 @@ static bool by_tiles(const cpu_plan *c, const cpu_kernels *kern) { return kern->
 
 // Per query: pointers q and out, low, high, own, slope, sink.
 size_t cpu_attend_scratch(const cpu_kernels *kern, const dev_attend *o) {
-    size_t n = (size_t)rows_at_once(o, kern->attend_tiles ? TILE_QUERIES : QUERIES_AT_ONCE) * (size_t)(o->n_head / o->n_kv);
-    return n * (2 * sizeof(void *) / sizeof(float) + 5) + 16 + (kern->attend_tiles ? cpu_tile_attend_scratch(o->head_k, o->head_v) : 0);
+    size_t n = (size_t)rows_at_once(o, MOST_QUERIES) * (size_t)(o->n_head / o->n_kv);
+    size_t of_kernel = cpu_attend_floats((int32_t)n, o->head_k, o->head_v), of_tiles = kern->attend_tiles ? cpu_tile_attend_scratch(o->head_k, o->head_v) : 0;
+    return n * (2 * sizeof(void *) / sizeof(float) + 5) + 16 + (of_tiles > of_kernel ? of_tiles : of_kernel);
 }
 
 // As ggml: heads up to the greatest power of two take powers of one base, the rest odd powers of another.
@@ -62,9 +63,8 @@ static void attend_block(const dev_plan *p, const dev_attend *o, const dev_seq *
 // Of a block: more where pages are then read less often, unless that leaves too few blocks to share out.
 static int32_t shared_queries(const dev_plan *p, const dev_attend *o, int threads) {
     const cpu_plan *c = p->backend;
-    if (!by_tiles(c, &cpu_dev_const(p->dev)->kernels)) return QUERIES_AT_ONCE;
-    int32_t n = TILE_QUERIES;
-    while (n > QUERIES_AT_ONCE && (int64_t)c->step->n_rows * o->n_head / n < 8 * threads) n /= 2;
+    int32_t n = MOST_QUERIES;
+    while (n > FEWEST_QUERIES && (int64_t)c->step->n_rows * o->n_head / n < 8 * threads) n /= 2;
     return n;
 }
 

@@ -315,9 +315,10 @@ static void gemm_raw(const gemm_args *g) {
 
 // ---- attention ------------------------------------------------------------------------------------------------------------
 // Online softmax over pages in ascending order: every page is a split, at its absolute position, so a query's result does not depend on
-// which others are computed beside it. Scores are vectorised over the page's 32 keys, values over dimensions.
+// which others are computed beside it. Scores are vectorised over the page's 32 keys, values over dimensions. QUERIES go over a page together.
+// A page that more read than that (a prompt's) is widened to float32 first, once for all of them: conversions took half as many operations as the products. The bits are the same.
 
-enum { KEYS = DEV_PAGE_TOKENS, SCORE_VECTORS = KEYS / VW, QUERIES = VW == 16 ? 8 : VW > 1 ? 2 : 1 };
+enum { KEYS = DEV_PAGE_TOKENS, SCORE_VECTORS = KEYS / VW, QUERIES = VW == 16 ? 8 : VW == 8 ? 3 : VW > 1 ? 2 : 1, VALUE_VECTORS = VW == 16 ? 2 : 4 };
 
 static inline __attribute__((always_inline)) vf load_kv(int type, const uint8_t *p, size_t i) {
     return type == DEV_KV_F32 ? vf_load((const float *)p + i) : type == DEV_KV_F16 ? vf_load_f16((const uint16_t *)p + i) : type == DEV_KV_Q8_0 ? vf_load_i8((const int8_t *)p + i) : vf_load_bf16((const uint16_t *)p + i);
@@ -325,59 +326,68 @@ static inline __attribute__((always_inline)) vf load_kv(int type, const uint8_t 
 
 static inline __attribute__((always_inline)) size_t kv_elem(int type) { return type == DEV_KV_F32 ? 4 : type == DEV_KV_Q8_0 ? 1 : 2; }
 
-// `next`: the page to come. Its lines are asked for in step with this page's: pages lie far apart, so that no processor foresees them.
-static inline __attribute__((always_inline)) void scores(int type, int N, const uint8_t *page, const uint8_t *next, int32_t head_k, const float *const *q, float scale, float *const *s) {
+// How pages are read: what they hold, and whether that is widened to float32 (q8_0 without its scales).
+typedef struct kv_form {
+    int type;
+    bool wide;
+} kv_form;
+
+static inline __attribute__((always_inline)) int form_type(kv_form f) { return f.wide ? DEV_KV_F32 : f.type; }
+
+// A page's keys [head_k][32] or values [32][head_v].
+typedef struct page_half {
+    const uint8_t *at, *next; // the next page's, asked for in step with this page's: pages lie far apart, so that no processor foresees them
+    const uint16_t *scales;   // of q8_0: [dimension / 32][key]
+} page_half;
+
+static inline __attribute__((always_inline)) void scores(kv_form form, int N, const page_half *x, int32_t head_k, const float *const *q, float scale, float *const *s) {
+    const int type = form_type(form);
     const size_t row = KEYS * kv_elem(type);
-    const uint16_t *scales = (const uint16_t *)(page + (size_t)head_k * row);
+    const uint16_t *scales = x->scales;
     vf total[QUERIES][SCORE_VECTORS], acc[QUERIES][SCORE_VECTORS];
     for (int n = 0; n < N; n++)
         for (int v = 0; v < SCORE_VECTORS; v++) total[n][v] = vf_set1(0);
-    const int32_t step = type == DEV_KV_Q8_0 ? BLOCK : head_k;
+    const int32_t step = form.type == DEV_KV_Q8_0 ? BLOCK : head_k;
     for (int32_t begin = 0; begin < head_k; begin += step, scales += KEYS) {
         int32_t end = head_k - begin < step ? head_k : begin + step;
         for (int n = 0; n < N; n++)
             for (int v = 0; v < SCORE_VECTORS; v++) acc[n][v] = vf_set1(0);
         for (int32_t d = begin; d < end; d++) {
             vf k[SCORE_VECTORS];
-            for (int v = 0; v < SCORE_VECTORS; v++) k[v] = load_kv(type, page, (size_t)d * KEYS + (size_t)v * VW);
-            for (size_t at = 0; at < row; at += 64) __builtin_prefetch(next + (size_t)d * row + at, 0, 2);
+            for (int v = 0; v < SCORE_VECTORS; v++) k[v] = load_kv(type, x->at, (size_t)d * KEYS + (size_t)v * VW);
+            if (!form.wide)
+                for (size_t at = 0; at < row; at += 64) __builtin_prefetch(x->next + (size_t)d * row + at, 0, 2);
             for (int n = 0; n < N; n++) {
                 vf b = vf_set1(q[n][d]);
                 for (int v = 0; v < SCORE_VECTORS; v++) acc[n][v] = vf_fma(k[v], b, acc[n][v]);
             }
         }
         for (int n = 0; n < N; n++)
-            for (int v = 0; v < SCORE_VECTORS; v++) total[n][v] = type == DEV_KV_Q8_0 ? vf_fma(acc[n][v], vf_load_f16(scales + v * VW), total[n][v]) : acc[n][v];
+            for (int v = 0; v < SCORE_VECTORS; v++) total[n][v] = form.type == DEV_KV_Q8_0 ? vf_fma(acc[n][v], vf_load_f16(scales + v * VW), total[n][v]) : acc[n][v];
     }
     for (int n = 0; n < N; n++)
         for (int v = 0; v < SCORE_VECTORS; v++) vf_store(s[n] + v * VW, total[n][v] * vf_set1(scale));
 }
 
-// The values of a page: where they lie, the next page's, and in q8_0 their scales, [dimension / 32][key].
-typedef struct page_values {
-    const uint8_t *at, *next;
-    const uint16_t *scales;
-    int32_t head_v, keys;
-} page_values;
-
 // out = out * rescale + sum over keys of p[key] * value[key]; DV vectors of dimensions (in one block of 32), N queries.
-static inline __attribute__((always_inline)) void weigh(int type, int N, int DV, const page_values *x, int32_t d, float *const *p, const float *rescale, float *const *out) {
-    vf acc[QUERIES][4];
+static inline __attribute__((always_inline)) void weigh(kv_form form, int N, int DV, const page_half *x, int32_t head_v, int32_t keys, int32_t d, float *const *p, const float *rescale, float *const *out) {
+    const int type = form_type(form);
+    vf acc[QUERIES][VALUE_VECTORS];
     float scaled[QUERIES][KEYS];
     const float *w[QUERIES];
     for (int n = 0; n < N; n++) {
         w[n] = p[n];
-        if (type == DEV_KV_Q8_0) {
+        if (form.type == DEV_KV_Q8_0) {
             for (int v = 0; v < SCORE_VECTORS; v++) vf_store(scaled[n] + v * VW, vf_load(p[n] + v * VW) * vf_load_f16(x->scales + d / BLOCK * KEYS + v * VW));
             w[n] = scaled[n];
         }
         for (int v = 0; v < DV; v++) acc[n][v] = vf_load(out[n] + d + v * VW) * vf_set1(rescale[n]);
     }
-    for (int32_t j = 0; j < x->keys; j++) {
-        size_t at = (size_t)j * (size_t)x->head_v + (size_t)d;
-        vf y[4];
+    for (int32_t j = 0; j < keys; j++) {
+        size_t at = (size_t)j * (size_t)head_v + (size_t)d;
+        vf y[VALUE_VECTORS];
         for (int v = 0; v < DV; v++) y[v] = load_kv(type, x->at, at + (size_t)(v * VW));
-        __builtin_prefetch(x->next + at * kv_elem(type), 0, 2);
+        if (!form.wide) __builtin_prefetch(x->next + at * kv_elem(type), 0, 2);
         for (int n = 0; n < N; n++) {
             vf b = vf_set1(w[n][j]);
             for (int v = 0; v < DV; v++) acc[n][v] = vf_fma(y[v], b, acc[n][v]);
@@ -387,20 +397,25 @@ static inline __attribute__((always_inline)) void weigh(int type, int N, int DV,
         for (int v = 0; v < DV; v++) vf_store(out[n] + d + v * VW, acc[n][v]);
 }
 
-static inline __attribute__((always_inline)) float kv_scalar(int type, const page_values *x, int32_t j, int32_t d) {
-    size_t i = (size_t)j * (size_t)x->head_v + (size_t)d;
-    if (type == DEV_KV_Q8_0) return (float)((const int8_t *)x->at)[i] * quant_f16_to_f32(x->scales[d / BLOCK * KEYS + j]);
-    return type == DEV_KV_F32 ? ((const float *)x->at)[i] : type == DEV_KV_F16 ? quant_f16_to_f32(((const uint16_t *)x->at)[i]) : quant_bf16_to_f32(((const uint16_t *)x->at)[i]);
+static inline __attribute__((always_inline)) float kv_scalar(kv_form form, const page_half *x, size_t row, int32_t j, int32_t d) {
+    size_t i = (size_t)j * row + (size_t)d;
+    float scale = form.type == DEV_KV_Q8_0 ? quant_f16_to_f32(x->scales[d / BLOCK * KEYS + j]) : 1;
+    switch (form_type(form)) {
+    case DEV_KV_Q8_0: return (float)((const int8_t *)x->at)[i] * scale;
+    case DEV_KV_F32: return ((const float *)x->at)[i] * scale;
+    case DEV_KV_F16: return quant_f16_to_f32(((const uint16_t *)x->at)[i]);
+    default: return quant_bf16_to_f32(((const uint16_t *)x->at)[i]);
+    }
 }
 
-static inline __attribute__((always_inline)) void weigh_all(int type, int N, const page_values *x, float *const *p, const float *rescale, float *const *out) {
+static inline __attribute__((always_inline)) void weigh_all(kv_form form, int N, const page_half *x, int32_t head_v, int32_t keys, float *const *p, const float *rescale, float *const *out) {
     int32_t d = 0;
-    for (; d + 2 * VW <= x->head_v; d += 2 * VW) weigh(type, N, 2, x, d, p, rescale, out);
-    for (; d + VW <= x->head_v; d += VW) weigh(type, N, 1, x, d, p, rescale, out);
-    for (; d < x->head_v; d++) // widths that no vector fits
+    for (; d + VALUE_VECTORS * VW <= head_v; d += VALUE_VECTORS * VW) weigh(form, N, VALUE_VECTORS, x, head_v, keys, d, p, rescale, out);
+    for (; d + VW <= head_v; d += VW) weigh(form, N, 1, x, head_v, keys, d, p, rescale, out);
+    for (; d < head_v; d++) // widths that no vector fits
         for (int n = 0; n < N; n++) {
             float a = out[n][d] * rescale[n];
-            for (int32_t j = 0; j < x->keys; j++) a += p[n][j] * kv_scalar(type, x, j, d);
+            for (int32_t j = 0; j < keys; j++) a += p[n][j] * kv_scalar(form, x, (size_t)head_v, j, d);
             out[n][d] = a;
         }
 }
@@ -412,8 +427,9 @@ static float soften(const attend_args *a, int32_t n, int32_t base, float *s, flo
     if (a->slope[n] != 0)
         for (int j = 0; j < KEYS; j++) s[j] -= a->slope[n] * fabsf((float)(base + j - a->own[n]));
     int32_t lo = a->low[n] - base, hi = a->high[n] - base;
-    for (int j = 0; j < KEYS; j++)
-        if (j < lo || j >= hi) s[j] = -INFINITY;
+    if (lo > 0 || hi < KEYS)
+        for (int j = 0; j < KEYS; j++)
+            if (j < lo || j >= hi) s[j] = -INFINITY;
     vf m = vf_load(s);
     for (int v = 1; v < SCORE_VECTORS; v++) m = vf_max(m, vf_load(s + v * VW));
     float new_top = vf_hmax(m);
@@ -434,49 +450,111 @@ static float soften(const attend_args *a, int32_t n, int32_t base, float *s, flo
     return f;
 }
 
-static inline __attribute__((always_inline)) void attend_group(int type, int N, const attend_args *a, int32_t first) {
-    float s[QUERIES][KEYS], top[QUERIES], sum[QUERIES], rescale[QUERIES];
-    float *sp[QUERIES];
-    int32_t low = INT32_MAX, high = 0;
-    for (int n = 0; n < N; n++) {
-        sp[n] = s[n];
-        top[n] = -INFINITY;
-        sum[n] = 0;
-        memset(a->out[first + n], 0, (size_t)a->head_v * sizeof(float));
-        if (a->low[first + n] < low) low = a->low[first + n];
-        if (a->high[first + n] > high) high = a->high[first + n];
+// What a worker keeps of its queries, in attend_args.scratch.
+typedef struct attending {
+    const attend_args *a;
+    float *top, *sum;     // [n]
+    float *keys, *values; // a page, widened
+} attending;
+
+static attending attend_begin(const attend_args *a) {
+    attending at = {a, a->scratch, a->scratch + a->n, a->scratch + 2 * a->n, a->scratch + 2 * a->n + (size_t)a->head_k * KEYS};
+    for (int32_t n = 0; n < a->n; n++) {
+        at.top[n] = -INFINITY;
+        at.sum[n] = 0;
+        memset(a->out[n], 0, (size_t)a->head_v * sizeof(float));
     }
-    const size_t values_at = cpu_kv_values_at((dev_kv_type)type, a->head_k);
-    for (int32_t p = low / KEYS; p * KEYS < high; p++) {
-        const uint8_t *page = a->base + (size_t)a->pages[p] * a->page_stride;
-        const uint8_t *next = (p + 1) * KEYS < high ? a->base + (size_t)a->pages[p + 1] * a->page_stride : page;
-        scores(type, N, page, next, a->head_k, a->q + first, a->scale, sp);
-        for (int n = 0; n < N; n++) rescale[n] = soften(a, first + n, p * KEYS, s[n], &top[n], &sum[n]);
-        page_values values = {.at = page + values_at, .next = next + values_at, .scales = (const uint16_t *)(page + values_at + (size_t)a->head_v * KEYS), .head_v = a->head_v, .keys = high - p * KEYS < KEYS ? high - p * KEYS : KEYS};
-        weigh_all(type, N, &values, sp, rescale, a->out + first);
-    }
-    for (int n = 0; n < N; n++) {
-        float *out = a->out[first + n], f = 1;
+    return at;
+}
+
+static void attend_end(const attending *at) {
+    const attend_args *a = at->a;
+    for (int32_t n = 0; n < a->n; n++) {
+        float *out = a->out[n], f = 1;
         if (a->sink) {
-            float t = a->sink[first + n] > top[n] ? a->sink[first + n] : top[n];
-            f = top[n] == -INFINITY ? 0 : expf(top[n] - t);
-            sum[n] = sum[n] * f + expf(a->sink[first + n] - t);
+            float t = a->sink[n] > at->top[n] ? a->sink[n] : at->top[n];
+            f = at->top[n] == -INFINITY ? 0 : expf(at->top[n] - t);
+            at->sum[n] = at->sum[n] * f + expf(a->sink[n] - t);
         }
-        f = sum[n] > 0 ? f / sum[n] : 0;
+        f = at->sum[n] > 0 ? f / at->sum[n] : 0;
         for (int32_t d = 0; d < a->head_v; d++) out[d] *= f;
     }
 }
 
-static inline __attribute__((always_inline)) void attend_type(int type, const attend_args *a) {
-    int32_t n = 0;
-#if VW > 1
+// Pages first..end-1 that any of n queries sees.
+typedef struct page_range { int32_t first, end; } page_range;
+static page_range pages_seen(const attend_args *a, int32_t query, int32_t n) {
+    int32_t low = INT32_MAX, high = 0;
+    for (int32_t i = query; i < query + n; i++) {
+        if (a->low[i] < low) low = a->low[i];
+        if (a->high[i] > high) high = a->high[i];
+    }
+    return (page_range){low / KEYS, (high + KEYS - 1) / KEYS};
+}
+
+static inline const uint8_t *page_of(const attend_args *a, int32_t p) { return a->base + (size_t)a->pages[p] * a->page_stride; }
+static inline const uint8_t *page_after(const attend_args *a, int32_t p, int32_t end) { return p + 1 < end ? page_of(a, p + 1) : page_of(a, p); }
+
+// N queries over those of the given pages that they see.
+static inline __attribute__((always_inline)) void attend_group(kv_form form, int N, const attending *at, int32_t query, page_range given) {
+    const attend_args *a = at->a;
+    const page_range seen = pages_seen(a, query, N);
+    const size_t values_at = cpu_kv_values_at((dev_kv_type)form.type, a->head_k), row = KEYS * kv_elem(form.type);
+    float s[QUERIES][KEYS], rescale[QUERIES];
+    float *sp[QUERIES];
+    int32_t high = 0;
+    for (int n = 0; n < N; n++) {
+        sp[n] = s[n];
+        if (a->high[query + n] > high) high = a->high[query + n];
+    }
+    for (int32_t p = given.first > seen.first ? given.first : seen.first; p < given.end && p < seen.end; p++) {
+        const uint8_t *page = page_of(a, p), *next = page_after(a, p, seen.end);
+        page_half keys = {page, next, (const uint16_t *)(page + (size_t)a->head_k * row)};
+        page_half values = {page + values_at, next + values_at, (const uint16_t *)(page + values_at + (size_t)a->head_v * row)};
+        if (form.wide) {
+            keys.at = (const uint8_t *)at->keys;
+            values.at = (const uint8_t *)at->values;
+        }
+        scores(form, N, &keys, a->head_k, a->q + query, a->scale, sp);
+        for (int n = 0; n < N; n++) rescale[n] = soften(a, query + n, p * KEYS, s[n], &at->top[query + n], &at->sum[query + n]);
+        weigh_all(form, N, &values, a->head_v, high - p * KEYS < KEYS ? high - p * KEYS : KEYS, sp, rescale, a->out + query);
+    }
+}
+
+static inline __attribute__((always_inline)) void attend_pages(kv_form form, const attending *at, page_range given) {
+    int32_t q = 0, n = at->a->n;
 #if VW == 16
-    for (; n + 8 <= a->n; n += 8) attend_group(type, 8, a, n);
-    for (; n + 4 <= a->n; n += 4) attend_group(type, 4, a, n);
+    for (; q + 8 <= n; q += 8) attend_group(form, 8, at, q, given);
+    for (; q + 4 <= n; q += 4) attend_group(form, 4, at, q, given);
+#elif VW == 8
+    for (; q + 3 <= n; q += 3) attend_group(form, 3, at, q, given);
 #endif
-    for (; n + 2 <= a->n; n += 2) attend_group(type, 2, a, n);
+#if VW > 1
+    for (; q + 2 <= n; q += 2) attend_group(form, 2, at, q, given);
 #endif
-    for (; n < a->n; n++) attend_group(type, 1, a, n);
+    for (; q < n; q++) attend_group(form, 1, at, q, given);
+}
+
+static inline __attribute__((always_inline)) void widen(int type, const uint8_t *from, const uint8_t *next, int32_t n, float *to) {
+    for (int32_t i = 0; i < n; i += KEYS) {
+        for (int32_t j = i; j < i + KEYS; j += VW) vf_store(to + j, load_kv(type, from, (size_t)j));
+        __builtin_prefetch(next + (size_t)i * kv_elem(type), 0, 2);
+    }
+}
+
+static inline __attribute__((always_inline)) void attend_type(int type, const attend_args *a) {
+    const attending at = attend_begin(a);
+    const page_range all = pages_seen(a, 0, a->n);
+    if (type == DEV_KV_F32 || a->n <= QUERIES) attend_pages((kv_form){type, false}, &at, all);
+    else
+        for (int32_t p = all.first; p < all.end; p++) {
+            const uint8_t *page = page_of(a, p), *next = page_after(a, p, all.end);
+            const size_t values_at = cpu_kv_values_at((dev_kv_type)type, a->head_k);
+            widen(type, page, next, a->head_k * KEYS, at.keys);
+            widen(type, page + values_at, next + values_at, a->head_v * KEYS, at.values);
+            attend_pages((kv_form){type, true}, &at, (page_range){p, p + 1});
+        }
+    attend_end(&at);
 }
 
 static void attend(const attend_args *a) {

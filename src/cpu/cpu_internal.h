@@ -127,8 +127,11 @@ typedef struct attend_args {
     const float *slope;       // [n]
     const float *sink;        // [n] or NULL
     float scale, softcap;
-    float *scratch;           // attend_tiles: cpu_tile_attend_scratch
+    float *scratch;           // cpu_attend_floats; attend_tiles: cpu_tile_attend_scratch
 } attend_args;
+
+// Scratch of attend: two numbers a query, and a page in float32.
+static inline size_t cpu_attend_floats(int32_t n, int32_t head_k, int32_t head_v) { return 2 * (size_t)n + (size_t)(head_k + head_v) * DEV_PAGE_TOKENS; }
 
 enum { SCAN_COLUMNS = 64 }; // of a head's value, or of a convolution: what one worker takes at once
 

@@ -440,6 +440,10 @@ static void models(void **state) {
             toy_logits(*tier, 1, DEV_KV_F16, &t, 16, 2, z);
             err = row_nmse(z, y);
             if (!(err > 0 && err < 2e-3)) fail_msg("%s %s in f16: NMSE %g", *tier, quant_type_name(kinds[i]), err);
+            if (!quick) { // each row alone reads pages as they lie, sixteen together in float32
+                toy_logits(*tier, 1, DEV_KV_F16, &t, 1, 2, w);
+                assert_memory_equal(z, w, N * sizeof *z);
+            }
             toy_logits(*tier, 1, DEV_KV_Q8_0, &t, 16, 2, z);
             err = row_nmse(z, y);
             if (!(err > 0 && err < (kinds[i] == QUANT_F32 ? 1e-3 : 2e-3))) fail_msg("%s %s in q8_0: NMSE %g", *tier, quant_type_name(kinds[i]), err);

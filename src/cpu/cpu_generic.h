@@ -316,7 +316,7 @@ static void gemm_raw(const gemm_args *g) {
 // ---- attention ------------------------------------------------------------------------------------------------------------
 // Online softmax over pages in ascending order: every page is a split, at its absolute position, so a query's result does not depend on
 // which others are computed beside it. Scores are vectorised over the page's 32 keys, values over dimensions. QUERIES go over a page together.
-// A page that more read than that (a prompt's) is widened to float32 first, once for all of them: conversions took half as many operations as the products. The bits are the same.
+// A page that more read than that (a prompt's) is widened to float32 first, once for all of them: conversions took as many operations as the products on AVX2. The bits are the same.
 
 enum { KEYS = DEV_PAGE_TOKENS, SCORE_VECTORS = KEYS / VW, QUERIES = VW == 16 ? 8 : VW == 8 ? 3 : VW > 1 ? 2 : 1, VALUE_VECTORS = VW == 16 ? 2 : 4 };
 
@@ -481,34 +481,30 @@ static void attend_end(const attending *at) {
     }
 }
 
-// Pages first..end-1 that any of n queries sees.
-typedef struct page_range { int32_t first, end; } page_range;
-static page_range pages_seen(const attend_args *a, int32_t query, int32_t n) {
-    int32_t low = INT32_MAX, high = 0;
+// Keys low..high-1, which any of n queries sees.
+typedef struct key_range { int32_t low, high; } key_range;
+static key_range keys_seen(const attend_args *a, int32_t query, int32_t n) {
+    key_range k = {INT32_MAX, 0};
     for (int32_t i = query; i < query + n; i++) {
-        if (a->low[i] < low) low = a->low[i];
-        if (a->high[i] > high) high = a->high[i];
+        if (a->low[i] < k.low) k.low = a->low[i];
+        if (a->high[i] > k.high) k.high = a->high[i];
     }
-    return (page_range){low / KEYS, (high + KEYS - 1) / KEYS};
+    return k;
 }
 
 static inline const uint8_t *page_of(const attend_args *a, int32_t p) { return a->base + (size_t)a->pages[p] * a->page_stride; }
-static inline const uint8_t *page_after(const attend_args *a, int32_t p, int32_t end) { return p + 1 < end ? page_of(a, p + 1) : page_of(a, p); }
+static inline const uint8_t *page_after(const attend_args *a, int32_t p, int32_t high) { return page_of(a, (p + 1) * KEYS < high ? p + 1 : p); }
 
-// N queries over those of the given pages that they see.
-static inline __attribute__((always_inline)) void attend_group(kv_form form, int N, const attending *at, int32_t query, page_range given) {
+// N queries over what they see of the given keys.
+static inline __attribute__((always_inline)) void attend_group(kv_form form, int N, const attending *at, int32_t query, key_range given) {
     const attend_args *a = at->a;
-    const page_range seen = pages_seen(a, query, N);
+    const key_range seen = keys_seen(a, query, N);
     const size_t values_at = cpu_kv_values_at((dev_kv_type)form.type, a->head_k), row = KEYS * kv_elem(form.type);
     float s[QUERIES][KEYS], rescale[QUERIES];
     float *sp[QUERIES];
-    int32_t high = 0;
-    for (int n = 0; n < N; n++) {
-        sp[n] = s[n];
-        if (a->high[query + n] > high) high = a->high[query + n];
-    }
-    for (int32_t p = given.first > seen.first ? given.first : seen.first; p < given.end && p < seen.end; p++) {
-        const uint8_t *page = page_of(a, p), *next = page_after(a, p, seen.end);
+    for (int n = 0; n < N; n++) sp[n] = s[n];
+    for (int32_t p = (given.low > seen.low ? given.low : seen.low) / KEYS; p * KEYS < given.high && p * KEYS < seen.high; p++) {
+        const uint8_t *page = page_of(a, p), *next = page_after(a, p, seen.high);
         page_half keys = {page, next, (const uint16_t *)(page + (size_t)a->head_k * row)};
         page_half values = {page + values_at, next + values_at, (const uint16_t *)(page + values_at + (size_t)a->head_v * row)};
         if (form.wide) {
@@ -517,11 +513,11 @@ static inline __attribute__((always_inline)) void attend_group(kv_form form, int
         }
         scores(form, N, &keys, a->head_k, a->q + query, a->scale, sp);
         for (int n = 0; n < N; n++) rescale[n] = soften(a, query + n, p * KEYS, s[n], &at->top[query + n], &at->sum[query + n]);
-        weigh_all(form, N, &values, a->head_v, high - p * KEYS < KEYS ? high - p * KEYS : KEYS, sp, rescale, a->out + query);
+        weigh_all(form, N, &values, a->head_v, seen.high - p * KEYS < KEYS ? seen.high - p * KEYS : KEYS, sp, rescale, a->out + query);
     }
 }
 
-static inline __attribute__((always_inline)) void attend_pages(kv_form form, const attending *at, page_range given) {
+static inline __attribute__((always_inline)) void attend_pages(kv_form form, const attending *at, key_range given) {
     int32_t q = 0, n = at->a->n;
 #if VW == 16
     for (; q + 8 <= n; q += 8) attend_group(form, 8, at, q, given);
@@ -544,15 +540,15 @@ static inline __attribute__((always_inline)) void widen(int type, const uint8_t 
 
 static inline __attribute__((always_inline)) void attend_type(int type, const attend_args *a) {
     const attending at = attend_begin(a);
-    const page_range all = pages_seen(a, 0, a->n);
+    const key_range all = keys_seen(a, 0, a->n);
     if (type == DEV_KV_F32 || a->n <= QUERIES) attend_pages((kv_form){type, false}, &at, all);
     else
-        for (int32_t p = all.first; p < all.end; p++) {
-            const uint8_t *page = page_of(a, p), *next = page_after(a, p, all.end);
+        for (int32_t p = all.low / KEYS; p * KEYS < all.high; p++) {
+            const uint8_t *page = page_of(a, p), *next = page_after(a, p, all.high);
             const size_t values_at = cpu_kv_values_at((dev_kv_type)type, a->head_k);
             widen(type, page, next, a->head_k * KEYS, at.keys);
             widen(type, page + values_at, next + values_at, a->head_v * KEYS, at.values);
-            attend_pages((kv_form){type, true}, &at, (page_range){p, p + 1});
+            attend_pages((kv_form){type, true}, &at, (key_range){p * KEYS, (p + 1) * KEYS});
         }
     attend_end(&at);
 }

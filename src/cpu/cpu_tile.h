@@ -2,10 +2,10 @@
 //
 // A weight tile is the second operand of TDPBF16PS: 32 columns of 16 rows in 1 KB of bf16, [kp < 16][r < 16][j < 2] = column 2 kp + j of row r. A panel
 // is 16 rows; its columns are padded with zeros to a multiple of 32. What is not bf16 in the file keeps its own bits (nothing is rounded in memory), in the
-// order of the tile, so that one load, one shift a half tile row and one conversion give a tile row:
-//   4 bits: [half h < 2][group g < 2] of 16 dwords; dword l, nibble t is row 8 h + l / 2, column 16 g + 2 t + l % 2
-//   8 bits: [h][g][s < 2] of 16 dwords; dword l, byte t (unsigned, the number + 128) is what nibble 2 t + s is above
-//   5 bits: then [h][g][s] a 64-bit mask of the fifth bits, bit 4 l + t; 6 bits: then [h] of 16 dwords with two bits each for kp = 0..15
+// order of the tile, a dword for each row, so that what is unpacked from one vector is one half of the tile row's dwords and from another the other:
+//   4 bits: [parity j < 2][group g < 2] of 16 dwords; dword r, nibble t is row r, column 16 g + 2 t + j
+//   8 bits: [j][g][s < 2] of 16 dwords; dword r, byte t (unsigned, the number + 128) is what nibble 2 t + s is above
+//   5 bits: then [j][g][s] a 64-bit mask of the fifth bits, bit 4 r + t; 6 bits: then [j] of 16 dwords with two bits each for kp = 0..15
 //   half floats: [kp][r][j]
 // So the low nibbles of a vector, its high ones, and a vector of bytes are each four columns of one row in every dword: what VPDPBUSD wants (amx_few.h).
 // Before all quants of a panel lies its scale area (see tile_scale).

@@ -188,12 +188,12 @@ static void put_words(uint8_t *area, int bits, int r, const uint8_t q[32]) {
     for (int g = 0; g < 2; g++) {
         uint32_t low[2];
         for (int j = 0; j < 2; j++) low[j] = gather4(x[2 * g] >> 8 * j) | gather4(x[2 * g + 1] >> 8 * j) << 16;
-        memcpy(area + (r / 8 * 2 + g) * 64 + r % 8 * 8, low, 8);
+        for (int j = 0; j < 2; j++) memcpy(area + (j * 2 + g) * 64 + r * 4, &low[j], 4);
     }
     if (bits != 6) return;
     for (int i = 0; i < 4; i++)
         for (int j = 0; j < 2; j++) high[j] |= gather2(x[i] >> (4 + 8 * j)) << 8 * i;
-    memcpy(area + 256 + r / 8 * 64 + r % 8 * 8, high, 8);
+    for (int j = 0; j < 2; j++) memcpy(area + 256 + j * 64 + r * 4, &high[j], 4);
 }
 
 static void put_part(const tile_layout *l, uint8_t *panel, uint8_t *area, int64_t b, int r, const part *x) {
@@ -207,25 +207,22 @@ static void put_part(const tile_layout *l, uint8_t *panel, uint8_t *area, int64_
         return;
     }
     for (int c = 0; c < 32; c++) {
-        int kp = c / 2, lane = (r % 8) * 2 + c % 2, h = r / 8;
-        int i = h * 4 + kp / 8 * 2 + kp % 2, at = lane * 4 + kp % 8 / 2; // see cpu_tile.h
+        int kp = c / 2, j = c % 2, i = j * 4 + kp / 8 * 2 + kp % 2, at = r * 4 + kp % 8 / 2; // see cpu_tile.h
         if (l->bits == 8) {
             area[i * 64 + at] = x->q[c] ^ 0x80;
             continue;
         }
-        uint8_t *low = area + (h * 2 + kp / 8) * 64 + lane * 4 + kp % 8 / 2;
-        *low |= (uint8_t)((x->q[c] & 15) << kp % 2 * 4);
+        area[(j * 2 + kp / 8) * 64 + at] |= (uint8_t)((x->q[c] & 15) << kp % 2 * 4);
         area[256 + i * 8 + at / 8] |= (uint8_t)((x->q[c] >> 4) << at % 8); // the fifth bit
     }
 }
 
 static uint8_t get_number(const tile_layout *l, const uint8_t *area, int r, int c) {
-    int kp = c / 2, lane = (r % 8) * 2 + c % 2, h = r / 8;
-    int i = h * 4 + kp / 8 * 2 + kp % 2, at = lane * 4 + kp % 8 / 2;
+    int kp = c / 2, j = c % 2, i = j * 4 + kp / 8 * 2 + kp % 2, at = r * 4 + kp % 8 / 2;
     if (l->bits == 8) return area[i * 64 + at] ^ 0x80;
-    uint8_t q = area[(h * 2 + kp / 8) * 64 + lane * 4 + kp % 8 / 2] >> kp % 2 * 4 & 15;
+    uint8_t q = area[(j * 2 + kp / 8) * 64 + at] >> kp % 2 * 4 & 15;
     if (l->bits == 5) q |= (uint8_t)((area[256 + i * 8 + at / 8] >> at % 8 & 1) << 4);
-    if (l->bits == 6) q |= (uint8_t)((area[256 + h * 64 + lane * 4 + kp / 4] >> kp % 4 * 2 & 3) << 4);
+    if (l->bits == 6) q |= (uint8_t)((area[256 + j * 64 + r * 4 + kp / 4] >> kp % 4 * 2 & 3) << 4);
     return q;
 }
 

@@ -1,10 +1,13 @@
 // cpu/amx/decode: 16 rows x 32 columns of a packed panel as a bf16 weight tile. Layouts: cpu_tile.h.
 //
-// A tile row is 32 numbers. For 4 bits it costs 1 shift (the other half comes by loading a byte further on), 2 table look-ups (VPERMPS, which reads an index's low 4 bits and so
-// masks and converts too), 2 multiplications or FMAs with the rows' scales, and 1 VCVTNE2PS2BF16 that rounds and puts the pairs in place; one row of activations takes instead of
-// that 4 FMAs that round and 2 that sum. 5 bits add 2 masked additions and on a third port 2 PEXT; 6 and 8 bits take 2 or 1 VPTERNLOG for a look-up. The
-// value before rounding is the file's own to the bit of a float: the products of scale and number are exact. Short codes come as bytes in the order of the
-// other tiers (avx512_codes.h): per two tile rows 1 VPERMB, 4 widenings of a quarter each, 4 conversions and multiplications, 2 VCVTNE2PS2BF16.
+// A tile row is 32 numbers, two columns of 16 rows: those of the even column are the lower halves of its dwords, the odd column's the upper. For 4 bits it costs 1 shift (every other
+// number comes by loading a byte further on), 2 table look-ups (VPERMPS, which reads an index's low 4 bits and so masks and converts too), 2 multiplications or FMAs with the rows'
+// scales, and 1 masked VPSHUFB that cuts both to bf16 and puts them side by side; one row of activations takes instead of that 2 VPAND and 2 FMAs that sum. 5 bits add 2 masked additions
+// and on a third port 2 PEXT; 6 and 8 bits take 2 or 1 VPTERNLOG for a look-up. Short codes come as bytes in the order of the other tiers (avx512_codes.h), a shift, a VPTERNLOG and a subtraction away.
+//
+// Cutting. The value before it is the file's own to the bit of a float (the products of scale and number are exact); of that the upper 16 bits are taken. What is cut off is, of numbers with any
+// mantissa m in [1, 2), half of 2^-7 in the mean: c = 1 + E[m] / E[m^2] 2^-8 = 1 + 2/3 2^-8 for 1/m distributed mantissas makes up for it (the least squares of w - c cut(w)), and multiplies results.
+// The error left is that of rounding to nearest, VCVTNE2PS2BF16, but for a tenth, and that instruction is as dear as four others (docs/PERFORMANCE.md). Numbers that bf16 holds are not cut.
 #pragma once
 #include "cpu/avx512/avx512_codes.h"
 #include "cpu/cpu_tile.h"
@@ -12,18 +15,13 @@
 
 enum { AMX_AHEAD = 8192 }; // bytes that weights are asked for ahead, into the second level (docs/PERFORMANCE.md)
 
-typedef struct amx_scales { __m512 d[2][2], m[2][2]; } amx_scales; // [half of the columns][half of the rows], m minus what minima take off
+static const float AMX_CUT = 0x1.00aaaap0f; // c above
+
+typedef struct amx_scales { __m512 d[2], m[2]; } amx_scales; // of 16 rows, [half of the columns], m minus what minima take off
 
 static inline __m512 amx_half16(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 static inline __m512 amx_u8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p))); }
 static inline __m512 amx_i8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
-
-// 16 rows' numbers to lanes: rows 0..7 twice each, rows 8..15 twice each.
-static inline void amx_spread(__m512 v, __m512 out[2]) {
-    const __m512i low = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-    out[0] = _mm512_permutexvar_ps(low, v);
-    out[1] = _mm512_permutexvar_ps(_mm512_add_epi32(low, _mm512_set1_epi32(8)), v);
-}
 
 static inline __m512 amx_e8(const uint8_t *p) { // as quant_e8m0_half; its two subnormal values count as zero here
     __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
@@ -65,37 +63,28 @@ static inline __attribute__((always_inline)) void amx_load_scales(tile_scale kin
         break;
     default: d = e = _mm512_set1_ps(1); break;
     }
-    amx_spread(d, s->d[0]);
-    if (kind == TILE_K6 || kind == TILE_NV) amx_spread(e, s->d[1]);
-    if (kind == TILE_DM || kind == TILE_K4) amx_spread(amx_load_min(kind, area, b), s->m[0]);
+    s->d[0] = d;
+    s->d[1] = e;
+    if (kind == TILE_DM || kind == TILE_K4) s->m[0] = s->m[1] = amx_load_min(kind, area, b);
 }
 
-// Where decoded numbers go, half a tile row (columns 2 kp and 2 kp + 1 of 8 rows) in each vector: rounded into a tile, or, without one, rounded in place and multiplied with
-// a row of activations: sum[h] is the two chains of rows 8 h to 8 h + 7 as TDPBF16PS has them.
+// Where decoded numbers go, columns 2 kp and 2 kp + 1 of 16 rows at a time: cut into a tile, or, without one, cut in place and multiplied with a row of activations: the two
+// chains of each row as TDPBF16PS has them.
 typedef struct amx_out {
     uint8_t *tile;
     const float *x; // 32 numbers of the row
-    __m512 sum[2];
+    __m512 even, odd;
 } amx_out;
 
-// Nearest even with 8 bits. y rounds -65535 v where 8 bits of v end: 2^16 v is a whole number of those, and an even one where v lies between two, so that the even y is the even result.
-// (Just above a power of two y has a bit more, but there v is that power to 14 bits.) Of |v| below 2^111, all of which
-// were compared with VCVTNEPS2BF16.
-static inline __m512 amx_round(__m512 v) {
-    const __m512 up = _mm512_set1_ps(65536);
-    return _mm512_fmadd_ps(v, up, _mm512_fnmadd_ps(v, up, v));
-}
-
-static inline __attribute__((always_inline)) void amx_emit(amx_out *o, bool exact, int kp, __m512 low, __m512 high) {
+static inline __attribute__((always_inline)) void amx_emit(amx_out *o, bool exact, int kp, __m512 even, __m512 odd) {
     if (o->tile) {
-        _mm512_storeu_si512(o->tile + kp * 64, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        const __m512i upper = _mm512_broadcast_i32x4(_mm_setr_epi8(2, 3, 0, 0, 6, 7, 0, 0, 10, 11, 0, 0, 14, 15, 0, 0));
+        _mm512_storeu_si512(o->tile + kp * 64, _mm512_mask_shuffle_epi8(_mm512_castps_si512(odd), 0x3333333333333333, _mm512_castps_si512(even), upper));
         return;
     }
-    double pair;
-    memcpy(&pair, o->x + 2 * kp, sizeof pair);
-    const __m512 x = _mm512_castpd_ps(_mm512_set1_pd(pair));
-    o->sum[0] = _mm512_fmadd_ps(exact ? low : amx_round(low), x, o->sum[0]);
-    o->sum[1] = _mm512_fmadd_ps(exact ? high : amx_round(high), x, o->sum[1]);
+    const __m512 upper = _mm512_castsi512_ps(_mm512_set1_epi32((int)0xffff0000u));
+    o->even = _mm512_fmadd_ps(exact ? even : _mm512_and_ps(even, upper), _mm512_set1_ps(o->x[2 * kp]), o->even);
+    o->odd = _mm512_fmadd_ps(exact ? odd : _mm512_and_ps(odd, upper), _mm512_set1_ps(o->x[2 * kp + 1]), o->odd);
 }
 
 // Dwords from bit `bit` of those at `at` on; above what belongs to them is whatever follows. Loads have ports to spare, shifts have one. `last`: nothing follows that may be read.
@@ -105,10 +94,23 @@ static inline __attribute__((always_inline)) __m512i amx_from(const uint8_t *at,
     return bit & 7 ? _mm512_srli_epi32(v, (unsigned)(bit & 7)) : v;
 }
 
+// Two columns of 16 rows of half floats or bf16.
+static inline void amx_halves(bool bf16, const uint8_t *at, __m512 f[2]) {
+    const __m512i v = _mm512_loadu_si512(at);
+    if (bf16) {
+        f[0] = _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
+        f[1] = _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000u)));
+        return;
+    }
+    const __m512i apart = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0), w = _mm512_permutexvar_epi16(apart, v);
+    f[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(w));
+    f[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(w, 1));
+}
+
 static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scale kind, bool bf16, const int8_t *values, const uint8_t *panel, size_t scale_bytes, int64_t b, amx_out *out) {
     const size_t bytes = bits == 16 ? 1024 : bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256;
     const uint8_t *area = panel + scale_bytes + (size_t)b * bytes;
-    const bool two = kind == TILE_K6 || kind == TILE_NV, less = kind == TILE_DM || kind == TILE_K4 || bits == 6 || bits == 8;
+    const bool less = kind == TILE_DM || kind == TILE_K4 || bits == 6 || bits == 8;
     for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + AMX_AHEAD + i, _MM_HINT_T1);
     amx_scales s;
     if (bits < 16) amx_load_scales(kind, panel, b, &s);
@@ -116,41 +118,33 @@ static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scal
     const __m512i low4 = _mm512_set1_epi32(0xf0000), six = _mm512_set1_epi32(0x3f0000), eight = _mm512_set1_epi32(0xff00);
     const __m512i above6 = _mm512_castps_si512(_mm512_set1_ps(0x1p7f)), above8 = _mm512_castps_si512(_mm512_set1_ps(0x1p15f));
     if (bits == 6 || bits == 8)
-        for (int i = 0; i <= two; i++)
-            for (int h = 0; h < 2; h++) s.m[i][h] = _mm512_mul_ps(s.d[i][h], _mm512_set1_ps(bits == 6 ? -(0x1p7f + 32) : -(0x1p15f + 128)));
+        for (int i = 0; i < 2; i++) s.m[i] = _mm512_mul_ps(s.d[i], _mm512_set1_ps(bits == 6 ? -(0x1p7f + 32) : -(0x1p15f + 128)));
     const __m512 table = bits < 6 ? amx_i8((const uint8_t *)values) : _mm512_setzero_ps();
 #pragma GCC unroll 16
     for (int kp = 0; kp < 16; kp++) {
         __m512 f[2];
+        if (bits == 16) {
+            amx_halves(bf16, area + kp * 64, f);
+            amx_emit(out, bf16, kp, f[0], f[1]);
+            continue;
+        }
 #pragma GCC unroll 2
-        for (int h = 0; h < 2; h++) {
-            if (bits == 16) {
-                const __m256i half = _mm256_loadu_si256((const __m256i *)(area + kp * 64 + h * 32));
-                f[h] = bf16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)) : _mm512_cvtph_ps(half);
-                continue;
-            }
-            const int i = h * 2 + kp / 8, j = h * 4 + kp / 8 * 2 + kp % 2; // see cpu_tile.h
-            if (bits == 8) f[h] = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(amx_from(area + j * 64, kp % 8 / 2 * 8 - 8, j == 7), eight, above8, 0xea));
+        for (int j = 0; j < 2; j++) {
+            const int g = j * 2 + kp / 8, i = g * 2 + kp % 2; // see cpu_tile.h
+            if (bits == 8) f[j] = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(amx_from(area + i * 64, kp % 8 / 2 * 8 - 8, i == 7), eight, above8, 0xea));
             else if (bits == 6) {
-                __m512i q = _mm512_ternarylogic_epi32(low4, amx_from(area + i * 64, kp % 8 * 4 - 16, false), amx_from(area + 256 + h * 64, kp * 2 - 20, h == 1), 0xca);
-                f[h] = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(q, six, above6, 0xea));
-            } else f[h] = _mm512_permutexvar_ps(amx_from(area + i * 64, kp % 8 * 4, bits == 4 && i == 3), table);
+                __m512i q = _mm512_ternarylogic_epi32(low4, amx_from(area + g * 64, kp % 8 * 4 - 16, false), amx_from(area + 256 + j * 64, kp * 2 - 20, j == 1), 0xca);
+                f[j] = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(q, six, above6, 0xea));
+            } else f[j] = _mm512_permutexvar_ps(amx_from(area + g * 64, kp % 8 * 4, bits == 4 && g == 3), table);
             if (bits == 5) {
                 uint64_t mask;
-                memcpy(&mask, area + 256 + j * 8, 8);
-                f[h] = _mm512_mask_add_ps(f[h], (__mmask16)_pext_u64(mask, 0x1111111111111111ull << kp % 8 / 2), f[h], _mm512_set1_ps(16));
+                memcpy(&mask, area + 256 + i * 8, 8);
+                f[j] = _mm512_mask_add_ps(f[j], (__mmask16)_pext_u64(mask, 0x1111111111111111ull << kp % 8 / 2), f[j], _mm512_set1_ps(16));
             }
-            const int half = two && kp >= 8;
-            f[h] = less ? _mm512_fmadd_ps(f[h], s.d[half][h], s.m[half][h]) : _mm512_mul_ps(f[h], s.d[half][h]);
+            f[j] = less ? _mm512_fmadd_ps(f[j], s.d[kp / 8], s.m[kp / 8]) : _mm512_mul_ps(f[j], s.d[kp / 8]);
         }
-        amx_emit(out, bf16 || kind == TILE_E8 || kind == TILE_NV, kp, f[0], f[1]);
+        amx_emit(out, kind == TILE_E8 || kind == TILE_NV, kp, f[0], f[1]);
     }
-}
-
-// Rows' results of a block from the two chains of each.
-static inline __m512 amx_chains(const amx_out *o) {
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-    return _mm512_add_ps(_mm512_permutex2var_ps(o->sum[0], even, o->sum[1]), _mm512_permutex2var_ps(o->sum[0], odd, o->sum[1]));
 }
 
 static inline __attribute__((always_inline)) void amx_decode_code(cpu_format format, const uint8_t *panel, size_t scale_bytes, int64_t b, amx_out *out) {
@@ -161,32 +155,25 @@ static inline __attribute__((always_inline)) void amx_decode_code(cpu_format for
     __m512i w[8];
     code_load(format, quants, b, w);
     code_scales s = code_load_scales(format, panel, b);
-    __m512 d[2][2], m[2][2];
-    if (!code_two(l)) amx_spread(s.d, d[0]);
-    else if (l->scale == SCALE_E4) {
-        amx_spread(s.d, d[0]);
-        amx_spread(s.m, d[1]);
-    } else {
-        amx_spread(_mm512_mul_ps(s.d, _mm512_cvtepi32_ps(s.s0)), d[0]);
-        amx_spread(_mm512_mul_ps(s.d, _mm512_cvtepi32_ps(s.s1)), d[1]);
+    __m512 d[2] = {s.d, s.d}, m[2];
+    if (code_two(l)) {
+        d[0] = l->scale == SCALE_E4 ? s.d : _mm512_mul_ps(s.d, _mm512_cvtepi32_ps(s.s0));
+        d[1] = l->scale == SCALE_E4 ? s.m : _mm512_mul_ps(s.d, _mm512_cvtepi32_ps(s.s1));
     }
     if (l->scale == SCALE_MIN) {
-        amx_spread(_mm512_mul_ps(s.m, _mm512_cvtepi32_ps(s.m0)), m[0]);
-        amx_spread(_mm512_mul_ps(s.m, _mm512_cvtepi32_ps(s.m1)), m[1]);
+        m[0] = _mm512_mul_ps(s.m, _mm512_cvtepi32_ps(s.m0));
+        m[1] = _mm512_mul_ps(s.m, _mm512_cvtepi32_ps(s.m1));
     }
-    // Bytes 0 and 1 of rows 0..7, of rows 8..15, then bytes 2 and 3.
-    const __m512i pairs = _mm512_set_epi64(0x3f3e3b3a37363332, 0x2f2e2b2a27262322, 0x1f1e1b1a17161312, 0x0f0e0b0a07060302, 0x3d3c393835343130, 0x2d2c292825242120, 0x1d1c191815141110, 0x0d0c090805040100);
-    const __m512i offset = _mm512_set1_epi8((char)l->offset);
+    const __m512i second = _mm512_set1_epi32(0xff00), power = _mm512_castps_si512(_mm512_set1_ps(0x1p15f)); // a float of 2^15 and the second byte
+    const __m512 offset = _mm512_set1_ps(0x1p15f + (float)l->offset);
 #pragma GCC unroll 8
     for (int c = 0; c < 8; c++) {
-        __m512i v = _mm512_permutexvar_epi8(pairs, _mm512_sub_epi8(w[c], offset));
-        const __m128i quarter[4] = {_mm512_castsi512_si128(v), _mm512_extracti32x4_epi32(v, 1), _mm512_extracti32x4_epi32(v, 2), _mm512_extracti32x4_epi32(v, 3)};
-        const int half = code_two(l) && c >= 4;
+        const __m512i byte[4] = {_mm512_slli_epi32(w[c], 8), w[c], _mm512_srli_epi32(w[c], 8), _mm512_srli_epi32(w[c], 16)};
         __m512 f[4];
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
-            f[i] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(quarter[i]));
-            f[i] = l->scale == SCALE_MIN ? _mm512_fmsub_ps(f[i], d[half][i % 2], m[half][i % 2]) : _mm512_mul_ps(f[i], d[half][i % 2]);
+            f[i] = _mm512_sub_ps(_mm512_castsi512_ps(_mm512_ternarylogic_epi32(byte[i], second, power, 0xea)), offset);
+            f[i] = l->scale == SCALE_MIN ? _mm512_fmsub_ps(f[i], d[c / 4], m[c / 4]) : _mm512_mul_ps(f[i], d[c / 4]);
         }
         amx_emit(out, false, 2 * c, f[0], f[1]);
         amx_emit(out, false, 2 * c + 1, f[2], f[3]);
@@ -197,6 +184,7 @@ static inline __attribute__((always_inline)) void amx_decode_code(cpu_format for
 typedef struct amx_reader {
     void (*decode)(const uint8_t *panel, size_t scale_bytes, int64_t b, const int8_t *values, uint8_t *tile);
     __m512 (*chain)(const uint8_t *panel, size_t scale_bytes, int64_t blocks, const int8_t *values, const float *x);
+    bool exact; // bf16 holds the numbers: nothing is cut
 } amx_reader;
 
 // The two over one text, which decodes block b into `out`.
@@ -213,9 +201,9 @@ typedef struct amx_reader {
         (void)values; \
         __m512 y = _mm512_setzero_ps(); \
         for (int64_t b = 0; b < blocks; b++) { \
-            amx_out to = {NULL, x + b * TILE_K, {_mm512_setzero_ps(), _mm512_setzero_ps()}}, *out = &to; \
+            amx_out to = {NULL, x + b * TILE_K, _mm512_setzero_ps(), _mm512_setzero_ps()}, *out = &to; \
             text; \
-            y = _mm512_add_ps(y, amx_chains(out)); \
+            y = _mm512_add_ps(y, _mm512_add_ps(out->even, out->odd)); \
         } \
         return y; \
     }
@@ -250,9 +238,10 @@ READER(tq2_0, CODE(CPU_TQ2_0))
 READER(q2_0, CODE(CPU_Q2_0))
 READER(q1_0, CODE(CPU_Q1_0))
 
-#define BOTH(name) {decode_##name, chain_##name}
+#define BOTH(name) {decode_##name, chain_##name, false}
+#define EXACT(name) {decode_##name, chain_##name, true}
 static const amx_reader amx_readers[CPU_FORMATS] = {
-    [CPU_TILE_BF16] = {NULL, chain_bf16},
+    [CPU_TILE_BF16] = {NULL, chain_bf16, true},
     [CPU_TILE_F16] = BOTH(f16),
     [CPU_TILE_Q8_0] = BOTH(q8_0),
     [CPU_TILE_Q4_0] = BOTH(4_d),
@@ -264,8 +253,8 @@ static const amx_reader amx_readers[CPU_FORMATS] = {
     [CPU_TILE_Q5_K] = BOTH(5_k),
     [CPU_TILE_Q6_K] = BOTH(6_k),
     [CPU_TILE_IQ4_XS] = BOTH(4_xs),
-    [CPU_TILE_MXFP4] = BOTH(4_e8),
-    [CPU_TILE_NVFP4] = BOTH(4_nv),
+    [CPU_TILE_MXFP4] = EXACT(4_e8),
+    [CPU_TILE_NVFP4] = EXACT(4_nv),
     [CPU_TILE_CODE + CPU_Q2_K - CPU_CODE_FIRST] = BOTH(q2_k),
     [CPU_TILE_CODE + CPU_Q3_K - CPU_CODE_FIRST] = BOTH(q3_k),
     [CPU_TILE_CODE + CPU_IQ3_S - CPU_CODE_FIRST] = BOTH(iq3_s),

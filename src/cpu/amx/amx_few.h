@@ -1,9 +1,8 @@
 // cpu/amx/few: products of a few rows over the same panels as amx_gemm.h, without tiles: activations in int8 (d, and 32 numbers a block), VPDPBUSD. For up to
 // FEW_ROWS rows the unpacking of tiles into bf16 binds (8 to 10 GB/s of weights a core from the cache, on a Sapphire Rapids), this does not (57).
-// Recipe, not the tile tier's own, so that it is used without --deterministic alone: exact int32 over the columns of one parity of a block (16, or 8 where 16 columns
-// have a scale of their own), blocks in ascending order by one chain of fused operations for each parity, the two chains added at the end. A row's result does not depend
-// on the other rows, but a step of more than FEW_ROWS rows goes through tiles and rounds otherwise.
-// An activation block lies as [g][s][j][t], column 16 g + 4 t + 2 s + j: 8 bytes meet the low (s = 0) or high nibbles of a vector of cpu_tile.h.
+// Recipe, not the tile tier's own, so that it is used without --deterministic alone: exact int32 over a block (16 columns, where those have a scale of their own), blocks in
+// ascending order by one chain of fused operations. A row's result does not depend on the other rows, but a step of more than FEW_ROWS rows goes through tiles and rounds otherwise.
+// An activation block lies as [g][s][j][t], column 16 g + 4 t + 2 s + j: four bytes meet the low (s = 0) or high nibbles of a vector [j][g] of cpu_tile.h.
 #pragma once
 #include "cpu/amx/amx_gemm.h"
 
@@ -14,7 +13,7 @@ static void amx_few_order(int8_t *q, int64_t k) {
     for (int64_t i = 0; i < k; i += 16) _mm_storeu_si128((__m128i *)(q + i), _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(q + i)), order));
 }
 
-// [h][g][s]: unsigned numbers of 8 rows x 4 columns of each parity. values: NULL, or 128 + what each of 16 codes stands for.
+// [j][g][s]: unsigned numbers of 16 rows x 4 columns. values: NULL, or 128 + what each of 16 codes stands for.
 static inline __attribute__((always_inline)) void few_weights(int bits, const __m512i *values, const uint8_t *area, __m512i w[8]) {
     if (bits == 8) {
         for (int i = 0; i < 8; i++) w[i] = _mm512_loadu_si512(area + i * 64);
@@ -37,13 +36,13 @@ static inline __attribute__((always_inline)) void few_weights(int bits, const __
             w[i] = _mm512_mask_add_epi8(w[i], (__mmask64)mask, w[i], _mm512_set1_epi8(16));
         }
     if (bits == 6)
-        for (int h = 0; h < 2; h++) {
-            __m512i v = _mm512_loadu_si512(area + 256 + h * 64);
+        for (int j = 0; j < 2; j++) {
+            __m512i v = _mm512_loadu_si512(area + 256 + j * 64);
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) { // bits 16 g + 4 t + 2 s of each dword to bits 4 and 5 of byte t
                 const uint64_t at = i == 0 ? 0x0804003cull : i == 1 ? 0x0a06023eull : i == 2 ? 0x1814100cull : 0x1a16120eull;
                 __m512i bit = _mm512_set1_epi64((long long)(at | (((at + 0x20202020ull) & 0x3f3f3f3full) << 32)));
-                w[h * 4 + i] = _mm512_ternarylogic_epi32(w[h * 4 + i], _mm512_multishift_epi64_epi8(bit, v), _mm512_set1_epi8(0x30), 0xf8); // w | (bits & 0x30)
+                w[j * 4 + i] = _mm512_ternarylogic_epi32(w[j * 4 + i], _mm512_multishift_epi64_epi8(bit, v), _mm512_set1_epi8(0x30), 0xf8); // w | (bits & 0x30)
             }
         }
 }
@@ -55,36 +54,39 @@ static inline bool few_folds(tile_scale kind) { return kind != TILE_E8; }
 
 typedef struct few_scales {
     amx_scales s;
-    __m512 zero[2]; // [h]: what FEW_ZERO becomes by the first half's scales
+    __m512 zero; // what FEW_ZERO becomes by the first half's scales
 } few_scales;
 
 static inline __attribute__((always_inline)) void few_load_scales(tile_scale kind, const uint8_t *panel, int64_t b, few_scales *f) {
     amx_load_scales(kind, panel, b, &f->s);
-    for (int h = 0; h < 2; h++) f->zero[h] = _mm512_mul_ps(f->s.d[0][h], _mm512_castsi512_ps(_mm512_set1_epi32(FEW_ZERO)));
+    f->zero = _mm512_mul_ps(f->s.d[0], _mm512_castsi512_ps(_mm512_set1_epi32(FEW_ZERO)));
 }
 
-// One row's block: y[h] += what it adds for rows 8 h .. 8 h + 7, a lane for each parity of the columns; what mins take off is few_mins'.
-static inline __attribute__((always_inline)) void few_row(tile_scale kind, bool two, int offset, const __m512i w[8], const few_scales *f, const int8_t *q, const cpu_aux *a, __m512 y[2]) {
+// A block of R rows: y += what it adds for 16 rows of weights; what mins take off is few_mins'. Rows go side by side: each has one chain of integers, and a row after
+// the other would wait for it.
+static inline __attribute__((always_inline)) void few_block(int R, tile_scale kind, bool two, int offset, const __m512i w[8], const few_scales *f, const int8_t *const *q, const cpu_aux *const *aux, int64_t b, __m512 *y) {
     const amx_scales *s = &f->s;
     const bool folds = few_folds(kind);
-    __m512i x[4], start[2] = {folds ? _mm512_set1_epi32(FEW_ZERO) : _mm512_setzero_si512(), _mm512_setzero_si512()};
-    for (int i = 0; i < 4; i++) {
-        long long v;
-        memcpy(&v, q + i * 8, 8);
-        x[i] = _mm512_set1_epi64(v);
+    __m512i sum[FEW_ROWS][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+        const cpu_aux *a = &aux[r][b];
+        sum[r][0] = _mm512_set1_epi32((folds ? FEW_ZERO : 0) + (two ? a->nsum - a->nhigh : a->nsum) * offset);
+        sum[r][1] = _mm512_set1_epi32(two ? a->nhigh * offset : 0);
     }
-    if (offset) { // once a row: in the lanes of even columns
-        start[0] = _mm512_mask_set1_epi32(start[0], 0x5555, (folds ? FEW_ZERO : 0) + (two ? a->nsum - a->nhigh : a->nsum) * offset);
-        if (two) start[1] = _mm512_maskz_set1_epi32(0x5555, a->nhigh * offset);
-    }
-    const __m512 d = _mm512_set1_ps(a->d);
-    for (int h = 0; h < 2; h++) {
-        __m512i sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start[0], w[h * 4], x[0]), w[h * 4 + 1], x[1]);
-        __m512i more = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(two ? start[1] : sum, w[h * 4 + 2], x[2]), w[h * 4 + 3], x[3]);
-        if (!two) sum = more;
-        __m512 z = folds ? _mm512_fmsub_ps(_mm512_castsi512_ps(sum), s->d[0][h], f->zero[h]) : _mm512_mul_ps(_mm512_cvtepi32_ps(sum), s->d[0][h]);
-        if (two) z = _mm512_fmadd_ps(_mm512_cvtepi32_ps(more), s->d[1][h], z);
-        y[h] = _mm512_fmadd_ps(z, d, y[h]);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) // [g][s][j]
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            int32_t x;
+            memcpy(&x, q[r] + b * TILE_K + i * 4, 4);
+            sum[r][two ? i / 4 : 0] = _mm512_dpbusd_epi32(sum[r][two ? i / 4 : 0], w[i % 2 * 4 + i / 2], _mm512_set1_epi32(x));
+        }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+        __m512 z = folds ? _mm512_fmsub_ps(_mm512_castsi512_ps(sum[r][0]), s->d[0], f->zero) : _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][0]), s->d[0]);
+        if (two) z = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][1]), s->d[1], z);
+        y[r] = _mm512_fmadd_ps(z, _mm512_set1_ps(aux[r][b].d), y[r]);
     }
 }
 
@@ -105,11 +107,11 @@ static inline __attribute__((always_inline)) void few_panel(int R, int bits, til
     const int64_t B = g->k / TILE_K;
     const int8_t *q[FEW_ROWS];
     const cpu_aux *aux[FEW_ROWS];
-    __m512 y[FEW_ROWS][2];
+    __m512 y[FEW_ROWS];
     for (int r = 0; r < R; r++) {
         q[r] = g->q + (size_t)g->rows[row + r] * (size_t)g->k;
         aux[r] = g->aux + (size_t)g->rows[row + r] * (size_t)B;
-        y[r][0] = y[r][1] = _mm512_setzero_ps();
+        y[r] = _mm512_setzero_ps();
     }
     for (int64_t b = 0; b < B; b++, area += bytes) {
         __m512i w[8];
@@ -117,17 +119,15 @@ static inline __attribute__((always_inline)) void few_panel(int R, int bits, til
         few_weights(bits, values, area, w);
         few_load_scales(kind, panel, b, &s);
         for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + AMX_AHEAD + i, _MM_HINT_T1);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) few_row(kind, two, offset, w, &s, q[r] + b * TILE_K, &aux[r][b], y[r]);
+        few_block(R, kind, two, offset, w, &s, q, aux, b, y);
     }
     __m512 z[FEW_ROWS];
     for (int r = 0; r < R; r++) z[r] = _mm512_setzero_ps();
     if (less) few_mins(R, kind, panel, B, aux, z);
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
     for (int r = 0; r < R; r++) {
         float out[16];
-        _mm512_storeu_ps(out, _mm512_add_ps(z[r], _mm512_add_ps(_mm512_permutex2var_ps(y[r][0], even, y[r][1]), _mm512_permutex2var_ps(y[r][0], odd, y[r][1]))));
-        amx_put(g, row + r, p, out);
+        _mm512_storeu_ps(out, _mm512_add_ps(z[r], y[r]));
+        amx_put(g, g->scale, row + r, p, out);
     }
 }
 

@@ -23,7 +23,7 @@ static inline __attribute__((always_inline)) void few_code_panel(cpu_format form
     for (int r = 0; r < R; r++) {
         float out[PANEL];
         _mm512_storeu_ps(out, y[r]);
-        amx_put(g, row + r, p, out);
+        amx_put(g, g->scale, row + r, p, out);
     }
 }
 

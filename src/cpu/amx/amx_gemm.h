@@ -38,11 +38,12 @@ static void amx_decode_raw(const gemm_args *g, int64_t panel, int64_t k0, int64_
     quant_row_bytes((int)g->w->base.type, (uint64_t)from, &skip); // whole blocks: TILE_DEPTH tiles are 2,048 columns
     if (rows < PANEL) memset(tiles, 0, (size_t)n * TILE_BYTES);
     for (int64_t i = count; i < n * TILE_K; i++) row[i] = 0;
+    const __m512i upper = _mm512_add_epi16(_mm512_set1_epi32(0x30001), _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(0x40004))); // words 1, 3, 5 ...
     for (int64_t r = 0; r < rows; r++) {
         t->decode(g->data + (size_t)(panel * PANEL + r) * g->w->row_bytes + skip, row, (size_t)count);
         for (int64_t b = 0; b < n; b++) {
             uint32_t pairs[16];
-            _mm512_storeu_si512(pairs, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + b * TILE_K + 16), _mm512_loadu_ps(row + b * TILE_K)));
+            _mm512_storeu_si512(pairs, _mm512_permutex2var_epi16(_mm512_loadu_si512(row + b * TILE_K), upper, _mm512_loadu_si512(row + b * TILE_K + 16)));
             for (int kp = 0; kp < 16; kp++) memcpy(tiles + b * TILE_BYTES + kp * 64 + r * 4, &pairs[kp], 4);
         }
     }
@@ -53,6 +54,7 @@ typedef struct work {
     amx_reader read;
     const int8_t *values;
     int64_t blocks;
+    float scale;              // of results: the tensor's, times what makes up for cutting
     uint8_t *weights, *rows;  // scratch: decoded panels, gathered activations
     float *results, *joining, *floats; // result tiles; [2][32 rows][64] of what is joined; one row
     uint32_t csr;             // as it was
@@ -95,26 +97,27 @@ static const uint8_t *amx_gather(const work *w, int32_t first, int32_t n, int64_
 }
 
 // What one row has of one panel: 16 results on their way out.
-static inline void amx_put(const gemm_args *g, int32_t row, int64_t panel, const float *v) {
+static inline void amx_put(const gemm_args *g, float scale, int32_t row, int64_t panel, const float *v) {
     int64_t col = (panel - g->first) * PANEL, left = g->w->base.n - panel * PANEL;
     __mmask16 m = (__mmask16)(left < PANEL ? (1u << left) - 1 : 0xffff);
-    __m512 y = _mm512_mul_ps(_mm512_loadu_ps(v), _mm512_set1_ps(g->scale));
+    __m512 y = _mm512_mul_ps(_mm512_loadu_ps(v), _mm512_set1_ps(scale));
     if (g->bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(m, g->bias + col));
     if (g->residual) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(m, g->residual + (size_t)row * g->ldr + col));
     _mm512_mask_storeu_ps(g->y + (size_t)row * g->ldy + col, m, y);
 }
 
 // The same of `rows` rows and n panels from p0 on; c: [panel][row] of 16.
-static void amx_put_rows(const gemm_args *g, int32_t row, int32_t rows, int64_t p0, int n, const float *c) {
+static void amx_put_rows(const work *w, int32_t row, int32_t rows, int64_t p0, int n, const float *c) {
+    const gemm_args *g = w->g;
     const bool whole = (p0 + n) * PANEL <= g->w->base.n;
     const size_t col = (size_t)(p0 - g->first) * PANEL;
-    const __m512 scale = _mm512_set1_ps(g->scale);
+    const __m512 scale = _mm512_set1_ps(w->scale);
     for (int32_t r = 0; r < rows; r++, c += PANEL) {
         float *y = g->y + (size_t)(row + r) * g->ldy + col;
         const float *residual = g->residual ? g->residual + (size_t)(row + r) * g->ldr + col : NULL;
         for (int i = 0; i < n; i++) {
             if (!whole) {
-                amx_put(g, row + r, p0 + i, c + i * 512);
+                amx_put(g, w->scale, row + r, p0 + i, c + i * 512);
                 continue;
             }
             __m512 v = _mm512_mul_ps(_mm512_load_ps(c + i * 512), scale);
@@ -218,7 +221,7 @@ static void amx_join(const work *w, const work *up, int32_t first, int32_t rows,
     for (int32_t r = 0; r < rows; r++)
         for (int i = 0; i < n; i++) {
             size_t col = (size_t)(p0 + i - g->first) * PANEL, at = ((size_t)r * (size_t)n + (size_t)i) * PANEL;
-            __m512 a = _mm512_mul_ps(_mm512_load_ps(c + i * 1024 + r * 16), _mm512_set1_ps(g->scale)), b = _mm512_mul_ps(_mm512_load_ps(c + i * 1024 + 512 + r * 16), _mm512_set1_ps(up->g->scale));
+            __m512 a = _mm512_mul_ps(_mm512_load_ps(c + i * 1024 + r * 16), _mm512_set1_ps(w->scale)), b = _mm512_mul_ps(_mm512_load_ps(c + i * 1024 + 512 + r * 16), _mm512_set1_ps(up->scale));
             if (g->bias) a = _mm512_add_ps(a, _mm512_loadu_ps(g->bias + col));
             if (join->bias) b = _mm512_add_ps(b, _mm512_loadu_ps(join->bias + col));
             _mm512_store_ps(x + at, a);
@@ -263,7 +266,7 @@ static void amx_pass(const work *w, const work *up, passing *x) {
         }
         if (!x->last) continue;
         if (up) amx_join(w, up, x->r0 + r, rows, x->p0, x->n / 2, c);
-        else amx_put_rows(g, x->r0 + r, rows, x->p0, x->n, c);
+        else amx_put_rows(w, x->r0 + r, rows, x->p0, x->n, c);
     }
 }
 
@@ -325,7 +328,7 @@ static void amx_few_rows(const work *w) {
             TILE_DOT(0, 4, 6);
         }
         TILE_STORE(0, w->results, 64);
-        for (int32_t r = 0; r < n; r++) amx_put(g, r, p, w->results + r * 16);
+        for (int32_t r = 0; r < n; r++) amx_put(g, w->scale, r, p, w->results + r * 16);
     }
 }
 
@@ -335,12 +338,13 @@ static void amx_one_row(const work *w) {
     for (int64_t i = 0; i < 2 * w->blocks; i++) _mm512_storeu_ps(w->floats + i * 16, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_load_si256(a + i / 2 * 32 + i % 2)), 16)));
     for (int64_t p = g->first; p < g->first + g->count; p++) {
         _mm512_storeu_ps(w->results, w->read.chain(g->data + (size_t)p * g->w->panel_bytes, g->w->scale_bytes, w->blocks, w->values, w->floats));
-        amx_put(g, 0, p, w->results);
+        amx_put(g, w->scale, 0, p, w->results);
     }
 }
 
 static work amx_work(const gemm_args *g) {
     work w = {.g = g, .read = amx_readers[g->w->format], .values = cpu_tile_layout(g->w->format)->values, .blocks = cpu_tile_blocks(g->k)};
+    w.scale = w.read.exact ? g->scale : g->scale * AMX_CUT;
     w.weights = (uint8_t *)g->scratch;
     w.rows = w.weights + (size_t)cpu_tile_decoded(w.blocks) * TILE_BYTES;
     w.results = (float *)(w.rows + (size_t)cpu_tile_gathered(w.blocks) * TILE_BYTES);

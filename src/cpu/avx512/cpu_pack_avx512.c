@@ -1,5 +1,5 @@
-// cpu/pack_avx512: sixteen whole rows of the file's blocks into panels, for the types that most files are in (cpu_pack_rows.h), and into tiles: quarters of bytes
-// in the order of a tile (cpu_tile.h), then eight rows side by side.
+// cpu/pack_avx512: sixteen whole rows of the file's blocks into panels, for the types that most files are in (cpu_pack_rows.h), and into tiles: every fourth
+// byte of a row in a dword (cpu_tile.h), then rows side by side.
 #include <immintrin.h>
 
 #include "cpu/cpu_tile.h"
@@ -16,16 +16,20 @@ static inline __m512i four_rows(const uint8_t *at, size_t stride, int first, int
     return _mm512_inserti32x4(x, _mm_loadu_si128((const __m128i *)(p + 3 * s)), 3);
 }
 
-// Dword i of 16 bytes of each of 16 rows, in the order of rows.
-static inline void columns(const uint8_t *at, size_t stride, rows16 c[4]) {
-    __m512i r[4];
-    for (int i = 0; i < 4; i++) r[i] = four_rows(at, stride, i, 4);
+// From lanes of rows i, i + 4, i + 8 and i + 12 in r[i]: dword i of each of 16 rows, in the order of rows.
+static inline void turn(const __m512i r[4], rows16 c[4]) {
     __m512i a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpacklo_epi32(r[2], r[3]);
     __m512i d = _mm512_unpackhi_epi32(r[0], r[1]), e = _mm512_unpackhi_epi32(r[2], r[3]);
     c[0] = _mm512_unpacklo_epi64(a, b);
     c[1] = _mm512_unpackhi_epi64(a, b);
     c[2] = _mm512_unpacklo_epi64(d, e);
     c[3] = _mm512_unpackhi_epi64(d, e);
+}
+
+static inline void columns(const uint8_t *at, size_t stride, rows16 c[4]) {
+    __m512i r[4];
+    for (int i = 0; i < 4; i++) r[i] = four_rows(at, stride, i, 4);
+    turn(r, c);
 }
 
 static inline rows16 select_bits(int mask, rows16 a, rows16 b) { return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)mask), a, b, 0xca); }
@@ -48,12 +52,16 @@ static inline rows16 byte_columns(rows16 x) {
 #include "cpu/cpu_hash.h"
 #include "cpu/cpu_pack_rows.h"
 
-// 16 columns of eight rows as bytes, in two vectors of eight bytes a row: [s][parity][t] is column 4 t + 2 s + parity.
-static inline void tile_bytes(const uint8_t *at, size_t stride, __m512i s[2]) {
-    const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    __m512i a = _mm512_shuffle_epi8(four_rows(at, stride, 0, 2), order), b = _mm512_shuffle_epi8(four_rows(at, stride, 1, 2), order);
-    s[0] = _mm512_unpacklo_epi64(a, b);
-    s[1] = _mm512_unpackhi_epi64(a, b);
+// 16 columns of 16 rows, each row's bytes in this order, a dword of them in each vector.
+static inline void ordered_columns(const uint8_t *at, size_t stride, __m128i order, rows16 c[4]) {
+    __m512i r[4];
+    for (int i = 0; i < 4; i++) r[i] = _mm512_shuffle_epi8(four_rows(at, stride, i, 4), _mm512_broadcast_i32x4(order));
+    turn(r, c);
+}
+
+// Byte t of c[2 s + j] is column 4 t + 2 s + j.
+static inline void tile_bytes(const uint8_t *at, size_t stride, rows16 c[4]) {
+    ordered_columns(at, stride, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), c);
 }
 
 static void tile_16(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) { panel_dwords(k / 2, rows, stride, panel); }
@@ -62,23 +70,21 @@ static void tile_q8_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
     uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q8_0, k));
     for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_q8_0), area += 512) {
         put_halves(panel + b * 32, rows, stride);
-        for (int h = 0; h < 2; h++)
-            for (int g = 0; g < 2; g++) {
-                __m512i s[2];
-                tile_bytes(rows + 2 + (size_t)h * 8 * stride + g * 16, stride, s);
-                put(area + (h * 2 + g) * 128, flip_sign(s[0]));
-                put(area + (h * 2 + g) * 128 + 64, flip_sign(s[1]));
-            }
+        for (int g = 0; g < 2; g++) {
+            rows16 c[4];
+            tile_bytes(rows + 2 + g * 16, stride, c);
+            for (int i = 0; i < 4; i++) put(area + (i % 2 * 4 + g * 2 + i / 2) * 64, flip_sign(c[i]));
+        }
     }
 }
 
 // The lower halves of 16 bytes of 16 rows as one group of a tile, the upper ones as another.
 static inline void nibble_tiles(const uint8_t *at, size_t stride, uint8_t *low, uint8_t *high) {
-    for (int h = 0; h < 2; h++) {
-        __m512i s[2];
-        tile_bytes(at + (size_t)h * 8 * stride, stride, s);
-        put(low + h * 128, both_low(s[0], s[1]));
-        put(high + h * 128, both_high(s[0], s[1]));
+    rows16 c[4];
+    tile_bytes(at, stride, c);
+    for (int j = 0; j < 2; j++) {
+        put(low + j * 128, both_low(c[j], c[2 + j]));
+        put(high + j * 128, both_high(c[j], c[2 + j]));
     }
 }
 
@@ -120,34 +126,31 @@ static void tile_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q5_K), area += 8 * 320) {
         scales_k4(rows, stride, panel + g * 320);
         for (int j = 0; j < 8; j++) nibble_tiles(rows + offsetof(block_q5_K, qs) + j * 16, stride, area + j / 2 * 640 + j % 2 * 64, area + j / 2 * 640 + 320 + j % 2 * 64);
-        for (int h = 0; h < 2; h++)
-            for (int half = 0; half < 2; half++) { // of the columns: a bit for each block
-                __m512i s[2];
-                tile_bytes(rows + offsetof(block_q5_K, qh) + (size_t)h * 8 * stride + half * 16, stride, s);
-                for (int j = 0; j < 8; j++) {
-                    uint64_t masks[2] = {bits(s[0], j), bits(s[1], j)};
-                    memcpy(area + j * 320 + 256 + (h * 2 + half) * 16, masks, 16);
+        for (int half = 0; half < 2; half++) { // of the columns: a bit for each block
+            rows16 c[4];
+            tile_bytes(rows + offsetof(block_q5_K, qh) + half * 16, stride, c);
+            for (int b = 0; b < 8; b++)
+                for (int j = 0; j < 2; j++) {
+                    uint64_t masks[2] = {bits(c[j], b), bits(c[2 + j], b)};
+                    memcpy(area + b * 320 + 256 + (j * 2 + half) * 16, masks, 16);
                 }
-            }
+        }
     }
 }
 
-// The two upper bits of 128 columns of eight rows into four tiles. A byte of t[i] holds, two bits for each tile, column 8 m + 2 i + parity of [parity][m].
+// The two upper bits of 128 columns into four tiles. A byte of t[j][i] holds, two bits for each tile, column 8 m + 2 i + j of row r, r in the order of dwords, then m.
 static inline void pair_tiles(const uint8_t *at, size_t stride, uint8_t *to) {
-    const __m256i order = _mm256_setr_epi8(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27, 4, 12, 20, 28, 5, 13, 21, 29, 6, 14, 22, 30, 7, 15, 23, 31);
-    __m512i two = _mm512_inserti64x4(_mm512_castsi256_si512(order), _mm256_add_epi8(order, _mm256_set1_epi8(32)), 1), x[4], t[4];
-    for (int i = 0; i < 4; i++) { // rows 0 2, 1 3, 4 6, 5 7
-        const uint8_t *p = at + (size_t)(i / 2 * 4 + i % 2) * stride;
-        __m512i v = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p)), _mm256_loadu_si256((const __m256i *)(p + 2 * stride)), 1);
-        x[i] = _mm512_permutexvar_epi8(two, v);
+    const __m128i order = _mm_setr_epi8(0, 8, 2, 10, 4, 12, 6, 14, 1, 9, 3, 11, 5, 13, 7, 15); // [j][i][m]
+    rows16 low[4], high[4], t[2][4]; // m = 0, 1 and 2, 3
+    ordered_columns(at, stride, order, low);
+    ordered_columns(at + 16, stride, order, high);
+    for (int i = 0; i < 4; i++) {
+        t[i / 2][i % 2 * 2] = _mm512_mask_blend_epi16(0xaaaaaaaa, low[i], _mm512_slli_epi32(high[i], 16));
+        t[i / 2][i % 2 * 2 + 1] = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(low[i], 16), high[i]);
     }
-    __m512i a = _mm512_unpacklo_epi64(x[0], x[1]), b = _mm512_unpacklo_epi64(x[2], x[3]), c = _mm512_unpackhi_epi64(x[0], x[1]), d = _mm512_unpackhi_epi64(x[2], x[3]);
-    t[0] = _mm512_shuffle_i64x2(a, b, 0x88);
-    t[1] = _mm512_shuffle_i64x2(c, d, 0x88);
-    t[2] = _mm512_shuffle_i64x2(a, b, 0xdd);
-    t[3] = _mm512_shuffle_i64x2(c, d, 0xdd);
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) put(to + j * 384, four_pairs(t, j));
+    for (int b = 0; b < 4; b++)
+        for (int j = 0; j < 2; j++) put(to + b * 384 + j * 64, four_pairs(t[j], b));
 }
 
 static void tile_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
@@ -156,7 +159,7 @@ static void tile_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
         scales_k6(rows, stride, panel + g * 288);
         for (int half = 0; half < 2; half++, area += 4 * 384) {
             for (int j = 0; j < 4; j++) nibble_tiles(rows + half * 64 + j * 16, stride, area + j / 2 * 384 + j % 2 * 64, area + (j / 2 + 2) * 384 + j % 2 * 64);
-            for (int h = 0; h < 2; h++) pair_tiles(rows + offsetof(block_q6_K, qh) + half * 32 + (size_t)h * 8 * stride, stride, area + 256 + h * 64);
+            pair_tiles(rows + offsetof(block_q6_K, qh) + half * 32, stride, area + 256);
         }
     }
 }

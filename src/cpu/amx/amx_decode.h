@@ -15,6 +15,11 @@
 
 enum { AMX_AHEAD = 8192 }; // bytes that weights are asked for ahead, into the second level (docs/PERFORMANCE.md)
 
+// What block b of a panel is of its bytes, scales and all, when they are asked for block by block.
+static inline __attribute__((always_inline)) void amx_ask_packed(const uint8_t *panel, int64_t b, size_t block_bytes) {
+    for (size_t i = 0; i < block_bytes; i += 64) _mm_prefetch((const char *)panel + (size_t)b * block_bytes + i, _MM_HINT_T1);
+}
+
 static const float AMX_CUT = 0x1.00aaaap0f; // c above
 
 typedef struct amx_scales { __m512 d[2], m[2]; } amx_scales; // of 16 rows, [half of the columns], m minus what minima take off
@@ -111,7 +116,6 @@ static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scal
     const size_t bytes = bits == 16 ? 1024 : bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256;
     const uint8_t *area = panel + scale_bytes + (size_t)b * bytes;
     const bool less = kind == TILE_DM || kind == TILE_K4 || bits == 6 || bits == 8;
-    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + AMX_AHEAD + i, _MM_HINT_T1);
     amx_scales s;
     if (bits < 16) amx_load_scales(kind, panel, b, &s);
     // 6 and 8 bits: put into a float that is a power of two and them, which goes off again with what is to be subtracted: exact.
@@ -149,9 +153,7 @@ static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scal
 
 static inline __attribute__((always_inline)) void amx_decode_code(cpu_format format, const uint8_t *panel, size_t scale_bytes, int64_t b, amx_out *out) {
     const code_layout *l = cpu_code(format);
-    const int bytes = l->bytes;
     const uint8_t *quants = panel + scale_bytes;
-    for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)quants + b * bytes + AMX_AHEAD + i, _MM_HINT_T1);
     __m512i w[8];
     code_load(format, quants, b, w);
     code_scales s = code_load_scales(format, panel, b);
@@ -183,7 +185,7 @@ static inline __attribute__((always_inline)) void amx_decode_code(cpu_format for
 // How a format's panels are read: a block as a tile (NULL: it is one); a panel times one row of activations in float32 (NULL: not at all), 16 results.
 typedef struct amx_reader {
     void (*decode)(const uint8_t *panel, size_t scale_bytes, int64_t b, const int8_t *values, uint8_t *tile);
-    __m512 (*chain)(const uint8_t *panel, size_t scale_bytes, int64_t blocks, const int8_t *values, const float *x);
+    __m512 (*chain)(const uint8_t *panel, size_t scale_bytes, size_t block_bytes, int64_t blocks, const int8_t *values, const float *x);
     bool exact; // bf16 holds the numbers: nothing is cut
 } amx_reader;
 
@@ -196,11 +198,12 @@ typedef struct amx_reader {
         text; \
     }
 #define CHAIN(name, text) \
-    static __m512 chain_##name(const uint8_t *panel, size_t scale_bytes, int64_t blocks, const int8_t *values, const float *x) \
+    static __m512 chain_##name(const uint8_t *panel, size_t scale_bytes, size_t block_bytes, int64_t blocks, const int8_t *values, const float *x) \
     { \
         (void)values; \
         __m512 y = _mm512_setzero_ps(); \
         for (int64_t b = 0; b < blocks; b++) { \
+            amx_ask_packed(panel + AMX_AHEAD, b, block_bytes); \
             amx_out to = {NULL, x + b * TILE_K, _mm512_setzero_ps(), _mm512_setzero_ps()}, *out = &to; \
             text; \
             y = _mm512_add_ps(y, _mm512_add_ps(out->even, out->odd)); \

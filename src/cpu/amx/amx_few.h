@@ -105,6 +105,7 @@ static inline __attribute__((always_inline)) void few_panel(int R, int bits, til
     const int offset = bits == 8 || values ? 128 : bits == 6 ? 32 : less ? 0 : bits == 5 ? 16 : 8;
     const uint8_t *panel = g->data + (size_t)p * g->w->panel_bytes, *area = panel + g->w->scale_bytes;
     const int64_t B = g->k / TILE_K;
+    const size_t asked = g->w->panel_bytes / (size_t)B;
     const int8_t *q[FEW_ROWS];
     const cpu_aux *aux[FEW_ROWS];
     __m512 y[FEW_ROWS];
@@ -118,7 +119,7 @@ static inline __attribute__((always_inline)) void few_panel(int R, int bits, til
         few_scales s;
         few_weights(bits, values, area, w);
         few_load_scales(kind, panel, b, &s);
-        for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + AMX_AHEAD + i, _MM_HINT_T1);
+        amx_ask_packed(panel + AMX_AHEAD, b, asked);
         few_block(R, kind, two, offset, w, &s, q, aux, b, y);
     }
     __m512 z[FEW_ROWS];

@@ -4,7 +4,6 @@
 #include "cpu/amx/amx_few.h"
 
 static inline __attribute__((always_inline)) void few_code_panel(cpu_format format, int R, const gemm_args *g, const int8_t *rows, int64_t p, int32_t row) {
-    const int bytes = cpu_code(format)->bytes;
     const uint8_t *panel = g->data + (size_t)p * g->w->panel_bytes, *quants = panel + g->w->scale_bytes;
     const int64_t B = g->k / BLOCK;
     __m512 y[FEW_ROWS];
@@ -13,7 +12,7 @@ static inline __attribute__((always_inline)) void few_code_panel(cpu_format form
         __m512i w[8];
         code_load(format, quants, b, w);
         code_scales s = code_row_scales(format, panel, b);
-        for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)quants + b * bytes + AMX_AHEAD + i, _MM_HINT_T1);
+        amx_ask_packed(panel + AMX_AHEAD, b, g->w->panel_bytes / (size_t)B);
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
             const cpu_aux *a = g->aux + (size_t)g->rows[row + r] * (size_t)B + b;

@@ -54,6 +54,7 @@ typedef struct work {
     amx_reader read;
     const int8_t *values;
     int64_t blocks;
+    size_t block_bytes;       // what a panel has for each, scales and all
     float scale;              // of results: the tensor's, times what makes up for cutting
     uint8_t *weights, *rows;  // scratch: decoded panels, gathered activations
     float *results, *joining, *floats; // result tiles; [2][32 rows][64] of what is joined; one row
@@ -67,14 +68,19 @@ static const uint8_t *amx_ready(const work *w, int64_t panel) {
     return w->g->data + (size_t)panel * w->g->w->panel_bytes;
 }
 
-// n tiles of a panel from tile k0 on.
-static void amx_decode_panel(const work *w, int64_t panel, int64_t k0, int64_t n, uint8_t *to) {
-    if (w->g->w->format == CPU_TILE_RAW) {
-        amx_decode_raw(w->g, panel, k0, n, w->floats, to);
-        return;
-    }
-    const uint8_t *from = w->g->data + (size_t)panel * w->g->w->panel_bytes;
-    for (int64_t b = 0; b < n; b++) w->read.decode(from, w->g->w->scale_bytes, k0 + b, w->values, to + b * TILE_BYTES);
+// A panel from tile k0 on that is decoded to `to` a tile at a time.
+typedef struct source {
+    const work *w; // NULL: there is nothing to decode
+    const uint8_t *panel, *soon; // `soon` is decoded after it, and asked for meanwhile
+    int64_t k0;
+    uint8_t *to; // tile b to b & ring
+    int64_t ring;
+} source;
+
+static inline void amx_decode_tile(const source *s, int64_t b) {
+    if (!s->w) return;
+    amx_ask_packed(s->soon, s->k0 + b, s->w->block_bytes);
+    s->w->read.decode(s->panel, s->w->g->w->scale_bytes, s->k0 + b, s->w->values, s->to + (b & s->ring) * TILE_BYTES);
 }
 
 // n rows from `first` of the list as row tiles, of which `tiles` from tile k0 on are wanted: where they lie when they follow each other inside tiles, else
@@ -169,12 +175,15 @@ static bool amx_crowded(void) {
 
 // 32 rows x 2 panels over n tiles of K, into c: [panel][row tile] of 16 x 16. `more`: c has what the columns before these gave. While there are rows, every
 // tile of the way asks for the lines that a row's results will go to.
+// Panels that were not decoded yet are, a tile ahead of the products: those have a unit of their own and leave the vector ports alone.
 typedef struct square {
     const uint8_t *a0, *a1, *b[2]; // a1: NULL for 16 rows
     int64_t n;
     const float *out;   // where the first row's results of these panels will go, the next row's ld further; NULL: nothing
     size_t ld;
     bool more;
+    source from[2];
+    int64_t ring;       // while decoding, tile b of the weights lies at b & ring
 } square;
 
 static inline void amx_ask_out(const square *s, int64_t b) {
@@ -182,7 +191,7 @@ static inline void amx_ask_out(const square *s, int64_t b) {
         for (int i = 0; i < 2; i++) __builtin_prefetch(s->out + (size_t)b * s->ld + i * PANEL, 1, 2);
 }
 
-static inline __attribute__((always_inline)) void amx_square_of(bool ask, const square *s, float *c) {
+static inline __attribute__((always_inline)) void amx_square_begin(const square *s, const float *c) {
     if (s->more) {
         TILE_LOAD(0, c, 64);
         TILE_LOAD(1, c + 512, 64);
@@ -194,6 +203,17 @@ static inline __attribute__((always_inline)) void amx_square_of(bool ask, const 
         TILE_ZERO(2);
         TILE_ZERO(3);
     }
+}
+
+static inline __attribute__((always_inline)) void amx_square_end(float *c) {
+    TILE_STORE(0, c, 64);
+    TILE_STORE(1, c + 512, 64);
+    TILE_STORE(2, c + 256, 64);
+    TILE_STORE(3, c + 768, 64);
+}
+
+static inline __attribute__((always_inline)) void amx_square_of(bool ask, const square *s, float *c) {
+    amx_square_begin(s, c);
     if (s->a1)
         for (int64_t b = 0; b < s->n; b++) {
             amx_ask_out(s, b);
@@ -201,15 +221,43 @@ static inline __attribute__((always_inline)) void amx_square_of(bool ask, const 
         }
     else // 16 rows at the end
         for (int64_t b = 0; b < s->n; b++) amx_step(false, s->a0 + b * TILE_BYTES, NULL, s->b[0] + b * TILE_BYTES, s->b[1] + b * TILE_BYTES);
-    TILE_STORE(0, c, 64);
-    TILE_STORE(1, c + 512, 64);
-    TILE_STORE(2, c + 256, 64);
-    TILE_STORE(3, c + 768, 64);
+    amx_square_end(c);
 }
 
 static void amx_square(const square *s, float *c) { amx_square_of(false, s, c); }
 // Where few tiles can be held, a load does not begin early enough for the second level (a fifth of a product's time); where many can, asking is in its way (a tenth).
 static void amx_square_crowded(const square *s, float *c) { amx_square_of(true, s, c); }
+
+// The same with panels that are decoded meanwhile, a tile ahead: what multiplies tiles and what decodes are different parts of a core. Each panel's tile is decoded between the products of
+// one and of the other, since a core looks ahead no further than about two tiles' decoding.
+static void amx_square_decoding(const square *s, float *c) {
+    amx_square_begin(s, c);
+    for (int i = 0; i < 2; i++) amx_decode_tile(&s->from[i], 0);
+    for (int64_t b = 0; b < s->n; b++) {
+        const int64_t at = b * TILE_BYTES, of = (b & s->ring) * TILE_BYTES;
+        const bool more = b + 1 < s->n;
+        TILE_LOAD(4, s->a0 + at, 64);
+        TILE_LOAD(6, s->b[0] + of, 64);
+        TILE_DOT(0, 4, 6);
+        if (s->a1) {
+            amx_ask_out(s, b);
+            TILE_LOAD(5, s->a1 + at, 64);
+            TILE_DOT(2, 5, 6);
+        }
+        TILE_ZERO(6);
+        if (more) amx_decode_tile(&s->from[0], b + 1);
+        TILE_LOAD(7, s->b[1] + of, 64);
+        TILE_DOT(1, 4, 7);
+        TILE_ZERO(4);
+        if (s->a1) {
+            TILE_DOT(3, 5, 7);
+            TILE_ZERO(5);
+        }
+        TILE_ZERO(7);
+        if (more) amx_decode_tile(&s->from[1], b + 1);
+    }
+    amx_square_end(c);
+}
 
 // act(gate) * up of `rows` rows from `first` on and n panels from p0 on, both even: in c a panel of one, then of the other. Whole lines leave: halves took twice
 // as long.
@@ -237,7 +285,7 @@ static void amx_join(const work *w, const work *up, int32_t first, int32_t rows,
     }
 }
 
-// A block of rows from r0 on by the n panels (of both in turn with `up`) that were decoded, tiles k0 to k0 + depth of K.
+// A block of rows from r0 on by n panels (of both in turn with `up`), which the first rows decode, tiles k0 to k0 + depth of K.
 typedef struct passing {
     int32_t r0, rows;
     const uint8_t *a; // their activations
@@ -245,6 +293,7 @@ typedef struct passing {
     int64_t p0;
     int n;
     const uint8_t *panels[TILE_PANELS];
+    source from[TILE_PANELS];
     float *c;         // [32 rows][n panels, even][row tile] of 16 x 16, of all rows when they are carried
     bool carried, last, crowded;
     square s;
@@ -260,8 +309,11 @@ static void amx_pass(const work *w, const work *up, passing *x) {
         x->s.a1 = rows > TILE_ROWS ? x->s.a0 + x->next : NULL;
         for (int i = 0; i < x->n; i += 2) {
             for (int j = 0; j < 2; j++) x->s.b[j] = x->panels[i + j < x->n ? i + j : i]; // a panel alone is done twice: it is rare
+            for (int j = 0; j < 2; j++) x->s.from[j] = i + j < x->n ? x->from[i + j] : (source){.w = NULL};
+            const bool decoding = r == 0 && (x->s.from[0].w || x->s.from[1].w);
             x->s.out = whole && rows == 2 * TILE_ROWS ? g->y + (size_t)(x->r0 + r) * g->ldy + (x->p0 + i - g->first) * PANEL : NULL;
-            if (x->crowded) amx_square_crowded(&x->s, c + i * 512);
+            if (decoding) amx_square_decoding(&x->s, c + i * 512);
+            else if (x->crowded) amx_square_crowded(&x->s, c + i * 512);
             else amx_square(&x->s, c + i * 512);
         }
         if (!x->last) continue;
@@ -274,6 +326,7 @@ static void amx_block(const work *w, const work *up, int32_t r0, int32_t rows, i
     const int64_t B = w->blocks, depth = cpu_tile_depth(B);
     const int of = up ? 2 : 1, most = TILE_PANELS / of;
     passing x = {.r0 = r0, .rows = rows, .carried = depth < B, .crowded = amx_crowded(), .s.ld = w->g->ldy};
+    x.s.ring = rows <= 2 * TILE_ROWS && w->read.decode && (!up || up->read.decode) ? 3 : -1; // what is needed once stays in the first level
     for (int64_t k0 = 0; k0 < B; k0 += depth) {
         x.s.n = B - k0 < depth ? B - k0 : depth;
         x.s.more = k0 > 0;
@@ -288,7 +341,9 @@ static void amx_block(const work *w, const work *up, int32_t r0, int32_t rows, i
                 const uint8_t *ready = amx_ready(from, x.p0 + i / of);
                 uint8_t *to = w->weights + (size_t)i * (size_t)depth * TILE_BYTES;
                 x.panels[i] = ready ? ready + k0 * TILE_BYTES : to;
-                if (!ready) amx_decode_panel(from, x.p0 + i / of, k0, x.s.n, to);
+                const uint8_t *panel = from->g->data + (size_t)(x.p0 + i / of) * from->g->w->panel_bytes;
+                x.from[i] = (source){ready || !from->read.decode ? NULL : from, panel, panel + (size_t)(2 / of) * from->g->w->panel_bytes, k0, to, x.s.ring};
+                if (!ready && !from->read.decode) amx_decode_raw(from->g, x.p0 + i / of, k0, x.s.n, from->floats, to);
             }
             amx_pass(w, up, &x);
             if (x.carried) x.c += (size_t)((rows + 2 * TILE_ROWS - 1) / (2 * TILE_ROWS)) * (size_t)(x.n + (x.n & 1)) * 512;
@@ -316,15 +371,16 @@ static void amx_few_rows(const work *w) {
     for (int64_t p = g->first; p < g->first + g->count; p++) {
         const uint8_t *ready = amx_ready(w, p), *from = g->data + (size_t)p * g->w->panel_bytes;
         if (g->w->format == CPU_TILE_RAW) {
-            amx_decode_panel(w, p, 0, B, w->weights);
+            amx_decode_raw(g, p, 0, B, w->floats, w->weights);
             ready = w->weights;
         }
+        const source of = {ready ? NULL : w, from, from + AMX_AHEAD, 0, w->weights, 3};
+        amx_decode_tile(&of, 0);
         TILE_ZERO(0);
-        for (int64_t b = 0; b < B; b++) {
-            const uint8_t *x = ready ? ready + b * TILE_BYTES : w->weights + (b & 3) * TILE_BYTES; // four turns, so that a tile is not loaded while it is being written
-            if (!ready) w->read.decode(from, g->w->scale_bytes, b, w->values, w->weights + (b & 3) * TILE_BYTES);
+        for (int64_t b = 0; b < B; b++) { // decoded a tile ahead of its product, four turns
+            if (b + 1 < B) amx_decode_tile(&of, b + 1);
             TILE_LOAD(4, a + b * TILE_BYTES, 64);
-            TILE_LOAD(6, x, 64);
+            TILE_LOAD(6, ready ? ready + b * TILE_BYTES : w->weights + (b & 3) * TILE_BYTES, 64);
             TILE_DOT(0, 4, 6);
         }
         TILE_STORE(0, w->results, 64);
@@ -337,13 +393,14 @@ static void amx_one_row(const work *w) {
     const __m256i *a = (const __m256i *)((const uint8_t *)g->q + (size_t)(g->rows[0] / TILE_ROWS * w->blocks) * TILE_BYTES + (size_t)(g->rows[0] % TILE_ROWS) * 64);
     for (int64_t i = 0; i < 2 * w->blocks; i++) _mm512_storeu_ps(w->floats + i * 16, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_load_si256(a + i / 2 * 32 + i % 2)), 16)));
     for (int64_t p = g->first; p < g->first + g->count; p++) {
-        _mm512_storeu_ps(w->results, w->read.chain(g->data + (size_t)p * g->w->panel_bytes, g->w->scale_bytes, w->blocks, w->values, w->floats));
+        _mm512_storeu_ps(w->results, w->read.chain(g->data + (size_t)p * g->w->panel_bytes, g->w->scale_bytes, w->block_bytes, w->blocks, w->values, w->floats));
         amx_put(g, w->scale, 0, p, w->results);
     }
 }
 
 static work amx_work(const gemm_args *g) {
     work w = {.g = g, .read = amx_readers[g->w->format], .values = cpu_tile_layout(g->w->format)->values, .blocks = cpu_tile_blocks(g->k)};
+    w.block_bytes = g->w->panel_bytes / (size_t)w.blocks;
     w.scale = w.read.exact ? g->scale : g->scale * AMX_CUT;
     w.weights = (uint8_t *)g->scratch;
     w.rows = w.weights + (size_t)cpu_tile_decoded(w.blocks) * TILE_BYTES;

@@ -92,26 +92,35 @@ const gaps = () => withServer([], async ({ at }) => {
   return [most('errors', r.errors, 0), most('largest gap ms', r.gap_ms.max, 1000), told('output tok/s', r.output_tok_s), told('between tokens ms', r.gap_ms.p50), told('p99', r.gap_ms.p99)];
 });
 
-// Twenty turns of 300 tokens; every second one's first token beside a bench of the same depth. The words of a random model's answer are not cut into the tokens that were drawn, so an answer counts among what is new.
+// Twenty turns of 300 tokens; every second one is asked three times, with other words at its end, each time beside a bench of the same depth, since speeds swing from minute to
+// minute. The words of a random model's answer are not cut into the tokens that were drawn, so an answer counts among what is new.
 const conversation = () => withServer([], async ({ at }) => {
-  const messages = [], over = [], ratios = [], firsts = [];
-  let before = 0;
-  for (let turn = 0; turn < 20; turn++) {
-    messages.push({ role: 'user', content: words(282) });
-    const r = await ask(at, messages, 8);
-    messages.push({ role: 'assistant', content: r.text });
-    const prompt = r.usage.prompt_tokens, fresh = prompt - before, cached = r.usage.prompt_tokens_details.cached_tokens;
-    over.push(prompt - cached - fresh);
-    firsts.push({ depth: prompt - fresh, fresh, ms: r.times[0] - r.start });
-    before = prompt;
-  }
-  for (const { fresh, depth, ms } of firsts.filter((_, turn) => turn % 2)) {
-    const b = json(bin, ['bench', file, '--prompt', String(fresh), '--gen', '0', '--depth', String(depth), '--reps', '1', '--threads', threads, '--json', ...more]);
-    ratios.push(ms / (1000 * fresh / b.pp_tok_s));
+  const messages = [], over = [], ratios = [];
+  let before = 0, first;
+  const turn = async () => {
+    const asked = [...messages, { role: 'user', content: words(282) }], r = await ask(at, asked, 8), prompt = r.usage.prompt_tokens;
+    over.push(prompt - r.usage.prompt_tokens_details.cached_tokens - (prompt - before));
+    first = r.times[0] - r.start;
+    return { asked: [...asked, { role: 'assistant', content: r.text }], prompt };
+  };
+  const benched = (fresh) => 1000 * fresh / json(bin, ['bench', file, '--prompt', String(fresh), '--gen', '0', '--depth', String(before), '--reps', '1', '--threads', threads, '--json', ...more]).pp_tok_s;
+  for (let t = 0; t < 20; t++) {
+    let last = await turn();
+    if (t % 2) {
+      const pairs = [first / benched(last.prompt - before)];
+      const ms = benched(last.prompt - before); // the other way round
+      last = await turn();
+      pairs.push(first / ms);
+      last = await turn();
+      pairs.push(first / benched(last.prompt - before));
+      ratios.push(median(pairs));
+    }
+    messages.splice(0, messages.length, ...last.asked);
+    before = last.prompt;
   }
   return [most('computed beyond what is new, worst turn', Math.max(...over), 31), most('first token / bench, turns 2 to 10', median(ratios.slice(0, 5)), 1.15),
     most('turns 12 to 20', median(ratios.slice(5)), 1.15), told('worst of ten turns', Math.max(...ratios)),
-    told('first token ms, turn 20', firsts[19].ms), told('tokens', before)];
+    told('first token ms, turn 20', first), told('tokens', before)];
 });
 
 const restart = async () => {

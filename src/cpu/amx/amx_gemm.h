@@ -1,14 +1,14 @@
-// cpu/amx/gemm: products of the tile formats. Recipe, the "bf16 chain": weights and activations rounded to bf16 (nearest even), their products as
-// TDPBF16PS sums them (amx_tile.h), blocks of 32 columns in ascending order into one accumulator, nothing scaled in between.
+// cpu/amx/gemm: products of the tile formats. Recipe, the "bf16 chain": activations rounded to bf16 (nearest even), weights cut to it (amx_decode.h), their
+// products as TDPBF16PS sums them (amx_tile.h), blocks of 32 columns in ascending order into one accumulator, nothing scaled in between; at the end what makes up for cutting.
 //
 // Three forms, the same bits:
 //   many rows  two panels x 32 rows in four accumulators: per 32 columns 4 tile loads (64 lines) and 4 TDPBF16PS (64 cycles), 65,536 products. 12 panels are
-//              decoded once for 512 rows, at most 2,048 columns deep; deeper products carry the accumulators, as they are, from one depth to the next.
+//              decoded once for 512 rows, beside the products of the first 32, at most 2,048 columns deep; deeper products carry the accumulators, as they are, from one depth to the next.
 //              Results go to contiguous tiles and from there with bias, residual and scale to their rows; or two products are joined there (cpu_join)
 //              and leave as the next one's activation tiles.
-//   few rows   (2 to 16) each weight tile is decoded into the first-level cache and used at once: per 32 columns 75 cycles of decoding by count (4 bits),
+//   few rows   (2 to 16) each weight tile is decoded into the first-level cache and used while the next one is: per 32 columns 50 cycles of decoding by count (4 bits),
 //              2 tile loads, a TDPBF16PS. A panel at a time: of two, the one had been asked for ahead while the other already read it.
-//   one row    the same two chains in AVX-512 lanes, no tiles: numbers are rounded in place by two operations and multiplied by a third (amx_decode.h). What no
+//   one row    the same two chains in AVX-512 lanes, no tiles: numbers are cut in place and multiplied (amx_decode.h). What no
 //              packed form has (file blocks) goes with the few.
 #pragma once
 #include "cpu/amx/amx_decode.h"

@@ -140,7 +140,7 @@ status eng_served_create(eng_model *m, eng_sched *s, const altiserve_options *o,
     }
     dev_info info;
     dev_get_info(m->dev, &info);
-    v->key = (kv_key){.weights = model_get_info(m->m)->fingerprint, .layout = 2, .kv_type = (uint32_t)dev_kv_resolve(m->dev, m->kv_type)};
+    v->key = (kv_key){.weights = model_get_info(m->m)->fingerprint, .layout = KV_LAYOUT, .kv_type = (uint32_t)dev_kv_resolve(m->dev, m->kv_type)};
     memcpy(v->key.recipe, info.isa, strnlen(info.isa, sizeof v->key.recipe));
     v->index = config.index;
     static const char *const reasons[] = {"queue", "context", "pages", "timeout"}, *const phases[] = {"compose", "compute", "sample"}, *const kinds[] = {"prompt", "decode", "mixed"};

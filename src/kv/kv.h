@@ -22,10 +22,13 @@
 
 enum { KV_PAGE = DEV_PAGE_TOKENS, KV_GROUPS = DEV_MAX_GROUPS };
 
+// Raised whenever a build lays pages out otherwise, or gives them other bits, than the one before: pages on disk outlive a build.
+enum { KV_LAYOUT = 3 };
+
 // What cached pages may be shared by: all of it is part of the key.
 typedef struct kv_key {
     dev_fingerprint weights;  // of the weights and what is computed with them
-    uint32_t layout;          // version of the page layout
+    uint32_t layout;          // KV_LAYOUT
     char     recipe[16];      // the backend's tier
     uint32_t kv_type, adapter;
     uint64_t salt;            // keeps tenants apart; 0: shared

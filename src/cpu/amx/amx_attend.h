@@ -3,10 +3,9 @@
 //
 // A head of a page: keys as weight tiles [dims / 32][half of the keys][16 pairs of dims][16 keys][2], values [dims / 16][16 pairs of keys][16 dims][2]; dims
 // are padded, keys' with zeros. Recipe: queries and softmax weights rounded to bf16; scores and sums of values as TDPBF16PS chains; online softmax over
-// splits of 4 pages at absolute positions, the sum of a split in one accumulator, then out = out * rescale + it.
-// For 32 queries and one page of 128 dims: 16 TDPBF16PS and 16 tile loads for scores, 16 and 16 for values (512 cycles); 64 vectors of weights (11 operations each on two
-// ports, 350 cycles), made while the tiles work for the groups before and after; the rescaling is a quarter of what it would be page by page. Greatest scores of 16 queries come from
-// one reduction, sums of weights stay in lanes until the end.
+// splits of 4 pages at absolute positions; the chain of a query's sums goes on from split to split, multiplied in between where its greatest score rose.
+// For 32 queries and one page of 128 dims: 16 TDPBF16PS and 16 tile loads for scores, 16 and 16 for values (512 cycles), 4 tile stores, a quarter of 16 loads and 16 stores of sums; 64 vectors of weights
+// (11 operations each), made while the tiles work for the groups before and after. Greatest scores of 16 queries come from one reduction, sums of weights stay in lanes until the end.
 #pragma once
 #include "cpu/amx/amx_tile.h"
 #include "cpu/cpu_tile.h"
@@ -87,15 +86,16 @@ typedef struct attention {
     const attend_args *a;
     int32_t first, n;    // queries
     int32_t low, high;   // keys that one of them sees
+    int32_t all_low, all_high; // that all of them see
+    bool bends;          // scores need more than a factor
     int32_t kb, vb;      // blocks of 32 key dims, of 16 value dims
     uint8_t *q;          // tiles [2][kb]
     float *o;            // [QUERIES][vb * 16]
-    float *part;         // what groups share: 4 tiles,
-    uint8_t *tail;       // value tiles of a page that ends early
+    uint8_t *tail;       // value tiles of a page that ends early; groups share it
     float unit;          // what a score is multiplied with to be what the softmax takes
     float top[QUERIES];  // greatest so far
     float shift[QUERIES]; // the same in powers of two, 0 where nothing was seen
-    float rescale[2][QUERIES]; // what was summed before a split is multiplied with: of this split, and of the last one whose values are summed beside it
+    float rescale[QUERIES]; // what was summed before this split is multiplied with
     float sum[QUERIES][16]; // of the weights, by lanes
 } attention;
 
@@ -115,35 +115,67 @@ static inline void amx_ask(const uint8_t *p, int32_t bytes) {
     for (int32_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T1);
 }
 
-// A group's scores of a split, made in steps of 32 dims of one page, so that the tiles work while other queries' weights are made: the softmax keeps two vector ports
-// busy as long as the tiles take, and no processor looks so far ahead.
+// A step of four products as amx_step does them, one at a time.
+typedef struct amx_operands { const uint8_t *a0, *a1, *w0, *w1; } amx_operands;
+
+static inline __attribute__((always_inline)) void amx_product(int i, const amx_operands *x) {
+    switch (i) {
+    case 0:
+        TILE_LOAD(4, x->a0, 64);
+        TILE_LOAD(6, x->w0, 64);
+        TILE_DOT(0, 4, 6);
+        break;
+    case 1:
+        TILE_LOAD(7, x->w1, 64);
+        TILE_DOT(1, 4, 7);
+        TILE_ZERO(4);
+        break;
+    case 2:
+        if (x->a1) {
+            TILE_LOAD(5, x->a1, 64);
+            TILE_DOT(2, 5, 6);
+        }
+        TILE_ZERO(6);
+        break;
+    default:
+        if (x->a1) {
+            TILE_DOT(3, 5, 7);
+            TILE_ZERO(5);
+        }
+        TILE_ZERO(7);
+    }
+}
+
+// A group's scores of a split, made in steps of 32 dims of one page, so that the tiles work while other queries' weights are made.
 typedef struct scoring {
-    const attention *t;
+    attention *t;
     float *s;                     // [QUERIES][SCORE_LD]
-    const uint8_t *keys[SPLIT];   // of pages that are seen, else NULL
+    const uint8_t *keys[SPLIT];   // of the pages that are seen, which follow each other
     const uint8_t *next[SPLIT];   // NULL, or the page to come, which is asked for in step, as are this page's values: pages lie far apart, so that no processor foresees them
-    int slot, pages;              // where it is; how many are seen
+    int first, pages;             // the first seen of SPLIT; how many
+    int page;                     // where it is
     int32_t block;
 } scoring;
 
-static scoring amx_scoring(const attention *t, int32_t base, float *s) {
+static scoring amx_scoring(attention *t, int32_t base, float *s) {
     const attend_args *a = t->a;
     scoring x = {.t = t, .s = s};
     for (int b = 0; b < SPLIT; b++) {
         int32_t at = base + b * DEV_PAGE_TOKENS;
+        if (at + DEV_PAGE_TOKENS <= t->low) x.first = b + 1;
         if (at + DEV_PAGE_TOKENS <= t->low || at >= t->high) continue;
+        x.keys[x.pages] = a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS] * a->page_stride;
+        if (t->n <= TILE_ROWS && at + DEV_PAGE_TOKENS < t->high) x.next[x.pages] = a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS + 1] * a->page_stride; // with more queries the tiles bind, not memory
         x.pages++;
-        x.keys[b] = a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS] * a->page_stride;
-        if (t->n <= TILE_ROWS && at + DEV_PAGE_TOKENS < t->high) x.next[b] = a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS + 1] * a->page_stride; // with more queries the tiles bind, not memory
     }
+    x.s += x.first * DEV_PAGE_TOKENS;
     return x;
 }
 
-static void amx_score(scoring *x) {
+static inline amx_operands amx_score_begin(const scoring *x) {
     const attention *t = x->t;
-    while (!x->keys[x->slot]) x->slot++;
-    const int32_t b = x->block, part = (t->vb + t->kb - 1) / t->kb * TILE_BYTES;
-    const uint8_t *keys = x->keys[x->slot], *next = x->next[x->slot], *q = t->q + b * TILE_BYTES;
+    const int32_t b = x->block, kb = t->kb;
+    const uint8_t *keys = x->keys[x->page] + b * 2 * TILE_BYTES, *next = x->next[x->page], *q = t->q + b * TILE_BYTES;
     if (b == 0) {
         TILE_ZERO(0);
         TILE_ZERO(1);
@@ -151,16 +183,20 @@ static void amx_score(scoring *x) {
         TILE_ZERO(3);
     }
     if (next) {
+        const int32_t part = (t->vb + kb - 1) / kb * TILE_BYTES;
         amx_ask(next + b * 2 * TILE_BYTES, 2 * TILE_BYTES);
-        amx_ask(keys + cpu_tile_key_bytes(t->a->head_k) + b * part, part);
+        amx_ask(x->keys[x->page] + cpu_tile_key_bytes(t->a->head_k) + b * part, part);
     }
-    amx_step(false, q, t->n > TILE_ROWS ? q + t->kb * TILE_BYTES : NULL, keys + b * 2 * TILE_BYTES, keys + b * 2 * TILE_BYTES + TILE_BYTES);
-    if (++x->block < t->kb) return;
-    float *s = x->s + x->slot++ * DEV_PAGE_TOKENS;
+    return (amx_operands){q, t->n > TILE_ROWS ? q + kb * TILE_BYTES : NULL, keys, keys + TILE_BYTES};
+}
+
+static inline void amx_score_end(scoring *x) {
+    if (++x->block < x->t->kb) return;
+    float *s = x->s + x->page++ * DEV_PAGE_TOKENS;
     x->block = 0;
     TILE_STORE(0, s, SCORE_LD * sizeof(float));
     TILE_STORE(1, s + 16, SCORE_LD * sizeof(float));
-    if (t->n > TILE_ROWS) {
+    if (x->t->n > TILE_ROWS) {
         TILE_STORE(2, s + 16 * SCORE_LD, SCORE_LD * sizeof(float));
         TILE_STORE(3, s + 16 * SCORE_LD + 16, SCORE_LD * sizeof(float));
     }
@@ -168,22 +204,25 @@ static void amx_score(scoring *x) {
 
 static bool amx_bends(const attend_args *a) { return a->softcap > 0 || a->slope[0] != 0 || !(a->scale > 0); }
 
-// One query's scores of a split, which it sees in part or which need more than a factor, in place.
-static void amx_bend(const attention *t, int32_t n, int32_t base, float *s) {
+// Scores of a split, which some query sees in part or which need more than a factor, in place.
+static void amx_bend(const attention *t, int32_t base, float *scores) {
     const attend_args *a = t->a;
-    const bool bends = amx_bends(a);
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    for (int v = 0; v < SPLIT_KEYS / 16; v++, s += 16) {
-        const __m512i key = _mm512_add_epi32(lane, _mm512_set1_epi32(base + v * 16));
-        const __mmask16 seen = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32(a->low[n])) & _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32(a->high[n]));
-        if (seen && bends) { // what nobody sees was not computed, perhaps
-            float f[16];
-            _mm512_storeu_ps(f, _mm512_mul_ps(_mm512_load_ps(s), _mm512_set1_ps(a->scale)));
-            if (a->softcap > 0)
-                for (int j = 0; j < 16; j++) f[j] = seen >> j & 1 ? a->softcap * tanhf(f[j] / a->softcap) : 0;
-            _mm512_store_ps(s, _mm512_add_ps(_mm512_loadu_ps(f), _mm512_mul_ps(_mm512_set1_ps(a->slope[n]), _mm512_cvtepi32_ps(_mm512_sub_epi32(key, _mm512_set1_epi32(a->own[n]))))));
+    if (!t->bends && t->all_low <= base && t->all_high >= base + SPLIT_KEYS) return;
+    for (int32_t i = 0, n = t->first; i < t->n; i++, n++) {
+        float *s = scores + i * SCORE_LD;
+        for (int v = 0; v < SPLIT_KEYS / 16; v++, s += 16) {
+            const __m512i key = _mm512_add_epi32(lane, _mm512_set1_epi32(base + v * 16));
+            const __mmask16 seen = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32(a->low[n])) & _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32(a->high[n]));
+            if (seen && t->bends) { // what nobody sees was not computed, perhaps
+                float f[16];
+                _mm512_storeu_ps(f, _mm512_mul_ps(_mm512_load_ps(s), _mm512_set1_ps(a->scale)));
+                if (a->softcap > 0)
+                    for (int j = 0; j < 16; j++) f[j] = seen >> j & 1 ? a->softcap * tanhf(f[j] / a->softcap) : 0;
+                _mm512_store_ps(s, _mm512_add_ps(_mm512_loadu_ps(f), _mm512_mul_ps(_mm512_set1_ps(a->slope[n]), _mm512_cvtepi32_ps(_mm512_sub_epi32(key, _mm512_set1_epi32(a->own[n]))))));
+            }
+            _mm512_mask_store_ps(s, ~seen, _mm512_set1_ps(-INFINITY));
         }
-        _mm512_mask_store_ps(s, ~seen, _mm512_set1_ps(-INFINITY));
     }
 }
 
@@ -211,35 +250,31 @@ static inline __m512 amx_greatest(const float *s, int32_t n) {
     return _mm512_max_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
 }
 
-// Before a split's weights are made: scores that need it bent, the greatest of each query, and the factors for what was summed before: 1 where nothing is greater, 0 where nothing was seen.
-static void amx_tops(attention *t, float *scores, int32_t base, float rescale[QUERIES]) {
-    const attend_args *a = t->a;
-    const bool bends = amx_bends(a);
-    for (int32_t i = 0; i < t->n; i++)
-        if (bends || a->low[t->first + i] > base || a->high[t->first + i] < base + SPLIT_KEYS) amx_bend(t, t->first + i, base, scores + i * SCORE_LD);
-    for (int32_t i = 0; i < t->n; i += 16) {
-        const __m512 was = _mm512_loadu_ps(t->top + i), top = _mm512_max_ps(was, _mm512_mul_ps(amx_greatest(scores + i * SCORE_LD, t->n - i), _mm512_set1_ps(t->unit)));
-        const __mmask16 none = _mm512_cmp_ps_mask(top, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);
-        _mm512_storeu_ps(rescale + i, _mm512_mask_mov_ps(vf_exp(_mm512_sub_ps(was, top)), none, _mm512_set1_ps(1)));
-        _mm512_storeu_ps(t->shift + i, _mm512_maskz_mul_ps(~none, top, _mm512_set1_ps(LOG2E)));
-        _mm512_storeu_ps(t->top + i, top);
-    }
+// Before weights of 16 queries, from i on, are made of their scores of a split: the greatest of each query, and the factors for what was summed before: 1 where nothing is greater, 0 where nothing was seen.
+static void amx_tops(attention *t, const float *scores, int32_t i) {
+    const __m512 was = _mm512_loadu_ps(t->top + i), top = _mm512_max_ps(was, _mm512_mul_ps(amx_greatest(scores + i * SCORE_LD, t->n - i), _mm512_set1_ps(t->unit)));
+    const __mmask16 none = _mm512_cmp_ps_mask(top, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);
+    _mm512_storeu_ps(t->rescale + i, _mm512_mask_mov_ps(vf_exp(_mm512_sub_ps(was, top)), none, _mm512_set1_ps(1)));
+    _mm512_storeu_ps(t->shift + i, _mm512_maskz_mul_ps(~none, top, _mm512_set1_ps(LOG2E)));
+    _mm512_storeu_ps(t->top + i, top);
 }
 
-// One query's scores of a split to softmax weights in bf16.
-static void amx_soften(attention *t, const float *scores, int32_t i, float rescale, uint8_t *weights) {
+// One query's scores of a split to softmax weights in bf16. Between them the products of a step of tiles are done one by one, where there is one: tiles at work leave one port to vectors, and a row of those
+// that wait fills what a processor looks ahead.
+static inline __attribute__((always_inline)) void amx_soften_row(attention *t, const float *scores, int32_t i, uint8_t *weights, const amx_operands *of) {
     const float *s = scores + i * SCORE_LD;
     const __m512 unit = _mm512_set1_ps(t->unit * LOG2E), shift = _mm512_set1_ps(t->shift[i]);
     __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
     uint8_t *p = weights + i / TILE_ROWS * SPLIT * TILE_BYTES + i % TILE_ROWS * 64;
 #pragma GCC unroll 4
-    for (int v = 0; v < SPLIT_KEYS / 16; v += 2) {
-        const __m512 e = amx_exp2(_mm512_fmsub_ps(_mm512_load_ps(s + v * 16), unit, shift)), f = amx_exp2(_mm512_fmsub_ps(_mm512_load_ps(s + v * 16 + 16), unit, shift));
+    for (int v = 0; v < SPLIT; v++) {
+        const __m512 e = amx_exp2(_mm512_fmsub_ps(_mm512_load_ps(s + v * 32), unit, shift)), f = amx_exp2(_mm512_fmsub_ps(_mm512_load_ps(s + v * 32 + 16), unit, shift));
         even = _mm512_add_ps(even, e);
         odd = _mm512_add_ps(odd, f);
-        _mm512_store_si512(p + v / 2 * TILE_BYTES, (__m512i)_mm512_cvtne2ps_pbh(f, e));
+        _mm512_store_si512(p + v * TILE_BYTES, (__m512i)_mm512_cvtne2ps_pbh(f, e));
+        if (of) amx_product(v, of);
     }
-    _mm512_storeu_ps(t->sum[i], _mm512_fmadd_ps(_mm512_loadu_ps(t->sum[i]), _mm512_set1_ps(rescale), _mm512_add_ps(even, odd)));
+    _mm512_storeu_ps(t->sum[i], _mm512_fmadd_ps(_mm512_loadu_ps(t->sum[i]), _mm512_set1_ps(t->rescale[i]), _mm512_add_ps(even, odd)));
 }
 
 // The value tiles of a page whose keys from `keys` on nobody has seen, with those as zeros: a weight of zero times what an older page left there must be zero.
@@ -252,59 +287,104 @@ static const uint8_t *amx_tail(const attention *t, const uint8_t *values, int32_
     return t->tail;
 }
 
-// A group's sums of values of a split, in steps of one page and 32 dims, likewise.
+// A group's sums of values of a split, onto what was summed before, in steps of one page and 32 dims, likewise.
 typedef struct valuing {
     const attention *t;
-    const uint8_t *p;             // its weights
-    const float *rescale;
-    const uint8_t *values[SPLIT]; // NULL where nothing is seen
-    int slot, pages;
+    const uint8_t *p;             // its weights of the first page that is seen
+    const uint8_t *values[SPLIT]; // of the pages that are seen
+    int page, pages;
     int32_t d;                    // of t->vb
 } valuing;
 
-static valuing amx_valuing(const scoring *of, int32_t base, const uint8_t *p, const float *rescale) {
-    const attention *t = of->t;
-    valuing x = {.t = t, .p = p, .rescale = rescale, .pages = of->pages};
-    for (int b = 0; b < SPLIT; b++) {
-        if (!of->keys[b]) continue;
+// What was summed before is multiplied first, where the greatest score rose: it is what the tiles begin with.
+static valuing amx_valuing(const scoring *of, int32_t base, const uint8_t *p) {
+    attention *t = of->t;
+    valuing x = {.t = t, .p = p + of->first * TILE_BYTES, .pages = of->pages};
+    for (int b = 0; b < of->pages; b++) {
         x.values[b] = of->keys[b] + cpu_tile_key_bytes(t->a->head_k);
-        const int32_t left = t->high - base - b * DEV_PAGE_TOKENS;
+        const int32_t left = t->high - base - (of->first + b) * DEV_PAGE_TOKENS;
         if (left < DEV_PAGE_TOKENS) x.values[b] = amx_tail(t, x.values[b], left);
     }
+    for (int32_t i = 0; i < t->n; i += 16)
+        for (uint32_t rose = _mm512_cmp_ps_mask(_mm512_loadu_ps(t->rescale + i), _mm512_set1_ps(1), _CMP_NEQ_UQ); rose; rose &= rose - 1) {
+            const int32_t r = i + __builtin_ctz(rose);
+            float *o = t->o + r * t->vb * 16;
+            for (int32_t d = 0; r < t->n && d < t->vb; d++, o += 16) _mm512_store_ps(o, _mm512_mul_ps(_mm512_load_ps(o), _mm512_set1_ps(t->rescale[r])));
+        }
     return x;
 }
 
-static void amx_value(valuing *x) {
+static inline amx_operands amx_value_begin(const valuing *x) {
     const attention *t = x->t;
     const bool two = t->n > TILE_ROWS;
-    while (!x->values[x->slot]) x->slot++;
-    const int b = x->slot++;
-    const int32_t d = x->d, next = d + 1 < t->vb ? TILE_BYTES : 0; // a block alone is done twice
-    const uint8_t *values = x->values[b] + d * TILE_BYTES;
-    bool first = true, last = true;
-    for (int i = 0; i < b; i++) first &= !x->values[i];
-    for (int i = b + 1; i < SPLIT; i++) last &= !x->values[i];
-    if (first) {
-        TILE_ZERO(0);
-        TILE_ZERO(1);
-        TILE_ZERO(2);
-        TILE_ZERO(3);
+    const int32_t next = x->d + 1 < t->vb; // a block alone is done twice
+    const size_t ld = (size_t)t->vb * 16;
+    const uint8_t *values = x->values[x->page] + x->d * TILE_BYTES, *p = x->p + x->page * TILE_BYTES;
+    if (x->page == 0) {
+        const float *o = t->o + x->d * 16;
+        TILE_LOAD(0, o, ld * sizeof(float));
+        TILE_LOAD(1, o + next * 16, ld * sizeof(float));
+        if (two) {
+            TILE_LOAD(2, o + 16 * ld, ld * sizeof(float));
+            TILE_LOAD(3, o + 16 * ld + next * 16, ld * sizeof(float));
+        }
     }
-    amx_step(false, x->p + b * TILE_BYTES, two ? x->p + (SPLIT + b) * TILE_BYTES : NULL, values, values + next);
-    if (!last) return;
-    x->slot = 0;
+    return (amx_operands){p, two ? p + SPLIT * TILE_BYTES : NULL, values, values + next * TILE_BYTES};
+}
+
+static inline void amx_value_end(valuing *x) {
+    const attention *t = x->t;
+    const size_t ld = (size_t)t->vb * 16;
+    float *o = t->o + x->d * 16;
+    if (++x->page < x->pages) return;
+    TILE_STORE(0, o, ld * sizeof(float));
+    if (x->d + 1 < t->vb) TILE_STORE(1, o + 16, ld * sizeof(float));
+    if (t->n > TILE_ROWS) {
+        TILE_STORE(2, o + 16 * ld, ld * sizeof(float));
+        if (x->d + 1 < t->vb) TILE_STORE(3, o + 16 * ld + 16, ld * sizeof(float));
+    }
+    x->page = 0;
     x->d += 2;
-    TILE_STORE(0, t->part, 64);
-    TILE_STORE(1, t->part + 512, 64);
-    if (two) {
-        TILE_STORE(2, t->part + 256, 64);
-        TILE_STORE(3, t->part + 768, 64);
+}
+
+// What the tiles do while a group's weights are made: the sums of values of the group before, then the scores of the one after.
+typedef struct beside {
+    valuing before;
+    scoring next;
+    int32_t sums, scores; // steps that are left of each
+} beside;
+
+static inline amx_operands amx_beside_begin(const beside *x) { return x->sums > 0 ? amx_value_begin(&x->before) : amx_score_begin(&x->next); }
+
+static inline void amx_beside_end(beside *x) {
+    if (x->sums > 0) {
+        x->sums--;
+        amx_value_end(&x->before);
+    } else {
+        x->scores--;
+        amx_score_end(&x->next);
     }
-    for (int32_t i = 0; i < t->n; i++) {
-        float *o = t->o + i * t->vb * 16 + d * 16;
-        __m512 f = _mm512_set1_ps(x->rescale[i]);
-        _mm512_store_ps(o, _mm512_fmadd_ps(_mm512_load_ps(o), f, _mm512_load_ps(t->part + i * 16)));
-        if (next) _mm512_store_ps(o + 16, _mm512_fmadd_ps(_mm512_load_ps(o + 16), f, _mm512_load_ps(t->part + 512 + i * 16)));
+}
+
+static inline void amx_beside(beside *x) {
+    const amx_operands of = amx_beside_begin(x);
+    for (int i = 0; i < 4; i++) amx_product(i, &of);
+    amx_beside_end(x);
+}
+
+// A group's scores of a split to softmax weights, while so many steps of x are done, evenly between rows; where there is one for each row, within them.
+static void amx_soften(attention *t, const float *scores, uint8_t *weights, beside *x, int32_t steps) {
+    for (int32_t i = 0, due = 0; i < t->n; i++) {
+        if (i % TILE_ROWS == 0) amx_tops(t, scores, i);
+        due += steps;
+        if (steps < t->n) amx_soften_row(t, scores, i, weights, NULL);
+        else {
+            const amx_operands of = amx_beside_begin(x);
+            amx_soften_row(t, scores, i, weights, &of);
+            amx_beside_end(x);
+            due -= t->n;
+        }
+        for (; due >= t->n; due -= t->n) amx_beside(x);
     }
 }
 
@@ -328,14 +408,17 @@ static void amx_finish(attention *t) {
 
 static void amx_group_begin(attention *t) {
     const attend_args *a = t->a;
-    t->low = INT32_MAX;
-    t->high = 0;
-    t->unit = amx_bends(a) ? 1 : a->scale;
+    t->low = t->all_high = INT32_MAX;
+    t->high = t->all_low = 0;
+    t->bends = amx_bends(a);
+    t->unit = t->bends ? 1 : a->scale;
     for (int32_t i = 0; i < QUERIES; i++) t->top[i] = -INFINITY;
     memset(t->sum, 0, sizeof t->sum);
     for (int32_t i = 0; i < t->n; i++) {
         if (a->low[t->first + i] < t->low) t->low = a->low[t->first + i];
         if (a->high[t->first + i] > t->high) t->high = a->high[t->first + i];
+        if (a->low[t->first + i] > t->all_low) t->all_low = a->low[t->first + i];
+        if (a->high[t->first + i] < t->all_high) t->all_high = a->high[t->first + i];
     }
     memset(t->o, 0, (size_t)(t->n * t->vb) * 16 * sizeof(float));
     amx_queries(t);
@@ -363,35 +446,25 @@ static void amx_groups(attention *t, int n, const shared *sh) {
     }
     int32_t base = low / SPLIT_KEYS * SPLIT_KEYS, at = 0;
     scoring now = {0}; // what group `of` has of the split from `at` on
-    valuing before = {0};
+    beside x = {.sums = 0};
     attention *of = NULL;
-    int32_t sums = 0; // steps that `before` takes
     for (int turn = 0, g = 0;; turn ^= 1, g++) {
         attention *then = amx_seen(t, n, high, &base, &g) ? &t[g] : NULL;
-        scoring next = {0};
-        if (then) next = amx_scoring(then, base, sh->scores[turn]);
-        const int32_t steps = next.pages * t->kb, beside = of && then && of->n == then->n ? steps : 0; // tiles of one shape
-        int32_t done = 0;
+        const bool one_shape = of && then && of->n == then->n;
+        x.next = then ? amx_scoring(then, base, sh->scores[turn]) : (scoring){0};
+        x.scores = x.next.pages * t->kb;
         if (of) {
-            float *rescale = of->rescale[turn];
-            amx_tops(of, now.s, at, rescale);
-            for (int32_t i = 0; i < of->n; i++) {
-                amx_soften(of, now.s, i, rescale[i], sh->weights[turn]);
-                for (; done < (sums + beside) * (i + 1) / of->n; done++) {
-                    if (done < sums) amx_value(&before);
-                    else amx_score(&next);
-                }
-            }
-            done -= sums;
-            before = amx_valuing(&now, at, sh->weights[turn], rescale);
-            sums = before.pages * ((t->vb + 1) / 2);
+            amx_bend(of, at, sh->scores[turn ^ 1]);
+            amx_soften(of, sh->scores[turn ^ 1], sh->weights[turn], &x, x.sums + (one_shape ? x.scores : 0));
+            x.before = amx_valuing(&now, at, sh->weights[turn]);
+            x.sums = x.before.pages * ((of->vb + 1) / 2);
         }
-        if (!beside || of->n <= TILE_ROWS) // of few queries the pages come from memory, in the order they were asked for
-            for (; sums > 0; sums--) amx_value(&before);
+        if (!one_shape || of->n <= TILE_ROWS) // of few queries the pages come from memory, in the order they were asked for
+            while (x.sums > 0) amx_beside(&x);
         if (!then) break;
-        if (done == 0) amx_shape(then->n < TILE_ROWS ? then->n : TILE_ROWS, then->n > TILE_ROWS ? then->n - TILE_ROWS : 1);
-        for (; done < steps; done++) amx_score(&next);
-        now = next;
+        if (!one_shape) amx_shape(then->n < TILE_ROWS ? then->n : TILE_ROWS, then->n > TILE_ROWS ? then->n - TILE_ROWS : 1);
+        while (x.scores > 0) amx_beside(&x);
+        now = x.next;
         of = then;
         at = base;
     }
@@ -404,8 +477,7 @@ static void amx_attend(const attend_args *a) {
     const size_t kb = (size_t)first.kb, vb = (size_t)first.vb;
     uint8_t *weights = (uint8_t *)(((uintptr_t)a->scratch + 63) & ~(uintptr_t)63);
     first.tail = weights + 4 * SPLIT * TILE_BYTES;
-    first.part = (float *)(first.tail + vb * TILE_BYTES);
-    float *scores = first.part + 1024, *own = scores + 2 * QUERIES * SCORE_LD;
+    float *scores = (float *)(first.tail + vb * TILE_BYTES), *own = scores + 2 * QUERIES * SCORE_LD;
     const shared sh = {{scores, scores + QUERIES * SCORE_LD}, {weights, weights + 2 * SPLIT * TILE_BYTES}};
     uint32_t was = amx_begin();
     for (int32_t at = 0; at < a->n;) {

@@ -89,6 +89,13 @@ bool os_random(void *dst, size_t n) { return getrandom(dst, n, 0) == (ssize_t)n;
 
 void os_huge_pages(void *at, size_t bytes) { (void)madvise(at, bytes, MADV_HUGEPAGE); }
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 // Linux 5.14; older ones refuse it
+#endif
+bool os_populate(void *at, size_t bytes) { return madvise(at, bytes, MADV_POPULATE_WRITE) == 0; }
+
+void os_thread_idle(void) { (void)pthread_setschedparam(pthread_self(), SCHED_IDLE, &(struct sched_param){0}); }
+
 int os_cond_init(pthread_cond_t *c) {
     pthread_condattr_t attr;
     int e = pthread_condattr_init(&attr);

@@ -317,7 +317,14 @@ typedef struct cpu_kv {
     int32_t   n_pages[DEV_MAX_GROUPS];
     size_t    page_bytes[DEV_MAX_GROUPS], layer_bytes[DEV_MAX_GROUPS], head_bytes[DEV_MAX_GROUPS];
     uint8_t  *data[DEV_MAX_GROUPS];
+    struct cpu_ahead *ahead; // NULL: pages come as they are written
 } cpu_kv;
+
+// Pages that are in memory before a step writes to them.
+void cpu_ahead_begin(cpu_kv *); // once data is there
+void cpu_ahead_end(cpu_kv *);   // before it goes
+void cpu_ahead_reach(cpu_device *, cpu_kv *, const int32_t *upto); // before a step that uses each group's pages up to upto[g] - 1; by the device's thread
+void cpu_ahead_settle(cpu_kv *); // for tests: returns when what was wanted ahead is in memory
 
 size_t cpu_kv_elem(dev_kv_type t);
 // In q8_0 each block of 32 dimensions of a key or value (the last may be shorter) has a scale, f16 [block][32 tokens], after the int8 of all.

@@ -20,6 +20,11 @@ size_t cpu_page_bytes(const device *d, const dev_group *g, dev_kv_type t) {
     return (size_t)g->n_layers * (size_t)g->n_kv * head_bytes(d, g, t);
 }
 
+static void free_data(cpu_kv *kv) {
+    for (int g = 0; g < DEV_MAX_GROUPS; g++) mem_free(kv->data[g]);
+    mem_free(kv);
+}
+
 status cpu_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_kv_type type, dev_kv **out, error *err) {
     *out = NULL;
     type = cpu_kv_resolve(d, type);
@@ -37,26 +42,26 @@ status cpu_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_k
         kv->layer_bytes[g] = kv->head_bytes[g] * (size_t)p->groups[g].n_kv;
         size_t bytes;
         if (n_pages[g] < 1 || kv->page_bytes[g] < 1 || mul_overflows(kv->page_bytes[g], (size_t)n_pages[g], &bytes)) {
-            cpu_kv_destroy(d, (dev_kv *)kv);
+            free_data(kv);
             return error_set(err, E_USAGE, "KV group %d: %d pages of %zu bytes", g, n_pages[g], kv->page_bytes[g]);
         }
         all += bytes;
         kv->data[g] = cpu_big_alloc(bytes);
         if (!kv->data[g]) {
-            cpu_kv_destroy(d, (dev_kv *)kv);
+            free_data(kv);
             return error_set(err, E_NOMEM, "no memory for %zu bytes of KV pages", all);
         }
         cpu_interleave(cpu_dev(d), kv->data[g], bytes);
     }
+    cpu_ahead_begin(kv);
     *out = (dev_kv *)kv;
     return OK;
 }
 
 void cpu_kv_destroy(device *d, dev_kv *handle) {
     (void)d;
-    cpu_kv *kv = (cpu_kv *)handle;
-    for (int g = 0; g < DEV_MAX_GROUPS; g++) mem_free(kv->data[g]);
-    mem_free(kv);
+    cpu_ahead_end((cpu_kv *)handle);
+    free_data((cpu_kv *)handle);
 }
 
 static uint8_t *page_at(dev_kv *handle, int32_t group, int32_t page) {

@@ -409,16 +409,19 @@ static void run_worker(void *ctx, int worker, pool_member *team) {
 
 // ---- the device's face ----------------------------------------------------------------------------------------------------
 
-static status check_pages(const dev_plan *p, const cpu_kv *kv, const dev_step *s, error *err) {
+// upto[g]: one more than the highest page of group g.
+static status check_pages(const dev_plan *p, const cpu_kv *kv, const dev_step *s, int32_t upto[DEV_MAX_GROUPS], error *err) {
     for (int32_t i = 0; i < s->n_seqs; i++) {
         const dev_seq *q = &s->seqs[i];
         for (int g = 0; g < p->n_groups; g++) {
             int32_t first = 0, end = (q->start + q->n_rows + DEV_PAGE_TOKENS - 1) / DEV_PAGE_TOKENS;
             if (p->groups[g].kind == DEV_GROUP_RECURRENT) end = 1;
             if (p->groups[g].kind == DEV_GROUP_WINDOW && q->start >= p->groups[g].window) first = (q->start - p->groups[g].window + 1) / DEV_PAGE_TOKENS;
-            for (int32_t j = first; j < end; j++)
+            for (int32_t j = first; j < end; j++) {
                 if (q->pages[g][j] < 0 || q->pages[g][j] >= kv->n_pages[g])
                     return error_set(err, E_INVALID, "step: sequence %d, group %d: page %d is %d of %d", i, g, j, q->pages[g][j], kv->n_pages[g]);
+                if (q->pages[g][j] >= upto[g]) upto[g] = q->pages[g][j] + 1;
+            }
         }
     }
     return OK;
@@ -427,8 +430,10 @@ static status check_pages(const dev_plan *p, const cpu_kv *kv, const dev_step *s
 status cpu_submit(device *dev, dev_plan *p, dev_kv *kv, const dev_step *step, dev_ticket *ticket, error *err) {
     cpu_device *d = cpu_dev(dev);
     cpu_plan *c = p->backend;
-    status st = p->n_groups ? check_pages(p, (cpu_kv *)kv, step, err) : OK;
+    int32_t upto[DEV_MAX_GROUPS] = {0};
+    status st = p->n_groups ? check_pages(p, (cpu_kv *)kv, step, upto, err) : OK;
     if (st) return st;
+    if (p->n_groups) cpu_ahead_reach(d, (cpu_kv *)kv, upto);
     c->step = step;
     c->kv = (const cpu_kv *)kv;
     int32_t *row_seq = (int32_t *)(c->scratch + c->row_seq_at);

@@ -1,4 +1,5 @@
-// Tests of how much memory weights take while they are loaded: at most 1.15 times the file's bytes, pieces on their way included, and that it goes back.
+// Tests of how much memory weights take while they are loaded: at most 1.15 times the file's bytes, pieces on their way included, and that it goes back; and of KV pages
+// that are in memory before they are used.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +13,9 @@
 #include <cmocka.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "cpu/cpu.h"
+#include "cpu/cpu_internal.h"
 #include "quant/quant.h"
 #include "sanitized.h"
 
@@ -94,7 +97,49 @@ static void test_neighbours(void **state) {
     dev_destroy(d);
 }
 
+// Some pages beyond the furthest are in memory without anybody's asking, what a step needs before it begins, and what pages hold stays.
+static void test_ahead(void **state) {
+    (void)state;
+    enum { PAGES = 300, AHEAD = 64, LAYERS = 2, HEADS = 8, DIMS = 256 };
+    error e = {0};
+    device *d = NULL;
+    dev_plan *p = NULL;
+    dev_kv *kv = NULL;
+    int32_t n = PAGES, upto[DEV_MAX_GROUPS] = {0};
+    uint8_t *probe = mem_aligned(4096, 4096);
+    if (SANITIZED || resident() == 0 || !os_populate(probe, 4096)) {
+        mem_free(probe);
+        skip();
+    }
+    mem_free(probe);
+    if (cpu_device_create(&(cpu_options){.threads = 2, .isa = "ref"}, &d, &e) || dev_plan_create(d, &p, &e)) fail_msg("%s", e.text);
+    dev_group g = {.kind = DEV_GROUP_FULL, .n_layers = LAYERS, .n_kv = HEADS, .head_k = DIMS, .head_v = DIMS};
+    dev_plan_group(p, g);
+    const double before = resident(), page = (double)dev_kv_page_bytes(d, &g, DEV_KV_F32), slack = 4 << 20; // a piece, and what threads take
+    if (dev_kv_create(d, p, &n, DEV_KV_F32, &kv, &e)) fail_msg("%s", e.text);
+    cpu_kv *k = (cpu_kv *)kv;
+    cpu_ahead_settle(k);
+    double at = resident() - before;
+    if (at < AHEAD * page - slack || at > AHEAD * page + slack) fail_msg("%.1f MB are in memory at the beginning, not %.1f", at / 1e6, AHEAD * page / 1e6);
+    memset(k->data[0], 7, 3 * (size_t)page);
+    upto[0] = 200;
+    cpu_ahead_reach((cpu_device *)d, k, upto);
+    at = resident() - before;
+    if (at < 200 * page - slack) fail_msg("%.1f MB are in memory for a step that needs %.1f", at / 1e6, 200 * page / 1e6);
+    cpu_ahead_settle(k);
+    at = resident() - before;
+    if (at < (200 + AHEAD) * page - slack || at > (200 + AHEAD) * page + slack) fail_msg("%.1f MB are in memory, not %.1f", at / 1e6, (200 + AHEAD) * page / 1e6);
+    upto[0] = PAGES;
+    cpu_ahead_reach((cpu_device *)d, k, upto);
+    cpu_ahead_settle(k);
+    for (size_t i = 0; i < 3 * (size_t)page; i++) assert_int_equal(k->data[0][i], 7);
+    dev_kv_destroy(d, kv);
+    if (resident() > before + slack) fail_msg("%.1f MB were not given back", (resident() - before) / 1e6);
+    dev_plan_destroy(p);
+    dev_destroy(d);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bound), cmocka_unit_test(test_neighbours)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bound), cmocka_unit_test(test_neighbours), cmocka_unit_test(test_ahead)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,9 @@ export const arg = (name, fallback) => {
   return i < 0 ? fallback : process.argv[i + 1];
 };
 
+// Between what is measured: for seconds after a process ends, the memory it held goes back to the host of a virtual machine, and whoever runs meanwhile is slower (docs/PERFORMANCE.md, "Beside llama.cpp").
+export const rest = (seconds = 7) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+
 let seed = +arg('seed', 1) >>> 0;
 export const random = () => ((seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) / 2 ** 32);
 const lexicon = 'time year people way day man thing woman life child world school state family student group country problem hand part place case week'.split(' ');

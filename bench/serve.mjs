@@ -9,7 +9,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { arg, ask, pick, words } from './client.mjs';
+import { arg, ask, pick, rest, words } from './client.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url)), root = dirname(here);
 const bin = process.env.ALTISERVE_BIN ?? join(root, 'build/altiserve'), peer = process.env.PEER_DIR;
@@ -37,6 +37,7 @@ async function serve(flags, models = folder) {
   return { at, child, end: async (signal = 'SIGTERM') => { child.kill(signal); return child.ended; } };
 }
 async function withServer(flags, use, models) {
+  await rest();
   const server = await serve(flags, models);
   try { return await use(server); } finally { await server.end(); }
 }
@@ -93,7 +94,7 @@ const gaps = () => withServer([], async ({ at }) => {
 });
 
 // Twenty turns of 300 tokens; every second one is asked three times, with other words at its end, each time beside a bench of the same depth, since speeds swing from minute to
-// minute. The words of a random model's answer are not cut into the tokens that were drawn, so an answer counts among what is new.
+// minute, and some seconds after it. The words of a random model's answer are not cut into the tokens that were drawn, so an answer counts among what is new.
 const conversation = () => withServer([], async ({ at }) => {
   const messages = [], over = [], ratios = [];
   let before = 0, first;
@@ -103,16 +104,21 @@ const conversation = () => withServer([], async ({ at }) => {
     first = r.times[0] - r.start;
     return { asked: [...asked, { role: 'assistant', content: r.text }], prompt };
   };
-  const benched = (fresh) => 1000 * fresh / json(bin, ['bench', file, '--prompt', String(fresh), '--gen', '0', '--depth', String(before), '--reps', '1', '--threads', threads, '--json', ...more]).pp_tok_s;
+  const benched = async (fresh) => {
+    await rest();
+    const rate = json(bin, ['bench', file, '--prompt', String(fresh), '--gen', '0', '--depth', String(before), '--reps', '1', '--threads', threads, '--json', ...more]).pp_tok_s;
+    await rest();
+    return 1000 * fresh / rate;
+  };
   for (let t = 0; t < 20; t++) {
     let last = await turn();
     if (t % 2) {
-      const pairs = [first / benched(last.prompt - before)];
-      const ms = benched(last.prompt - before); // the other way round
+      const pairs = [first / await benched(last.prompt - before)];
+      const ms = await benched(last.prompt - before); // the other way round
       last = await turn();
       pairs.push(first / ms);
       last = await turn();
-      pairs.push(first / benched(last.prompt - before));
+      pairs.push(first / await benched(last.prompt - before));
       ratios.push(median(pairs));
     }
     messages.splice(0, messages.length, ...last.asked);
@@ -126,6 +132,7 @@ const conversation = () => withServer([], async ({ at }) => {
 const restart = async () => {
   const dir = mkdtempSync(join(tmpdir(), 'altiserve-serve-'));
   try {
+    await rest();
     const flags = ['--cache-dir', dir], text = words(2400), messages = [{ role: 'user', content: text }];
     let server = await serve(flags);
     const first = await ask(server.at, messages, 16);

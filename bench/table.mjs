@@ -16,6 +16,7 @@ import { appendFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSyn
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { rest } from './client.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const bin = process.env.ALTISERVE_BIN ?? join(root, 'build/altiserve');
@@ -99,15 +100,19 @@ const benchArgs = (job) => {
 };
 const same = (e, job, c) => e.kind === 'pair' && e.column === c.name && e.model === job.model && !!e.deterministic === !!job.deterministic && job.parts.every((p) => e.works.includes(p.work));
 
-function measurePair(job, c, rep) {
+async function measurePair(job, c, rep) {
   const known = done.find((e) => same(e, job, c));
   if (left() < (known?.seconds ?? 1)) return false;
   const t = Date.now(), args = benchArgs(job), cpu = c.name === 'native' ? [] : ['--cpu', c.tier];
-  const ours = () => JSON.parse(run(bin, [...args, ...cpu, '--json']));
-  const theirs = () => JSON.parse(job.deterministic ? run(bin, [...args, ...cpu, '--json', '--deterministic']) : run(peer, args, c.env));
+  const alone = async (...what) => {
+    await rest();
+    return JSON.parse(run(...what));
+  };
+  const ours = () => alone(bin, [...args, ...cpu, '--json']);
+  const theirs = () => job.deterministic ? alone(bin, [...args, ...cpu, '--json', '--deterministic']) : alone(peer, args, c.env);
   let a, b;
-  if (rep % 2) b = theirs(), a = ours();
-  else a = ours(), b = theirs();
+  if (rep % 2) b = await theirs(), a = await ours();
+  else a = await ours(), b = await theirs();
   const entry = { kind: 'pair', column: c.name, model: job.model, deterministic: job.deterministic, works: job.parts.map((p) => p.work), seconds: (Date.now() - t) / 1000, ours: a, theirs: b };
   save(entry);
   for (const p of job.parts) console.error(`${c.tier} ${p.work} ${job.model}: ${a[`${p.figure}_tok_s`].toFixed(1)} / ${b[`${p.figure}_tok_s`].toFixed(1)}`);
@@ -169,7 +174,7 @@ const inColumn = (job, c) => !job.deterministic || c.name === 'native';
 if (!flags.print) {
   for (let rep = 0; rep < flags.reps; rep++)
     for (const c of columns) for (const job of chosen)
-      if (inColumn(job, c) && done.filter((e) => same(e, job, c)).length <= rep) measurePair(job, c, rep);
+      if (inColumn(job, c) && done.filter((e) => same(e, job, c)).length <= rep) await measurePair(job, c, rep);
   if (flags.exact) for (const c of columns) for (const model of new Set(chosen.filter((j) => !j.deterministic).map((j) => j.model))) measureExact(model, c);
 }
 

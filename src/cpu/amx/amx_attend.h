@@ -262,6 +262,7 @@ static void amx_tops(attention *t, const float *scores, int32_t i) {
 // One query's scores of a split to softmax weights in bf16. Between them the products of a step of tiles are done one by one, where there is one: tiles at work leave one port to vectors, and a row of those
 // that wait fills what a processor looks ahead.
 static inline __attribute__((always_inline)) void amx_soften_row(attention *t, const float *scores, int32_t i, uint8_t *weights, const amx_operands *of) {
+    _Static_assert(SPLIT == 4, "a product of a step for each part of a row");
     const float *s = scores + i * SCORE_LD;
     const __m512 unit = _mm512_set1_ps(t->unit * LOG2E), shift = _mm512_set1_ps(t->shift[i]);
     __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();

@@ -105,7 +105,6 @@ const conversation = () => withServer([], async ({ at }) => {
     return { asked: [...asked, { role: 'assistant', content: r.text }], prompt };
   };
   const benched = async (fresh) => {
-    await rest();
     const rate = json(bin, ['bench', file, '--prompt', String(fresh), '--gen', '0', '--depth', String(before), '--reps', '1', '--threads', threads, '--json', ...more]).pp_tok_s;
     await rest();
     return 1000 * fresh / rate;

@@ -55,8 +55,8 @@ static inline size_t cpu_tile_key_bytes(int32_t head_k) { return (size_t)((head_
 static inline size_t cpu_tile_head_bytes(int32_t head_k, int32_t head_v) { return cpu_tile_key_bytes(head_k) + (size_t)((head_v + 15) / 16) * TILE_BYTES; }
 // Queries of a key head that pass over its pages together, in groups of 32 (two tiles): a page is then read from far away once for all of them.
 enum { TILE_QUERIES = 256 };
-// Floats of a worker: weights of two splits, a page's values, results on their way and scores of two splits; each group's queries and sums.
+// Floats of a worker: weights of two splits, a page's values, scores of two splits; each group's queries and sums.
 static inline size_t cpu_tile_attend_scratch(int32_t head_k, int32_t head_v) {
     size_t kb = (size_t)(head_k + 31) / 32, vb = (size_t)(head_v + 15) / 16;
-    return (16 + vb + 4) * (TILE_BYTES / sizeof(float)) + 2 * 32 * (128 + 16) + 16 + TILE_QUERIES / 32 * (2 * kb * (TILE_BYTES / sizeof(float)) + 32 * vb * 16);
+    return (16 + vb) * (TILE_BYTES / sizeof(float)) + 2 * 32 * (128 + 16) + 16 + TILE_QUERIES / 32 * (2 * kb * (TILE_BYTES / sizeof(float)) + 32 * vb * 16);
 }

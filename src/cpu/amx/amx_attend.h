@@ -115,37 +115,6 @@ static inline void amx_ask(const uint8_t *p, int32_t bytes) {
     for (int32_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T1);
 }
 
-// A step of four products as amx_step does them, one at a time.
-typedef struct amx_operands { const uint8_t *a0, *a1, *w0, *w1; } amx_operands;
-
-static inline __attribute__((always_inline)) void amx_product(int i, const amx_operands *x) {
-    switch (i) {
-    case 0:
-        TILE_LOAD(4, x->a0, 64);
-        TILE_LOAD(6, x->w0, 64);
-        TILE_DOT(0, 4, 6);
-        break;
-    case 1:
-        TILE_LOAD(7, x->w1, 64);
-        TILE_DOT(1, 4, 7);
-        TILE_ZERO(4);
-        break;
-    case 2:
-        if (x->a1) {
-            TILE_LOAD(5, x->a1, 64);
-            TILE_DOT(2, 5, 6);
-        }
-        TILE_ZERO(6);
-        break;
-    default:
-        if (x->a1) {
-            TILE_DOT(3, 5, 7);
-            TILE_ZERO(5);
-        }
-        TILE_ZERO(7);
-    }
-}
-
 // A group's scores of a split, made in steps of 32 dims of one page, so that the tiles work while other queries' weights are made.
 typedef struct scoring {
     attention *t;
@@ -273,7 +242,7 @@ static inline __attribute__((always_inline)) void amx_soften_row(attention *t, c
         even = _mm512_add_ps(even, e);
         odd = _mm512_add_ps(odd, f);
         _mm512_store_si512(p + v * TILE_BYTES, (__m512i)_mm512_cvtne2ps_pbh(f, e));
-        if (of) amx_product(v, of);
+        if (of) amx_product(false, v, of);
     }
     _mm512_storeu_ps(t->sum[i], _mm512_fmadd_ps(_mm512_loadu_ps(t->sum[i]), _mm512_set1_ps(t->rescale[i]), _mm512_add_ps(even, odd)));
 }
@@ -369,7 +338,7 @@ static inline void amx_beside_end(beside *x) {
 
 static inline void amx_beside(beside *x) {
     const amx_operands of = amx_beside_begin(x);
-    for (int i = 0; i < 4; i++) amx_product(i, &of);
+    amx_step(false, of.a0, of.a1, of.w0, of.w1);
     amx_beside_end(x);
 }
 

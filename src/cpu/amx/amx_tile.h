@@ -112,27 +112,48 @@ static inline __attribute__((always_inline)) void amx_ask_tile(const uint8_t *p)
     for (int i = 0; i < 16; i++) _mm_prefetch((const char *)p + i * 64, _MM_HINT_T0);
 }
 
-// 16 or 32 rows x two weight tiles onto tiles 0..3; a1: NULL for 16 rows. `ask`: the tiles that follow each of these are asked for into the first level, one operand between two products
+// A step: 16 or 32 rows x two weight tiles onto tiles 0..3, in four products, 0 to 3 in this order; a1: NULL for 16 rows. `ask`: the tiles that follow each of these are asked for into the first level, one operand between two products
 // each; what lies behind the last may be anything.
 // A tile that holds zeros takes no register of those that tiles are renamed to, so operands are zeroed after their last use: of these there seem to be few more than eight when
 // the other half of a core is in use, and a load then waits for what was there before it (docs/PERFORMANCE.md, "Neighbours"). Where nobody else is, it costs nothing.
-static inline __attribute__((always_inline)) void amx_step(bool ask, const uint8_t *a0, const uint8_t *a1, const uint8_t *w0, const uint8_t *w1) {
-    TILE_LOAD(4, a0, 64);
-    TILE_LOAD(6, w0, 64);
-    TILE_DOT(0, 4, 6);
-    if (ask) amx_ask_tile(w0 + 1024);
-    TILE_LOAD(7, w1, 64);
-    TILE_DOT(1, 4, 7);
-    TILE_ZERO(4);
-    if (ask) amx_ask_tile(w1 + 1024);
-    if (a1) {
-        TILE_LOAD(5, a1, 64);
-        TILE_DOT(2, 5, 6);
+typedef struct amx_operands { const uint8_t *a0, *a1, *w0, *w1; } amx_operands;
+
+static inline __attribute__((always_inline)) void amx_product(bool ask, int i, const amx_operands *x) {
+    switch (i) {
+    case 0:
+        TILE_LOAD(4, x->a0, 64);
+        TILE_LOAD(6, x->w0, 64);
+        TILE_DOT(0, 4, 6);
+        if (ask) amx_ask_tile(x->w0 + 1024);
+        break;
+    case 1:
+        TILE_LOAD(7, x->w1, 64);
+        TILE_DOT(1, 4, 7);
+        TILE_ZERO(4);
+        if (ask) amx_ask_tile(x->w1 + 1024);
+        break;
+    case 2:
+        if (x->a1) {
+            TILE_LOAD(5, x->a1, 64);
+            TILE_DOT(2, 5, 6);
+        }
         TILE_ZERO(6);
-        if (ask) amx_ask_tile(a0 + 1024);
-        TILE_DOT(3, 5, 7);
-        TILE_ZERO(5);
-        if (ask) amx_ask_tile(a1 + 1024);
-    } else TILE_ZERO(6);
-    TILE_ZERO(7);
+        if (ask && x->a1) amx_ask_tile(x->a0 + 1024);
+        break;
+    default:
+        if (x->a1) {
+            TILE_DOT(3, 5, 7);
+            TILE_ZERO(5);
+            if (ask) amx_ask_tile(x->a1 + 1024);
+        }
+        TILE_ZERO(7);
+    }
+}
+
+static inline __attribute__((always_inline)) void amx_step(bool ask, const uint8_t *a0, const uint8_t *a1, const uint8_t *w0, const uint8_t *w1) {
+    const amx_operands x = {a0, a1, w0, w1};
+    amx_product(ask, 0, &x);
+    amx_product(ask, 1, &x);
+    amx_product(ask, 2, &x);
+    amx_product(ask, 3, &x);
 }

@@ -181,7 +181,7 @@ static void bench_json(const altiserve_bench_spec *spec, const altiserve_bench_r
     for (int i = 0; i < 2; i++) {
         const altiserve_bench_rate *v = i ? &r->tg : &r->pp;
         if (v->limit_tok_s > 0)
-            printf(", \"%s_limit\": {\"token_gop\": %.4f, \"token_mb\": %.3f, \"tok_s\": %.2f, \"share\": %.4f, \"binds\": \"%s\"}", i ? "tg" : "pp", v->token_ops / 1e9, v->token_bytes / 1e6,
+            printf(", \"%s_limit\": {\"token_gop\": %.5g, \"token_mb\": %.5g, \"tok_s\": %.2f, \"share\": %.4f, \"binds\": \"%s\"}", i ? "tg" : "pp", v->token_ops / 1e9, v->token_bytes / 1e6,
                    v->limit_tok_s, v->tok_s / v->limit_tok_s, v->by_memory ? "memory" : r->units[0].name);
     }
     printf("}\n");

@@ -89,7 +89,7 @@ static void near(const char *id, const char *what, double predicted, double used
 static void scratch_and_pages(void **state) {
     (void)state;
     if (SANITIZED || process("VmData") == 0) skip();
-    const struct { const char *id; int parallel, step; } models[] = {{"toy-1", 1024, 1 << 16}, {recurrent, 1024, 1 << 19}, {wide, 12, 1 << 14}};
+    const struct { const char *id; int parallel, step; } models[] = {{"toy-1", 1024, 1 << 16}, {recurrent, 1536, 1 << 19}, {wide, 12, 1 << 14}};
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
         const char *id = models[i].id;
         memory few, rows, pages;

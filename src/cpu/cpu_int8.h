@@ -7,10 +7,6 @@
 #include "cpu/cpu_internal.h"
 
 // A tile: for each block 16 rows of 32 int8, then 16 each of d, ds and the two sums.
-// How far ahead of its use a panel is asked for, into the second level cache: it takes more requests at once than the first, so that
-// one row's product runs at the speed of memory (4 KB ahead into the first level: two thirds of it; see docs/PERFORMANCE.md).
-enum { INT8_AHEAD = 8192 };
-
 enum { TILE_D = 512, TILE_DS = 576, TILE_NSUM = 640, TILE_NHIGH = 704, TILE_BLOCK = 768 };
 
 // Where R rows' activations are: in a tile, or (tile NULL) one row as it lies.

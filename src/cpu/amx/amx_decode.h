@@ -13,13 +13,6 @@
 #include "cpu/cpu_tile.h"
 #include <immintrin.h>
 
-enum { AMX_AHEAD = 8192 }; // bytes that weights are asked for ahead, into the second level (docs/PERFORMANCE.md)
-
-// What block b of a panel is of its bytes, scales and all, when they are asked for block by block.
-static inline __attribute__((always_inline)) void amx_ask_packed(const uint8_t *panel, int64_t b, size_t block_bytes) {
-    for (size_t i = 0; i < block_bytes; i += 64) _mm_prefetch((const char *)panel + (size_t)b * block_bytes + i, _MM_HINT_T1);
-}
-
 static const float AMX_CUT = 0x1.00aaaap0f; // c above
 
 typedef struct amx_scales { __m512 d[2], m[2]; } amx_scales; // of 16 rows, [half of the columns], m minus what minima take off
@@ -203,7 +196,7 @@ typedef struct amx_reader {
         (void)values; \
         __m512 y = _mm512_setzero_ps(); \
         for (int64_t b = 0; b < blocks; b++) { \
-            amx_ask_packed(panel + AMX_AHEAD, b, block_bytes); \
+            cpu_ask_share(panel + PANEL_AHEAD, b, block_bytes); \
             amx_out to = {NULL, x + b * TILE_K, _mm512_setzero_ps(), _mm512_setzero_ps()}, *out = &to; \
             text; \
             y = _mm512_add_ps(y, _mm512_add_ps(out->even, out->odd)); \

@@ -12,7 +12,7 @@ static inline __attribute__((always_inline)) void few_code_panel(cpu_format form
         __m512i w[8];
         code_load(format, quants, b, w);
         code_scales s = code_row_scales(format, panel, b);
-        amx_ask_packed(panel + AMX_AHEAD, b, g->w->panel_bytes / (size_t)B);
+        cpu_ask_share(panel + PANEL_AHEAD, b, g->w->panel_bytes / (size_t)B);
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
             const cpu_aux *a = g->aux + (size_t)g->rows[row + r] * (size_t)B + b;

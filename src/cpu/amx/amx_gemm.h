@@ -79,7 +79,7 @@ typedef struct source {
 
 static inline void amx_decode_tile(const source *s, int64_t b) {
     if (!s->w) return;
-    amx_ask_packed(s->soon, s->k0 + b, s->w->block_bytes);
+    cpu_ask_share(s->soon, s->k0 + b, s->w->block_bytes);
     s->w->read.decode(s->panel, s->w->g->w->scale_bytes, s->k0 + b, s->w->values, s->to + (b & s->ring) * TILE_BYTES);
 }
 
@@ -374,7 +374,7 @@ static void amx_few_rows(const work *w) {
             amx_decode_raw(g, p, 0, B, w->floats, w->weights);
             ready = w->weights;
         }
-        const source of = {ready ? NULL : w, from, from + AMX_AHEAD, 0, w->weights, 3};
+        const source of = {ready ? NULL : w, from, from + PANEL_AHEAD, 0, w->weights, 3};
         amx_decode_tile(&of, 0);
         TILE_ZERO(0);
         for (int64_t b = 0; b < B; b++) { // decoded a tile ahead of its product, four turns

@@ -125,12 +125,13 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
     }
     const size_t bytes = format == CPU_Q8 ? 512 : format == CPU_Q6_K ? 384 : format == CPU_Q4_0 || format == CPU_Q4_1 || format == CPU_Q4_K ? 256 : 320;
     const uint8_t *area = panel + t->scale_bytes;
+    const size_t share = t->panel_bytes / (size_t)(k / BLOCK);
     memset(out, 0, (size_t)R * sizeof *out);
     block w;
     for (int64_t b = 0; b < k / BLOCK; b++, area += bytes) {
         load_weights(format, area, &w);
         load_scales(format, panel, b, &w);
-        for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)area + INT8_AHEAD + i, _MM_HINT_T1);
+        cpu_ask_share(panel + PANEL_AHEAD, b, share);
         if (!src.tile) {
             block_row(format, &w, src.q + b * BLOCK, src.aux[b].d, src.aux[b].ds, src.aux[b].nsum, src.aux[b].nhigh, out[0]);
             continue;

@@ -211,10 +211,11 @@ INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *pan
     const size_t bytes = code ? (size_t)cpu_code((cpu_format)format)->bytes : format == CPU_Q8 ? 512 : format == CPU_Q6_K ? 384 : five_bits(format) ? 320 : 256;
     const uint8_t *area = quants;
     block w;
-    if (!src.tile) {
+    if (!src.tile) { // one row: bound by memory
+        const size_t share = t->panel_bytes / (size_t)(k / BLOCK);
         float32x4_t y[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
         for (int64_t b = 0; b < k / BLOCK; b++, area += bytes) {
-            for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(area + 4096 + i); // one row: bound by memory; ask early
+            cpu_ask_share(panel + PANEL_AHEAD, b, share);
             int32x4_t low[1][4], high[1][4];
             if (code) code_load((cpu_format)format, quants, b, &w);
             else load_weights(format, area, &w);

@@ -120,7 +120,61 @@ static void group_pairs(const dev_experts *o, int32_t rows, const int32_t *ids, 
     start[0] = 0;
 }
 
-// Products of up to two weights for all experts: items are (weight, expert, chunk of panels).
+// Products of n weights (up to two) for all experts: items are (node, expert, weight, chunk of panels).
+typedef struct expert_items {
+    const pool *pool;
+    const dev_tensor *const *w;
+    int n;
+    const int32_t *start;
+    int64_t chunk;
+    size_t ends[NODES_MOST]; // of each node's items
+    // The item looked at last: what it is of, and items before those of that node, expert and weight.
+    int node, which;
+    int32_t expert;
+    size_t seen;
+    cpu_chunks of;
+} expert_items;
+
+static cpu_chunks expert_chunks(const expert_items *x, int node, int32_t expert, int which) {
+    return x->start[expert + 1] > x->start[expert] ? cpu_node_chunks(x->pool, cpu_t(x->w[which]), expert, node, x->chunk) : (cpu_chunks){0};
+}
+
+static expert_items count_items(const dev_experts *o, const dev_tensor *const *w, int n, const int32_t *start, const pool *p) {
+    expert_items x = {.pool = p, .w = w, .n = n, .start = start, .seen = SIZE_MAX};
+    int64_t panels = cpu_t(w[0])->n_panels, used = 0;
+    for (int32_t e = 0; e < o->n_expert; e++) used += start[e + 1] > start[e];
+    x.chunk = panels * used * n / ((int64_t)pool_threads(p) * 8);
+    x.chunk = x.chunk < 1 ? 1 : x.chunk > CPU_PANEL_CHUNK ? CPU_PANEL_CHUNK : x.chunk;
+    if (x.chunk > panels) x.chunk = panels;
+    size_t all = 0;
+    for (int i = 0; i < pool_nodes(p); i++) {
+        for (int32_t e = 0; e < o->n_expert; e++)
+            for (int j = 0; j < n; j++) all += (size_t)expert_chunks(&x, i, e, j).count;
+        x.ends[i] = all;
+    }
+    return x;
+}
+
+typedef struct expert_chunk { const cpu_tensor *t; int which; int32_t expert; int64_t first, count; } expert_chunk; // t NULL: nothing
+
+static expert_chunk expert_item(expert_items *x, size_t item) {
+    if (item >= x->ends[pool_nodes(x->pool) - 1]) return (expert_chunk){0};
+    if (item < x->seen || item >= x->ends[x->node]) { // a node's items only grow
+        for (x->node = 0; item >= x->ends[x->node];) x->node++;
+        x->seen = x->node ? x->ends[x->node - 1] : 0;
+        x->expert = x->which = 0;
+        x->of = expert_chunks(x, x->node, 0, 0);
+    }
+    while (item - x->seen >= (size_t)x->of.count) {
+        x->seen += (size_t)x->of.count;
+        if (++x->which == x->n) x->which = 0, x->expert++;
+        x->of = expert_chunks(x, x->node, x->expert, x->which);
+    }
+    const cpu_tensor *t = cpu_t(x->w[x->which]);
+    int64_t first = (x->of.first + (int64_t)(item - x->seen)) * x->chunk;
+    return (expert_chunk){t, x->which, x->expert, first, t->n_panels - first < x->chunk ? t->n_panels - first : x->chunk};
+}
+
 static void expert_products(const dev_plan *p, const dev_experts *o, const dev_tensor *const *w, const dev_tensor *const *bias, const dev_tensor *const *each, float *const *y, size_t ldy, int n, const float *x, size_t ldx, const cpu_packed *packed,
     const int32_t *start, const int32_t *rows, int32_t n_rows, int worker, pool_member *team) {
     const cpu_plan *c = p->backend;
@@ -129,36 +183,15 @@ static void expert_products(const dev_plan *p, const dev_experts *o, const dev_t
         pool_barrier(team);
         return;
     }
-    int64_t panels = cpu_t(w[0])->n_panels, used = 0, threads = pool_threads(team->pool);
-    for (int32_t e = 0; e < o->n_expert; e++) used += start[e + 1] > start[e];
-    int64_t chunk = panels * used * n / (threads * 8);
-    chunk = chunk < 1 ? 1 : chunk > CPU_PANEL_CHUNK ? CPU_PANEL_CHUNK : chunk;
-    if (chunk > panels) chunk = panels;
-    size_t ends[NODES_MOST], all = 0;
-    for (int i = 0; i < pool_nodes(team->pool); i++) {
-        for (int32_t e = 0; e < o->n_expert; e++)
-            for (int j = 0; j < n && start[e + 1] > start[e]; j++) all += (size_t)cpu_node_chunks(team->pool, cpu_t(w[j]), e, i, chunk).count;
-        ends[i] = all;
-    }
-    int node = 0, which = 0;
-    int32_t e = 0;
-    size_t seen = SIZE_MAX; // items before those of this node, expert and weight
-    cpu_chunks of = {0};
-    for (size_t item; (item = pool_pick(team, ends)) < all;) {
-        if (item < seen || item >= ends[node]) { // a node's items only grow
-            for (node = 0; item >= ends[node];) node++;
-            seen = node ? ends[node - 1] : 0;
-            e = which = 0;
-            of = start[1] > start[0] ? cpu_node_chunks(team->pool, cpu_t(w[0]), 0, node, chunk) : (cpu_chunks){0};
-        }
-        while (item - seen >= (size_t)of.count) {
-            seen += (size_t)of.count;
-            if (++which == n) which = 0, e++;
-            of = start[e + 1] > start[e] ? cpu_node_chunks(team->pool, cpu_t(w[which]), e, node, chunk) : (cpu_chunks){0};
-        }
-        const cpu_tensor *t = cpu_t(w[which]);
-        int64_t first = (of.first + (int64_t)(item - seen)) * chunk;
-        gemm_args g = {.w = t, .data = t->data + (size_t)e * t->expert_bytes, .first = first, .count = panels - first < chunk ? panels - first : chunk, .k = t->base.k, .x = x, .ldx = ldx, .q = (const int8_t *)packed->q, .aux = packed->aux,
+    expert_items items = count_items(o, w, n, start, team->pool);
+    expert_chunk now = expert_item(&items, pool_pick(team, items.ends)), then;
+    for (; now.t; now = then) {
+        then = expert_item(&items, pool_pick(team, items.ends));
+        const cpu_tensor *t = now.t;
+        const int which = now.which;
+        const int32_t e = now.expert;
+        const int64_t first = now.first;
+        gemm_args g = {.w = t, .data = cpu_panel_at(t, e, 0), .first = first, .count = now.count, .then = then.t ? cpu_panel_at(then.t, then.expert, then.first) : NULL, .k = t->base.k, .x = x, .ldx = ldx, .q = (const int8_t *)packed->q, .aux = packed->aux,
             .rows = rows + start[e], .n_rows = start[e + 1] - start[e], .y = y[which] + (size_t)start[e] * ldy + first * PANEL, .ldy = ldy, .scale = 1, .scratch = cpu_worker_scratch(c, worker)};
         float factor = each[which] ? cpu_t(each[which])->vector[e] : 1;
         bool tile = cpu_format_tile(t->format); // tiles end with scale and bias themselves

@@ -16,7 +16,7 @@ typedef struct int8_src {
     const cpu_aux *aux;
 } int8_src;
 
-static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL]);
+static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]);
 
 static void fill_tile(uint8_t *tile, const gemm_args *g, int32_t first, int32_t n) {
     int64_t blocks = g->k / BLOCK;
@@ -47,11 +47,13 @@ static void put_int8(const gemm_args *g, int64_t panel, int32_t row, float (*out
 static inline __attribute__((always_inline)) void gemm_int8(int format, const gemm_args *g) {
     float out[ROW_TILE][PANEL];
     const uint8_t *data = g->data;
+    const size_t bytes = (size_t)g->count * g->w->panel_bytes;
     if (g->n_rows == 1) {
+        cpu_ask ask = cpu_ask_from(data + (size_t)g->first * g->w->panel_bytes, bytes, g->then);
         size_t row = (size_t)g->rows[0];
         int8_src s = {NULL, g->q + row * (size_t)g->k, g->aux + row * (size_t)(g->k / BLOCK)};
         for (int64_t p = g->first; p < g->first + g->count; p++) {
-            int8_rows(format, 1, g->w, data + (size_t)p * g->w->panel_bytes, g->k, s, out);
+            int8_rows(format, 1, g->w, data + (size_t)p * g->w->panel_bytes, g->k, s, &ask, out);
             put_int8(g, p, 0, out, 1);
         }
         return;
@@ -61,14 +63,15 @@ static inline __attribute__((always_inline)) void gemm_int8(int format, const ge
         int32_t left = g->n_rows - r, R = left >= 16 ? 16 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
         fill_tile(tile, g, r, R);
         int8_src s = {tile, NULL, NULL};
+        cpu_ask ask = cpu_ask_from(data + (size_t)g->first * g->w->panel_bytes, bytes, g->then);
         for (int64_t p = g->first; p < g->first + g->count; p++) {
             const uint8_t *panel = data + (size_t)p * g->w->panel_bytes;
             switch (R) {
-            case 16: int8_rows(format, 16, g->w, panel, g->k, s, out); break;
-            case 8: int8_rows(format, 8, g->w, panel, g->k, s, out); break;
-            case 4: int8_rows(format, 4, g->w, panel, g->k, s, out); break;
-            case 2: int8_rows(format, 2, g->w, panel, g->k, s, out); break;
-            default: int8_rows(format, 1, g->w, panel, g->k, s, out); break;
+            case 16: int8_rows(format, 16, g->w, panel, g->k, s, &ask, out); break;
+            case 8: int8_rows(format, 8, g->w, panel, g->k, s, &ask, out); break;
+            case 4: int8_rows(format, 4, g->w, panel, g->k, s, &ask, out); break;
+            case 2: int8_rows(format, 2, g->w, panel, g->k, s, &ask, out); break;
+            default: int8_rows(format, 1, g->w, panel, g->k, s, &ask, out); break;
             }
             put_int8(g, p, r, out, R);
         }

@@ -13,12 +13,22 @@
 // quant areas of a panel its scale area. Where an area holds 4-bit parts, byte [c][..] (c < 4) has c in its low and c + 4 in its high half.
 enum { PANEL = 16, BLOCK = 32, ROW_TILE = 16 };
 
-// Panels that are read once are asked for this many bytes ahead, into the second level: it takes more requests at once than the first (docs/PERFORMANCE.md).
+// Panels are asked for PANEL_AHEAD bytes before they are read, into the second level: it takes more requests at once than the first (docs/PERFORMANCE.md). With each block
+// its share, scales too, and towards the end of a chunk the beginning of what the worker reads then.
 enum { PANEL_AHEAD = 8192 };
-// With each block its share of all bytes, scales too: lines that nobody asked for, an eighth of them, cost the sixth to third of the time that this saves.
-// panel is PANEL_AHEAD beyond the one that is read; share is panel_bytes / blocks.
-static inline __attribute__((always_inline)) void cpu_ask_share(const uint8_t *panel, int64_t b, size_t share) {
-    for (size_t i = 0; i < share; i += 64) __builtin_prefetch(panel + (size_t)b * share + i, 0, 2);
+typedef struct cpu_ask { const uint8_t *at, *end, *then; } cpu_ask;
+static inline cpu_ask cpu_ask_from(const uint8_t *chunk, size_t bytes, const uint8_t *then) {
+    if (!then) then = chunk; // what is there already
+    return bytes > PANEL_AHEAD ? (cpu_ask){chunk + PANEL_AHEAD, chunk + bytes, then} : (cpu_ask){then + PANEL_AHEAD - bytes, (const uint8_t *)UINTPTR_MAX, then};
+}
+static inline size_t cpu_ask_share(size_t panel_bytes, int64_t blocks) { return (panel_bytes + (size_t)blocks - 1) / (size_t)blocks; }
+static inline __attribute__((always_inline)) void cpu_ask_bytes(const uint8_t *at, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+}
+static inline __attribute__((always_inline)) void cpu_ask_next(cpu_ask *a, size_t share) {
+    cpu_ask_bytes(a->at, share);
+    a->at += share;
+    if (a->at >= a->end) *a = (cpu_ask){a->then, (const uint8_t *)UINTPTR_MAX, a->then};
 }
 
 typedef enum cpu_format {
@@ -64,6 +74,7 @@ typedef struct cpu_tensor {
 } cpu_tensor;
 
 static inline const cpu_tensor *cpu_t(const dev_tensor *t) { return (const cpu_tensor *)t; }
+static inline const uint8_t *cpu_panel_at(const cpu_tensor *t, int64_t expert, int64_t panel) { return t->data + (size_t)expert * t->expert_bytes + (size_t)panel * t->panel_bytes; }
 
 size_t cpu_quant_block_bytes(cpu_format f);             // quant area of 16 x 32
 size_t cpu_scale_area_bytes(cpu_format f, int64_t k);   // of a panel
@@ -105,6 +116,7 @@ typedef struct gemm_args {
     const cpu_tensor *w;
     const uint8_t *data;     // the expert's first panel
     int64_t first, count;    // panels
+    const uint8_t *then;     // what the worker reads after them, or NULL: asked for ahead by the int8 tiers
     int64_t k;
     const float *x;          // [rows][ldx], float formats
     size_t ldx;

@@ -270,6 +270,23 @@ static shares share_panels(int64_t panels, int32_t n_rows, int64_t threads, bool
     return s;
 }
 
+// What an item of several products is: panels of one of them (m NULL: nothing), for a block of rows.
+typedef struct chunk { const cpu_matmul *m; int64_t first, count, row0; } chunk;
+
+// Nodes' items lie one after another and end at `ends`. By rows: through all panels with one block of rows, else through all rows with one chunk.
+static chunk chunk_of(const pool *p, const cpu_matmul *m, const shares *sh, const size_t *ends, bool by_rows, size_t item) {
+    int node = 0;
+    if (item >= ends[pool_nodes(p) - 1]) return (chunk){0};
+    while (item >= ends[node]) node++;
+    const int64_t before = node ? (int64_t)ends[node - 1] : 0, at = (int64_t)item - before, per_rows = ((int64_t)ends[node] - before) / sh->row_blocks;
+    int64_t left = by_rows ? at % per_rows : at / sh->row_blocks;
+    cpu_chunks of;
+    for (; left >= (of = cpu_node_chunks(p, m->w, m->expert, node, sh->chunk)).count; m++) left -= of.count;
+    chunk c = {m, (of.first + left) * sh->chunk, sh->chunk, (by_rows ? at / per_rows : at % sh->row_blocks) * sh->row_block};
+    if (c.count > m->w->n_panels - c.first) c.count = m->w->n_panels - c.first;
+    return c;
+}
+
 void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float *x, size_t ldx, const int32_t *rows, int32_t n_rows, int worker, pool_member *team) {
     const cpu_plan *c = p->backend;
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
@@ -288,21 +305,14 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
         for (int i = 0; i < n; i++) all += (size_t)(cpu_node_chunks(team->pool, m[i].w, m[i].expert, node, sh.chunk).count * sh.row_blocks);
         ends[node] = all;
     }
-    for (size_t item; (item = pool_pick(team, ends)) < all;) {
-        int node = 0;
-        while (item >= ends[node]) node++;
-        // Tiles go through all panels with one block of rows, the others through all rows with one chunk.
-        int64_t at = (int64_t)(node ? item - ends[node - 1] : item), per_rows = (int64_t)(node ? ends[node] - ends[node - 1] : ends[0]) / sh.row_blocks;
-        int64_t left = many ? at % per_rows : at / sh.row_blocks, row0 = (many ? at / per_rows : at % sh.row_blocks) * sh.row_block;
-        const cpu_matmul *mm = m;
-        cpu_chunks of;
-        while (left >= (of = cpu_node_chunks(team->pool, mm->w, mm->expert, node, sh.chunk)).count) {
-            left -= of.count;
-            mm++;
-        }
-        int64_t first = (of.first + left) * sh.chunk;
+    // Tiles go through all panels with one block of rows, the others through all rows with one chunk. Who works knows what it does then, so as to ask for that.
+    chunk now = chunk_of(team->pool, m, &sh, ends, many, pool_pick(team, ends)), then;
+    for (; now.m; now = then) {
+        then = chunk_of(team->pool, m, &sh, ends, many, pool_pick(team, ends));
+        const cpu_matmul *mm = now.m;
         const cpu_tensor *w = mm->w;
-        gemm_args g = {.w = w, .data = w->data + (size_t)mm->expert * w->expert_bytes, .first = first, .count = w->n_panels - first < sh.chunk ? w->n_panels - first : sh.chunk, .k = w->base.k, .x = x, .ldx = ldx,
+        const int64_t first = now.first, row0 = now.row0;
+        gemm_args g = {.w = w, .data = cpu_panel_at(w, mm->expert, 0), .first = first, .count = now.count, .then = then.m ? cpu_panel_at(then.m->w, then.m->expert, then.first) : NULL, .k = w->base.k, .x = x, .ldx = ldx,
             .q = (const int8_t *)(c->scratch + c->q_at), .aux = (const cpu_aux *)(c->scratch + c->aux_at),
             .rows = (rows && !cpu_format_packs(w->format) ? rows : identity) + row0, .n_rows = (int32_t)(n_rows - row0 < sh.row_block ? n_rows - row0 : sh.row_block),
             .y = mm->y + (size_t)row0 * mm->ldy + first * PANEL, .ldy = mm->ldy, .scale = mm->scale, .scratch = cpu_worker_scratch(c, worker)};

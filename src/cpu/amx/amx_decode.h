@@ -196,7 +196,7 @@ typedef struct amx_reader {
         (void)values; \
         __m512 y = _mm512_setzero_ps(); \
         for (int64_t b = 0; b < blocks; b++) { \
-            cpu_ask_share(panel + PANEL_AHEAD, b, block_bytes); \
+            cpu_ask_bytes(panel + PANEL_AHEAD + (size_t)b * block_bytes, block_bytes); \
             amx_out to = {NULL, x + b * TILE_K, _mm512_setzero_ps(), _mm512_setzero_ps()}, *out = &to; \
             text; \
             y = _mm512_add_ps(y, _mm512_add_ps(out->even, out->odd)); \

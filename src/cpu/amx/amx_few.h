@@ -119,7 +119,7 @@ static inline __attribute__((always_inline)) void few_panel(int R, int bits, til
         few_scales s;
         few_weights(bits, values, area, w);
         few_load_scales(kind, panel, b, &s);
-        cpu_ask_share(panel + PANEL_AHEAD, b, asked);
+        cpu_ask_bytes(panel + PANEL_AHEAD + (size_t)b * asked, asked);
         few_block(R, kind, two, offset, w, &s, q, aux, b, y);
     }
     __m512 z[FEW_ROWS];

@@ -6,13 +6,14 @@
 static inline __attribute__((always_inline)) void few_code_panel(cpu_format format, int R, const gemm_args *g, const int8_t *rows, int64_t p, int32_t row) {
     const uint8_t *panel = g->data + (size_t)p * g->w->panel_bytes, *quants = panel + g->w->scale_bytes;
     const int64_t B = g->k / BLOCK;
+    const size_t asked = g->w->panel_bytes / (size_t)B;
     __m512 y[FEW_ROWS];
     for (int r = 0; r < R; r++) y[r] = _mm512_setzero_ps();
     for (int64_t b = 0; b < B; b++) {
         __m512i w[8];
         code_load(format, quants, b, w);
         code_scales s = code_row_scales(format, panel, b);
-        cpu_ask_share(panel + PANEL_AHEAD, b, g->w->panel_bytes / (size_t)B);
+        cpu_ask_bytes(panel + PANEL_AHEAD + (size_t)b * asked, asked);
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
             const cpu_aux *a = g->aux + (size_t)g->rows[row + r] * (size_t)B + b;

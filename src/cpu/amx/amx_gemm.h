@@ -79,7 +79,7 @@ typedef struct source {
 
 static inline void amx_decode_tile(const source *s, int64_t b) {
     if (!s->w) return;
-    cpu_ask_share(s->soon, s->k0 + b, s->w->block_bytes);
+    cpu_ask_bytes(s->soon + (size_t)(s->k0 + b) * s->w->block_bytes, s->w->block_bytes);
     s->w->read.decode(s->panel, s->w->g->w->scale_bytes, s->k0 + b, s->w->values, s->to + (b & s->ring) * TILE_BYTES);
 }
 

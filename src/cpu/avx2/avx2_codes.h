@@ -249,15 +249,15 @@ CODE_INLINE void code_row(cpu_format format, const code_block *w, const int8_t *
 }
 
 // int8_rows of the codes.
-CODE_INLINE void code_rows(cpu_format format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL]) {
+CODE_INLINE void code_rows(cpu_format format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]) {
     const uint8_t *quants = panel + t->scale_bytes;
-    const size_t share = t->panel_bytes / (size_t)(k / BLOCK);
+    const size_t share = cpu_ask_share(t->panel_bytes, k / BLOCK);
     memset(out, 0, (size_t)R * sizeof *out);
     code_block w;
     for (int64_t b = 0; b < k / BLOCK; b++) {
         code_load(format, quants, b, &w);
         code_load_scales(format, panel, b, &w);
-        cpu_ask_share(panel + PANEL_AHEAD, b, share);
+        cpu_ask_next(ask, share);
         if (!src.tile) {
             code_row(format, &w, src.q + b * BLOCK, src.aux[b].d, src.aux[b].nsum, src.aux[b].nhigh, out[0]);
             continue;

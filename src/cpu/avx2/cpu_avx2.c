@@ -118,20 +118,20 @@ static inline __attribute__((always_inline)) void block_row(int format, const bl
     }
 }
 
-static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL]) {
+static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]) {
     if (cpu_format_code((cpu_format)format)) {
-        code_rows((cpu_format)format, R, t, panel, k, src, out);
+        code_rows((cpu_format)format, R, t, panel, k, src, ask, out);
         return;
     }
     const size_t bytes = format == CPU_Q8 ? 512 : format == CPU_Q6_K ? 384 : format == CPU_Q4_0 || format == CPU_Q4_1 || format == CPU_Q4_K ? 256 : 320;
     const uint8_t *area = panel + t->scale_bytes;
-    const size_t share = t->panel_bytes / (size_t)(k / BLOCK);
+    const size_t share = cpu_ask_share(t->panel_bytes, k / BLOCK);
     memset(out, 0, (size_t)R * sizeof *out);
     block w;
     for (int64_t b = 0; b < k / BLOCK; b++, area += bytes) {
         load_weights(format, area, &w);
         load_scales(format, panel, b, &w);
-        cpu_ask_share(panel + PANEL_AHEAD, b, share);
+        cpu_ask_next(ask, share);
         if (!src.tile) {
             block_row(format, &w, src.q + b * BLOCK, src.aux[b].d, src.aux[b].ds, src.aux[b].nsum, src.aux[b].nhigh, out[0]);
             continue;

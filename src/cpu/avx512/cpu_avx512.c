@@ -92,16 +92,16 @@ static inline __attribute__((always_inline)) __m512 block_row(int format, const 
 }
 
 // Short codes: the same over avx512_codes.h.
-static inline __attribute__((always_inline)) void code_rows(cpu_format format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL]) {
+static inline __attribute__((always_inline)) void code_rows(cpu_format format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]) {
     const uint8_t *quants = panel + t->scale_bytes;
-    const size_t share = t->panel_bytes / (size_t)(k / BLOCK);
+    const size_t share = cpu_ask_share(t->panel_bytes, k / BLOCK);
     __m512 y[ROW_TILE];
     for (int r = 0; r < R; r++) y[r] = _mm512_setzero_ps();
     for (int64_t b = 0; b < k / BLOCK; b++) {
         __m512i w[8];
         code_load(format, quants, b, w);
         code_scales s = code_row_scales(format, panel, b);
-        cpu_ask_share(panel + PANEL_AHEAD, b, share);
+        cpu_ask_next(ask, share);
         if (!src.tile) {
             y[0] = code_row(format, w, &s, src.q + b * BLOCK, src.aux[b].d, src.aux[b].nsum, src.aux[b].nhigh, y[0]);
             continue;
@@ -114,21 +114,21 @@ static inline __attribute__((always_inline)) void code_rows(cpu_format format, i
     for (int r = 0; r < R; r++) _mm512_storeu_ps(out[r], y[r]);
 }
 
-static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL]) {
+static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]) {
     if (cpu_format_code((cpu_format)format)) {
-        code_rows((cpu_format)format, R, t, panel, k, src, out);
+        code_rows((cpu_format)format, R, t, panel, k, src, ask, out);
         return;
     }
     const size_t block = format == CPU_Q8 ? 512 : format == CPU_Q6_K ? 384 : format == CPU_Q4_0 || format == CPU_Q4_1 || format == CPU_Q4_K ? 256 : 320;
     const uint8_t *area = panel + t->scale_bytes;
-    const size_t share = t->panel_bytes / (size_t)(k / BLOCK);
+    const size_t share = cpu_ask_share(t->panel_bytes, k / BLOCK);
     __m512 y[ROW_TILE];
     for (int r = 0; r < R; r++) y[r] = _mm512_setzero_ps();
     for (int64_t b = 0; b < k / BLOCK; b++, area += block) {
         __m512i w[8];
         load_weights(format, area, w);
         scales s = load_scales(format, panel, b);
-        cpu_ask_share(panel + PANEL_AHEAD, b, share);
+        cpu_ask_next(ask, share);
         if (!src.tile) {
             y[0] = block_row(format, w, &s, src.q + b * BLOCK, src.aux[b].d, src.aux[b].ds, src.aux[b].nsum, src.aux[b].nhigh, y[0]);
             continue;

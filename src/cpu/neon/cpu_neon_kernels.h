@@ -205,17 +205,17 @@ INLINE void sums_of_two(int format, const block *w, const int8_t *q, int32x4_t l
 
 // ---- products -----------------------------------------------------------------------------------------------------------------
 
-INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, float (*out)[PANEL]) {
+INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]) {
     const bool code = cpu_format_code((cpu_format)format);
     const uint8_t *quants = panel + t->scale_bytes;
     const size_t bytes = code ? (size_t)cpu_code((cpu_format)format)->bytes : format == CPU_Q8 ? 512 : format == CPU_Q6_K ? 384 : five_bits(format) ? 320 : 256;
     const uint8_t *area = quants;
     block w;
     if (!src.tile) { // one row: bound by memory
-        const size_t share = t->panel_bytes / (size_t)(k / BLOCK);
+        const size_t share = cpu_ask_share(t->panel_bytes, k / BLOCK);
         float32x4_t y[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
         for (int64_t b = 0; b < k / BLOCK; b++, area += bytes) {
-            cpu_ask_share(panel + PANEL_AHEAD, b, share);
+            cpu_ask_next(ask, share);
             int32x4_t low[1][4], high[1][4];
             if (code) code_load((cpu_format)format, quants, b, &w);
             else load_weights(format, area, &w);

@@ -318,7 +318,10 @@ static void gemm_raw(const gemm_args *g) {
 // which others are computed beside it. Scores are vectorised over the page's 32 keys, values over dimensions. QUERIES go over a page together.
 // A page that more read than that (a prompt's) is widened to float32 first, once for all of them: conversions took as many operations as the products on AVX2. The bits are the same.
 
-enum { KEYS = DEV_PAGE_TOKENS, SCORE_VECTORS = KEYS / VW, QUERIES = VW == 16 ? 8 : VW == 8 ? 3 : VW > 1 ? 2 : 1, VALUE_VECTORS = VW == 16 ? 2 : 4 };
+enum { KEYS = DEV_PAGE_TOKENS, SCORE_VECTORS = KEYS / VW, QUERIES = VW == 16 ? 8 : VW == 8 ? 3 : VW > 1 ? 2 : 1 };
+
+// Vectors of dimensions that N queries sum at once, for enough chains of sums (8 on AVX-512) that no unit waits for the one before. A block of q8_0 has one scale.
+static inline __attribute__((always_inline)) int value_vectors(int type, int N) { return VW != 16 ? 4 : N > 2 || type == DEV_KV_Q8_0 ? 2 : N > 1 ? 4 : 8; }
 
 static inline __attribute__((always_inline)) vf load_kv(int type, const uint8_t *p, size_t i) {
     return type == DEV_KV_F32 ? vf_load((const float *)p + i) : type == DEV_KV_F16 ? vf_load_f16((const uint16_t *)p + i) : type == DEV_KV_Q8_0 ? vf_load_i8((const int8_t *)p + i) : vf_load_bf16((const uint16_t *)p + i);
@@ -369,10 +372,10 @@ static inline __attribute__((always_inline)) void scores(kv_form form, int N, co
         for (int v = 0; v < SCORE_VECTORS; v++) vf_store(s[n] + v * VW, total[n][v] * vf_set1(scale));
 }
 
-// out = out * rescale + sum over keys of p[key] * value[key]; DV vectors of dimensions (in one block of 32), N queries.
+// out = out * rescale + sum over keys of p[key] * value[key]; DV vectors of dimensions (q8_0: in one block of 32), N queries.
 static inline __attribute__((always_inline)) void weigh(kv_form form, int N, int DV, const page_half *x, int32_t head_v, int32_t keys, int32_t d, float *const *p, const float *rescale, float *const *out) {
     const int type = form_type(form);
-    vf acc[QUERIES][VALUE_VECTORS];
+    vf acc[QUERIES * (VW == 16 ? 2 : 4)]; // [n][v]
     float scaled[QUERIES][KEYS];
     const float *w[QUERIES];
     for (int n = 0; n < N; n++) {
@@ -381,20 +384,19 @@ static inline __attribute__((always_inline)) void weigh(kv_form form, int N, int
             for (int v = 0; v < SCORE_VECTORS; v++) vf_store(scaled[n] + v * VW, vf_load(p[n] + v * VW) * vf_load_f16(x->scales + d / BLOCK * KEYS + v * VW));
             w[n] = scaled[n];
         }
-        for (int v = 0; v < DV; v++) acc[n][v] = vf_load(out[n] + d + v * VW) * vf_set1(rescale[n]);
+        for (int v = 0; v < DV; v++) acc[n * DV + v] = vf_load(out[n] + d + v * VW) * vf_set1(rescale[n]);
     }
     for (int32_t j = 0; j < keys; j++) {
         size_t at = (size_t)j * (size_t)head_v + (size_t)d;
-        vf y[VALUE_VECTORS];
-        for (int v = 0; v < DV; v++) y[v] = load_kv(type, x->at, at + (size_t)(v * VW));
-        if (!form.wide) __builtin_prefetch(x->next + at * kv_elem(type), 0, 2);
-        for (int n = 0; n < N; n++) {
-            vf b = vf_set1(w[n][j]);
-            for (int v = 0; v < DV; v++) acc[n][v] = vf_fma(y[v], b, acc[n][v]);
+        if (!form.wide)
+            for (size_t b = 0; b < (size_t)(DV * VW) * kv_elem(type); b += 64) __builtin_prefetch(x->next + at * kv_elem(type) + b, 0, 2);
+        for (int v = 0; v < DV; v++) {
+            const vf y = load_kv(type, x->at, at + (size_t)(v * VW));
+            for (int n = 0; n < N; n++) acc[n * DV + v] = vf_fma(y, vf_set1(w[n][j]), acc[n * DV + v]);
         }
     }
     for (int n = 0; n < N; n++)
-        for (int v = 0; v < DV; v++) vf_store(out[n] + d + v * VW, acc[n][v]);
+        for (int v = 0; v < DV; v++) vf_store(out[n] + d + v * VW, acc[n * DV + v]);
 }
 
 static inline __attribute__((always_inline)) float kv_scalar(kv_form form, const page_half *x, size_t row, int32_t j, int32_t d) {
@@ -409,8 +411,9 @@ static inline __attribute__((always_inline)) float kv_scalar(kv_form form, const
 }
 
 static inline __attribute__((always_inline)) void weigh_all(kv_form form, int N, const page_half *x, int32_t head_v, int32_t keys, float *const *p, const float *rescale, float *const *out) {
+    const int32_t many = value_vectors(form.type, N);
     int32_t d = 0;
-    for (; d + VALUE_VECTORS * VW <= head_v; d += VALUE_VECTORS * VW) weigh(form, N, VALUE_VECTORS, x, head_v, keys, d, p, rescale, out);
+    for (; d + many * VW <= head_v; d += many * VW) weigh(form, N, many, x, head_v, keys, d, p, rescale, out);
     for (; d + VW <= head_v; d += VW) weigh(form, N, 1, x, head_v, keys, d, p, rescale, out);
     for (; d < head_v; d++) // widths that no vector fits
         for (int n = 0; n < N; n++) {

@@ -251,6 +251,7 @@ typedef struct altiserve_embed {
     size_t         n_tokens;
     bool           raw;       // an embedding is not brought to unit length (scores never are)
     bool           truncate;  // a text longer than the context is cut; otherwise it is an error
+    bool           goes_on;   // the rest of something of which a part was taken before: a full queue takes it too. For one at a time, so that the queue stays bounded
     const char    *client, *client_name; // these as altiserve_generate
     double         client_weight;
     int64_t        priority;

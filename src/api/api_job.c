@@ -304,12 +304,14 @@ static uint32_t retry_after(const job *j) {
     return stats.retry_after_s;
 }
 
-// Submits what may be, for jobs that embed: a queue that others fill is waited for as long as one of ours will end.
+// Submits what may be, for jobs that embed: a queue that others fill is waited for as long as one of ours will end. Once a part was taken there always is one: who was
+// let in is not sent away half done.
 static void feed(job *j) {
     enum { IN_FLIGHT = 64 };
     while (!j->failed && !away(j) && j->n_submitted < j->n_parts && j->in_flight < IN_FLIGHT) {
         uint32_t i = j->n_submitted;
-        altiserve_embed what = {.model = j->model.id, .client = j->key, .notify = notify, .notify_ctx = j, .priority = priority_of(j), .cache_salt = salt_of(j)};
+        altiserve_embed what = {.model = j->model.id, .client = j->key, .notify = notify, .notify_ctx = j, .priority = priority_of(j), .cache_salt = salt_of(j),
+            .goes_on = i > 0 && !j->in_flight};
         if (j->client) what.client_name = j->client->name, what.client_weight = j->client->weight;
         altiserve_request *req = NULL;
         error err = {0};

@@ -108,6 +108,7 @@ static status fill(altiserve_request *r, eng_models *models, const altiserve_emb
     r->top = -1;
     r->embeds = true;
     r->raw = e->raw;
+    r->goes_on = e->goes_on;
     r->priority = e->priority;
     r->weight = e->client_weight;
     r->salt = eng_salt(e->cache_salt);

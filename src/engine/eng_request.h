@@ -91,6 +91,7 @@ struct altiserve_request {
     struct eng_recording *recording; // of its events, for the cache of responses; NULL: none. The engine thread's once it is queued
     int32_t     draft_max;      // as altiserve_generate
     bool        embeds, raw;    // wants the embedding of its prompt (eng_embed.c)
+    bool        goes_on;        // a full queue takes it too
     int         top;            // logprobs asked for: -1 none
     samp_params params;
     samp_bias  *bias;

@@ -79,7 +79,7 @@ status eng_sched_submit(eng_sched *s, altiserve_request *r, const char *client, 
     if (s->draining || !s->started) st = error_set(err, E_BUSY, "the server is stopping");
     if (st == OK) {
         eng_client *c = eng_client_find(&s->clients, client, name);
-        if (!pol_admits(s->queued, c->waiting, (uint32_t)s->o.queue)) {
+        if (!r->goes_on && !pol_admits(s->queued, c->waiting, (uint32_t)s->o.queue)) {
             c->refs--;
             obs_count(OBS_REJECTS, r->file->id, "queue", 1);
             st = error_set(err, E_BUSY, "%u requests are waiting already (%u of this client), and the queue holds %d: try again in %u s", s->queued, c->waiting, s->o.queue,

@@ -167,7 +167,7 @@ status altiserve_submit_embed(altiserve *a, const altiserve_embed *what, altiser
     snprintf(seen_salt, sizeof seen_salt, "%s", what->cache_salt);
     pthread_mutex_unlock(&seen_lock);
     pthread_mutex_lock(&refusal);
-    bool busy = strstr(prompt, "BUSY") && !(strstr(prompt, "ONCE") && refused);
+    bool busy = strstr(prompt, "BUSY") && !(strstr(prompt, "ONCE") && refused) && !(strstr(prompt, "ALWAYS") && what->goes_on);
     if (busy && strstr(prompt, "ONCE")) refused = true, pthread_cond_broadcast(&refused_one);
     pthread_mutex_unlock(&refusal);
     if (busy) return error_set(err, E_BUSY, "the queue is full");
@@ -958,22 +958,22 @@ static void test_embeddings(void **state) {
     reply_free(&r);
 }
 
-// More than are submitted at once, some of them while the queue is full.
+// More than are submitted at once, some of them while the queue is full, one where it stays full.
 static void test_many_embeddings(void **state) {
     (void)state;
     strbuf body = {0};
     strbuf_adds(&body, "{\"model\":\"encoder\",\"input\":[");
     for (int i = 0; i < 500; i++) strbuf_addf(&body, "%s\"%0*d\"", i ? "," : "", 1 + i % 7, 1);
-    strbuf_adds(&body, ",\"HELD\",\"BUSY ONCE\"]}");
+    strbuf_adds(&body, ",\"HELD\",\"BUSY ONCE\",\"BUSY ALWAYS\"]}");
     refused = false;
     atomic_store(&embedding_most, 0);
     reply r = post_ok("/v1/embeddings", body.data);
-    assert_int_equal(json_array_size(at(r.json, "data")), 502);
+    assert_int_equal(json_array_size(at(r.json, "data")), 503);
     for (int i = 0; i < 500; i++) {
         const json_t *x = json_array_get(at(r.json, "data"), (size_t)i);
         assert_true(json_integer_value(json_object_get(x, "index")) == i && json_number_value(at(x, "embedding.0")) == 1 + i % 7);
     }
-    assert_true(num(&r, "data.500.embedding.0") == 4 && num(&r, "data.501.embedding.0") == 9);
+    assert_true(num(&r, "data.500.embedding.0") == 4 && num(&r, "data.501.embedding.0") == 9 && num(&r, "data.502.embedding.0") == 11);
     assert_true(refused && atomic_load(&embedding_most) <= 64);
     reply_free(&r);
     strbuf_free(&body);

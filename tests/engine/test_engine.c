@@ -402,6 +402,12 @@ static void the_queue_is_bounded(void **state) {
     }
     assert_int_equal(taken + busy, 16);
     assert_true(busy >= 12 - 1); // three wait; one runs, or none yet
+    altiserve_embed e = {.model = "toy-1", .text = "more", .text_len = 4};
+    altiserve_request *more = NULL;
+    assert_int_equal(altiserve_submit_embed(a, &e, &more, NULL), E_BUSY);
+    e.goes_on = true; // of something that was let in before
+    assert_int_equal(altiserve_submit_embed(a, &e, &more, NULL), OK);
+    altiserve_request_free(more);
     for (int i = 0; i < taken; i++) altiserve_request_free(r[i]);
     altiserve_destroy(a);
 }

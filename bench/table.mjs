@@ -1,14 +1,14 @@
 #!/usr/bin/env node
 // bench/table: speed side by side with llama.cpp, on one machine in one sitting: each work runs on both, alternating, and the medians of the pairs are printed
 // with the ratio that is wanted, the share of the machine's limit, and how exact the numbers are.
-//   --rows PATTERN     works and models, as "prompt 512.*l1b" (all)      --columns LIST   of native, avx512, avx2 (all that this machine has)
+//   --rows PATTERN     works and models, as "prompt 512.*l1b" (all)      --columns LIST   of native, avx512, avx2-vnni, avx2 (all that this machine has)
 //   --reps N           pairs (5)                                          --seconds N      starts nothing that would not be over by then
 //   --threads N        of both (2)                                        --through CMD    runs every measurement through it, as "taskset -c 0,1"
 //   --no-exact         leaves the errors out                              --record         appends finished rows to bench/results.csv
 //   --fresh            measures again what was measured of this program   --print          measures nothing
 // PEER_DIR: an installed peer with bench/ models. ALTISERVE_BIN: the program (build/altiserve).
 // Pairs are kept in build/bench/ by the program's hash, so a run that was cut goes on where it was: first every row's first pair, then the second.
-// Columns: the best tier against the peer's own choice; ours forced to avx512 or avx2 against the peer held to a library of that set.
+// Columns: the best tier against the peer's own choice; ours forced to a tier against the peer held to a library of that set.
 // NMSE: of logits to those of the same file decoded to float32, median of five token lists, both with the settings that are timed; it may be 1.1 times the peer's, or 1e-4.
 import { spawnSync, execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -70,11 +70,15 @@ function held(set) {
     if ((!f.startsWith('libggml-cpu-') || f === `libggml-cpu-${set}.so`) && !existsSync(join(to, f))) symlinkSync(join(from, f), join(to, f));
   return to;
 }
-const tiers = ['amx', 'avx512', 'avx2'];
+const tiers = ['amx', 'avx512', 'avx2-vnni', 'avx2'];
+const wantedOf = { amx: 0, avx512: 1, 'avx2-vnni': 2, avx2: 2 }; // the column of wanted ratios
+const runs = (tier) => spawnSync(bin, ['bench', 'toy-1', '--cpu', tier, '--prompt', '1', '--gen', '0', '--reps', '1']).status === 0;
 const native = JSON.parse(execFileSync(bin, ['bench', 'toy-1', '--prompt', '1', '--gen', '0', '--reps', '1', '--json'], { encoding: 'utf8' })).isa;
-const columns = [{ name: 'native', tier: native, peer: 'native' }, { name: 'avx512', tier: 'avx512', peer: 'zen4' }, { name: 'avx2', tier: 'avx2', peer: 'haswell' }]
+const columns = [{ name: 'native', tier: native, peer: 'native' }, { name: 'avx512', tier: 'avx512', peer: 'zen4' }, { name: 'avx2-vnni', tier: 'avx2-vnni', peer: 'alderlake' },
+  { name: 'avx2', tier: 'avx2', peer: 'haswell' }]
   .filter((c, i) => i === 0 || tiers.indexOf(c.tier) > tiers.indexOf(native)) // a machine without AMX has no forced column for its own tier
-  .filter((c) => !flags.columns || flags.columns.split(',').includes(c.name));
+  .filter((c) => !flags.columns || flags.columns.split(',').includes(c.name))
+  .filter((c) => c.name === 'native' || runs(c.tier));
 for (const c of columns) c.env = c.name === 'native' ? {} : { PEER_BACKENDS: held(c.peer) };
 
 // ---- measuring -----------------------------------------------------------------------------------
@@ -186,7 +190,7 @@ for (const c of columns) for (const job of chosen) for (const p of job.parts) {
   const ratios = entries.map((e) => (job.deterministic ? e.theirs[key] / e.ours[key] : e.ours[key] / e.theirs[key]));
   const limits = entries.map((e) => e.ours[`${p.figure}_limit`]), exact = done.find((e) => e.kind === 'exact' && e.column === c.name && e.model === job.model);
   rows.push({ work: p.work, model: job.model, column: c.name, tier: c.tier, peer: job.deterministic ? 'altiserve --deterministic' : c.peer, n: entries.length, ours: median(ours), theirs: median(theirs), ratio: median(ratios),
-    low: Math.min(...ratios), high: Math.max(...ratios), wanted: p.wanted[Math.max(0, tiers.indexOf(c.tier))], share: median(limits.map((l) => l.share)), binds: limits[0].binds,
+    low: Math.min(...ratios), high: Math.max(...ratios), wanted: p.wanted[wantedOf[c.tier] ?? 0], share: median(limits.map((l) => l.share)), binds: limits[0].binds,
     read: median(entries.map((e) => e.ours.read_gb_s)), units: entries[0].ours.units, exact: job.deterministic ? undefined : exact });
 }
 

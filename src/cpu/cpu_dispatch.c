@@ -8,7 +8,7 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-typedef struct features { bool avx2, avx512, bf16, amx; } features;
+typedef struct features { bool avx2, vnni, avx512, bf16, amx; } features;
 
 static uint64_t saved_registers(void) {
     uint32_t low, high;
@@ -17,19 +17,20 @@ static uint64_t saved_registers(void) {
 }
 
 static features detect(void) {
-    features f = {false, false, false, false};
+    features f = {false, false, false, false, false};
     uint32_t a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
     bool osxsave = c >> 27 & 1, avx = c >> 28 & 1, fma = c >> 12 & 1, f16c = c >> 29 & 1;
     if (!osxsave || !avx) return f;
     uint64_t xcr = saved_registers();
-    uint32_t b7, c7, d7, a71;
-    if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d7)) return f;
+    uint32_t b7, c7, d7, a71 = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d7) || (a >= 1 && !__get_cpuid_count(7, 1, &a71, &b, &c, &d))) return f;
     bool avx2 = b7 >> 5 & 1, bmi2 = b7 >> 8 & 1;
     f.avx2 = (xcr & 6) == 6 && avx2 && fma && f16c && bmi2;
+    f.vnni = f.avx2 && (a71 >> 4 & 1);
     bool foundation = b7 >> 16 & 1, dq = b7 >> 17 & 1, bw = b7 >> 30 & 1, vl = b7 >> 31 & 1, vbmi = c7 >> 1 & 1, vnni = c7 >> 11 & 1;
     f.avx512 = f.avx2 && (xcr & 0xe6) == 0xe6 && foundation && dq && bw && vl && vbmi && vnni;
-    f.bf16 = f.avx512 && a >= 1 && __get_cpuid_count(7, 1, &a71, &b, &c, &d) && (a71 >> 5 & 1);
+    f.bf16 = f.avx512 && (a71 >> 5 & 1);
     bool tile_bf16 = d7 >> 22 & 1, tile = d7 >> 24 & 1;
     f.amx = f.bf16 && tile && tile_bf16 && (xcr & 0x60000) == 0x60000 && cpu_tile_permission();
     return f;
@@ -39,9 +40,10 @@ static features detect(void) {
 // Each processor's from the best to the plainest.
 const char *const *cpu_tiers(void) {
 #if defined(__x86_64__)
-    static const char *const all[] = {"amx", "avx512", "avx2", "ref", NULL};
+    static const char *const all[] = {"amx", "avx512", "avx2-vnni", "avx2", "ref", NULL}, *const without_vnni[] = {"amx", "avx512", "avx2", "ref", NULL};
     features f = detect();
-    return f.amx ? all : f.avx512 ? all + 1 : f.avx2 ? all + 2 : all + 3;
+    int first = f.amx ? 0 : f.avx512 ? 1 : f.avx2 ? 2 : 3;
+    return f.vnni ? all + first : without_vnni + first;
 #elif defined(__aarch64__)
     static const char *const all[] = {"neon-i8mm", "neon-dotprod", "neon", "ref", NULL};
     cpu_neon_features f = cpu_neon_detect();
@@ -53,7 +55,7 @@ const char *const *cpu_tiers(void) {
 }
 
 status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err) {
-    static const char *const names[] = {"ref", "avx2", "avx512", "amx", "neon", "neon-dotprod", "neon-i8mm"};
+    static const char *const names[] = {"ref", "avx2", "avx2-vnni", "avx512", "amx", "neon", "neon-dotprod", "neon-i8mm"};
     const char *const *have = cpu_tiers();
     if (!isa || !*isa) isa = have[0];
 #if defined(__x86_64__)
@@ -68,11 +70,12 @@ status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err) {
     bool known = false, can = false;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) known |= !strcmp(isa, names[i]);
     for (int i = 0; have[i]; i++) can |= !strcmp(isa, have[i]);
-    if (!known) return error_set(err, E_USAGE, "no processor tier is called '%s'; there are ref, avx2, avx512, amx, neon, neon-dotprod and neon-i8mm", isa);
+    if (!known) return error_set(err, E_USAGE, "no processor tier is called '%s'; there are ref, avx2, avx2-vnni, avx512, amx, neon, neon-dotprod and neon-i8mm", isa);
     if (!can) return error_set(err, E_UNSUPPORTED, "this machine cannot run the tier '%s'; its best is %s", isa, have[0]);
     cpu_kernels_ref(k);
 #if defined(__x86_64__)
     if (!strcmp(isa, "avx2")) cpu_kernels_avx2(k);
+    if (!strcmp(isa, "avx2-vnni")) cpu_kernels_avx2_vnni(k);
     if (!strcmp(isa, "avx512") || !strcmp(isa, "amx")) cpu_kernels_avx512(k);
     if (!strcmp(isa, "amx")) cpu_kernels_amx(k); // over what it shares with avx512
 #elif defined(__aarch64__)
@@ -89,6 +92,7 @@ int cpu_choose_probes(const char *isa, const cpu_probe **probes) {
         {"amx", {&cpu_probe_amx_bf16, &cpu_probe_amx_int8, &cpu_probe_avx512_vnni, &cpu_probe_avx512_fma}},
         {"amx-emulated", {&cpu_probe_avx512_fma}},
         {"avx512", {&cpu_probe_avx512_vnni, &cpu_probe_avx512_fma}},
+        {"avx2-vnni", {&cpu_probe_avx2_vnni, &cpu_probe_avx2_fma}},
         {"avx2", {&cpu_probe_avx2_int8, &cpu_probe_avx2_fma}},
 #elif defined(__aarch64__)
         {"neon-i8mm", {&cpu_probe_neon_i8mm, &cpu_probe_neon_dotprod, &cpu_probe_neon}},

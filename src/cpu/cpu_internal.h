@@ -225,6 +225,7 @@ typedef struct cpu_kernels {
 void cpu_kernels_ref(cpu_kernels *k);
 #if defined(__x86_64__)
 void cpu_kernels_avx2(cpu_kernels *k);
+void cpu_kernels_avx2_vnni(cpu_kernels *k);
 void cpu_kernels_avx512(cpu_kernels *k);
 void cpu_pack_avx512(cpu_kernels *k); // its `pack` and `hash`
 void cpu_pack_avx2(cpu_kernels *k);
@@ -270,7 +271,7 @@ status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err);
 typedef struct cpu_probe { const char *unit; double ops; void (*run)(int64_t rounds); } cpu_probe;
 extern const cpu_probe cpu_probe_c;
 #if defined(__x86_64__)
-extern const cpu_probe cpu_probe_avx2_int8, cpu_probe_avx2_fma, cpu_probe_avx512_vnni, cpu_probe_avx512_fma, cpu_probe_amx_bf16, cpu_probe_amx_int8;
+extern const cpu_probe cpu_probe_avx2_int8, cpu_probe_avx2_fma, cpu_probe_avx2_vnni, cpu_probe_avx512_vnni, cpu_probe_avx512_fma, cpu_probe_amx_bf16, cpu_probe_amx_int8;
 #elif defined(__aarch64__)
 extern const cpu_probe cpu_probe_neon, cpu_probe_neon_dotprod, cpu_probe_neon_i8mm;
 #endif

@@ -195,14 +195,6 @@ static void run(const recipe *r, const char *isa, int threads, int seqs, int32_t
     dev_destroy(d);
 }
 
-static bool has(const char *isa) {
-    device *d;
-    error e = {0};
-    if (cpu_device_create(&(cpu_options){.threads = 1, .isa = isa}, &d, &e)) return false;
-    dev_destroy(d);
-    return true;
-}
-
 static void hold(recipe *r) {
     fill(r);
     size_t n = (size_t)TOKENS * (size_t)columns_of(r);
@@ -212,22 +204,20 @@ static void hold(recipe *r) {
         if (r->conv) naive_conv(r, s, exact + (size_t)s * n);
         else naive_scan(r, s, exact + (size_t)s * n);
     }
-    static const char *const tiers[] = {"ref", "avx2", "avx512"};
-    for (size_t t = 0; t < sizeof tiers / sizeof *tiers; t++) {
-        if (!has(tiers[t])) continue;
-        run(r, tiers[t], 1, SEQS, TOKENS, whole);
+    for (const char *const *t = cpu_tiers(); *t; t++) {
+        run(r, *t, 1, SEQS, TOKENS, whole);
         double d = 0, sum = 0;
         for (size_t i = 0; i < SEQS * n; i++) {
             d += ((double)whole[i] - exact[i]) * ((double)whole[i] - exact[i]);
             sum += exact[i] * exact[i];
         }
-        if (!(d / sum < 1e-11)) fail_msg("%s: NMSE %g", tiers[t], d / sum);
+        if (!(d / sum < 1e-11)) fail_msg("%s: NMSE %g", *t, d / sum);
         static const int32_t chunks[] = {1, 2, 7, TOKENS};
         for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++) {
-            run(r, tiers[t], 3, SEQS, chunks[c], parts);
+            run(r, *t, 3, SEQS, chunks[c], parts);
             assert_memory_equal(whole, parts, SEQS * n * sizeof *whole);
         }
-        run(r, tiers[t], 1, 1, 3, parts); // alone
+        run(r, *t, 1, 1, 3, parts); // alone
         assert_memory_equal(whole, parts, n * sizeof *whole);
     }
     mem_free(exact);

@@ -35,7 +35,7 @@ static void fill(void) {
 static int32_t run(const char *isa, dev_reg (*record)(dev_plan *p, dev_reg x, int kind), int kind) {
     error e = {0};
     device *d;
-    if (cpu_device_create(&(cpu_options){.threads = 2, .isa = isa}, &d, &e)) return 0;
+    if (cpu_device_create(&(cpu_options){.threads = 2, .isa = isa}, &d, &e)) fail_msg("%s", e.text);
     dev_weight w = {"table", QUANT_F32, WIDTH, ROWS, 1, DEV_USE_ROWS};
     dev_source s = {read_floats, table};
     dev_tensor *t;
@@ -60,14 +60,13 @@ static int32_t run(const char *isa, dev_reg (*record)(dev_plan *p, dev_reg x, in
 }
 
 static void hold(dev_reg (*record)(dev_plan *p, dev_reg x, int kind), double (*exact)(const float *x, int32_t i, int kind), int kind) {
-    static const char *const tiers[] = {"ref", "avx2", "avx512"};
     fill();
-    for (size_t t = 0; t < sizeof tiers / sizeof *tiers; t++) {
-        int32_t width = run(tiers[t], record, kind);
+    for (const char *const *t = cpu_tiers(); *t; t++) {
+        int32_t width = run(*t, record, kind);
         for (int r = 0; r < ROWS; r++)
             for (int32_t i = 0; i < width; i++) {
                 double want = exact(table[r], i, kind);
-                if (!(fabs(got[r][i] - want) <= 2e-6 * (1 + fabs(want)))) fail_msg("%s, kind %d, row %d, column %d: %g, expected %g", tiers[t], kind, r, i, (double)got[r][i], want);
+                if (!(fabs(got[r][i] - want) <= 2e-6 * (1 + fabs(want)))) fail_msg("%s, kind %d, row %d, column %d: %g, expected %g", *t, kind, r, i, (double)got[r][i], want);
             }
     }
 }

@@ -1,13 +1,13 @@
 // cpu/avx2/codes: 16 rows x 32 columns of short codes (cpu_codes.h) as bytes, and their products. Vector 2c + h of a block holds columns 4c..4c+3 of rows 8h..8h+7.
-// Greatest values up to 15 are kept with their offset, as unsigned bytes; greater ones as |value| and a sign for the activations, since VPMADDUBSW's
-// int16 sums have room for so many products only: 127 (IQ4) one pair, 64 (IQ2, IQ3_XXS) two, 32 four, less eight.
+// Greatest values up to 15, and all with AVX-VNNI, are kept with their offset, as unsigned bytes; greater ones as |value| and a sign for the activations (avx2_dot.h).
 #pragma once
 #include <immintrin.h>
 
+#include "cpu/avx2/avx2_dot.h"
 #include "cpu/cpu_codes.h"
 #include "cpu/cpu_int8.h"
 
-#define CODE_INLINE static inline __attribute__((always_inline))
+#define CODE_INLINE AVX2_INLINE
 
 typedef struct code_block {
     _Alignas(32) uint8_t w[16][32];
@@ -16,13 +16,7 @@ typedef struct code_block {
     int32_t s0[16], s1[16], m0[16]; // code_pairs: s0 holds both halves' scales as int16; m0 so always
 } code_block;
 
-CODE_INLINE bool code_signed(const code_layout *l) { return l->most > 15; }
-CODE_INLINE int code_room(const code_layout *l) {
-    int most = code_signed(l) ? l->most : l->most + l->offset;
-    return most > 64 ? 1 : most > 32 ? 2 : most > 16 ? 4 : 8;
-}
-
-CODE_INLINE __m256i code_load32(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+CODE_INLINE bool code_signed(const code_layout *l) { return l->most > 15 && !AVX2_VNNI; }
 
 // 32 bits to 32 bytes of all ones or zero.
 CODE_INLINE __m256i code_spread(const uint8_t *p) {
@@ -85,7 +79,7 @@ CODE_INLINE void code_load_five(const uint8_t *area, int64_t b, code_block *o) {
     const __m256i low = _mm256_set1_epi16(255), one = _mm256_set1_epi8(1);
     for (int i = 0; i < 16; i++) {
         int n = (int)(b % 8) * 8 + i / 2;
-        __m256i v = code_load32(area + n % 13 * 64 + i % 2 * 32), p = _mm256_set1_epi16(pow3[n / 13]);
+        __m256i v = avx2_load(area + n % 13 * 64 + i % 2 * 32), p = _mm256_set1_epi16(pow3[n / 13]);
         v = _mm256_or_si256(_mm256_and_si256(_mm256_mullo_epi16(_mm256_and_si256(v, low), p), low), _mm256_slli_epi16(_mm256_mullo_epi16(_mm256_srli_epi16(v, 8), p), 8));
         // A fraction of 256: three times it is 0, 1 or 2 and something, by saturated differences.
         __m256i x = _mm256_min_epu8(_mm256_subs_epu8(v, _mm256_set1_epi8(85)), one), y = _mm256_min_epu8(_mm256_subs_epu8(v, _mm256_set1_epi8((char)170)), one);
@@ -101,7 +95,7 @@ CODE_INLINE void code_load(cpu_format format, const uint8_t *quants, int64_t b, 
     case CODE_TABLE:
         for (int i = 0; i < 8; i++) {
             const __m256i table = code_table(l->values);
-            __m256i v = code_load32(a + i * 32);
+            __m256i v = avx2_load(a + i * 32);
             code_put(l, o, i, _mm256_shuffle_epi8(table, _mm256_and_si256(v, low)));
             code_put(l, o, i + 8, _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(v, 4), low)));
         }
@@ -111,7 +105,7 @@ CODE_INLINE void code_load(cpu_format format, const uint8_t *quants, int64_t b, 
         break;
     case CODE_2: case CODE_3:
         for (int i = 0; i < 16; i++) {
-            __m256i v = _mm256_and_si256(_mm256_srl_epi16(code_load32(a + i % 4 * 32), _mm_cvtsi32_si128(i / 4 * 2)), two);
+            __m256i v = _mm256_and_si256(_mm256_srl_epi16(avx2_load(a + i % 4 * 32), _mm_cvtsi32_si128(i / 4 * 2)), two);
             if (l->numbers == CODE_3) v = _mm256_or_si256(v, _mm256_and_si256(code_spread(a + 128 + i * 4), _mm256_set1_epi8(4)));
             _mm256_store_si256((__m256i *)o->w[i], v);
         }
@@ -199,52 +193,44 @@ CODE_INLINE void code_load_scales(cpu_format format, const uint8_t *area, int64_
     }
 }
 
-// The int32 sums of columns 4 * first .. 4 * (first + n) - 1 for 8 rows.
-CODE_INLINE __m256i code_dot(const code_layout *l, const code_block *w, int half, int first, int n, const int8_t *q) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    const int room = code_room(l);
-    __m256i sum = _mm256_setzero_si256(), part = sum;
-    for (int c = first; c < first + n; c++) {
-        int32_t quad;
-        memcpy(&quad, q + c * 4, 4);
-        __m256i a = _mm256_set1_epi32(quad);
-        if (code_signed(l)) a = _mm256_sign_epi8(a, code_load32(w->sign[c * 2 + half]));
-        __m256i p = _mm256_maddubs_epi16(code_load32(w->w[c * 2 + half]), a);
-        part = (c - first) % room == 0 ? p : _mm256_add_epi16(part, p);
-        if ((c - first) % room == room - 1 || c == first + n - 1) sum = c - first < room ? _mm256_madd_epi16(part, ones) : _mm256_add_epi32(sum, _mm256_madd_epi16(part, ones));
-    }
-    return sum;
-}
-
-CODE_INLINE void code_row(cpu_format format, const code_block *w, const int8_t *q, float d, int32_t nsum, int32_t nhigh, float *y) {
+// N rows' block: y += what it adds, for 16 outputs. Rows of q lie BLOCK apart.
+CODE_INLINE void code_block_rows(cpu_format format, int N, const code_block *w, const int8_t *q, const float *d, const int32_t *nsum, const int32_t *nhigh, float (*y)[PANEL]) {
     const code_layout *l = cpu_code(format);
-    const int offset = code_signed(l) ? 0 : l->offset;
-    for (int h = 0; h < 2; h++) {
-        __m256 v = _mm256_loadu_ps(y + h * 8), wd = _mm256_mul_ps(_mm256_loadu_ps(w->d + h * 8), _mm256_set1_ps(d));
-        if (!code_two(l)) {
-            __m256i a = code_dot(l, w, h, 0, 8, q);
-            if (offset) a = _mm256_add_epi32(a, _mm256_set1_epi32(nsum * offset));
-            _mm256_storeu_ps(y + h * 8, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), wd, v));
-            continue;
+    const int offset = code_signed(l) ? 0 : l->offset, most = code_signed(l) ? l->most : l->most + l->offset;
+    const uint8_t(*sign)[32] = code_signed(l) ? w->sign : NULL;
+    __m256i low[AT_ONCE][HALVES], high[AT_ONCE][HALVES];
+    for (int begin = 0; begin < 2; begin += HALVES) {
+        avx2_dots(most, w->w, sign, begin, N, 0, code_two(l) ? 4 : 8, q, BLOCK, low);
+        if (code_two(l)) avx2_dots(most, w->w, sign, begin, N, 4, 4, q, BLOCK, high);
+#pragma GCC unroll 8
+        for (int j = 0; j < N * HALVES; j++) {
+            const int i = j / HALVES, h = begin + j % HALVES;
+            __m256 v = _mm256_loadu_ps(y[i] + h * 8), wd = _mm256_mul_ps(_mm256_loadu_ps(w->d + h * 8), _mm256_set1_ps(d[i]));
+            __m256i a = low[i][j % HALVES];
+            if (!code_two(l)) {
+                if (offset) a = _mm256_add_epi32(a, _mm256_set1_epi32(nsum[i] * offset));
+                _mm256_storeu_ps(y[i] + h * 8, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), wd, v));
+                continue;
+            }
+            __m256i b = high[i][j % HALVES];
+            if (offset) {
+                a = _mm256_add_epi32(a, _mm256_set1_epi32((nsum[i] - nhigh[i]) * offset));
+                b = _mm256_add_epi32(b, _mm256_set1_epi32(nhigh[i] * offset));
+            }
+            if (l->scale == SCALE_E4) {
+                v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), wd, v);
+                v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), _mm256_mul_ps(_mm256_loadu_ps(w->m + h * 8), _mm256_set1_ps(d[i])), v);
+            } else {
+                if (code_pairs(l)) a = _mm256_madd_epi16(code_pair(a, b), avx2_load(w->s0 + h * 8));
+                else a = _mm256_add_epi32(_mm256_mullo_epi32(a, avx2_load(w->s0 + h * 8)), _mm256_mullo_epi32(b, avx2_load(w->s1 + h * 8)));
+                v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), wd, v);
+            }
+            if (l->scale == SCALE_MIN) {
+                a = _mm256_madd_epi16(avx2_load(w->m0 + h * 8), _mm256_set1_epi32((int32_t)((uint32_t)(nsum[i] - nhigh[i]) & 0xffff) | (int32_t)((uint32_t)nhigh[i] << 16)));
+                v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), _mm256_mul_ps(_mm256_loadu_ps(w->m + h * 8), _mm256_set1_ps(d[i])), v);
+            }
+            _mm256_storeu_ps(y[i] + h * 8, v);
         }
-        __m256i a = code_dot(l, w, h, 0, 4, q), b = code_dot(l, w, h, 4, 4, q);
-        if (offset) {
-            a = _mm256_add_epi32(a, _mm256_set1_epi32((nsum - nhigh) * offset));
-            b = _mm256_add_epi32(b, _mm256_set1_epi32(nhigh * offset));
-        }
-        if (l->scale == SCALE_E4) {
-            v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), wd, v);
-            v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), _mm256_mul_ps(_mm256_loadu_ps(w->m + h * 8), _mm256_set1_ps(d)), v);
-        } else {
-            if (code_pairs(l)) a = _mm256_madd_epi16(code_pair(a, b), code_load32(w->s0 + h * 8));
-            else a = _mm256_add_epi32(_mm256_mullo_epi32(a, code_load32(w->s0 + h * 8)), _mm256_mullo_epi32(b, code_load32(w->s1 + h * 8)));
-            v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), wd, v);
-        }
-        if (l->scale == SCALE_MIN) {
-            a = _mm256_madd_epi16(code_load32(w->m0 + h * 8), _mm256_set1_epi32((int32_t)((uint32_t)(nsum - nhigh) & 0xffff) | (int32_t)((uint32_t)nhigh << 16)));
-            v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), _mm256_mul_ps(_mm256_loadu_ps(w->m + h * 8), _mm256_set1_ps(d)), v);
-        }
-        _mm256_storeu_ps(y + h * 8, v);
     }
 }
 
@@ -259,11 +245,13 @@ CODE_INLINE void code_rows(cpu_format format, int R, const cpu_tensor *t, const 
         code_load_scales(format, panel, b, &w);
         cpu_ask_next(ask, share);
         if (!src.tile) {
-            code_row(format, &w, src.q + b * BLOCK, src.aux[b].d, src.aux[b].nsum, src.aux[b].nhigh, out[0]);
+            const cpu_aux *x = src.aux + b;
+            code_block_rows(format, 1, &w, src.q + b * BLOCK, &x->d, &x->nsum, &x->nhigh, out);
             continue;
         }
         const uint8_t *a = src.tile + b * TILE_BLOCK;
-        for (int r = 0; r < R; r++)
-            code_row(format, &w, (const int8_t *)a + r * BLOCK, ((const float *)(a + TILE_D))[r], ((const int32_t *)(a + TILE_NSUM))[r], ((const int32_t *)(a + TILE_NHIGH))[r], out[r]);
+        const int N = code_two(cpu_code(format)) && AT_ONCE > 2 ? 2 : AT_ONCE, n = R < N ? R : N; // as sums have registers
+        for (int r = 0; r < R; r += n)
+            code_block_rows(format, n, &w, (const int8_t *)a + r * BLOCK, (const float *)(a + TILE_D) + r, (const int32_t *)(a + TILE_NSUM) + r, (const int32_t *)(a + TILE_NHIGH) + r, out + r);
     }
 }

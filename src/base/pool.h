@@ -2,7 +2,7 @@
 //
 // pool_run calls fn(ctx, worker, member) on worker 0 and on every other that comes before the job is over. Inside, work is taken in chunks from a shared
 // counter (pool_next), in rounds that end at a barrier. A round is over when every chunk that was taken is done: it waits for nobody who took nothing.
-// So a worker that the system has preempted, or not yet woken, delays others by its own last chunk at most, and none at all if it holds none; it
+// So a worker that the system has preempted, or not yet woken, delays others by what it took at most, and not at all if it holds nothing; it
 // walks through the rounds it missed and joins again. What such a worker reads before its first pool_next of a round may be written at the same time by
 // those who are ahead: only what stays as it is for the whole job may be read there.
 // Workers spin briefly and then sleep, for jobs as for barriers: an idle pool uses no processor time, and a thread that waits leaves its processor to

@@ -157,7 +157,8 @@ static expert_items count_items(const dev_experts *o, const dev_tensor *const *w
 
 typedef struct expert_chunk { const cpu_tensor *t; int which; int32_t expert; int64_t first, count; } expert_chunk; // t NULL: nothing
 
-static expert_chunk expert_item(expert_items *x, size_t item) {
+static expert_chunk next_chunk(expert_items *x, pool_member *team) {
+    size_t item = pool_pick(team, x->ends);
     if (item >= x->ends[pool_nodes(x->pool) - 1]) return (expert_chunk){0};
     if (item < x->seen || item >= x->ends[x->node]) { // a node's items only grow
         for (x->node = 0; item >= x->ends[x->node];) x->node++;
@@ -184,9 +185,10 @@ static void expert_products(const dev_plan *p, const dev_experts *o, const dev_t
         return;
     }
     expert_items items = count_items(o, w, n, start, team->pool);
-    expert_chunk now = expert_item(&items, pool_pick(team, items.ends)), then;
-    for (; now.t; now = then) {
-        then = expert_item(&items, pool_pick(team, items.ends));
+    const bool looks_ahead = cpu_looks_ahead(kern->tiles, n_rows);
+    expert_chunk then = {0};
+    for (expert_chunk now = next_chunk(&items, team); now.t; now = looks_ahead ? then : next_chunk(&items, team)) {
+        if (looks_ahead) then = next_chunk(&items, team);
         const cpu_tensor *t = now.t;
         const int which = now.which;
         const int32_t e = now.expert;

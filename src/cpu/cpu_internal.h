@@ -430,6 +430,9 @@ const float *cpu_hidden(device *, dev_plan *, int32_t i);
 static inline int32_t cpu_peak_blocks(int32_t n_vocab) { return (n_vocab + DEV_PEAK - 1) / DEV_PEAK; }
 void   cpu_reduce(device *, dev_plan *, int32_t i, int32_t k, dev_top *top);
 
+// Whether a worker takes its next chunk before it does the one in hand, and asks for that (cpu_ask). Where products are bound by operations it would keep for itself what others could begin.
+static inline bool cpu_looks_ahead(bool tiles, int32_t rows) { return !tiles && rows <= ROW_TILE; }
+
 typedef struct cpu_reg_view { float *at; size_t ld; } cpu_reg_view;
 cpu_reg_view cpu_reg(const dev_plan *p, dev_reg r);
 

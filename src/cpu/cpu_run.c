@@ -270,19 +270,28 @@ static shares share_panels(int64_t panels, int32_t n_rows, int64_t threads, bool
     return s;
 }
 
-// What an item of several products is: panels of one of them (m NULL: nothing), for a block of rows.
-typedef struct chunk { const cpu_matmul *m; int64_t first, count, row0; } chunk;
+// The work of several products over the same rows: chunks of each one's panels, nodes' one after another (to `ends`), for each block of rows.
+typedef struct work {
+    const cpu_matmul *m;
+    shares sh;
+    bool by_rows; // through all panels with one block of rows, else through all rows with one chunk
+    size_t ends[NODES_MOST];
+} work;
+typedef struct chunk { const cpu_matmul *m; int64_t first, count, row0; } chunk; // m NULL: nothing is left
 
-// Nodes' items lie one after another and end at `ends`. By rows: through all panels with one block of rows, else through all rows with one chunk.
-static chunk chunk_of(const pool *p, const cpu_matmul *m, const shares *sh, const size_t *ends, bool by_rows, size_t item) {
+static chunk next_chunk(const work *x, pool_member *team) {
+    const pool *p = team->pool;
+    const shares *sh = &x->sh;
+    size_t item = pool_pick(team, x->ends);
+    if (item >= x->ends[pool_nodes(p) - 1]) return (chunk){0};
     int node = 0;
-    if (item >= ends[pool_nodes(p) - 1]) return (chunk){0};
-    while (item >= ends[node]) node++;
-    const int64_t before = node ? (int64_t)ends[node - 1] : 0, at = (int64_t)item - before, per_rows = ((int64_t)ends[node] - before) / sh->row_blocks;
-    int64_t left = by_rows ? at % per_rows : at / sh->row_blocks;
+    while (item >= x->ends[node]) node++;
+    const int64_t before = node ? (int64_t)x->ends[node - 1] : 0, at = (int64_t)item - before, per_rows = ((int64_t)x->ends[node] - before) / sh->row_blocks;
+    int64_t left = x->by_rows ? at % per_rows : at / sh->row_blocks;
+    const cpu_matmul *m = x->m;
     cpu_chunks of;
     for (; left >= (of = cpu_node_chunks(p, m->w, m->expert, node, sh->chunk)).count; m++) left -= of.count;
-    chunk c = {m, (of.first + left) * sh->chunk, sh->chunk, (by_rows ? at / per_rows : at % sh->row_blocks) * sh->row_block};
+    chunk c = {m, (of.first + left) * sh->chunk, sh->chunk, (x->by_rows ? at / per_rows : at % sh->row_blocks) * sh->row_block};
     if (c.count > m->w->n_panels - c.first) c.count = m->w->n_panels - c.first;
     return c;
 }
@@ -298,23 +307,22 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
         panels += m[i].w->n_panels;
         tiles &= cpu_format_tile(m[i].w->format);
     }
-    const bool many = tiles && n_rows > TILE_ROWS;
-    const shares sh = many ? share_tiles(panels, n_rows, threads, m[0].join) : share_panels(panels, n_rows, threads, tiles, m[0].w->base.k);
-    size_t ends[NODES_MOST], all = 0;
+    const bool many = tiles && n_rows > TILE_ROWS, looks_ahead = cpu_looks_ahead(tiles, n_rows);
+    work all = {.m = m, .sh = many ? share_tiles(panels, n_rows, threads, m[0].join) : share_panels(panels, n_rows, threads, tiles, m[0].w->base.k), .by_rows = many};
+    size_t end = 0;
     for (int node = 0; node < pool_nodes(team->pool); node++) {
-        for (int i = 0; i < n; i++) all += (size_t)(cpu_node_chunks(team->pool, m[i].w, m[i].expert, node, sh.chunk).count * sh.row_blocks);
-        ends[node] = all;
+        for (int i = 0; i < n; i++) end += (size_t)(cpu_node_chunks(team->pool, m[i].w, m[i].expert, node, all.sh.chunk).count * all.sh.row_blocks);
+        all.ends[node] = end;
     }
-    // Tiles go through all panels with one block of rows, the others through all rows with one chunk. Who works knows what it does then, so as to ask for that.
-    chunk now = chunk_of(team->pool, m, &sh, ends, many, pool_pick(team, ends)), then;
-    for (; now.m; now = then) {
-        then = chunk_of(team->pool, m, &sh, ends, many, pool_pick(team, ends));
+    chunk then = {0};
+    for (chunk now = next_chunk(&all, team); now.m; now = looks_ahead ? then : next_chunk(&all, team)) {
+        if (looks_ahead) then = next_chunk(&all, team);
         const cpu_matmul *mm = now.m;
         const cpu_tensor *w = mm->w;
         const int64_t first = now.first, row0 = now.row0;
         gemm_args g = {.w = w, .data = cpu_panel_at(w, mm->expert, 0), .first = first, .count = now.count, .then = then.m ? cpu_panel_at(then.m->w, then.m->expert, then.first) : NULL, .k = w->base.k, .x = x, .ldx = ldx,
             .q = (const int8_t *)(c->scratch + c->q_at), .aux = (const cpu_aux *)(c->scratch + c->aux_at),
-            .rows = (rows && !cpu_format_packs(w->format) ? rows : identity) + row0, .n_rows = (int32_t)(n_rows - row0 < sh.row_block ? n_rows - row0 : sh.row_block),
+            .rows = (rows && !cpu_format_packs(w->format) ? rows : identity) + row0, .n_rows = (int32_t)(n_rows - row0 < all.sh.row_block ? n_rows - row0 : all.sh.row_block),
             .y = mm->y + (size_t)row0 * mm->ldy + first * PANEL, .ldy = mm->ldy, .scale = mm->scale, .scratch = cpu_worker_scratch(c, worker)};
         float *y = g.y;
         int64_t col = first * PANEL, cols = g.count * PANEL < w->base.n - col ? g.count * PANEL : w->base.n - col;

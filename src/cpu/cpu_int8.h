@@ -18,19 +18,39 @@ typedef struct int8_src {
 
 static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]);
 
+typedef int32_t four_words __attribute__((vector_size(16)));
+_Static_assert(sizeof(cpu_aux) == sizeof(four_words), "a word each of d, ds and the two sums");
+
+// Four rows' d, ds and sums of a block, each beside its own kind: to + 0, TILE_DS - TILE_D, ...
+static inline void turn_aux(const cpu_aux *const aux[4], int64_t b, uint8_t *to) {
+    four_words a[4], low[2], high[2];
+    for (int i = 0; i < 4; i++) memcpy(&a[i], &aux[i][b], sizeof a[i]);
+    for (int i = 0; i < 2; i++) {
+        low[i] = __builtin_shufflevector(a[2 * i], a[2 * i + 1], 0, 4, 1, 5);
+        high[i] = __builtin_shufflevector(a[2 * i], a[2 * i + 1], 2, 6, 3, 7);
+    }
+    a[0] = __builtin_shufflevector(low[0], low[1], 0, 1, 4, 5);
+    a[1] = __builtin_shufflevector(low[0], low[1], 2, 3, 6, 7);
+    a[2] = __builtin_shufflevector(high[0], high[1], 0, 1, 4, 5);
+    a[3] = __builtin_shufflevector(high[0], high[1], 2, 3, 6, 7);
+    for (int i = 0; i < 4; i++) memcpy(to + i * (TILE_DS - TILE_D), &a[i], sizeof a[i]);
+}
+
+// Four rows at a time; where fewer are left, the first of them fills places that nobody reads.
 static void fill_tile(uint8_t *tile, const gemm_args *g, int32_t first, int32_t n) {
-    int64_t blocks = g->k / BLOCK;
-    for (int32_t r = 0; r < n; r++) {
-        size_t row = (size_t)g->rows[first + r];
-        const int8_t *q = g->q + row * (size_t)g->k;
-        const cpu_aux *a = g->aux + row * (size_t)blocks;
+    const int64_t blocks = g->k / BLOCK;
+    for (int32_t r = 0; r < n; r += 4) {
+        const int8_t *q[4];
+        const cpu_aux *aux[4];
+        for (int32_t i = 0; i < 4; i++) {
+            size_t row = (size_t)g->rows[first + r + (r + i < n ? i : 0)];
+            q[i] = g->q + row * (size_t)g->k;
+            aux[i] = g->aux + row * (size_t)blocks;
+        }
         for (int64_t b = 0; b < blocks; b++) {
             uint8_t *t = tile + b * TILE_BLOCK;
-            memcpy(t + r * BLOCK, q + b * BLOCK, BLOCK);
-            memcpy(t + TILE_D + 4 * r, &a[b].d, 4);
-            memcpy(t + TILE_DS + 4 * r, &a[b].ds, 4);
-            memcpy(t + TILE_NSUM + 4 * r, &a[b].nsum, 4);
-            memcpy(t + TILE_NHIGH + 4 * r, &a[b].nhigh, 4);
+            for (int32_t i = 0; i < 4; i++) memcpy(t + (r + i) * BLOCK, q[i] + b * BLOCK, BLOCK);
+            turn_aux(aux, b, t + TILE_D + 4 * r);
         }
     }
 }

@@ -105,7 +105,7 @@ static inline __attribute__((always_inline)) void few_panel(int R, int bits, til
     const int offset = bits == 8 || values ? 128 : bits == 6 ? 32 : less ? 0 : bits == 5 ? 16 : 8;
     const uint8_t *panel = g->data + (size_t)p * g->w->panel_bytes, *area = panel + g->w->scale_bytes;
     const int64_t B = g->k / TILE_K;
-    const size_t asked = g->w->panel_bytes / (size_t)B;
+    const size_t asked = cpu_ask_share(g->w->panel_bytes, B);
     const int8_t *q[FEW_ROWS];
     const cpu_aux *aux[FEW_ROWS];
     __m512 y[FEW_ROWS];

@@ -6,7 +6,7 @@
 static inline __attribute__((always_inline)) void few_code_panel(cpu_format format, int R, const gemm_args *g, const int8_t *rows, int64_t p, int32_t row) {
     const uint8_t *panel = g->data + (size_t)p * g->w->panel_bytes, *quants = panel + g->w->scale_bytes;
     const int64_t B = g->k / BLOCK;
-    const size_t asked = g->w->panel_bytes / (size_t)B;
+    const size_t asked = cpu_ask_share(g->w->panel_bytes, B);
     __m512 y[FEW_ROWS];
     for (int r = 0; r < R; r++) y[r] = _mm512_setzero_ps();
     for (int64_t b = 0; b < B; b++) {

@@ -1,10 +1,11 @@
 // cpu/avx2/dot: exact int32 sums of a block's weights, 16 rows x 32 columns of bytes, with int8 activations. Vector 2c + h holds columns 4c..4c+3 of rows 8h..8h+7.
 // AVX-VNNI (VPDPBUSD) adds four products to an int32 at once; weights are unsigned, stored with their offset, which sums of activations take off again. What binds there are loads,
 // so four rows of activations (AT_ONCE) go over both halves of the rows of weights (HALVES) together.
-// Without it VPMADDUBSW gives int16 sums of two; how many of those may be added before they are widened depends on the format's greatest weight: 15: 8, 31: 4, 64: 2, none of greater ones even
+// Without it VPMADDUBSW gives int16 sums of two; how many of those may be added before they are widened depends on the format's greatest weight: 16: 8, 32: 4, 64: 2, none of greater ones even
 // two. So weights greater than that are |weight|, with signs beside that the activations take.
 #pragma once
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -20,6 +21,12 @@ AVX2_INLINE __m256i avx2_quad(const int8_t *q) {
     int32_t v;
     memcpy(&v, q, 4);
     return _mm256_set1_epi32(v);
+}
+
+// Of R rows (a power of two), how many go together: as sums have registers, where halves of the columns are summed apart (two) too.
+AVX2_INLINE int avx2_together(bool two, int R) {
+    const int most = two && AT_ONCE > 2 ? 2 : AT_ONCE;
+    return R < most ? R : most;
 }
 
 // sum[i][g]: half h + g, g < HALVES, with N rows of activations, `stride` apart, over columns 4 * first .. 4 * (first + n) - 1. most: the greatest byte of w, 128 at most where it matters; sign: NULL where weights are unsigned.

@@ -127,7 +127,7 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
             continue;
         }
         const uint8_t *a = src.tile + b * TILE_BLOCK;
-        const int N = format == CPU_Q6_K && AT_ONCE > 2 ? 2 : AT_ONCE, n = R < N ? R : N; // as sums have registers
+        const int n = avx2_together(format == CPU_Q6_K, R);
         for (int r = 0; r < R; r += n)
             block_rows(format, n, &w, (const int8_t *)a + r * BLOCK, (const float *)(a + TILE_D) + r, (const float *)(a + TILE_DS) + r, (const int32_t *)(a + TILE_NSUM) + r, (const int32_t *)(a + TILE_NHIGH) + r, out + r);
     }

@@ -406,7 +406,7 @@ static double attention_error(const shape *h, const float *x, const float *y) {
                 for (int32_t i = 0; i < h->head_k; i++) s[j] += (double)to_bf16(x[r * all + head * h->head_k + i]) * (double)to_bf16(x[j * all + wq + kv * h->head_k + i]);
                 s[j] *= (double)0.3f;
                 if (h->softcap > 0) s[j] = (double)h->softcap * tanh(s[j] / (double)h->softcap);
-                if (h->alibi > 0) s[j] += pow(2, -(double)h->alibi / h->n_head * (head + 1)) * (j - r);
+                if (h->alibi > 0) s[j] -= pow(2, -(double)h->alibi / h->n_head * (head + 1)) * abs(j - r);
                 top = s[j] > top ? s[j] : top;
             }
             sum = h->sinks ? exp(sink - top) : 0;
@@ -433,6 +433,7 @@ static void attends(void **state) {
         {8, 8, 32, 16, 70, 0, 0, 8, false, false},
         {40, 1, 16, 48, 0, 64, 0, 0, false, false}, // more heads than queries at once
         {2, 1, 96, 33, 0, 0, 0, 0, true, true},
+        {4, 4, 32, 32, 0, 0, 0, 8, false, true},    // distances to either side
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const shape *h = &shapes[i];

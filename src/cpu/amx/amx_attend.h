@@ -188,7 +188,7 @@ static void amx_bend(const attention *t, int32_t base, float *scores) {
                 _mm512_storeu_ps(f, _mm512_mul_ps(_mm512_load_ps(s), _mm512_set1_ps(a->scale)));
                 if (a->softcap > 0)
                     for (int j = 0; j < 16; j++) f[j] = seen >> j & 1 ? a->softcap * tanhf(f[j] / a->softcap) : 0;
-                _mm512_store_ps(s, _mm512_add_ps(_mm512_loadu_ps(f), _mm512_mul_ps(_mm512_set1_ps(a->slope[n]), _mm512_cvtepi32_ps(_mm512_sub_epi32(key, _mm512_set1_epi32(a->own[n]))))));
+                _mm512_store_ps(s, _mm512_sub_ps(_mm512_loadu_ps(f), _mm512_mul_ps(_mm512_set1_ps(a->slope[n]), _mm512_cvtepi32_ps(_mm512_abs_epi32(_mm512_sub_epi32(key, _mm512_set1_epi32(a->own[n])))))));
             }
             _mm512_mask_store_ps(s, ~seen, _mm512_set1_ps(-INFINITY));
         }

@@ -2,7 +2,9 @@
 // workers wait at its end. So a thread that runs when nobody else wants a processor keeps some pages beyond the furthest that was used in memory; and what a step needs beyond that, all workers fetch
 // together before it. Nothing here changes what pages hold, and nothing depends on it but time.
 //
-// Invariants: reached and present only grow, at most to the number of pages; both are written under the lock.
+// Pages come a run at a time (cpu_kv_group), and memory in pieces of a run, in order.
+//
+// Invariants: reached and present only grow, at most to all pages and their bytes; both are written under the lock.
 #include "base/mem.h"
 #include "base/os.h"
 #include "cpu/cpu_internal.h"
@@ -14,7 +16,7 @@ typedef struct cpu_ahead {
     pthread_mutex_t lock;
     pthread_cond_t  wake, done;
     int32_t reached[DEV_MAX_GROUPS]; // pages, from the first on, that steps have used; written by the device's thread alone
-    int32_t present[DEV_MAX_GROUPS]; // that are in memory, or that the system does not fetch when asked
+    size_t  present[DEV_MAX_GROUPS]; // bytes, from the first on, that are in memory, or that the system does not fetch when asked
 } cpu_ahead;
 
 enum { AHEAD = 64, PIECE = 2 << 20 }; // pages: 2,048 tokens; bytes fetched at once, one of the system's large pages
@@ -26,13 +28,15 @@ static void release(cpu_ahead *a) {
     mem_free(a);
 }
 
-static int32_t wanted(const cpu_ahead *a, int g) { return a->kv->n_pages[g] - a->reached[g] < AHEAD ? a->kv->n_pages[g] : a->reached[g] + AHEAD; }
+// Bytes from the first page on that hold so many pages.
+static size_t bytes_of(const cpu_kv_group *g, int32_t pages) {
+    const int32_t left = g->n - pages, rest = (g->run - pages % g->run) % g->run;
+    return (size_t)(pages + (rest < left ? rest : left)) * cpu_kv_page_bytes(g);
+}
 
-// Group g's pages from `first` to end - 1, and what lies before them in their first piece.
-static uint8_t *range_of(const cpu_kv *kv, int g, int32_t first, int32_t end, size_t *bytes) {
-    const size_t at = (size_t)first * kv->page_bytes[g] / PIECE * PIECE;
-    *bytes = (size_t)end * kv->page_bytes[g] - at;
-    return kv->data[g] + at;
+static size_t wanted(const cpu_ahead *a, int g) {
+    const cpu_kv_group *pages = &a->kv->groups[g];
+    return bytes_of(pages, pages->n - a->reached[g] < AHEAD ? pages->n : a->reached[g] + AHEAD);
 }
 
 static void *fetch_ahead(void *ctx) {
@@ -47,13 +51,12 @@ static void *fetch_ahead(void *ctx) {
             pthread_cond_wait(&a->wake, &a->lock);
             continue;
         }
-        size_t bytes;
-        int32_t end = a->present[g] + 1;
-        uint8_t *at = range_of(a->kv, g, end - 1, end, &bytes);
+        const size_t at = a->present[g] / PIECE * PIECE, want = wanted(a, g);
+        size_t end = want - at < PIECE ? want : at + PIECE;
         pthread_mutex_unlock(&a->lock);
-        bool can = os_populate(at, bytes);
+        bool can = os_populate(a->kv->groups[g].data + at, end - at);
         pthread_mutex_lock(&a->lock);
-        if (!can) end = a->kv->n_pages[g];
+        if (!can) end = bytes_of(&a->kv->groups[g], a->kv->groups[g].n);
         if (a->present[g] < end) a->present[g] = end;
     }
     pthread_mutex_unlock(&a->lock);
@@ -66,7 +69,8 @@ void cpu_ahead_begin(cpu_kv *kv) {
     if (!a) return;
     a->kv = kv;
     for (int g = 0; g < kv->n_groups; g++) {
-        if (kv->page_bytes[g] * (size_t)kv->n_pages[g] < PIECE) a->present[g] = kv->n_pages[g]; // not worth it, nor at the beginning of a page
+        const size_t all = bytes_of(&kv->groups[g], kv->groups[g].n);
+        if (all < PIECE) a->present[g] = all; // not worth it, nor at the beginning of a page
         else any = true;
     }
     pthread_mutex_init(&a->lock, NULL);
@@ -110,16 +114,15 @@ void cpu_ahead_reach(cpu_device *d, cpu_kv *kv, const int32_t *upto) {
     for (int g = 0; a && g < kv->n_groups; g++) {
         if (upto[g] <= a->reached[g]) continue;
         pthread_mutex_lock(&a->lock);
-        const int32_t first = a->present[g];
+        const size_t first = a->present[g], want = bytes_of(&kv->groups[g], upto[g]);
         a->reached[g] = upto[g];
         pthread_cond_signal(&a->wake);
         pthread_mutex_unlock(&a->lock);
-        if (first >= upto[g]) continue;
-        fetch f;
-        f.at = range_of(kv, g, first, upto[g], &f.bytes);
+        if (first >= want) continue;
+        fetch f = {kv->groups[g].data + first / PIECE * PIECE, want - first / PIECE * PIECE};
         pool_run(d->pool, fetch_now, &f);
         pthread_mutex_lock(&a->lock);
-        if (a->present[g] < upto[g]) a->present[g] = upto[g];
+        if (a->present[g] < want) a->present[g] = want;
         pthread_mutex_unlock(&a->lock);
     }
 }

@@ -495,7 +495,7 @@ static key_range keys_seen(const attend_args *a, int32_t query, int32_t n) {
     return k;
 }
 
-static inline const uint8_t *page_of(const attend_args *a, int32_t p) { return a->base + (size_t)a->pages[p] * a->page_stride; }
+static inline const uint8_t *page_of(const attend_args *a, int32_t p) { return cpu_kv_part(a->kv, a->pages[p], a->part); }
 static inline const uint8_t *page_after(const attend_args *a, int32_t p, int32_t high) { return page_of(a, (p + 1) * KEYS < high ? p + 1 : p); }
 
 // N queries over what they see of the given keys.
@@ -508,8 +508,8 @@ static inline __attribute__((always_inline)) void attend_group(kv_form form, int
     for (int n = 0; n < N; n++) sp[n] = s[n];
     for (int32_t p = (given.low > seen.low ? given.low : seen.low) / KEYS; p * KEYS < given.high && p * KEYS < seen.high; p++) {
         const uint8_t *page = page_of(a, p), *next = page_after(a, p, seen.high);
-        page_half keys = {page, next, (const uint16_t *)(page + (size_t)a->head_k * row)};
-        page_half values = {page + values_at, next + values_at, (const uint16_t *)(page + values_at + (size_t)a->head_v * row)};
+        page_half keys = {page, page + values_at, (const uint16_t *)(page + (size_t)a->head_k * row)};
+        page_half values = {page + values_at, next, (const uint16_t *)(page + values_at + (size_t)a->head_v * row)};
         if (form.wide) {
             keys.at = (const uint8_t *)at->keys;
             values.at = (const uint8_t *)at->values;

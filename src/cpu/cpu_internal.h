@@ -134,9 +134,25 @@ typedef struct gemm_args {
     float *scratch;          // CPU_RAW: k floats; integer formats: k * 6, a tile of 16 rows; tile formats: cpu_tile_scratch
 } gemm_args;
 
+// The pages of a KV group. A page is made of parts, one for each layer and key head (of states: for each layer). Pages lie in runs, [run][part][page of the run]: what attention reads of neighbouring
+// pages lies side by side, while memory still comes a run at a time. The last run may be shorter.
+typedef struct cpu_kv_group {
+    dev_group spec;
+    uint8_t  *data;
+    int32_t   n, run;    // pages; of a run
+    int32_t   parts;
+    size_t    part_bytes;
+} cpu_kv_group;
+
+static inline size_t cpu_kv_page_bytes(const cpu_kv_group *g) { return g->part_bytes * (size_t)g->parts; } // of one page
+static inline uint8_t *cpu_kv_part(const cpu_kv_group *g, int32_t page, int32_t part) {
+    const int32_t first = page - page % g->run, in_run = g->n - first < g->run ? g->n - first : g->run;
+    return g->data + ((size_t)first * (size_t)g->parts + (size_t)part * (size_t)in_run + (size_t)(page - first)) * g->part_bytes;
+}
+
 typedef struct attend_args {
-    const uint8_t *base;      // of this layer and head, page 0: keys [head_k][32], then values [32][head_v]
-    size_t page_stride;
+    const cpu_kv_group *kv;
+    int32_t part;             // this layer and head: keys [head_k][32], then values [32][head_v]
     const int32_t *pages;     // ids by cache index / 32
     int32_t kv_type, head_k, head_v;
     int32_t n;                // queries
@@ -334,10 +350,7 @@ size_t cpu_weight_size(const device *, const dev_weight *);
 typedef struct cpu_kv {
     dev_kv_type type;
     int32_t   n_groups;
-    dev_group groups[DEV_MAX_GROUPS];
-    int32_t   n_pages[DEV_MAX_GROUPS];
-    size_t    page_bytes[DEV_MAX_GROUPS], layer_bytes[DEV_MAX_GROUPS], head_bytes[DEV_MAX_GROUPS];
-    uint8_t  *data[DEV_MAX_GROUPS];
+    cpu_kv_group groups[DEV_MAX_GROUPS];
     struct cpu_ahead *ahead; // NULL: pages come as they are written
 } cpu_kv;
 
@@ -362,9 +375,6 @@ void   cpu_kv_import(device *, dev_kv *, int32_t group, int32_t page, const void
 dev_kv_type cpu_kv_resolve(const device *, dev_kv_type);
 // Writes n rows' keys and values of a layer (n_kv heads; rows ldk and ldv apart) from slot (0..31) of a page on, which holds them all.
 void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, int32_t n, const float *k, size_t ldk, const float *v, size_t ldv);
-static inline const uint8_t *cpu_kv_head(const cpu_kv *kv, int32_t group, int32_t layer, int32_t head, int32_t page) {
-    return kv->data[group] + (size_t)page * kv->page_bytes[group] + (size_t)layer * kv->layer_bytes[group] + (size_t)head * kv->head_bytes[group];
-}
 
 // ---- plan -----------------------------------------------------------------------------------------------------------------
 

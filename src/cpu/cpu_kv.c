@@ -1,27 +1,31 @@
 // cpu/kv: pages of keys and values. Page: [layer][kv head] { keys [head_k][32 tokens], values [32 tokens][head_v] }: scores are computed
 // for 32 keys at once, sums of values for neighbouring dimensions. q8_0
 // pages: cpu_kv_values_at. bf16 pages of a tier with tiles lie as amx_attend.h says. A recurrent page is [layer][state_width] float32.
+// So pages look where they are exported; in memory the parts of RUN pages lie side by side (cpu_kv_group).
 #include <math.h>
 
 #include "cpu/cpu_tile.h"
+
+enum { RUN = 16 }; // of these pages: 256 KB in a row for a head of 128 in 16 bits, 512 tokens that come into memory together
 
 size_t cpu_kv_elem(dev_kv_type t) { return t == DEV_KV_F32 ? 4 : t == DEV_KV_Q8_0 ? 1 : 2; }
 
 dev_kv_type cpu_kv_resolve(const device *d, dev_kv_type t) { return t == DEV_KV_AUTO ? cpu_dev_const(d)->kv_auto : t; }
 
-static size_t head_bytes(const device *d, const dev_group *g, dev_kv_type t) {
-    if (t == DEV_KV_BF16 && cpu_dev_const(d)->kernels.kv_put) return cpu_tile_head_bytes(g->head_k, g->head_v);
-    return (cpu_kv_values_at(t, g->head_k) + cpu_kv_values_at(t, g->head_v) + 63) & ~(size_t)63;
+// A group's pages, without their memory.
+static cpu_kv_group layout(const device *d, const dev_group *g, dev_kv_type t) {
+    if (g->kind == DEV_GROUP_RECURRENT) return (cpu_kv_group){.spec = *g, .run = 1, .parts = g->n_layers, .part_bytes = (size_t)g->state_width * sizeof(float)};
+    const size_t bytes = t == DEV_KV_BF16 && cpu_dev_const(d)->kernels.kv_put ? cpu_tile_head_bytes(g->head_k, g->head_v) : (cpu_kv_values_at(t, g->head_k) + cpu_kv_values_at(t, g->head_v) + 63) & ~(size_t)63;
+    return (cpu_kv_group){.spec = *g, .run = RUN, .parts = g->n_layers * g->n_kv, .part_bytes = bytes};
 }
 
 size_t cpu_page_bytes(const device *d, const dev_group *g, dev_kv_type t) {
-    t = cpu_kv_resolve(d, t);
-    if (g->kind == DEV_GROUP_RECURRENT) return (size_t)g->n_layers * (size_t)g->state_width * sizeof(float);
-    return (size_t)g->n_layers * (size_t)g->n_kv * head_bytes(d, g, t);
+    const cpu_kv_group pages = layout(d, g, cpu_kv_resolve(d, t));
+    return cpu_kv_page_bytes(&pages);
 }
 
 static void free_data(cpu_kv *kv) {
-    for (int g = 0; g < DEV_MAX_GROUPS; g++) mem_free(kv->data[g]);
+    for (int g = 0; g < DEV_MAX_GROUPS; g++) mem_free(kv->groups[g].data);
     mem_free(kv);
 }
 
@@ -35,23 +39,22 @@ status cpu_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_k
     kv->n_groups = p->n_groups;
     size_t all = 0;
     for (int g = 0; g < p->n_groups; g++) {
-        kv->groups[g] = p->groups[g];
-        kv->n_pages[g] = n_pages[g];
-        kv->page_bytes[g] = cpu_page_bytes(d, &p->groups[g], type);
-        kv->head_bytes[g] = head_bytes(d, &p->groups[g], type);
-        kv->layer_bytes[g] = kv->head_bytes[g] * (size_t)p->groups[g].n_kv;
+        cpu_kv_group *pages = &kv->groups[g];
+        *pages = layout(d, &p->groups[g], type);
+        pages->n = n_pages[g];
         size_t bytes;
-        if (n_pages[g] < 1 || kv->page_bytes[g] < 1 || mul_overflows(kv->page_bytes[g], (size_t)n_pages[g], &bytes)) {
+        if (n_pages[g] < 1 || cpu_kv_page_bytes(pages) < 1 || mul_overflows(cpu_kv_page_bytes(pages), (size_t)n_pages[g], &bytes)) {
+            status st = error_set(err, E_USAGE, "KV group %d: %d pages of %zu bytes", g, n_pages[g], cpu_kv_page_bytes(pages));
             free_data(kv);
-            return error_set(err, E_USAGE, "KV group %d: %d pages of %zu bytes", g, n_pages[g], kv->page_bytes[g]);
+            return st;
         }
         all += bytes;
-        kv->data[g] = cpu_big_alloc(bytes);
-        if (!kv->data[g]) {
+        pages->data = cpu_big_alloc(bytes);
+        if (!pages->data) {
             free_data(kv);
             return error_set(err, E_NOMEM, "no memory for %zu bytes of KV pages", all);
         }
-        cpu_interleave(cpu_dev(d), kv->data[g], bytes);
+        cpu_interleave(cpu_dev(d), pages->data, bytes);
     }
     cpu_ahead_begin(kv);
     *out = (dev_kv *)kv;
@@ -64,24 +67,24 @@ void cpu_kv_destroy(device *d, dev_kv *handle) {
     free_data((cpu_kv *)handle);
 }
 
-static uint8_t *page_at(dev_kv *handle, int32_t group, int32_t page) {
-    cpu_kv *kv = (cpu_kv *)handle;
-    return kv->data[group] + (size_t)page * kv->page_bytes[group];
-}
-
 void cpu_kv_copy(device *d, dev_kv *kv, int32_t group, int32_t from, int32_t to) {
     (void)d;
-    if (from != to) memcpy(page_at(kv, group, to), page_at(kv, group, from), ((cpu_kv *)kv)->page_bytes[group]);
+    const cpu_kv_group *g = &((cpu_kv *)kv)->groups[group];
+    for (int32_t i = 0; i < g->parts && from != to; i++) memcpy(cpu_kv_part(g, to, i), cpu_kv_part(g, from, i), g->part_bytes);
 }
 
 void cpu_kv_export(device *d, dev_kv *kv, int32_t group, int32_t page, void *dst) {
     (void)d;
-    memcpy(dst, page_at(kv, group, page), ((cpu_kv *)kv)->page_bytes[group]);
+    const cpu_kv_group *g = &((cpu_kv *)kv)->groups[group];
+    uint8_t *to = dst;
+    for (int32_t i = 0; i < g->parts; i++, to += g->part_bytes) memcpy(to, cpu_kv_part(g, page, i), g->part_bytes);
 }
 
 void cpu_kv_import(device *d, dev_kv *kv, int32_t group, int32_t page, const void *src) {
     (void)d;
-    memcpy(page_at(kv, group, page), src, ((cpu_kv *)kv)->page_bytes[group]);
+    const cpu_kv_group *g = &((cpu_kv *)kv)->groups[group];
+    const uint8_t *from = src;
+    for (int32_t i = 0; i < g->parts; i++, from += g->part_bytes) memcpy(cpu_kv_part(g, page, i), from, g->part_bytes);
 }
 
 // n values as int8, `stride` apart, with a scale for each 32 of them at scales[block * 32]. What the scale's half float cannot hold counts as zero.
@@ -126,9 +129,10 @@ static void write_head(const cpu_kernels *kern, dev_kv_type type, const dev_grou
 }
 
 void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, int32_t n, const float *k, size_t ldk, const float *v, size_t ldv) {
-    const dev_group *g = &kv->groups[group];
+    const cpu_kv_group *pages = &kv->groups[group];
+    const dev_group *g = &pages->spec;
     for (int32_t h = 0; h < g->n_kv; h++, k += g->head_k, v += g->head_v) {
-        uint8_t *at = kv->data[group] + (size_t)page * kv->page_bytes[group] + (size_t)layer * kv->layer_bytes[group] + (size_t)h * kv->head_bytes[group];
+        uint8_t *at = cpu_kv_part(pages, page, layer * g->n_kv + h);
         if (kv->type == DEV_KV_BF16 && kern->kv_put) kern->kv_put(at, g->head_k, g->head_v, slot, n, k, ldk, v, ldv);
         else
             for (int32_t i = 0; i < n; i++) write_head(kern, kv->type, g, at, slot + i, k + (size_t)i * ldk, v + (size_t)i * ldv);

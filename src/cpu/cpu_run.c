@@ -436,8 +436,8 @@ static status check_pages(const dev_plan *p, const cpu_kv *kv, const dev_step *s
             if (p->groups[g].kind == DEV_GROUP_RECURRENT) end = 1;
             if (p->groups[g].kind == DEV_GROUP_WINDOW && q->start >= p->groups[g].window) first = (q->start - p->groups[g].window + 1) / DEV_PAGE_TOKENS;
             for (int32_t j = first; j < end; j++) {
-                if (q->pages[g][j] < 0 || q->pages[g][j] >= kv->n_pages[g])
-                    return error_set(err, E_INVALID, "step: sequence %d, group %d: page %d is %d of %d", i, g, j, q->pages[g][j], kv->n_pages[g]);
+                if (q->pages[g][j] < 0 || q->pages[g][j] >= kv->groups[g].n)
+                    return error_set(err, E_INVALID, "step: sequence %d, group %d: page %d is %d of %d", i, g, j, q->pages[g][j], kv->groups[g].n);
                 if (q->pages[g][j] >= upto[g]) upto[g] = q->pages[g][j] + 1;
             }
         }

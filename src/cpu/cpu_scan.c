@@ -5,9 +5,7 @@
 static const float *vec(const dev_tensor *t) { return t ? cpu_t(t)->vector : NULL; }
 
 static float *state_of(const cpu_plan *c, const dev_seq *s, int32_t group, int32_t layer, int32_t at) {
-    const cpu_kv *kv = c->kv;
-    float *page = (float *)(kv->data[group] + (size_t)s->pages[group][0] * kv->page_bytes[group]);
-    return page + (size_t)layer * (size_t)kv->groups[group].state_width + at;
+    return (float *)cpu_kv_part(&c->kv->groups[group], s->pages[group][0], layer) + at;
 }
 
 static float *first_row(const dev_plan *p, dev_reg r, const dev_seq *s, size_t *ld) {

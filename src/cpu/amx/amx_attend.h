@@ -133,8 +133,8 @@ static scoring amx_scoring(attention *t, int32_t base, float *s) {
         int32_t at = base + b * DEV_PAGE_TOKENS;
         if (at + DEV_PAGE_TOKENS <= t->low) x.first = b + 1;
         if (at + DEV_PAGE_TOKENS <= t->low || at >= t->high) continue;
-        x.keys[x.pages] = a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS] * a->page_stride;
-        if (t->n <= TILE_ROWS && at + DEV_PAGE_TOKENS < t->high) x.next[x.pages] = a->base + (size_t)a->pages[at / DEV_PAGE_TOKENS + 1] * a->page_stride; // with more queries the tiles bind, not memory
+        x.keys[x.pages] = cpu_kv_part(a->kv, a->pages[at / DEV_PAGE_TOKENS], a->part);
+        if (t->n <= TILE_ROWS && at + DEV_PAGE_TOKENS < t->high) x.next[x.pages] = cpu_kv_part(a->kv, a->pages[at / DEV_PAGE_TOKENS + 1], a->part); // with more queries the tiles bind, not memory
         x.pages++;
     }
     x.s += x.first * DEV_PAGE_TOKENS;

@@ -26,7 +26,6 @@ void     os_huge_pages(void *at, size_t bytes);  // advice: fewer, larger pages 
 
 // Makes memory present and writable, as the first write to each of its pages would, and leaves what it holds; `at` is the beginning of a page. False where the system cannot be asked.
 bool os_populate(void *at, size_t bytes);
-void os_thread_idle(void); // advice: the calling thread runs when nobody else wants its processor
 
 // A condition whose deadlines are of CLOCK_MONOTONIC: 0, or ETIMEDOUT.
 int os_cond_init(pthread_cond_t *c);

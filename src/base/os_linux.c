@@ -94,8 +94,6 @@ void os_huge_pages(void *at, size_t bytes) { (void)madvise(at, bytes, MADV_HUGEP
 #endif
 bool os_populate(void *at, size_t bytes) { return madvise(at, bytes, MADV_POPULATE_WRITE) == 0; }
 
-void os_thread_idle(void) { (void)pthread_setschedparam(pthread_self(), SCHED_IDLE, &(struct sched_param){0}); }
-
 int os_cond_init(pthread_cond_t *c) {
     pthread_condattr_t attr;
     int e = pthread_condattr_init(&attr);

@@ -142,6 +142,7 @@ typedef struct cpu_kv_group {
     int32_t   n, run;    // pages; of a run
     int32_t   parts;
     size_t    part_bytes;
+    size_t    present;   // bytes from the first on that are in memory, or that the system does not fetch when asked (cpu_kv_reach)
 } cpu_kv_group;
 
 static inline size_t cpu_kv_page_bytes(const cpu_kv_group *g) { return g->part_bytes * (size_t)g->parts; } // of one page
@@ -351,14 +352,10 @@ typedef struct cpu_kv {
     dev_kv_type type;
     int32_t   n_groups;
     cpu_kv_group groups[DEV_MAX_GROUPS];
-    struct cpu_ahead *ahead; // NULL: pages come as they are written
 } cpu_kv;
 
-// Pages that are in memory before a step writes to them.
-void cpu_ahead_begin(cpu_kv *); // once data is there
-void cpu_ahead_end(cpu_kv *);   // before it goes
-void cpu_ahead_reach(cpu_device *, cpu_kv *, const int32_t *upto); // before a step that uses each group's pages up to upto[g] - 1; by the device's thread
-void cpu_ahead_settle(cpu_kv *); // for tests: returns when what was wanted ahead is in memory
+// Before a step that uses each group's pages up to upto[g] - 1: the memory of those that were never used is there, fetched by all workers. By the device's thread.
+void cpu_kv_reach(cpu_device *, cpu_kv *, const int32_t *upto);
 
 size_t cpu_kv_elem(dev_kv_type t);
 // In q8_0 each block of 32 dimensions of a key or value (the last may be shorter) has a scale, f16 [block][32 tokens], after the int8 of all.

@@ -3,7 +3,9 @@
 // pages: cpu_kv_values_at. bf16 pages of a tier with tiles lie as amx_attend.h says. A recurrent page is [layer][state_width] float32.
 // So pages look where they are exported; in memory the parts of RUN pages lie side by side (cpu_kv_group).
 #include <math.h>
+#include <stdatomic.h>
 
+#include "base/os.h"
 #include "cpu/cpu_tile.h"
 
 enum { RUN = 16 }; // of these pages: 256 KB in a row for a head of 128 in 16 bits, 512 tokens that come into memory together
@@ -56,15 +58,41 @@ status cpu_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_k
         }
         cpu_interleave(cpu_dev(d), pages->data, bytes);
     }
-    cpu_ahead_begin(kv);
     *out = (dev_kv *)kv;
     return OK;
 }
 
 void cpu_kv_destroy(device *d, dev_kv *handle) {
     (void)d;
-    cpu_ahead_end((cpu_kv *)handle);
     free_data((cpu_kv *)handle);
+}
+
+// The first write to fresh memory waits until the system has found and zeroed it, one large page after the other, in the middle of a step, while the other workers wait at its end. A run's are
+// fetched before the step, by all of them.
+enum { PIECE = 2 << 20 }; // bytes, one of the system's large pages
+
+typedef struct fetch { uint8_t *at; size_t bytes; atomic_bool refused; } fetch;
+
+static void fetch_pieces(void *ctx, int worker, pool_member *team) {
+    fetch *f = ctx;
+    (void)worker;
+    for (size_t at; (at = pool_next(team, 1)) < (f->bytes + PIECE - 1) / PIECE;) {
+        const size_t begin = at * PIECE;
+        if (!os_populate(f->at + begin, f->bytes - begin < PIECE ? f->bytes - begin : PIECE)) atomic_store(&f->refused, true);
+    }
+    pool_barrier(team);
+}
+
+void cpu_kv_reach(cpu_device *d, cpu_kv *kv, const int32_t *upto) {
+    for (int i = 0; i < kv->n_groups; i++) {
+        cpu_kv_group *g = &kv->groups[i];
+        const int32_t runs = (upto[i] + g->run - 1) / g->run, pages = runs * g->run < g->n ? runs * g->run : g->n;
+        const size_t all = (size_t)g->n * cpu_kv_page_bytes(g), want = (size_t)pages * cpu_kv_page_bytes(g), from = g->present / PIECE * PIECE;
+        if (want <= g->present || all < PIECE) continue; // what is smaller lies where it may, not at the beginning of one of the system's pages
+        fetch f = {.at = g->data + from, .bytes = want - from};
+        pool_run(d->pool, fetch_pieces, &f);
+        g->present = atomic_load(&f.refused) ? all : want;
+    }
 }
 
 void cpu_kv_copy(device *d, dev_kv *kv, int32_t group, int32_t from, int32_t to) {
@@ -97,6 +125,11 @@ static void put_q8(const float *x, int32_t n, int8_t *q, size_t stride, uint16_t
         float d = quant_f16_to_f32(*scales), f = d > 0 ? 1.0f / d : 0;
         for (int32_t i = b; i < end; i++) q[(size_t)i * stride] = (int8_t)lrintf(fminf(fmaxf(x[i] * f, -127), 127));
     }
+}
+
+// What a half float cannot hold becomes its greatest number: an infinity would be one for rows that do not see it too, whose weight for it is zero.
+static void hold_half(const float *x, int32_t n, float *out) {
+    for (int32_t i = 0; i < n; i++) out[i] = x[i] > 65504 ? 65504 : x[i] < -65504 ? -65504 : x[i];
 }
 
 static void write_head(const cpu_kernels *kern, dev_kv_type type, const dev_group *g, uint8_t *at, int32_t slot, const float *k, const float *v) {

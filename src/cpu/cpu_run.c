@@ -451,7 +451,7 @@ status cpu_submit(device *dev, dev_plan *p, dev_kv *kv, const dev_step *step, de
     int32_t upto[DEV_MAX_GROUPS] = {0};
     status st = p->n_groups ? check_pages(p, (cpu_kv *)kv, step, upto, err) : OK;
     if (st) return st;
-    if (p->n_groups) cpu_ahead_reach(d, (cpu_kv *)kv, upto);
+    if (p->n_groups) cpu_kv_reach(d, (cpu_kv *)kv, upto);
     c->step = step;
     c->kv = (const cpu_kv *)kv;
     int32_t *row_seq = (int32_t *)(c->scratch + c->row_seq_at);

@@ -97,15 +97,15 @@ static void test_neighbours(void **state) {
     dev_destroy(d);
 }
 
-// Some pages beyond the furthest are in memory without anybody's asking, what a step needs before it begins, and what pages hold stays.
-static void test_ahead(void **state) {
+// What a step needs is in memory before it begins, in whole runs and no more, and what pages hold stays.
+static void test_reach(void **state) {
     (void)state;
-    enum { PAGES = 300, AHEAD = 64, THEN = 272, LAYERS = 2, HEADS = 8, DIMS = 256 };
+    enum { PAGES = 300, LAYERS = 2, HEADS = 8, DIMS = 256 };
     error e = {0};
     device *d = NULL;
     dev_plan *p = NULL;
     dev_kv *kv = NULL;
-    int32_t n = PAGES, upto[DEV_MAX_GROUPS] = {0};
+    int32_t n = PAGES;
     uint8_t *probe = mem_aligned(4096, 4096);
     if (SANITIZED || resident() == 0 || !os_populate(probe, 4096)) {
         mem_free(probe);
@@ -118,20 +118,14 @@ static void test_ahead(void **state) {
     const double before = resident(), page = (double)dev_kv_page_bytes(d, &g, DEV_KV_F32), slack = 4 << 20; // a piece, and what threads take
     if (dev_kv_create(d, p, &n, DEV_KV_F32, &kv, &e)) fail_msg("%s", e.text);
     cpu_kv *k = (cpu_kv *)kv;
-    cpu_ahead_settle(k);
-    double at = resident() - before;
-    if (at < AHEAD * page - slack || at > AHEAD * page + slack) fail_msg("%.1f MB are in memory at the beginning, not %.1f", at / 1e6, AHEAD * page / 1e6);
-    memset(k->groups[0].data, 7, 3 * (size_t)page);
-    upto[0] = 200;
-    cpu_ahead_reach((cpu_device *)d, k, upto);
-    at = resident() - before;
-    if (at < 200 * page - slack) fail_msg("%.1f MB are in memory for a step that needs %.1f", at / 1e6, 200 * page / 1e6);
-    cpu_ahead_settle(k);
-    at = resident() - before;
-    if (at < THEN * page - slack || at > THEN * page + slack) fail_msg("%.1f MB are in memory, not %.1f", at / 1e6, THEN * page / 1e6); // 200 and AHEAD, in whole runs of 16
-    upto[0] = PAGES;
-    cpu_ahead_reach((cpu_device *)d, k, upto);
-    cpu_ahead_settle(k);
+    static const struct { int32_t upto, pages; } steps[] = {{0, 0}, {1, 16}, {16, 16}, {17, 32}, {200, 208}, {3, 208}, {PAGES, PAGES}};
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        const int32_t upto[DEV_MAX_GROUPS] = {steps[i].upto};
+        cpu_kv_reach((cpu_device *)d, k, upto);
+        const double at = resident() - before;
+        if (at < steps[i].pages * page - slack || at > steps[i].pages * page + slack) fail_msg("%.1f MB are in memory for a step of pages up to %d, not %.1f", at / 1e6, steps[i].upto, steps[i].pages * page / 1e6);
+        if (i == 1) memset(k->groups[0].data, 7, 3 * (size_t)page);
+    }
     for (size_t i = 0; i < 3 * (size_t)page; i++) assert_int_equal(k->groups[0].data[i], 7);
     dev_kv_destroy(d, kv);
     if (resident() > before + slack) fail_msg("%.1f MB were not given back", (resident() - before) / 1e6);
@@ -184,6 +178,6 @@ static void test_runs(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bound), cmocka_unit_test(test_neighbours), cmocka_unit_test(test_runs), cmocka_unit_test(test_ahead)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bound), cmocka_unit_test(test_neighbours), cmocka_unit_test(test_runs), cmocka_unit_test(test_reach)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

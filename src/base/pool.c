@@ -249,7 +249,7 @@ static bool spread(pool *p, int threads, const nodes *ns) {
     p->n_nodes = ns->n;
     memcpy(p->first, first, sizeof first);
     p->was = nodes_keep(ns);
-    return true;
+    return !ns->map || p->was;
 }
 
 status pool_create(int threads, const nodes *ns, pool **out, error *err) {

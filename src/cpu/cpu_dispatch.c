@@ -31,8 +31,8 @@ static features detect(void) {
     bool foundation = b7 >> 16 & 1, dq = b7 >> 17 & 1, bw = b7 >> 30 & 1, vl = b7 >> 31 & 1, vbmi = c7 >> 1 & 1, vnni = c7 >> 11 & 1;
     f.avx512 = f.avx2 && (xcr & 0xe6) == 0xe6 && foundation && dq && bw && vl && vbmi && vnni;
     f.bf16 = f.avx512 && (a71 >> 5 & 1);
-    bool tile_bf16 = d7 >> 22 & 1, tile = d7 >> 24 & 1;
-    f.amx = f.bf16 && tile && tile_bf16 && (xcr & 0x60000) == 0x60000 && cpu_tile_permission();
+    bool tile_bf16 = d7 >> 22 & 1, tile = d7 >> 24 & 1, tile_int8 = d7 >> 25 & 1; // a hypervisor may hide some
+    f.amx = f.bf16 && tile && tile_bf16 && tile_int8 && (xcr & 0x60000) == 0x60000 && cpu_tile_permission();
     return f;
 }
 #endif

@@ -39,32 +39,31 @@ static layout lay_out(const cpu_kernels *kern, const dev_experts *o, int32_t row
 
 size_t cpu_experts_scratch(const cpu_kernels *kern, const dev_experts *o, int32_t max_rows) { return lay_out(kern, o, max_rows).bytes; }
 
-// Marks the groups that may be chosen from (the sum of a group's best two).
-static bool group_open(const dev_experts *o, const float *score, int32_t e) {
-    if (o->n_group <= 1) return true;
-    int32_t size = o->n_expert / o->n_group, mine = e / size, better = 0;
-    float own = 0;
-    for (int32_t pass = 0; pass < 2; pass++)
-        for (int32_t g = 0; g < o->n_group; g++) {
-            if ((pass == 0) != (g == mine)) continue;
-            float a = -INFINITY, b = -INFINITY;
-            for (int32_t i = g * size; i < (g + 1) * size; i++) {
-                if (score[i] > a) {
-                    b = a;
-                    a = score[i];
-                } else if (score[i] > b) b = score[i];
-            }
-            float sum = size > 1 ? a + b : a;
-            if (pass == 0) own = sum;
-            else better += sum > own || (sum == own && g < mine);
+// Marks the experts that may be chosen from: those of the best groups by the sum of their best two; the first of equals.
+static void open_groups(const dev_experts *o, const float *score, bool *open) {
+    const int32_t groups = o->n_group > 1 ? o->n_group : 1, size = o->n_expert / groups;
+    float sum[DEV_MAX_EXPERTS];
+    for (int32_t g = 0; g < groups; g++) {
+        float a = -INFINITY, b = -INFINITY;
+        for (int32_t i = g * size; i < (g + 1) * size; i++) {
+            if (score[i] > a) {
+                b = a;
+                a = score[i];
+            } else if (score[i] > b) b = score[i];
         }
-    return better < o->top_groups;
+        sum[g] = size > 1 ? a + b : a;
+    }
+    for (int32_t g = 0; g < groups; g++) {
+        int32_t better = 0;
+        for (int32_t i = 0; i < groups; i++) better += sum[i] > sum[g] || (sum[i] == sum[g] && i < g);
+        for (int32_t i = g * size; i < (g + 1) * size; i++) open[i] = groups == 1 || better < o->top_groups;
+    }
 }
 
 static void route(const dev_experts *o, float *logits, int32_t *ids, float *weights) {
     int32_t n = o->n_expert;
     const float *choose = logits;
-    float biased[4096];
+    float biased[DEV_MAX_EXPERTS];
     if (o->gating == DEV_GATE_SOFTMAX) {
         float top = -INFINITY, sum = 0;
         for (int32_t i = 0; i < n; i++) top = logits[i] > top ? logits[i] : top;
@@ -77,8 +76,8 @@ static void route(const dev_experts *o, float *logits, int32_t *ids, float *weig
         for (int32_t i = 0; i < n; i++) biased[i] = logits[i] + cpu_t(o->select_bias)->vector[i];
         choose = biased;
     }
-    bool open[4096], taken[4096] = {false};
-    for (int32_t i = 0; i < n; i++) open[i] = group_open(o, choose, i);
+    bool open[DEV_MAX_EXPERTS] = {false}, taken[DEV_MAX_EXPERTS] = {false};
+    open_groups(o, choose, open);
     for (int32_t s = 0; s < o->top_k; s++) {
         int32_t best = -1;
         for (int32_t i = 0; i < n; i++)

@@ -15,7 +15,7 @@
 
 #include "base/status.h"
 
-enum { DEV_PAGE_TOKENS = 32, DEV_MAX_GROUPS = 4, DEV_MAX_OUTS = 4, DEV_MAX_TAPS = 16 };
+enum { DEV_PAGE_TOKENS = 32, DEV_MAX_GROUPS = 4, DEV_MAX_OUTS = 4, DEV_MAX_TAPS = 16, DEV_MAX_EXPERTS = 4096 };
 
 typedef struct device   device;
 typedef struct dev_plan dev_plan;

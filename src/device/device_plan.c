@@ -178,7 +178,7 @@ void dev_op_attend(dev_plan *p, dev_attend op) {
 void dev_op_experts(dev_plan *p, dev_experts op) {
     if (op.router_src == DEV_NONE) op.router_src = op.src;
     if (op.scale == 0) op.scale = 1;
-    if (same(p, op.dst, op.src) && reg_ok(p, op.router_src) && need(p, op.n_expert > 0 && op.n_expert <= 4096 && op.top_k > 0 && op.top_k <= op.n_expert && op.top_k <= 64, "the number of experts is out of range", op.top_k, op.n_expert)) {
+    if (same(p, op.dst, op.src) && reg_ok(p, op.router_src) && need(p, op.n_expert > 0 && op.n_expert <= DEV_MAX_EXPERTS && op.top_k > 0 && op.top_k <= op.n_expert && op.top_k <= 64, "the number of experts is out of range", op.top_k, op.n_expert)) {
         int32_t width = p->regs[op.src].width, stack = op.share > 1 ? op.n_expert / op.share : op.n_expert;
         need(p, stack > 0 && (op.share <= 1 || op.n_expert % op.share == 0), "experts that share do not divide", op.n_expert, op.share);
         matrix_ok(p, op.router, p->regs[op.router_src].width, op.n_expert, 1);

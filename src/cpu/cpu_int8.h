@@ -4,6 +4,9 @@
 // fours, twos and ones through the same code, and one row alone is read where it lies. The order of sums is the same everywhere:
 // for each output exact int32 within a block of 32, then blocks in ascending order by one chain of float operations.
 #pragma once
+#include <float.h>
+#include <math.h>
+
 #include "cpu/cpu_internal.h"
 
 // A tile: for each block 16 rows of 32 int8, then 16 each of d, ds and the two sums.
@@ -106,6 +109,12 @@ static inline __attribute__((always_inline)) void gemm_int8(int format, const ge
     X(iq4_nl, CPU_IQ4_NL) X(iq4_xs, CPU_IQ4_XS) X(mxfp4, CPU_MXFP4) X(nvfp4, CPU_NVFP4) X(q2_k, CPU_Q2_K) X(q3_k, CPU_Q3_K) X(iq3_s, CPU_IQ3_S) X(iq3_xxs, CPU_IQ3_XXS) \
     X(iq2_s, CPU_IQ2_S) X(iq2_xs, CPU_IQ2_XS) X(iq2_xxs, CPU_IQ2_XXS) X(iq1_s, CPU_IQ1_S) X(iq1_m, CPU_IQ1_M) X(tq1_0, CPU_TQ1_0) X(tq2_0, CPU_TQ2_0) X(q2_0, CPU_Q2_0) X(q1_0, CPU_Q1_0)
 INT8_FORMATS(INT8_GEMM)
+
+// A block of activations with an infinity or a NaN in it: what it is multiplied with becomes NaN, on every tier.
+static inline void quantize_none(int8_t *q, cpu_aux *aux) {
+    memset(q, 0, BLOCK);
+    *aux = (cpu_aux){NAN, NAN, 0, 0};
+}
 
 static void fill_int8(cpu_kernels *k) {
     k->packed = true;

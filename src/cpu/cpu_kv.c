@@ -152,13 +152,19 @@ static void write_head(const cpu_kernels *kern, dev_kv_type type, const dev_grou
         for (int32_t i = 0; i < g->head_v; i++) values[i] = quant_f32_to_bf16(v[i]);
         return;
     }
+    float held[64];
     uint16_t half[64];
     for (int32_t i = 0; i < g->head_k; i += 64) {
         int32_t n = g->head_k - i < 64 ? g->head_k - i : 64;
-        kern->to_half(k + i, half, n);
+        hold_half(k + i, n, held);
+        kern->to_half(held, half, n);
         for (int32_t j = 0; j < n; j++) f[(i + j) * DEV_PAGE_TOKENS + slot] = half[j];
     }
-    kern->to_half(v, values, g->head_v);
+    for (int32_t i = 0; i < g->head_v; i += 64) {
+        int32_t n = g->head_v - i < 64 ? g->head_v - i : 64;
+        hold_half(v + i, n, held);
+        kern->to_half(held, values + i, n);
+    }
 }
 
 void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, int32_t n, const float *k, size_t ldk, const float *v, size_t ldv) {

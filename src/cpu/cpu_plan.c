@@ -271,6 +271,7 @@ static bool lay_out(cpu_plan *c, const device *dev, const dev_plan *p, int32_t m
             const dev_experts *e = &op->u.experts;
             size_t rows = (size_t)(p->regs[e->src].wanted ? max_wanted : max_rows);
             look(&n, e->router, rows);
+            look(&n, e->gate, rows);
             look(&n, e->up, rows);
             look(&n, e->down, rows * (size_t)e->top_k);
             size_t b = cpu_experts_scratch(n.kern, e, (int32_t)rows);

@@ -133,14 +133,20 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
     }
 }
 
-// x = d q, d = max |x| / 127; what is too small for that counts as zero.
+// x = d q, d = max |x| / 127; what is too small for that counts as zero, and a block with something that is no number is none.
 static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
     const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, q += BLOCK, aux++) {
-        __m256 v[4], m = _mm256_setzero_ps();
+        __m256 v[4], m = _mm256_setzero_ps(), bad = m;
         for (int i = 0; i < 4; i++) {
             v[i] = _mm256_loadu_ps(x + i * 8);
-            m = _mm256_max_ps(m, _mm256_and_ps(v[i], no_sign));
+            const __m256 size = _mm256_and_ps(v[i], no_sign);
+            m = _mm256_max_ps(m, size);
+            bad = _mm256_or_ps(bad, _mm256_cmp_ps(size, _mm256_set1_ps(FLT_MAX), _CMP_NLE_UQ));
+        }
+        if (_mm256_movemask_ps(bad)) {
+            quantize_none(q, aux);
+            continue;
         }
         float top = vf_hmax(m);
         bool some = top > 1e-30f;

@@ -141,10 +141,15 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
     for (int r = 0; r < R; r++) _mm512_storeu_ps(out[r], y[r]);
 }
 
-// x = d q, d = max |x| / 127; what is too small for that counts as zero.
+// x = d q, d = max |x| / 127; what is too small for that counts as zero, and a block with something that is no number is none.
 static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
+    const __m512 most = _mm512_set1_ps(FLT_MAX);
     for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, q += BLOCK, aux++) {
         __m512 v0 = _mm512_loadu_ps(x), v1 = _mm512_loadu_ps(x + 16);
+        if (_mm512_cmp_ps_mask(_mm512_abs_ps(v0), most, _CMP_NLE_UQ) | _mm512_cmp_ps_mask(_mm512_abs_ps(v1), most, _CMP_NLE_UQ)) {
+            quantize_none(q, aux);
+            continue;
+        }
         float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(v0), _mm512_abs_ps(v1)));
         bool some = top > 1e-30f;
         float d = some ? top / 127.0f : 0;

@@ -258,7 +258,7 @@ INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *pan
     }
 }
 
-// x = d q, d = max |x| / 127; what is too small for that counts as zero.
+// x = d q, d = max |x| / 127; what is too small for that counts as zero, and a block with something that is no number is none.
 static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
     for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, q += BLOCK, aux++) {
         float32x4_t v[8], m = vdupq_n_f32(0);
@@ -266,7 +266,11 @@ static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
             v[i] = vld1q_f32(x + i * 4);
             m = vmaxq_f32(m, vabsq_f32(v[i]));
         }
-        float top = vmaxvq_f32(m);
+        float top = vmaxvq_f32(m); // of NaNs one
+        if (!(top <= FLT_MAX)) {
+            quantize_none(q, aux);
+            continue;
+        }
         bool some = top > 1e-30f;
         float d = some ? top / 127.0f : 0, f = some ? 127.0f / top : 0;
         int32_t sum[2] = {0, 0};

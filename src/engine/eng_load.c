@@ -42,10 +42,13 @@ static status kv_type_of(const char *name, dev_kv_type *out, error *err) {
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// Pages that one sequence holds at most while steps of so many rows pass through a window.
+static int64_t window_pages(const dev_group *g, int64_t rows) { return (g->window + rows) / DEV_PAGE_TOKENS + 2; }
+
 // Pages of a group when the pool holds `tokens` tokens for up to `parallel` sequences.
 static int32_t pages_of(const dev_group *g, int64_t tokens, int64_t parallel, int64_t rows) {
     int64_t pages = (tokens + DEV_PAGE_TOKENS - 1) / DEV_PAGE_TOKENS;
-    if (g->kind == DEV_GROUP_WINDOW) pages = min64(pages, 2 * parallel * ((g->window + rows) / DEV_PAGE_TOKENS + 2)); // twice: half for the prefix cache
+    if (g->kind == DEV_GROUP_WINDOW) pages = min64(pages, 2 * parallel * window_pages(g, rows)); // twice: half for the prefix cache
     return (int32_t)min64(pages, INT32_MAX);
 }
 
@@ -125,8 +128,10 @@ static status build(eng_model *m, const gguf *g, const altiserve_options *o, con
     s = dev_plan_prepare(m->plan, m->max_rows, m->max_wanted, err);
     if (s == OK && m->plan->n_groups) s = dev_kv_create(m->dev, m->plan, m->n_pages, m->kv_type, &m->kv, err);
     for (int i = 0; s == OK && i < m->plan->n_groups; i++) {
+        const dev_group *group = &m->plan->groups[i];
         int64_t room = (int64_t)m->n_pages[i] * DEV_PAGE_TOKENS - DEV_PAGE_TOKENS;
-        if (m->plan->groups[i].kind != DEV_GROUP_FULL || room >= (int64_t)m->context) continue;
+        bool window = group->kind == DEV_GROUP_WINDOW && group->window > 0 && m->n_pages[i] >= window_pages(group, m->max_rows); // then any length passes through
+        if (group->kind == DEV_GROUP_RECURRENT || window || room >= (int64_t)m->context) continue;
         obs_log(OBS_WARN, "%s: memory allows a context of %lld tokens, not %u", m->file->id, (long long)room, m->context);
         m->context = (uint32_t)room;
     }

@@ -1,7 +1,7 @@
 // Owns the way of pages between the pool and its lower tiers.
 //
-// Invariants: a choice with a fetch is running and takes no rows; its sequence is at a page's border below `last`; contents taken from the host tier are the
-// fetch's until they are in the pool. A fetch that fails leaves a sequence that the pool alone could have given. No page is brought by two fetches at once: who
+// Invariants: a choice with a fetch is running and takes no rows; its sequence is at a page's border below `last`; contents that came from a tier are the
+// fetch's until they are in the pool; what is left at its end goes to the host tier, where there is one. A fetch that fails leaves a sequence that the pool alone could have given. No page is brought by two fetches at once: who
 // finds its next page on another's way waits until that one is over, and then looks again.
 #include "engine/eng_tiers.h"
 
@@ -141,7 +141,7 @@ static void end_fetch(eng_served *v, eng_choice *c) {
     if (!f) return;
     for (size_t i = f->next; i < f->n; i++) {
         if (!f->content[i]) continue;
-        void *back = kv_host_put(v->tiers->host, &f->pages[i]);
+        void *back = v->tiers->host ? kv_host_put(v->tiers->host, &f->pages[i]) : NULL;
         if (back) memcpy(back, f->content[i], f->pages[i].bytes);
         mem_free(f->content[i]);
     }
@@ -182,7 +182,7 @@ static void look_again(eng_served *v, eng_choice *c) {
     mem_free(c->fetch);
     c->fetch = NULL;
     size_t more = kv_seq_match(c->kv, c->tokens, c->n_tokens) - before;
-    if (!c->n_out) c->r->cached += (uint32_t)more;
+    if (c->counts) c->r->cached += (uint32_t)more;
     eng_tiers_hit(v, more);
     eng_request_usage_set(c->r, 0);
     eng_tiers_begin(v, c);
@@ -290,7 +290,7 @@ static void settle(eng_served *v, eng_choice *c) {
     for (int i = 0; i < 3; i++)
         if (f->tokens[i]) obs_count(OBS_TIER_TOKENS, v->m->file->id, tiers[i], (double)f->tokens[i]);
     end_fetch(v, c);
-    if (!c->n_out) c->r->cached += (uint32_t)got - (uint32_t)from; // may be less than before, when pages were evicted meanwhile
+    if (c->counts) c->r->cached += (uint32_t)got - (uint32_t)from; // may be less than before, when pages were evicted meanwhile
     eng_request_usage_set(c->r, 0);
     publish(v->tiers);
 }

@@ -29,7 +29,7 @@ enum { KV_LAYOUT = 3 };
 typedef struct kv_key {
     dev_fingerprint weights;  // of the weights and what is computed with them
     uint32_t layout;          // KV_LAYOUT
-    char     recipe[16];      // the backend's tier
+    char     recipe[16];      // the backend's tier, and whether a row's bits depend on how many are computed beside it
     uint32_t kv_type, adapter;
     uint64_t salt;            // keeps tenants apart; 0: shared
 } kv_key;
@@ -91,8 +91,8 @@ void   kv_seq_unmark(kv_seq *seq, bool rewind);
 size_t kv_seq_len(const kv_seq *seq);
 
 // ---- tiers
-// Offers the indexed pages that were not yet taken to config.filled, in order, until it says no; returns how many are left. last: nothing follows on the
-// sequence, so the snapshot that moved with it is offered too.
+// Offers the indexed pages that were not yet taken to config.filled, in order, until it says no, and the last snapshot that was not; returns how many are left, a
+// snapshot as one. last: nothing follows on the sequence, so the snapshot that moved with it is offered too.
 size_t kv_seq_save(kv_seq *seq, bool last);
 // The longest page border below n that pool and tiers together reach, where has(ctx, page) says what tiers have, and what must be brought for it
 // (mem_free(*list)), by index of page. The sequence's length when tiers do not lengthen it (*list NULL).

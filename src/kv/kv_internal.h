@@ -55,6 +55,7 @@ struct kv_seq {
     int32_t  tip;                // node of page index `indexed` - 1, or -1
     size_t   indexed;            // pages of it that are in the index, from the start
     int32_t  moving;             // node of the moving snapshot: the tip or an ancestor of it, or -1
+    int32_t  owed;               // node of the last snapshot that tiers could not take when it was offered: the tip or an ancestor of it, or -1
     int32_t  mark[KV_GROUPS];    // recurrent: the state that kv_seq_mark kept, or -1
     bool     index_off;          // the index was full once: no more of this sequence
 };

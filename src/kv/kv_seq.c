@@ -36,7 +36,7 @@ status kv_seq_create(kv_pool *p, const kv_key *key, kv_seq **out, error *err) {
     s->root[1] = h.high64;
     if (p->config.tier_ctx) kv_root_id(&k, s->root_id);
     s->pool = p;
-    s->tip = s->moving = -1;
+    s->tip = s->moving = s->owed = -1;
     memset(s->mark, 0xff, sizeof s->mark); // -1
     s->next = p->seqs;
     if (s->next) s->next->prev = s;
@@ -79,7 +79,7 @@ status kv_seq_fork(kv_seq *s, kv_seq **out, error *err) {
     memset(f->table, 0, sizeof f->table);
     memset(f->cap, 0, sizeof f->cap);
     memset(f->n, 0, sizeof f->n);
-    f->tip = f->moving = -1;
+    f->tip = f->moving = f->owed = -1;
     memset(f->mark, 0xff, sizeof f->mark); // -1: marks are not shared
     f->prev = NULL;
     f->next = p->seqs;
@@ -354,7 +354,7 @@ void kv_seq_snapshot(kv_seq *s, bool moving) {
         p->groups[g].pages[id].node = s->tip;
         if (p->config.tier_ctx && !moving) { // one that moves is offered where it comes to rest
             kv_record what = kv_record_of(p, s->tip, g);
-            p->config.filled(p->config.tier_ctx, &what, id);
+            if (!p->config.filled(p->config.tier_ctx, &what, id)) s->owed = s->tip;
         }
         page_unref(p, g, id);
         if (moving) s->moving = s->tip;

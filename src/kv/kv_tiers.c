@@ -41,35 +41,48 @@ kv_record kv_record_of(const kv_pool *p, int32_t node, int32_t group) {
 
 static bool recurrent(const kv_pool *p, int32_t g) { return p->groups[g].spec.kind == DEV_GROUP_RECURRENT; }
 
-size_t kv_seq_save(kv_seq *s, bool last) {
+// Offers the states of a node. False: one of them not now.
+static bool offer_states(kv_pool *p, int32_t node) {
+    bool taken = true;
+    for (int32_t g = 0; g < p->config.n_groups; g++) {
+        int32_t page = p->nodes[node].page[g];
+        if (!recurrent(p, g) || page < 0) continue;
+        kv_record what = kv_record_of(p, node, g);
+        taken &= p->config.filled(p->config.tier_ctx, &what, page);
+    }
+    return taken;
+}
+
+// Offers the pages of attention that were not yet taken; returns how many are left.
+static size_t save_pages(kv_seq *s) {
     kv_pool *p = s->pool;
-    if (last && p->config.tier_ctx && s->moving >= 0)
-        for (int32_t g = 0; g < p->config.n_groups; g++) {
-            int32_t page = p->nodes[s->moving].page[g];
-            if (!recurrent(p, g) || page < 0) continue;
-            kv_record what = kv_record_of(p, s->moving, g);
-            p->config.filled(p->config.tier_ctx, &what, page);
-        }
     size_t left = s->indexed - s->saved;
-    if (!left || !p->config.tier_ctx) return 0;
+    if (!left) return 0;
     int32_t *chain = mem_alloc(left * sizeof *chain);
     if (!chain) return left;
     int32_t at = s->tip;
     for (size_t i = left; i-- > 0; at = p->nodes[at].parent) chain[i] = at;
-    for (size_t i = 0; i < left; i++) {
-        for (int32_t g = 0; g < p->config.n_groups; g++) {
+    bool taken = true;
+    for (size_t i = 0; i < left && taken; i++) {
+        for (int32_t g = 0; g < p->config.n_groups && taken; g++) {
             int32_t page = p->nodes[chain[i]].page[g];
             if (page < 0 || recurrent(p, g)) continue; // a snapshot is offered when it is taken
             kv_record what = kv_record_of(p, chain[i], g);
-            if (!p->config.filled(p->config.tier_ctx, &what, page)) {
-                mem_free(chain);
-                return s->indexed - s->saved;
-            }
+            taken = p->config.filled(p->config.tier_ctx, &what, page);
         }
-        s->saved++;
+        s->saved += taken;
     }
     mem_free(chain);
-    return 0;
+    return s->indexed - s->saved;
+}
+
+size_t kv_seq_save(kv_seq *s, bool last) {
+    kv_pool *p = s->pool;
+    if (!p->config.tier_ctx) return 0;
+    size_t left = save_pages(s);
+    if (s->owed >= 0 && offer_states(p, s->owed)) s->owed = -1;
+    bool moved = last && s->moving >= 0 && s->moving != s->owed;
+    return left + (s->owed >= 0) + (moved && !offer_states(p, s->moving));
 }
 
 // What is known of one page on the way: its name, its node in the pool or -1, and for which groups pool and tiers have it (a bit each).

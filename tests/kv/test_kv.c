@@ -345,6 +345,48 @@ static void snapshots(void **state) {
     kv_destroy(w.pool);
 }
 
+typedef struct shelf { bool busy; int pages, states; } shelf;
+
+static bool put_on_shelf(void *ctx, const kv_record *what, int32_t page) {
+    shelf *x = ctx;
+    (void)page;
+    if (x->busy) return false;
+    *(what->group ? &x->states : &x->pages) += 1;
+    return true;
+}
+
+// A snapshot that a tier cannot take when it is made is offered again, as pages are, and counts among what is left at the end.
+static void refused_snapshots(void **state) {
+    (void)state;
+    static const dev_group groups[] = {{.kind = DEV_GROUP_FULL}, {.kind = DEV_GROUP_RECURRENT}};
+    for (int moving = 0; moving < 2; moving++) {
+        shelf x = {.busy = true};
+        world w = {0};
+        kv_config c = config_of(&w, groups, (int32_t[]){20, 4}, 2);
+        c.tier_ctx = &x;
+        c.filled = put_on_shelf;
+        c.page_bytes[0] = c.page_bytes[1] = KV_PAGE * sizeof(int32_t);
+        assert_int_equal(kv_create(&c, &w.pool, NULL), OK);
+        seq a = {0};
+        for (int i = 0; i < 400; i++) a.tokens[i] = i;
+        open_seq(&w, &a);
+        assert_true(advance(&w, &a, 2 * KV_PAGE, groups));
+        kv_seq_snapshot(a.kv, moving);
+        assert_int_equal(kv_seq_save(a.kv, false), moving ? 2 : 3); // one that moves is not offered yet
+        assert_int_equal(kv_seq_save(a.kv, true), 3);
+        x.busy = false;
+        assert_int_equal(kv_seq_save(a.kv, true), 0);
+        assert_int_equal(x.pages, 2);
+        assert_int_equal(x.states, 1);
+        assert_true(advance(&w, &a, 3 * KV_PAGE, groups));
+        assert_int_equal(kv_seq_save(a.kv, false), 0);
+        assert_int_equal(x.states, 1); // once
+        kv_seq_free(a.kv);
+        check(&w);
+        kv_destroy(w.pool);
+    }
+}
+
 static const dev_group one_full[] = {{.kind = DEV_GROUP_FULL}};
 
 // A prompt that is cached whole is found but for what must be computed: always shorter than the prompt.
@@ -427,7 +469,7 @@ int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "long")) times = 10;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(match_is_shorter_than_the_prompt), cmocka_unit_test(eviction_takes_leaves_first), cmocka_unit_test(allocation_failures),
-        cmocka_unit_test(full_group), cmocka_unit_test(full_and_window), cmocka_unit_test(window_alone), cmocka_unit_test(recurrent_and_full), cmocka_unit_test(recurrent_alone), cmocka_unit_test(snapshots),
+        cmocka_unit_test(full_group), cmocka_unit_test(full_and_window), cmocka_unit_test(window_alone), cmocka_unit_test(recurrent_and_full), cmocka_unit_test(recurrent_alone), cmocka_unit_test(snapshots), cmocka_unit_test(refused_snapshots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -226,10 +226,11 @@ typedef enum altiserve_why {
     WHY_NOTHING,   // not asked for, or not known yet: it is from the first token on
     WHY_ALL,       // every whole page was found; less than a page and the last token are always computed
     WHY_NEW,       // no earlier prompt begins alike
-    WHY_DIFFERS,   // an earlier prompt is the same up to token `same`
+    WHY_DIFFERS,   // an earlier text, prompt and answer, is the same up to token `same`, where it differs or ended
     WHY_EVICTED,   // computed once, up to token `same`, and given up since (or not finished yet)
     WHY_VERSION,   // computed with another version of the model
-    WHY_OFF        // the prefix cache is off
+    WHY_OFF,       // the prefix cache is off
+    WHY_SHORT      // less than a page and a token: there is nothing to be found
 } altiserve_why;
 typedef struct altiserve_explanation {
     altiserve_why why;

@@ -94,7 +94,7 @@ static void put_tail(strbuf *out, const job *j) { strbuf_adds(out, j->p.include_
 
 // ,"altiserve":{"explain":[...]}: why each prompt was computed, where that was asked for.
 static void put_explain(strbuf *out, const job *j) {
-    static const char *const why[] = {"unknown", "cached", "never_seen", "differs", "evicted", "other_version", "cache_off"};
+    static const char *const why[] = {"unknown", "cached", "never_seen", "differs", "evicted", "other_version", "cache_off", "shorter_than_a_page"};
     if (!j->p.explain) return;
     strbuf_adds(out, ",\"altiserve\":{\"explain\":[");
     for (uint32_t i = 0; i < j->n_parts; i++) {

@@ -25,6 +25,8 @@ typedef struct eng_clients {
 
 // The client of that key (NULL: ""), whose refs go up by one. Never NULL: who does not fit shares an entry. name NULL: "anonymous".
 eng_client *eng_client_find(eng_clients *t, const char *key, const char *name);
+// False: one entry stands for several.
+static inline bool eng_client_known(const eng_client *c) { return c->hash[0] || c->hash[1]; }
 void        eng_clients_free(eng_clients *t);
 // Engine thread, under the lock: a request of c begins to count. weight 0: 1.
 void        eng_client_enter(eng_clients *t, eng_client *c, double weight);

@@ -16,8 +16,8 @@ void eng_history_free(eng_history *h) {
     for (size_t i = 0; i < HISTORY_ENTRIES; i++) drop(h, &h->items[i]);
 }
 
-void eng_history_note(eng_history *h, const altiserve_request *r, dev_fingerprint weights, const int32_t *tokens, size_t n) {
-    if (!r->client || n > HISTORY_TOKENS / 8) return;
+void eng_history_note(eng_history *h, const altiserve_request *r, dev_fingerprint weights, const int32_t *tokens, size_t n, size_t computed) {
+    if (!r->client || !eng_client_known(r->client) || n > HISTORY_TOKENS / 8) return;
     eng_past *p = NULL;
     for (size_t i = 0; i < HISTORY_ENTRIES && !p; i++)
         if (h->items[i].order == r->order + 1) p = &h->items[i];
@@ -33,7 +33,7 @@ void eng_history_note(eng_history *h, const altiserve_request *r, dev_fingerprin
     h->tokens -= had;
     *p = (eng_past){0};
     for (size_t i = h->next, seen = 0; h->tokens + n > HISTORY_TOKENS && seen < HISTORY_ENTRIES; i = (i + 1) % HISTORY_ENTRIES, seen++) drop(h, &h->items[i]);
-    *p = (eng_past){.client = {r->client->hash[0], r->client->hash[1]}, .salt = r->salt, .order = r->order + 1, .weights = weights, .tokens = copy, .n = n};
+    *p = (eng_past){.client = {r->client->hash[0], r->client->hash[1]}, .salt = r->salt, .order = r->order + 1, .weights = weights, .tokens = copy, .n = n, .computed = computed};
     snprintf(p->model, sizeof p->model, "%s", r->file->id);
     h->tokens += n;
 }
@@ -61,23 +61,28 @@ static void text_around(const altiserve_request *r, const int32_t *tokens, size_
 void eng_history_explain(const eng_history *h, const altiserve_request *r, dev_fingerprint weights, bool cache_on, size_t cached, altiserve_explanation *out) {
     *out = (altiserve_explanation){.why = WHY_NEW, .prompt_tokens = (uint32_t)r->n_prompt, .cached_tokens = (uint32_t)cached};
     const eng_past *best = NULL;
-    size_t same = 0, other = 0;
+    size_t same = 0, other = 0, kept = 0; // with the likest, with the likest of other weights, and what was computed of the first
     for (size_t i = 0; i < HISTORY_ENTRIES; i++) {
         const eng_past *p = &h->items[i];
         if (!p->order || p->order == r->order + 1 || p->client[0] != r->client->hash[0] || p->client[1] != r->client->hash[1] || p->salt != r->salt || strcmp(p->model, r->file->id)) continue;
         size_t n = common(r->prompt, r->n_prompt, p->tokens, p->n);
         if (p->weights.low != weights.low || p->weights.high != weights.high) {
             if (n > other) other = n;
-        } else if (n > same || !best) best = p, same = n;
+        } else {
+            if (n > same || !best) best = p, same = n;
+            size_t had = n < p->computed ? n : p->computed;
+            if (had > kept) kept = had;
+        }
     }
     size_t most = (r->n_prompt - 1) / KV_PAGE * KV_PAGE;
     out->same = (uint32_t)same;
     if (!cache_on) out->why = WHY_OFF;
+    else if (!most) out->why = WHY_SHORT;
     else if (cached >= most) out->why = WHY_ALL;
     else if (other / KV_PAGE > same / KV_PAGE && other >= cached + KV_PAGE) {
         out->why = WHY_VERSION;
         out->same = (uint32_t)other;
-    } else if (same >= cached + KV_PAGE) out->why = WHY_EVICTED;
+    } else if (kept >= cached + KV_PAGE) out->why = WHY_EVICTED;
     else if (best && same) {
         out->why = WHY_DIFFERS;
         text_around(r, r->prompt, r->n_prompt, same, out->ours, sizeof out->ours);

@@ -11,7 +11,7 @@ typedef struct eng_past {
     char     model[256];
     dev_fingerprint weights;
     int32_t *tokens;
-    size_t   n;
+    size_t   n, computed; // the last token that was drawn never is, unless the text went on
 } eng_past;
 
 typedef struct eng_history {
@@ -19,8 +19,9 @@ typedef struct eng_history {
     size_t   next, tokens;
 } eng_history;
 
-// Keeps the tokens of a request (again, when it has more by now). For want of memory, or if there are very many, they are not kept.
-void eng_history_note(eng_history *h, const altiserve_request *r, dev_fingerprint weights, const int32_t *tokens, size_t n);
+// Keeps the tokens of a request (again, when it has more by now), of which the first `computed` were. For want of memory, or if there are very many, they are not kept; nor
+// are those of clients that are not told apart.
+void eng_history_note(eng_history *h, const altiserve_request *r, dev_fingerprint weights, const int32_t *tokens, size_t n, size_t computed);
 // Why r's prompt was computed, by what came before it. cached: tokens found.
 void eng_history_explain(const eng_history *h, const altiserve_request *r, dev_fingerprint weights, bool cache_on, size_t cached, altiserve_explanation *out);
 void eng_history_free(eng_history *h);

@@ -67,6 +67,9 @@ typedef struct eng_choice {
     eng_draft_seq *draft_seq;   // its text in the draft model's pool; NULL: not there
     pol_luck   luck[2];         // of drafts from its own repetitions, from the model
     size_t     resumed;         // n_out when it was started last
+    bool       reads;           // rows of its prompt were computed for it
+    bool       counts;          // so what it finds is cached for the request: not what it finds again of its own, once it gave way
+    size_t     computed;        // tokens, when it left its pages last
     bool       gives;           // its pages, to who is about to be started
     bool       passed;          // it was asked already whether it takes part in the step
     int32_t    wanted;          // index of its logits in the step, or -1

@@ -253,7 +253,7 @@ static void trace_request(const altiserve_request *r, uint32_t made) {
 static void end_request(eng_sched *s, altiserve_request *r, altiserve_finish how, const error *err) {
     eng_model *m = r->model;
     if (m && m->sched) eng_served_drop(m->sched, r);
-    if (m && r->begun && !r->embeds && r->choices && r->choices[0].tokens) eng_history_note(&s->history, r, model_get_info(m->m)->fingerprint, r->choices[0].tokens, r->choices[0].n_tokens);
+    if (m && r->begun && !r->embeds && r->choices && r->choices[0].tokens) eng_history_note(&s->history, r, model_get_info(m->m)->fingerprint, r->choices[0].tokens, r->choices[0].n_tokens, r->choices[0].computed);
     eng_choices_free(r);
     if (r->prev) r->prev->next = r->next;
     else s->all = r->next;
@@ -345,7 +345,9 @@ static void run_jobs(eng_sched *s) {
     bool stop = s->stop;
     pthread_mutex_unlock(&s->lock);
     while (j) {
-        job *next = j->next; // only this thread takes jobs out; new ones go to the tail
+        pthread_mutex_lock(&s->lock);
+        job *next = j->next; // only this thread takes jobs out; new ones go to the tail, and wake it again
+        pthread_mutex_unlock(&s->lock);
         eng_model *m = NULL;
         status st = stop ? error_set(j->err, E_CANCELLED, "the engine is stopping") : eng_models_get(s->models, j->file, j->since, &m, j->err);
         if (st == OK) {
@@ -354,9 +356,7 @@ static void run_jobs(eng_sched *s) {
             finish_job(s, j, st);
         } else if (st != E_BUSY) finish_job(s, j, st);
         else if (eng_now_ms() - j->since >= s->o.load_timeout_ms) finish_job(s, j, error_set(j->err, E_BUSY, "the model was not loaded within the time that --load-timeout allows"));
-        pthread_mutex_lock(&s->lock);
-        j = next ? next : NULL;
-        pthread_mutex_unlock(&s->lock);
+        j = next;
     }
 }
 

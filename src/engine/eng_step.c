@@ -7,6 +7,7 @@
 // A preempted choice keeps its tokens and sampler and is computed again (from the prefix cache where its pages are still there).
 #include "engine/eng_step.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -56,6 +57,7 @@ static void leave(eng_served *v, eng_choice *c) {
     eng_tiers_leave(v, c);
     eng_draft_leave(c);
     c->behind = 0;
+    if (c->kv) c->computed = kv_seq_len(c->kv);
     if (v->blocked == c) v->blocked = NULL;
     if (c->phase == CHOICE_RUNNING && take_out(&v->running, c)) {
         v->n_running--;
@@ -141,7 +143,9 @@ status eng_served_create(eng_model *m, eng_sched *s, const altiserve_options *o,
     dev_info info;
     dev_get_info(m->dev, &info);
     v->key = (kv_key){.weights = model_get_info(m->m)->fingerprint, .layout = KV_LAYOUT, .kv_type = (uint32_t)dev_kv_resolve(m->dev, m->kv_type)};
-    memcpy(v->key.recipe, info.isa, strnlen(info.isa, sizeof v->key.recipe));
+    char recipe[32]; // where steps of few rows are another recipe, what they wrote is not what --deterministic would
+    snprintf(recipe, sizeof recipe, "%s%s", info.isa, info.deterministic ? "" : "+few");
+    memcpy(v->key.recipe, recipe, strnlen(recipe, sizeof v->key.recipe));
     v->index = config.index;
     static const char *const reasons[] = {"queue", "context", "pages", "timeout"}, *const phases[] = {"compose", "compute", "sample"}, *const kinds[] = {"prompt", "decode", "mixed"};
     for (int i = 0; i < 4; i++) obs_count(OBS_REJECTS, m->file->id, reasons[i], 0); // so that rates begin at zero
@@ -294,11 +298,10 @@ static int64_t promised(const eng_choice *c) {
     return more > 0 ? more : 0;
 }
 
-static void note_start(altiserve_request *r, size_t cached) {
+static void note_start(altiserve_request *r) {
     if (!r->started) r->started = eng_now_us();
     if (r->begun) return;
     r->begun = true;
-    r->cached = (uint32_t)cached;
     eng_request_usage_set(r, 0);
     eng_event ev = {.kind = EVENT_STARTED};
     eng_request_push(r, &ev); // for want of memory it is left out: the text that follows says as much
@@ -369,7 +372,9 @@ static bool enter(eng_served *v, eng_choice *c, bool from_others) {
     v->n_waiting--;
     to_running(v, c);
     c->resumed = c->n_out;
-    note_start(c->r, cached);
+    c->counts = c->index == 0 && !c->reads;
+    if (c->counts) c->r->cached = (uint32_t)cached;
+    note_start(c->r);
     eng_tiers_hit(v, cached);
     eng_tiers_begin(v, c);
     return true;
@@ -409,6 +414,7 @@ static void add_rows(eng_served *v, eng_choice *c, size_t n) {
     v->load.pairs += (double)n * ((double)kv_seq_len(c->kv) + (double)(n + 1) / 2);
     v->load.keys += (double)(kv_seq_len(c->kv) + n);
     pol_client_charge(&c->r->client->fair, (double)n);
+    c->reads = true;
     lay_rows(v, c, n);
 }
 
@@ -435,7 +441,7 @@ static size_t next_state(const eng_choice *c, size_t at) {
 static void add_chunk(eng_served *v, eng_choice *c, int32_t *budget) {
     if (c->fetch) return;
     size_t before = kv_seq_len(c->kv), at = kv_seq_match(c->kv, c->tokens, c->n_tokens);
-    if (at > before && !c->n_out) c->r->cached += (uint32_t)(at - before);
+    if (c->counts) c->r->cached += (uint32_t)(at - before);
     eng_tiers_hit(v, at - before);
     bool whole = model_get_info(v->m->m)->whole;
     if (!whole && computed_soon(v, c, at)) return;
@@ -558,7 +564,7 @@ static void note_prompt(eng_served *v, altiserve_request *r) {
         r->explanation = e;
         pthread_mutex_unlock(&r->lock);
     }
-    eng_history_note(h, r, weights, r->prompt, r->n_prompt);
+    eng_history_note(h, r, weights, r->prompt, r->n_prompt, r->n_prompt);
 }
 
 _Static_assert((int)SAMP_PEAK == (int)DEV_PEAK, "a sampler reads the peaks that a device has found");

@@ -329,6 +329,7 @@ const tests = {
     const again = await why(text);
     assert.equal(again.why, 'cached');
     assert.ok(again.cached_tokens >= 32 && again.computed_tokens <= 32 && again.prompt_tokens === again.cached_tokens + again.computed_tokens);
+    assert.equal((await why('Hi')).why, 'shorter_than_a_page');
     const other = await why(text.slice(0, 150) + 'BUT THEN it forgot all of it. ' + text);
     assert.equal(other.why, 'differs');
     assert.ok(other.same_tokens >= other.cached_tokens && other.same_tokens < other.cached_tokens + 32);

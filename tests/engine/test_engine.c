@@ -459,10 +459,38 @@ static void allocation_failures(void **state) {
     altiserve_destroy(a);
 }
 
+// What is said of a prompt's pages: the newest token of an answer was drawn and not computed, so the page that it would fill is no page that was given up.
+static void why_computed(void **state) {
+    (void)state;
+    enum { PROMPT = 40, OUT = 24, NEXT = PROMPT + OUT + 10 };
+    altiserve *a = engine_with(toy_options());
+    int32_t tokens[NEXT];
+    for (int i = 0; i < NEXT; i++) tokens[i] = 40 + i * 7 % 60;
+    altiserve_generate g = {.model = "toy-1", .tokens = tokens, .n_tokens = PROMPT, .n = 1, .max_tokens = OUT, .logprobs = -1, .ignore_eos = true, .explain = true, .given = SAMPLING_TEMPERATURE};
+    static const struct { size_t n; uint32_t out; altiserve_why why; uint32_t cached, same; } turns[] = {
+        {20, 1, WHY_SHORT, 0, 0}, {PROMPT, OUT, WHY_DIFFERS, 0, 20}, {NEXT, 1, WHY_DIFFERS, 32, PROMPT + OUT}, {NEXT, 1, WHY_ALL, 64, NEXT}};
+    for (size_t i = 0; i < sizeof turns / sizeof *turns; i++) {
+        altiserve_request *r = NULL;
+        altiserve_explanation why;
+        altiserve_event e;
+        size_t made = 0;
+        g.n_tokens = turns[i].n;
+        g.max_tokens = turns[i].out;
+        assert_int_equal(altiserve_submit(a, &g, &r, NULL), OK);
+        while (altiserve_next(r, UINT32_MAX, &e) != EVENT_END)
+            for (size_t k = 0; i == 1 && e.kind == EVENT_TEXT && k < e.n_tokens; k++) tokens[PROMPT + made++] = e.tokens[k];
+        altiserve_request_explain(r, &why);
+        if (why.why != turns[i].why || why.cached_tokens != turns[i].cached || why.same != turns[i].same)
+            fail_msg("turn %zu: why %d, %u cached, %u the same; not %d, %u, %u", i, (int)why.why, why.cached_tokens, why.same, (int)turns[i].why, turns[i].cached, turns[i].same);
+        altiserve_request_free(r);
+    }
+    altiserve_destroy(a);
+}
+
 int main(void) {
     obs_set_level(OBS_ERROR);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(answers_have_tokens_text_and_usage), cmocka_unit_test(seeds), cmocka_unit_test(together_as_alone), cmocka_unit_test(preempted_as_alone),
+        cmocka_unit_test(why_computed), cmocka_unit_test(answers_have_tokens_text_and_usage), cmocka_unit_test(seeds), cmocka_unit_test(together_as_alone), cmocka_unit_test(preempted_as_alone),
         cmocka_unit_test(choices_share_the_prompt), cmocka_unit_test(prefixes_are_found_again), cmocka_unit_test(stop_strings), cmocka_unit_test(logprobs),
         cmocka_unit_test(bad_requests), cmocka_unit_test(cancelling_frees_pages), cmocka_unit_test(slow_readers_pause), cmocka_unit_test(who_does_not_read_gives_way),
         cmocka_unit_test(notify_and_timeouts), cmocka_unit_test(the_queue_is_bounded), cmocka_unit_test(allocation_failures),

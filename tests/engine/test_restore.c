@@ -1,5 +1,8 @@
 // Restarts with --cache-dir of models whose pages are not all of one kind: windows (gemma3: five layers see the last tokens, the sixth all) and recurrent
 // states. The next turn goes on from disk with the tokens of a run that has no cache, and so does one that finds only some groups of its pages.
+#include <pthread.h>
+#include <sched.h>
+
 #include "engine/cache_dir.h"
 #include "engine/recurrent_model.h"
 #include "model/small_model.h"
@@ -43,6 +46,17 @@ static void remove_second_group(const char *file) {
     if (!strcmp(file + strlen(file) - 2, ".1") && removed++ % 2 == 0) unlink(file);
 }
 
+static int damaged, which;
+static void damage_second_group(const char *file) {
+    FILE *f = strcmp(file + strlen(file) - 2, ".1") || damaged++ != which ? NULL : fopen(file, "r+b");
+    if (!f) return;
+    fseek(f, -1, SEEK_END);
+    int last = fgetc(f);
+    fseek(f, -1, SEEK_END);
+    fputc(last ^ 1, f);
+    fclose(f);
+}
+
 static void goes_on(const char *path) {
     int32_t tokens[NEXT];
     empty_dir(dir);
@@ -60,6 +74,16 @@ static void goes_on(const char *path) {
     answer *some = once(true, path, tokens, NEXT);
     same_tokens(next_want, some, 0, 0);
     assert_true(some->usage.cached_tokens < NEXT / 32 * 32);
+    empty_dir(dir); // and with any one file of the second group damaged, which shows when the page's first group is in memory already
+    answer_free(once(true, path, tokens, NEXT));
+    for (which = 0, damaged = 1; which < damaged; which++) {
+        damaged = 0;
+        each_file(dir, damage_second_group);
+        assert_true(damaged > 0);
+        answer *rest = once(true, path, tokens, NEXT);
+        same_tokens(next_want, rest, 0, 0);
+        answer_free(rest);
+    }
     answer_free(want), answer_free(first), answer_free(next_want), answer_free(next), answer_free(some);
 }
 
@@ -71,6 +95,119 @@ static void windows(void **state) {
 static void recurrent_states(void **state) {
     (void)state;
     goes_on(recurrent_path);
+}
+
+static void *reader_main(void *request) {
+    altiserve_event e;
+    while (altiserve_next(request, UINT32_MAX, &e) != EVENT_END) {}
+    return NULL;
+}
+
+// A prompt that finds pages on disk, gives way to an urgent one before its first token and finds them again, perhaps on disk again: they count once.
+static void counts_once(void **state) {
+    (void)state;
+    enum { FIRST = 400, LONG = 620, ROUNDS = 2, URGENT = 4 };
+    altiserve_options o = toy_options();
+    int32_t tokens[LONG];
+    o.cache_dir = dir;
+    o.context = 1024;
+    o.parallel = 2; // beside a stream that is older than all
+    o.step_tokens = 8;
+    o.speculation = SPECULATE_OFF;
+    empty_dir(dir);
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < LONG; i++) tokens[i] = 40 + (i * (7 + round) + i / 60) % 60;
+        altiserve *a = engine_with(o);
+        altiserve_generate g = {.model = "toy-1", .tokens = tokens, .n_tokens = FIRST, .n = 1, .max_tokens = 1, .logprobs = -1, .ignore_eos = true, .given = SAMPLING_TEMPERATURE};
+        answer_free(ask(a, &g));
+        altiserve_destroy(a);
+        a = engine_with(o);
+        const double displaced = obs_read(OBS_DISPLACED, "toy-1", NULL);
+        altiserve_request *r = NULL, *older = NULL;
+        altiserve_event e;
+        altiserve_generate steady = greedy("Hello", 900);
+        assert_int_equal(altiserve_submit(a, &steady, &older, NULL), OK);
+        while (altiserve_next(older, UINT32_MAX, &e) != EVENT_STARTED) {}
+        pthread_t thread;
+        assert_int_equal(pthread_create(&thread, NULL, reader_main, older), 0);
+        answer *got = mem_calloc(1, sizeof *got);
+        g.n_tokens = LONG;
+        g.max_tokens = 4;
+        g.priority = 5;
+        if (altiserve_submit(a, &g, &r, &got->err) != OK) fail_msg("%s", got->err.text);
+        assert_int_equal(altiserve_next(r, UINT32_MAX, &e), EVENT_STARTED);
+        while (round && altiserve_request_usage(r).cached_tokens == 0) sched_yield(); // in the first round perhaps before anything has come
+        altiserve_request *urgent[URGENT];
+        for (int u = 0; u < URGENT; u++) { // together they take all pages
+            int32_t others[900];
+            for (int i = 0; i < 900; i++) others[i] = 40 + (i * (3 + u) + round * 13 + i / 50) % 60;
+            altiserve_generate now = g;
+            now.tokens = others;
+            now.n_tokens = 900;
+            now.max_tokens = 1;
+            now.priority = 0;
+            assert_int_equal(altiserve_submit(a, &now, &urgent[u], NULL), OK);
+        }
+        for (int u = 0; u < URGENT; u++) {
+            answer *x = mem_calloc(1, sizeof *x);
+            collect(urgent[u], x);
+            assert_int_equal(x->end, FINISH_LENGTH);
+            answer_free(x);
+        }
+        collect(r, got);
+        assert_int_equal(got->end, FINISH_LENGTH);
+        assert_true(obs_read(OBS_DISPLACED, "toy-1", NULL) > displaced);
+        if (got->usage.cached_tokens != FIRST / 32 * 32) fail_msg("round %d: %u of %d tokens are called cached, and %d were kept", round, got->usage.cached_tokens, LONG, FIRST / 32 * 32);
+        answer_free(got);
+        altiserve_cancel(older);
+        pthread_join(thread, NULL);
+        altiserve_request_free(older);
+        altiserve_destroy(a);
+    }
+}
+
+// Pages that a server without --deterministic wrote are not those that one with it would have, where few rows are another recipe.
+static void recipes_apart(void **state) {
+    (void)state;
+    enum { FEW = 8, MADE = 100, ALL = FEW + MADE + 10 };
+    altiserve_options o = toy_options();
+    int32_t tokens[ALL];
+    error err = {0};
+    altiserve *a = NULL;
+    o.isa = "amx-emulated";
+    o.speculation = SPECULATE_OFF;
+    for (int i = 0; i < ALL; i++) tokens[i] = 40 + i * 7 % 60;
+    altiserve_generate g = {.model = "toy-1", .tokens = tokens, .n_tokens = FEW, .n = 1, .max_tokens = MADE, .logprobs = 0, .ignore_eos = true, .sampling = {.temperature = 1, .seed = 5, .has_seed = true}, .given = SAMPLING_TEMPERATURE};
+    empty_dir(dir);
+    o.cache_dir = dir;
+    o.deterministic = false;
+    if (altiserve_create(&o, &a, &err) != OK) fail_msg("%s", err.text);
+    answer *filled = ask(a, &g);
+    altiserve_destroy(a);
+    if (filled->end == FINISH_ERROR && filled->err.code == E_UNSUPPORTED) { // this machine does not emulate tiles
+        answer_free(filled);
+        skip();
+    }
+    memcpy(tokens + FEW, filled->tokens[0], MADE * sizeof *tokens);
+    assert_true(each_file(dir, NULL) > 0);
+    g.n_tokens = ALL;
+    answer *again, *serial;
+    for (int pass = 0; pass < 2; pass++) {
+        o.deterministic = true;
+        o.cache_dir = pass ? dir : NULL;
+        a = engine_with(o);
+        *(pass ? &again : &serial) = ask(a, &g);
+        altiserve_destroy(a);
+    }
+    assert_int_equal(again->usage.cached_tokens, 0);
+    same_tokens(again, serial, 0, 0);
+    assert_memory_equal(again->logprob[0], serial->logprob[0], serial->n_tokens[0] * sizeof(float));
+    o.deterministic = false; // its own it finds again
+    a = engine_with(o);
+    answer *own = ask(a, &g);
+    altiserve_destroy(a);
+    assert_int_equal(own->usage.cached_tokens, (FEW + MADE - 1) / 32 * 32);
+    answer_free(filled), answer_free(again), answer_free(serial), answer_free(own);
 }
 
 static int write_models(void **state) {
@@ -85,7 +222,7 @@ int main(void) {
     snprintf(dir, sizeof dir, "/tmp/altiserve-restore-%d", (int)getpid());
     snprintf(windows_path, sizeof windows_path, "%s-windows.gguf", dir);
     snprintf(recurrent_path, sizeof recurrent_path, "%s-recurrent.gguf", dir);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(windows), cmocka_unit_test(recurrent_states)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(windows), cmocka_unit_test(recurrent_states), cmocka_unit_test(counts_once), cmocka_unit_test(recipes_apart)};
     int failed = cmocka_run_group_tests(tests, write_models, NULL);
     empty_dir(dir);
     rmdir(dir);

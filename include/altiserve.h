@@ -311,6 +311,7 @@ typedef struct altiserve_quantize_spec {
 typedef struct altiserve_quantize_result {
     uint64_t in_bytes, out_bytes;
     size_t   tensors, fallbacks; // fallbacks: matrices whose rows do not fit the wanted type's blocks
+    size_t   quantized;          // tensors that were in blocks of another type before: the errors of both add up
 } altiserve_quantize_result;
 status altiserve_quantize(const altiserve_quantize_spec *spec, altiserve_quantize_result *out, error *err);
 // The names of file types that can be written; NULL past the last.

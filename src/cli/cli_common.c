@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -15,6 +16,9 @@ int cli_fail(const error *err) {
 
 status cli_open(const flags *f, altiserve **out, error *err) {
     altiserve_options o = flags_engine(f);
+    struct stat st;
+    if (f->given[FLAG_MODELS] && (stat(f->text[FLAG_MODELS], &st) || !S_ISDIR(st.st_mode))) // the default folder may be missing: then there is toy-1
+        return error_set(err, E_NOTFOUND, "--models %s: there is no such folder", f->text[FLAG_MODELS]);
     return altiserve_create(&o, out, err);
 }
 
@@ -66,7 +70,7 @@ status cli_ids(const char *list, int32_t **ids, size_t *n, error *err) {
         if (end == s || errno || v < 0 || v > INT32_MAX) {
             mem_free(*ids);
             *ids = NULL;
-            return error_set(err, E_USAGE, "--tokens takes token ids as \"1 2 3\", not \"%.40s\"", s);
+            return error_set(err, E_USAGE, "token ids are written as \"1 2 3\", not \"%.40s\"", s);
         }
         if (!mem_grow((void **)ids, &cap, *n + 1, sizeof **ids)) {
             mem_free(*ids);

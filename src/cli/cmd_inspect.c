@@ -54,13 +54,15 @@ int cmd_inspect(const flags *f) {
     error err = {0};
     altiserve *a = NULL;
     char *text = NULL;
+    bool whole = true; // else what is wrong is in the report, and in the exit status
     if (cli_open(f, &a, &err) == OK && altiserve_inspect(a, f->positional[0], &text, &err) == OK) {
-        json_t *report = f->number[FLAG_JSON] ? NULL : json_loads(text, 0, NULL);
-        if (report) print_object(report, 0);
+        json_t *report = json_loads(text, 0, NULL);
+        whole = !json_object_get(report, "error");
+        if (report && !f->number[FLAG_JSON]) print_object(report, 0);
         else puts(text);
         json_decref(report);
     }
     mem_free(text);
     altiserve_destroy(a);
-    return err.code ? cli_fail(&err) : 0;
+    return err.code ? cli_fail(&err) : !whole;
 }

@@ -21,6 +21,7 @@ int cmd_quantize(const flags *f) {
     status s = altiserve_quantize(&spec, &r, &err);
     if (last >= 0) fputs("\r\033[K", stderr);
     if (s != OK) return cli_fail(&err);
+    if (r.quantized) fprintf(stderr, "altiserve: %zu tensors were in blocks already: errors add up, a file in F16, BF16 or F32 is a better source\n", r.quantized);
     printf("%s: %zu tensors, %.1f MB (was %.1f MB)\n", spec.out, r.tensors, (double)r.out_bytes / 1e6, (double)r.in_bytes / 1e6);
     if (r.fallbacks) printf("%zu tensors have rows that do not fit the type's blocks and were written in another type\n", r.fallbacks);
     return 0;

@@ -46,7 +46,11 @@ int cmd_tokenize(const flags *f) {
     altiserve *a = NULL;
     char *text = NULL;
     size_t len;
-    if (cli_open(f, &a, &err) == OK && cli_read("-", &text, &len, &err) == OK) tokenize_all(a, f, text, len, &err);
+    const char *given = f->text[FLAG_TEXT];
+    if (cli_open(f, &a, &err) == OK) {
+        if (given) print_ids(a, f, given, strlen(given), &err); // one record, newlines and all
+        else if (cli_read("-", &text, &len, &err) == OK) tokenize_all(a, f, text, len, &err);
+    }
     mem_free(text);
     altiserve_destroy(a);
     return err.code ? cli_fail(&err) : 0;
@@ -56,12 +60,14 @@ int cmd_detokenize(const flags *f) {
     error err = {0};
     altiserve *a = NULL;
     int32_t *ids = NULL;
-    char *text = NULL;
+    char *text = NULL, *input = NULL;
     size_t n, len;
-    if (cli_ids(f->text[FLAG_TOKENS] ? f->text[FLAG_TOKENS] : "", &ids, &n, &err) == OK && cli_open(f, &a, &err) == OK &&
+    if (!f->text[FLAG_TOKENS] && cli_read("-", &input, &len, &err) != OK) return cli_fail(&err);
+    if (cli_ids(input ? input : f->text[FLAG_TOKENS], &ids, &n, &err) == OK && cli_open(f, &a, &err) == OK &&
         altiserve_detokenize(a, f->positional[0], ids, n, &text, &len, &err) == OK)
         fwrite(text, 1, len, stdout);
     mem_free(ids);
+    mem_free(input);
     mem_free(text);
     altiserve_destroy(a);
     return err.code ? cli_fail(&err) : 0;

@@ -17,7 +17,7 @@ static const struct command {
     {"run", CMD_RUN, cmd_run, 1, 2, "MODEL [PROMPT]", "chat in the terminal, or answer one prompt"},
     {"generate", CMD_GENERATE, cmd_generate, 1, 1, "MODEL", "continue a text or token ids"},
     {"tokenize", CMD_TOKENIZE, cmd_tokenize, 1, 1, "MODEL", "text on stdin to token ids, a line a record"},
-    {"detokenize", CMD_DETOKENIZE, cmd_detokenize, 1, 1, "MODEL", "token ids to text"},
+    {"detokenize", CMD_DETOKENIZE, cmd_detokenize, 1, 1, "MODEL", "token ids on stdin to text"},
     {"logits", CMD_LOGITS, cmd_logits, 1, 1, "MODEL", "the logits of every token of a prompt"},
     {"embed", CMD_EMBED, cmd_embed, 1, 1, "MODEL", "the embedding of a text"},
     {"template", CMD_TEMPLATE, cmd_template, 1, 1, "MODEL|FILE.jinja", "the prompt text of a conversation"},

@@ -2,6 +2,7 @@
 // Rows are read, decoded and encoded by the pool's workers; the calling thread writes.
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/mem.h"
 #include "base/pool.h"
@@ -146,6 +147,7 @@ static status write_all(job *j, const char *out, const gguf_tensor **order, cons
         quant_row_bytes(type, gguf_tensor_elems(t), &row);
         result->out_bytes += row;
         result->in_bytes += t->bytes;
+        result->quantized += t->type != type && to->flags & from->flags & QUANT_IS_BLOCK;
     }
     result->tensors = n;
     j->progress.total_bytes = result->in_bytes;
@@ -164,6 +166,15 @@ static status write_all(job *j, const char *out, const gguf_tensor **order, cons
     return st;
 }
 
+// Whether `out` is one of the files that are read: what is written would take its place.
+static bool is_input(const gguf *g, const char *out) {
+    struct stat a, b;
+    if (stat(out, &a)) return false;
+    for (uint32_t i = 0; i < gguf_files(g); i++)
+        if (!stat(gguf_file_path(g, i), &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino) return true;
+    return false;
+}
+
 status convert_quantize(const char *in, const char *out, const convert_options *o, convert_result *result, error *err) {
     convert_result r = {0};
     gguf *g = NULL;
@@ -173,7 +184,8 @@ status convert_quantize(const char *in, const char *out, const convert_options *
     status st = gguf_open(in, &g, err);
     if (st) return st;
     j.g = g;
-    st = pool_create(threads, NULL, &j.pool, err);
+    if (is_input(g, out)) st = error_set(err, E_USAGE, "%s would be replaced by what is made from it: write to another file", out);
+    if (!st) st = pool_create(threads, NULL, &j.pool, err);
     if (!st) st = gguf_writer_create(&j.w, err);
     if (!st) st = convert_order(g, &order, err);
     if (!st) {

@@ -51,10 +51,11 @@ typedef struct convert_options {
 typedef struct convert_result {
     uint64_t in_bytes, out_bytes; // tensor data
     size_t   tensors, fallbacks;  // fallbacks: rows no multiple of the wanted block, another type was taken
+    size_t   quantized;           // of them made from blocks of another type: the errors of both add up
 } convert_result;
 
 convert_options convert_defaults(const convert_type *type);
-// E_INVALID also when a type needs an importance matrix and none was given. result may be NULL.
+// E_INVALID also when a type needs an importance matrix and none was given; E_USAGE when out is a file that is read. result may be NULL.
 status convert_quantize(const char *in, const char *out, const convert_options *options, convert_result *result, error *err);
 
 // The type each tensor of g would get, in types[gguf_tensor_count(g)]; what convert_quantize does before it writes.

@@ -49,6 +49,6 @@ status altiserve_quantize(const altiserve_quantize_spec *spec, altiserve_quantiz
     convert_result result = {0};
     if (s == OK) s = convert_quantize(spec->in, spec->out, &o, &result, err);
     convert_importance_free(importance);
-    if (s == OK && out) *out = (altiserve_quantize_result){result.in_bytes, result.out_bytes, result.tensors, result.fallbacks};
+    if (s == OK && out) *out = (altiserve_quantize_result){result.in_bytes, result.out_bytes, result.tensors, result.fallbacks, result.quantized};
     return s;
 }

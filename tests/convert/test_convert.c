@@ -289,11 +289,21 @@ static void stops_and_failures(void **state) {
         failures++;
     }
     assert_true(failures > 5);
-    // Over itself: the input is read to the end before the name changes hands.
+    // Never over itself, by whatever name; from blocks it says so.
+    char other_name[sizeof in_path + 8];
     convert_result r;
-    ok(convert_quantize(in_path, in_path, &o, &r, &e), &e);
-    assert_true(r.out_bytes < r.in_bytes && r.tensors == 21);
-    assert_string_equal(type_in(in_path, "blk.0.attn_q.weight"), "Q4_0");
+    assert_int_equal(convert_quantize(in_path, in_path, &o, &r, &e), E_USAGE);
+    snprintf(other_name, sizeof other_name, "%s.link", in_path);
+    assert_int_equal(link(in_path, other_name), 0);
+    assert_int_equal(convert_quantize(in_path, other_name, &o, &r, &e), E_USAGE);
+    unlink(other_name);
+    ok(convert_quantize(in_path, out_path, &o, &r, &e), &e);
+    assert_true(r.out_bytes < r.in_bytes && r.tensors == 21 && r.quantized == 0);
+    assert_string_equal(type_in(out_path, "blk.0.attn_q.weight"), "Q4_0");
+    o.type = convert_type_find("Q8_0");
+    ok(convert_quantize(out_path, other_name, &o, &r, &e), &e);
+    assert_true(r.quantized > 5 && r.quantized < r.tensors);
+    unlink(other_name);
     assert_int_equal(convert_quantize("/nonexistent", out_path, &o, NULL, &e), E_NOTFOUND);
     assert_null(convert_type_find("Q4_K"));
     unlink(in_path);

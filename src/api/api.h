@@ -21,7 +21,7 @@ typedef struct api_options {
 status api_start(const api_options *options, api **out, error *err);
 uint16_t api_port(const api *a);
 const char *api_url(const api *a); // "http://127.0.0.1:8080"
-// Refuses new requests, lets running ones end until deadline_ms has passed, then cuts. A second call, from another thread, with a shorter
-// deadline hastens the first. Drain the engine afterwards.
+// Refuses new requests, lets running ones end until deadline_ms has passed, then cuts: in the engine, so that their clients are told (503, or an error in the stream) and,
+// three seconds later, whatever connection is left. A second call, from another thread, with a shorter deadline hastens the first.
 void api_stop(api *a, uint32_t deadline_ms);
 void api_free(api *a); // after api_stop returned

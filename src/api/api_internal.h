@@ -193,7 +193,9 @@ struct api {
     bool         reserve;     // worker 0 takes from queue 0 alone, so that long prompts never hold up running streams
     bool         idle0;       // worker 0 waits, on cond0
     pthread_cond_t cond0;
-    bool         quit, stopping;
+    bool         quit, stopping, stopped; // stopped: no connection is left
+    pthread_cond_t ends;      // stopped, or cut_at is sooner
+    double       cut_at;      // as api_now: when what still runs is cut
     worker       workers[16];
     int          n_workers;
 };

@@ -323,6 +323,7 @@ static void free_api(api *a) {
     mem_free(a->keys);
     pthread_cond_destroy(&a->cond);
     pthread_cond_destroy(&a->cond0);
+    pthread_cond_destroy(&a->ends);
     pthread_mutex_destroy(&a->lock);
     mem_free(a);
 }
@@ -343,6 +344,7 @@ status api_start(const api_options *o, api **out, error *err) {
     pthread_mutex_init(&a->lock, NULL);
     os_cond_init(&a->cond);
     os_cond_init(&a->cond0);
+    os_cond_init(&a->ends);
     json_object_seed(0); // from the system's randomness, before any thread parses: keys of objects must not be made to collide
     a->engine = o->engine;
     a->begin_s = o->http.keepalive_ms ? o->http.keepalive_ms / 1000.0 : 5;
@@ -377,13 +379,41 @@ status api_start(const api_options *o, api **out, error *err) {
 uint16_t api_port(const api *a) { return http_port(a->http); }
 const char *api_url(const api *a) { return http_url(a->http); }
 
+enum { LAST_WORDS_MS = 3000 }; // for answers that were cut to be sent
+
+// At the deadline whoever still runs in the engine is cut there, so that its client is told; connections end after that.
+static void *cut_main(void *arg) {
+    api *a = arg;
+    pthread_mutex_lock(&a->lock);
+    for (double left; !a->stopped && (left = a->cut_at - api_now()) > 0;) os_cond_wait_for(&a->ends, &a->lock, (int64_t)(left * 1e3) + 1);
+    bool cut = !a->stopped;
+    pthread_mutex_unlock(&a->lock);
+    if (!cut) return NULL;
+    altiserve_stats st;
+    altiserve_get_stats(a->engine, &st);
+    if (st.running + st.waiting) obs_log(OBS_WARN, "%u running and %u waiting requests are cut: the time of --drain-timeout is over", st.running, st.waiting);
+    altiserve_drain(a->engine, 0);
+    return NULL;
+}
+
 void api_stop(api *a, uint32_t deadline_ms) {
+    double at = api_now() + deadline_ms / 1e3;
     pthread_mutex_lock(&a->lock);
     bool first = !a->stopping;
+    if (first || at < a->cut_at) a->cut_at = at;
     a->stopping = true;
+    pthread_cond_broadcast(&a->ends);
     pthread_mutex_unlock(&a->lock);
-    http_stop(a->http, deadline_ms);
-    if (first) end_pool(a); // after the last request: it goes on until no job is left
+    pthread_t cutter;
+    bool cuts = first && pthread_create(&cutter, NULL, cut_main, a) == 0;
+    http_stop(a->http, deadline_ms > UINT32_MAX - LAST_WORDS_MS ? deadline_ms : deadline_ms + LAST_WORDS_MS);
+    if (!first) return;
+    pthread_mutex_lock(&a->lock);
+    a->stopped = true;
+    pthread_cond_broadcast(&a->ends);
+    pthread_mutex_unlock(&a->lock);
+    if (cuts) pthread_join(cutter, NULL);
+    end_pool(a); // after the last request: it goes on until no job is left
 }
 
 void api_free(api *a) {

@@ -233,6 +233,7 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t ms, altiserve
     return m->ev.kind;
 }
 
+void altiserve_drain(altiserve *a, uint32_t deadline_ms) { (void)a, (void)deadline_ms; }
 void altiserve_cancel(altiserve_request *r) {
     pthread_mutex_lock(&r->lock);
     if (!r->cancelled) atomic_fetch_add(&cancels, 1);

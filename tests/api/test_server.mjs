@@ -491,6 +491,34 @@ const tests = {
     for (let i = 0; i < 8; i++) assert.equal(gather(list, i).finish, 'length');
     assert.deepEqual(await one.child.ended, { code: 0, signal: null });
     await assert.rejects(fetch(one.url));
+    // Who still runs at the deadline is told so.
+    const late = await serve('--drain-timeout', '0');
+    const told = { waiting: 0, streams: 0 };
+    const some = Array.from({ length: 40 }, (_, i) => new Promise((resolve, reject) => {
+      const request = http.request(`${late.url}/v1/completions`, { method: 'POST', agent: false }, (response) => {
+        let text = '';
+        response.setEncoding('utf8');
+        response.on('data', (part) => { text += part; });
+        response.on('error', reject);
+        response.on('end', () => {
+          if (i % 2) {
+            assert.ok([200, 503].includes(response.statusCode));
+            if (response.statusCode === 503) assert.match(JSON.parse(text).error.message, /stopping/), told.waiting++;
+          } else {
+            const last = events(text).at(-1);
+            if (last.error) assert.match(last.error.message, /stopping/), told.streams++;
+          }
+          resolve();
+        });
+      });
+      request.on('error', reject);
+      request.end(JSON.stringify({ prompt: `Story ${i}`, max_tokens: 480, ignore_eos: true, stream: i % 2 === 0 }));
+    }));
+    await until('all are in the engine', async () => { const m = await metrics(late.url); return m('vllm:num_requests_running') + m('vllm:num_requests_waiting') >= 40; });
+    late.child.kill('SIGTERM');
+    await Promise.all(some);
+    assert.ok(told.waiting > 0 && told.streams > 0, JSON.stringify(told));
+    assert.deepEqual(await late.child.ended, { code: 0, signal: null });
     // The second ends at once.
     const two = await serve();
     const work = JSON.stringify({ prompt: Array.from({ length: 200 }, (_, i) => `Story ${i}.`), n: 1, max_tokens: 450, ignore_eos: true, stream: true });

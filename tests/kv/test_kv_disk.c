@@ -1,4 +1,5 @@
-// The disk and host tiers by themselves: what comes back, bounds, order of eviction, rates, remains of a killed writer, files of others.
+// The disk and host tiers by themselves: what comes back, bounds, order of eviction, rates, who waits for the file system, remains of a killed writer,
+// files of others. What must not wait is ended by an alarm when it does.
 #include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -32,6 +33,7 @@ static void remove_all(const char *path) {
 
 static int setup(void **state) {
     (void)state;
+    alarm(120);
     remove_all(dir);
     return 0;
 }
@@ -188,6 +190,41 @@ static void delays_are_measured(void **state) {
     kv_disk_close(d);
 }
 
+// Where a page's file is.
+static void path_of(const kv_record *r, char out[400]) {
+    int n = snprintf(out, 400, "%s/%02x/", dir, r->id[0]);
+    for (int i = 0; i < 32; i++) n += snprintf(out + n, 400 - (size_t)n, "%02x", r->id[i]);
+    snprintf(out + n, 400 - (size_t)n, ".%d", r->group);
+}
+
+// A file that says it is its own parent is none of ours, and takes no room for ever.
+static void a_page_is_not_its_own_parent(void **state) {
+    (void)state;
+    char path[400];
+    kv_record evil = page(1, 5);
+    memcpy(evil.parent, evil.id, sizeof evil.parent);
+    uint8_t file[KV_FILE_HEADER + BYTES];
+    content_of(&evil, file + KV_FILE_HEADER);
+    kv_file_header(&evil, file + KV_FILE_HEADER, file);
+    kv_disk *d = open_with(0, 0); // makes the folders
+    assert_int_equal(put(d, page(1, 0)), KV_PUT_FILL);
+    kv_disk_close(d);
+    path_of(&evil, path);
+    FILE *out = fopen(path, "wb");
+    assert_non_null(out);
+    assert_int_equal(fwrite(file, 1, sizeof file, out), sizeof file);
+    fclose(out);
+    d = open_with(2 * 8192, 0);
+    assert_int_not_equal(access(path, F_OK), 0);
+    for (uint32_t i = 0; i < 4; i++) put(d, page(2, i));
+    kv_disk_flush(d);
+    kv_disk_stats st;
+    kv_disk_get_stats(d, &st);
+    assert_int_equal(st.files, 2);
+    assert_true(st.bytes <= 2 * 8192);
+    kv_disk_close(d);
+}
+
 static void write_to(const char *path, const void *data, size_t n) {
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
@@ -202,12 +239,11 @@ static void strangers_stay_and_remains_go(void **state) {
     put(d, r);
     kv_disk_close(d);
     char file[400], mine[500], part[500], bad[500];
-    int n = snprintf(file, sizeof file, "%s/%02x/", dir, r.id[0]);
-    snprintf(mine, sizeof mine, "%sholiday.jpg", file);
-    for (int i = 0; i < 32; i++) n += snprintf(file + n, sizeof file - (size_t)n, "%02x", r.id[i]);
-    snprintf(part, sizeof part, "%s.1.part", file);
-    snprintf(bad, sizeof bad, "%s.1", file);
-    snprintf(file + n, sizeof file - (size_t)n, ".0");
+    path_of(&r, file);
+    int stem = (int)strlen(file) - 2;
+    snprintf(mine, sizeof mine, "%s/%02x/holiday.jpg", dir, r.id[0]);
+    snprintf(part, sizeof part, "%.*s.1.part", stem, file);
+    snprintf(bad, sizeof bad, "%.*s.1", stem, file);
     assert_int_equal(access(file, R_OK), 0);
     write_to(mine, "me", 2);
     write_to(part, "half", 4);
@@ -268,6 +304,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(what_was_put_comes_back, setup), cmocka_unit_test_setup(leaves_go_first_and_bytes_are_bounded, setup),
         cmocka_unit_test_setup(the_rate_is_kept, setup), cmocka_unit_test_setup(delays_are_measured, setup), cmocka_unit_test_setup(strangers_stay_and_remains_go, setup),
+        
+        cmocka_unit_test_setup(a_page_is_not_its_own_parent, setup),
         cmocka_unit_test(every_damage_is_seen), cmocka_unit_test(host_memory_is_bounded),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

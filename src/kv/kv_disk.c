@@ -5,7 +5,9 @@
 // Nothing is synced: after a loss of power a file may be short or hold zeros, which its hashes show. Files that are not named like ours are never touched.
 //
 // Invariants, all under `lock`: bytes of the map never exceed the limit but for the page being written; a page that is queued is in `queue` until its file is there
-// (or has failed); the bytes of queued contents never exceed max(QUEUE_BYTES, one page). Only the writer thread creates and evicts files.
+// (or has failed); the bytes of queued contents never exceed max(QUEUE_BYTES, one page).
+// Only the writer thread creates and evicts files. An evicted file leaves the map first and the folder before the next one is written, so a page that is put
+// again meanwhile gets its file after the old one went. No file is opened, read, written or evicted under the lock: the engine thread takes it.
 // Threads: any, but for open and close.
 #include <dirent.h>
 #include <errno.h>
@@ -149,23 +151,26 @@ static status scan(kv_disk *d, error *err) {
 
 // ---- the writer ----------------------------------------------------------------------------------
 
-// Removes files of the least useful entries until `more` bytes fit. Under the lock.
+// Removes files of the least useful entries until `more` bytes fit. Not under the lock; on the writer thread, or before there is one.
 static void make_room(kv_disk *d, uint64_t more) {
+    pthread_mutex_lock(&d->lock);
     while (d->map.bytes + more > d->limit && d->map.oldest) {
-        disk_entry *e = d->map.oldest;
-        uint8_t id[32];
-        uint64_t files[KV_GROUPS];
-        memcpy(id, e->id, sizeof id);
-        memcpy(files, e->file, sizeof files);
+        disk_entry gone = *d->map.oldest;
+        for (int32_t g = 0; g < KV_GROUPS; g++) {
+            if (!gone.file[g]) continue;
+            d->st.evicted++;
+            disk_map_lost(&d->map, disk_map_find(&d->map, gone.id), g);
+        }
+        pthread_mutex_unlock(&d->lock);
         for (int32_t g = 0; g < KV_GROUPS; g++) {
             char path[MAX_PATH];
-            if (!files[g]) continue;
-            path_of(d, id, g, path);
+            if (!gone.file[g]) continue;
+            path_of(d, gone.id, g, path);
             unlink(path);
-            d->st.evicted++;
-            disk_map_lost(&d->map, disk_map_find(&d->map, id), g);
         }
+        pthread_mutex_lock(&d->lock);
     }
+    pthread_mutex_unlock(&d->lock);
 }
 
 static bool write_all(int fd, const void *data, size_t n) {
@@ -209,8 +214,8 @@ static void *writer_main(void *arg) {
         if (!x) break;
         uint64_t size = disk_blocks(x->what.bytes);
         bool paused = d->now_ms() < d->paused_until;
-        if (!paused) make_room(d, size);
         pthread_mutex_unlock(&d->lock);
+        if (!paused) make_room(d, size);
         bool good = !paused && write_file(d, &x->what, x + 1);
         pthread_mutex_lock(&d->lock);
         if (good && disk_map_add(&d->map, &x->what, size)) {

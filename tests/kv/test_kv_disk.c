@@ -197,6 +197,50 @@ static void path_of(const kv_record *r, char out[400]) {
     snprintf(out + n, 400 - (size_t)n, ".%d", r->group);
 }
 
+// kv_disk's calls of unlink come here.
+static void (*before_unlink)(const char *path);
+int unlink(const char *path) {
+    if (before_unlink) before_unlink(path);
+    return unlinkat(AT_FDCWD, path, 0);
+}
+
+static kv_disk *evicting;
+static kv_record victim;
+static int evictions;
+static bool had;
+static kv_put how_again;
+
+// The page whose file is about to go is wanted again.
+static void put_again(const char *path) {
+    char gone[400];
+    path_of(&victim, gone);
+    if (strcmp(path, gone)) return;
+    if (evictions++) return;
+    had = kv_disk_has(evicting, &victim);
+    how_again = put(evicting, victim);
+}
+
+// While a file is being removed to make room the tier answers others, and a page that is put meanwhile keeps the file that it gets.
+static void who_asks_waits_for_no_eviction(void **state) {
+    (void)state;
+    evicting = open_with(2 * 8192, 0);
+    victim = page(1, 0);
+    evictions = 0;
+    assert_int_equal(put(evicting, victim), KV_PUT_FILL);
+    assert_int_equal(put(evicting, page(2, 0)), KV_PUT_FILL);
+    kv_disk_flush(evicting);
+    before_unlink = put_again;
+    assert_int_equal(put(evicting, page(3, 0)), KV_PUT_FILL);
+    kv_disk_flush(evicting);
+    before_unlink = NULL;
+    assert_int_equal(evictions, 1);
+    assert_false(had);
+    assert_int_equal(how_again, KV_PUT_FILL);
+    assert_true(kv_disk_has(evicting, &victim));
+    assert_true(get(evicting, victim));
+    kv_disk_close(evicting);
+}
+
 // A file that says it is its own parent is none of ours, and takes no room for ever.
 static void a_page_is_not_its_own_parent(void **state) {
     (void)state;
@@ -304,7 +348,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(what_was_put_comes_back, setup), cmocka_unit_test_setup(leaves_go_first_and_bytes_are_bounded, setup),
         cmocka_unit_test_setup(the_rate_is_kept, setup), cmocka_unit_test_setup(delays_are_measured, setup), cmocka_unit_test_setup(strangers_stay_and_remains_go, setup),
-        
+        cmocka_unit_test_setup(who_asks_waits_for_no_eviction, setup), 
         cmocka_unit_test_setup(a_page_is_not_its_own_parent, setup),
         cmocka_unit_test(every_damage_is_seen), cmocka_unit_test(host_memory_is_bounded),
     };

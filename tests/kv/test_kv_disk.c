@@ -241,6 +241,78 @@ static void who_asks_waits_for_no_eviction(void **state) {
     kv_disk_close(evicting);
 }
 
+static atomic_int woken;
+static void wake(void *ctx) { (void)ctx, atomic_fetch_add(&woken, 1); }
+
+static status wait_next(kv_fetch *f, void **content) {
+    status s;
+    while ((s = kv_fetch_next(f, content)) == E_BUSY) usleep(100);
+    return s;
+}
+
+// The second page's file is a pipe that nobody writes: the reader is stuck in it from when the first page is there.
+static void a_fetch_is_freed_while_it_reads(void **state) {
+    (void)state;
+    char pipe[400];
+    kv_disk *d = open_with(0, 0);
+    kv_record pages[] = {page(1, 0), page(1, 1), page(1, 2)};
+    kv_fetch *f;
+    void *content;
+    for (int i = 0; i < 3; i++) assert_int_equal(put(d, pages[i]), KV_PUT_FILL);
+    kv_disk_flush(d);
+    path_of(&pages[1], pipe);
+    assert_int_equal(unlink(pipe), 0);
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    atomic_store(&woken, 0);
+    assert_int_equal(kv_fetch_begin(d, pages, 3, wake, NULL, &f, NULL), OK);
+    assert_int_equal(wait_next(f, &content), OK);
+    mem_free(content);
+    kv_fetch_free(f);
+    int fd = open(pipe, O_WRONLY); // lets the reader go on
+    assert_true(fd >= 0);
+    close(fd);
+    assert_true(get(d, pages[2])); // and it does
+    assert_int_equal(atomic_load(&woken), 1);
+    kv_disk_close(d);
+}
+
+// Twelve fetches of whom nobody takes: together they hold four pages and, so that none waits for another, one each beyond that.
+static void what_is_read_ahead_is_bounded_over_all(void **state) {
+    (void)state;
+    enum { N = 12, EACH = 6 };
+    kv_disk *d;
+    kv_disk_stats st;
+    kv_fetch *f[N];
+    kv_record pages[EACH];
+    void *content;
+    error err = {0};
+    if (kv_disk_open(&(kv_disk_options){.dir = dir, .ahead = 4 * BYTES}, &d, &err) != OK) fail_msg("%s", err.text);
+    for (uint32_t i = 0; i < EACH; i++) assert_int_equal(put(d, pages[i] = page(1, i)), KV_PUT_FILL);
+    kv_disk_flush(d);
+    atomic_store(&woken, 0);
+    for (int k = 0; k < N; k++) assert_int_equal(kv_fetch_begin(d, pages, EACH, k == N - 1 ? wake : NULL, NULL, &f[k], NULL), OK);
+    while (!atomic_load(&woken)) usleep(100);
+    kv_disk_get_stats(d, &st); // now the last one has a page, and was served last
+    assert_int_equal(st.read, 4 + N - 1);
+    for (int i = 0; i < EACH; i++) { // nobody else takes, and it still gets all of its own
+        assert_int_equal(wait_next(f[N - 1], &content), OK);
+        mem_free(content);
+    }
+    assert_int_equal(kv_fetch_next(f[N - 1], &content), E_NOTFOUND);
+    kv_disk_get_stats(d, &st);
+    assert_int_equal(st.read, 4 + N - 2 + EACH);
+    for (int k = 0; k < N; k++)
+        if (k != 1) kv_fetch_free(f[k]);
+    do kv_disk_get_stats(d, &st);
+    while (st.read < 4 + N - 2 + EACH + 3 && usleep(100) == 0); // what they held is the second's: three more beside its one
+    for (int i = 0; i < EACH; i++) {
+        assert_int_equal(wait_next(f[1], &content), OK);
+        mem_free(content);
+    }
+    kv_fetch_free(f[1]);
+    kv_disk_close(d);
+}
+
 // A file that says it is its own parent is none of ours, and takes no room for ever.
 static void a_page_is_not_its_own_parent(void **state) {
     (void)state;
@@ -348,8 +420,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(what_was_put_comes_back, setup), cmocka_unit_test_setup(leaves_go_first_and_bytes_are_bounded, setup),
         cmocka_unit_test_setup(the_rate_is_kept, setup), cmocka_unit_test_setup(delays_are_measured, setup), cmocka_unit_test_setup(strangers_stay_and_remains_go, setup),
-        cmocka_unit_test_setup(who_asks_waits_for_no_eviction, setup), 
-        cmocka_unit_test_setup(a_page_is_not_its_own_parent, setup),
+        cmocka_unit_test_setup(who_asks_waits_for_no_eviction, setup), cmocka_unit_test_setup(a_fetch_is_freed_while_it_reads, setup),
+        cmocka_unit_test_setup(what_is_read_ahead_is_bounded_over_all, setup), cmocka_unit_test_setup(a_page_is_not_its_own_parent, setup),
         cmocka_unit_test(every_damage_is_seen), cmocka_unit_test(host_memory_is_bounded),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

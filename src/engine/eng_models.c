@@ -345,7 +345,7 @@ void eng_models_rescan(eng_models *ms) {
     pthread_mutex_unlock(&ms->scan_lock);
 }
 
-// A file named by its path, outside the folder: listed under no name, kept until it changes.
+// A file named by its path, outside the folder: listed under no name, kept until it changes. The list is read under either lock and changed under both.
 static eng_file *find_path(eng_models *ms, const char *path) {
     uint64_t stamp;
     int64_t modified;
@@ -356,8 +356,11 @@ static eng_file *find_path(eng_models *ms, const char *path) {
         if (!strcmp(ms->opened[i]->path, path)) {
             f = ms->opened[i];
             if (f->stamp == stamp) break;
+            pthread_mutex_lock(&ms->lock);
             ms->opened[i] = ms->opened[--ms->n_opened];
+            pthread_mutex_unlock(&ms->lock);
             unlist(ms, f);
+            if (ms->changed) ms->changed(ms->ctx); // who waits for it is told
             f = NULL;
             break;
         }
@@ -366,11 +369,11 @@ static eng_file *find_path(eng_models *ms, const char *path) {
         char id[256];
         if (!id_of(slash ? slash + 1 : path, id, sizeof id)) snprintf(id, sizeof id, "%s", slash ? slash + 1 : path);
         f = strlen(path) < sizeof f->path ? file_create(id, path, stamp, modified, ms->o.context, true) : NULL;
-        if (f && mem_grow((void **)&ms->opened, &ms->cap_opened, ms->n_opened + 1, sizeof *ms->opened)) {
-            pthread_mutex_lock(&ms->lock);
-            ms->opened[ms->n_opened++] = f;
-            pthread_mutex_unlock(&ms->lock);
-        } else if (f) {
+        pthread_mutex_lock(&ms->lock);
+        bool listed = f && mem_grow((void **)&ms->opened, &ms->cap_opened, ms->n_opened + 1, sizeof *ms->opened);
+        if (listed) ms->opened[ms->n_opened++] = f;
+        pthread_mutex_unlock(&ms->lock);
+        if (!listed) {
             eng_file_release(f);
             f = NULL;
         }

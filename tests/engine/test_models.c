@@ -1,10 +1,13 @@
 // The models folder from altiserve.h: files come, go, break, grow and change while requests run; memory is shared.
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/eng_models.h"
 #include "engine/engine_util.h"
 #include "gguf/gguf.h"
 #include "obs/obs.h"
@@ -92,16 +95,16 @@ static void listed(altiserve *a, const char *want) {
     strbuf_free(&ids);
 }
 
-static void serves(altiserve *a, const char *model) {
+static void serves(altiserve *a, const char *id) {
     altiserve_generate g = greedy("Hello", 3);
-    g.model = model;
+    g.model = id;
     answer *x = ask(a, &g);
-    if (x->submitted != OK || x->end != FINISH_LENGTH) fail_msg("%s: %s", model, x->err.text);
+    if (x->submitted != OK || x->end != FINISH_LENGTH) fail_msg("%s: %s", id, x->err.text);
     assert_int_equal(x->n_tokens[0], 3);
     answer_free(x);
 }
 
-static status state_of(altiserve *a, const char *model, altiserve_model_info *info) { return altiserve_model(a, model, info, NULL); }
+static status state_of(altiserve *a, const char *id, altiserve_model_info *info) { return altiserve_model(a, id, info, NULL); }
 
 static void files_come_and_go(void **state) {
     (void)state;
@@ -326,6 +329,84 @@ static void a_broken_tokenizer_ends_the_load(void **state) {
     altiserve_destroy(a);
 }
 
+// ---- the list of models by itself: a request is a reference that is held --------------------------
+
+static pthread_mutex_t change_lock = PTHREAD_MUTEX_INITIALIZER;
+static int             changes;
+
+static void on_change(void *ctx) {
+    (void)ctx;
+    pthread_mutex_lock(&change_lock);
+    changes++;
+    pthread_mutex_unlock(&change_lock);
+}
+
+static eng_models *list_with(uint64_t memory, uint32_t timeout_ms) {
+    eng_models *ms;
+    error err = {0};
+    altiserve_options o = toy_options();
+    o.models_dir = dir;
+    o.open_paths = true;
+    o.context = 2048;
+    o.parallel = 1;
+    o.load_timeout_ms = timeout_ms;
+    if (memory) o.memory = memory;
+    if (eng_models_create(&o, on_change, NULL, &ms, &err) != OK) fail_msg("%s", err.text);
+    alarm(300); // ends a test that waits for what never comes
+    return ms;
+}
+
+static void list_end(eng_models *ms) {
+    eng_models_stop(ms);
+    eng_models_destroy(ms);
+    alarm(0);
+}
+
+static atomic_bool walk_on, found;
+
+static void *walk(void *arg) {
+    void **what = arg;
+    eng_model *m;
+    while (atomic_load(&walk_on))
+        if (eng_models_get(what[0], what[1], eng_now_ms(), &m, NULL) != E_NOTFOUND) atomic_store(&found, true);
+    return NULL;
+}
+
+// Files are named by path while others look through the list of them, for a version that is gone.
+static void paths_are_opened_while_the_list_is_read(void **state) {
+    (void)state;
+    put("one", SIZE_MAX, false);
+    put("other", SIZE_MAX, false);
+    eng_models *ms = list_with(0, 600000);
+    eng_file *gone, *f;
+    pthread_t thread;
+    char name[32];
+    assert_int_equal(link(path_of("one"), path_of("p-0")), 0);
+    assert_int_equal(eng_models_open(ms, path_of("p-0"), &gone, NULL), OK);
+    put("p-0", SIZE_MAX, false);
+    pthread_mutex_lock(&change_lock);
+    int before = changes;
+    pthread_mutex_unlock(&change_lock);
+    assert_int_equal(eng_models_open(ms, path_of("p-0"), &f, NULL), OK);
+    assert_ptr_not_equal(f, gone);
+    eng_file_release(f);
+    assert_int_equal(changes, before + 1); // who waits for the old one is told
+    atomic_store(&walk_on, true);
+    assert_int_equal(pthread_create(&thread, NULL, walk, (void *[]){ms, gone}), 0);
+    for (int i = 0; i < 300; i++) { // a hundred files, each replaced twice
+        snprintf(name, sizeof name, "p-%d", 1 + i % 100);
+        assert_int_equal(link(path_of(i / 100 % 2 ? "other" : "one"), path_of("next")), 0);
+        assert_int_equal(rename(path_of("next"), path_of(name)), 0);
+        assert_int_equal(eng_models_open(ms, path_of(name), &f, NULL), OK);
+        eng_file_release(f);
+    }
+    atomic_store(&walk_on, false);
+    pthread_join(thread, NULL);
+    assert_false(atomic_load(&found));
+    eng_file_release(gone);
+    list_end(ms);
+}
+
 static void the_folder_is_watched(void **state) {
     (void)state;
     altiserve_options o = toy_options();
@@ -393,6 +474,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(running_requests_keep_their_version, setup, teardown),
         cmocka_unit_test_setup_teardown(models_share_memory, setup, teardown), cmocka_unit_test_setup_teardown(a_load_waits_for_the_busy_one, setup, teardown),
         cmocka_unit_test_setup_teardown(a_broken_tokenizer_ends_the_load, setup, teardown),
+        cmocka_unit_test_setup_teardown(paths_are_opened_while_the_list_is_read, setup, teardown),
         cmocka_unit_test_setup_teardown(the_folder_is_watched, setup, teardown),
         cmocka_unit_test_setup_teardown(a_split_model_is_one, setup, teardown), cmocka_unit_test_setup_teardown(paths_open_only_where_allowed, setup, teardown),
     };

@@ -18,7 +18,7 @@
 #include "engine/eng_load.h"
 #include "obs/obs.h"
 
-enum { RESCAN_MS = 1000, MAX_ENTRIES = 10000 };
+enum { RESCAN_MS = 1000, KEEP_MS = 2000, MAX_ENTRIES = 10000 };
 
 int64_t eng_now_ms(void) {
     struct timespec t;
@@ -196,10 +196,11 @@ struct eng_models {
     eng_file      **opened; // files named by path
     size_t          n_opened, cap_opened;
     pthread_mutex_t lock, scan_lock;
-    pthread_cond_t  wake; // the loader's and the watcher's
+    pthread_cond_t  wake, tick; // the loader's: something is wanted, or memory may be free; the watcher's
     pthread_t       loader, watcher;
     bool            has_loader, has_watcher, stop;
     uint64_t        limit, used; // the ledger
+    uint64_t        asked;       // loads, so far: they are numbered
     eng_file       *loading;     // borrowed; for progress
     _Atomic uint64_t done, total;
     void          (*changed)(void *ctx);
@@ -265,15 +266,29 @@ static void log_listed(const eng_file *f) {
     else obs_log(OBS_INFO, "%s: %s, %s, %.1f MB", f->id, f->info.architecture, f->info.quantization, (double)f->info.file_bytes / 1e6);
 }
 
+// The load that was wanted is over. Under the lock.
+static void want_no_more(eng_file *f) {
+    f->wanted = f->needs = 0;
+    f->until = 0;
+    f->load_beside = false;
+}
+
 // Lets go of a version that is no longer listed. Called without the lock.
 static void unlist(eng_models *ms, eng_file *f) {
     pthread_mutex_lock(&ms->lock);
     eng_model *loaded = f->loaded;
     f->loaded = NULL;
-    f->load_wanted = false;
+    want_no_more(f);
     pthread_mutex_unlock(&ms->lock);
     eng_model_release(loaded);
     eng_file_release(f);
+}
+
+// Everything that can be loaded: the folder's files, those named by path, toy-1. Under the lock.
+static size_t count_all(const eng_models *ms) { return ms->n_files + ms->n_opened + 1; }
+
+static eng_file *file_at(const eng_models *ms, size_t i) {
+    return i < ms->n_files ? ms->files[i] : i < ms->n_files + ms->n_opened ? ms->opened[i - ms->n_files] : ms->toy;
 }
 
 static eng_file *find_listed(eng_models *ms, const char *id) { // under the lock
@@ -345,7 +360,7 @@ void eng_models_rescan(eng_models *ms) {
     pthread_mutex_unlock(&ms->scan_lock);
 }
 
-// A file named by its path, outside the folder: listed under no name, kept until it changes.
+// A file named by its path, outside the folder: listed under no name, kept until it changes. The list is read under either lock and changed under both.
 static eng_file *find_path(eng_models *ms, const char *path) {
     uint64_t stamp;
     int64_t modified;
@@ -356,8 +371,11 @@ static eng_file *find_path(eng_models *ms, const char *path) {
         if (!strcmp(ms->opened[i]->path, path)) {
             f = ms->opened[i];
             if (f->stamp == stamp) break;
+            pthread_mutex_lock(&ms->lock);
             ms->opened[i] = ms->opened[--ms->n_opened];
+            pthread_mutex_unlock(&ms->lock);
             unlist(ms, f);
+            if (ms->changed) ms->changed(ms->ctx); // who waits for it is told
             f = NULL;
             break;
         }
@@ -366,11 +384,11 @@ static eng_file *find_path(eng_models *ms, const char *path) {
         char id[256];
         if (!id_of(slash ? slash + 1 : path, id, sizeof id)) snprintf(id, sizeof id, "%s", slash ? slash + 1 : path);
         f = strlen(path) < sizeof f->path ? file_create(id, path, stamp, modified, ms->o.context, true) : NULL;
-        if (f && mem_grow((void **)&ms->opened, &ms->cap_opened, ms->n_opened + 1, sizeof *ms->opened)) {
-            pthread_mutex_lock(&ms->lock);
-            ms->opened[ms->n_opened++] = f;
-            pthread_mutex_unlock(&ms->lock);
-        } else if (f) {
+        pthread_mutex_lock(&ms->lock);
+        bool listed = f && mem_grow((void **)&ms->opened, &ms->cap_opened, ms->n_opened + 1, sizeof *ms->opened);
+        if (listed) ms->opened[ms->n_opened++] = f;
+        pthread_mutex_unlock(&ms->lock);
+        if (!listed) {
             eng_file_release(f);
             f = NULL;
         }
@@ -423,7 +441,7 @@ void eng_models_info(eng_models *ms, eng_file *f, altiserve_model_info *out) {
         out->weight_bytes = m->weight_bytes;
         out->vocabulary = m->n_vocab;
         out->context = f->loaded->context;
-    } else if (f->load_wanted) {
+    } else if (f->wanted) {
         out->state = MODEL_LOADING;
     }
     pthread_mutex_unlock(&ms->lock);
@@ -453,26 +471,43 @@ void eng_model_hold(eng_model *m) { atomic_fetch_add(&m->refs, 1); }
 
 void eng_model_release(eng_model *m) {
     if (!m) return;
-    atomic_store(&m->last_used, eng_now_ms());
-    if (atomic_fetch_sub(&m->refs, 1) != 1) return;
     eng_models *ms = m->owner;
-    uint64_t bytes = m->bytes;
-    char id[256];
-    snprintf(id, sizeof id, "%s", m->file->id);
-    eng_load_free(m);
-    obs_count(OBS_UNLOADS, id, NULL, 1);
+    atomic_store(&m->last_used, eng_now_ms());
+    int before = atomic_fetch_sub(&m->refs, 1);
+    if (before > 2) return;
+    uint64_t bytes = 0;
+    if (before == 1) {
+        bytes = m->bytes;
+        char id[256];
+        snprintf(id, sizeof id, "%s", m->file->id);
+        eng_load_free(m);
+        obs_count(OBS_UNLOADS, id, NULL, 1);
+    }
     pthread_mutex_lock(&ms->lock);
     ms->used -= bytes;
-    pthread_cond_broadcast(&ms->wake); // somebody may wait for the room
+    pthread_cond_signal(&ms->wake); // it is freed, or idle: a load may wait for the room
     pthread_mutex_unlock(&ms->lock);
+}
+
+static bool is_idle(const eng_file *f) {
+    const eng_model *m = f->loaded;
+    return m && atomic_load(&m->refs) == 1 && (m->taken || eng_now_ms() - atomic_load(&m->last_used) >= KEEP_MS);
+}
+
+// What a load can have: bytes that are free or that idle models hold. Under the lock.
+static uint64_t room(const eng_models *ms) {
+    uint64_t bytes = ms->limit - ms->used;
+    for (size_t i = 0; i < count_all(ms); i++)
+        if (is_idle(file_at(ms, i))) bytes += file_at(ms, i)->loaded->bytes;
+    return bytes;
 }
 
 // The idle model that was not used for longest. Under the lock; the caller releases what it gets.
 static eng_model *take_idle(eng_models *ms) {
     eng_file *oldest = NULL;
-    for (size_t i = 0; i < ms->n_files + ms->n_opened + 1; i++) {
-        eng_file *f = i < ms->n_files ? ms->files[i] : i < ms->n_files + ms->n_opened ? ms->opened[i - ms->n_files] : ms->toy;
-        if (!f->loaded || atomic_load(&f->loaded->refs) != 1) continue;
+    for (size_t i = 0; i < count_all(ms); i++) {
+        eng_file *f = file_at(ms, i);
+        if (!is_idle(f)) continue;
         if (!oldest || atomic_load(&f->loaded->last_used) < atomic_load(&oldest->loaded->last_used)) oldest = f;
     }
     if (!oldest) return NULL;
@@ -492,42 +527,38 @@ typedef struct load_job {
 } load_job;
 
 // Under the lock.
-static bool given_up(const load_job *j) { return j->ms->stop || !j->f->load_wanted || j->no_text; }
+static bool given_up(const load_job *j) { return j->ms->stop || !j->f->wanted || j->no_text; }
 
-// Reserves bytes, dropping idle models; waits for busy ones until the load's time-out.
+// Reserves bytes, dropping idle models where that makes the room. E_BUSY: it does not, and the load waits.
 static status reserve(const load_job *j, uint64_t bytes, error *err) {
     eng_models *ms = j->ms;
-    const char *id = j->f->id;
-    int64_t until = eng_now_ms() + ms->o.load_timeout_ms;
+    eng_file *f = j->f;
+    if (bytes > ms->limit)
+        return error_set(err, E_NOMEM, "%s needs %llu bytes and --memory allows %llu: give more memory, a smaller --context, or a smaller model", f->id,
+                         (unsigned long long)bytes, (unsigned long long)ms->limit);
     pthread_mutex_lock(&ms->lock);
     status s = OK;
-    while (ms->used + bytes > ms->limit) {
-        if (bytes > ms->limit) {
-            s = error_set(err, E_NOMEM, "%s needs %llu bytes and --memory allows %llu: give more memory, a smaller --context, or a smaller model", id,
-                          (unsigned long long)bytes, (unsigned long long)ms->limit);
-            break;
-        }
+    bool first = !f->needs;
+    while (s == OK && ms->used + bytes > ms->limit) {
+        eng_model *idle = NULL;
         if (given_up(j)) {
             s = error_set(err, E_CANCELLED, "loading was cancelled");
-            break;
-        }
-        eng_model *idle = take_idle(ms);
-        if (idle) {
+        } else if (room(ms) >= bytes && (idle = take_idle(ms))) {
             pthread_mutex_unlock(&ms->lock);
-            obs_log(OBS_INFO, "%s is unloaded to make room for %s", idle->file->id, id);
+            obs_log(OBS_INFO, "%s is unloaded to make room for %s", idle->file->id, f->id);
             eng_model_release(idle);
             pthread_mutex_lock(&ms->lock);
-            continue;
-        }
-        if (eng_now_ms() >= until) {
-            s = error_set(err, E_NOMEM, "%s needs %llu bytes; %llu of %llu are free while other models serve requests", id, (unsigned long long)bytes,
+        } else if (eng_now_ms() < f->until) {
+            f->needs = bytes;
+            s = E_BUSY;
+        } else {
+            s = error_set(err, E_NOMEM, "%s needs %llu bytes; %llu of %llu are free while other models serve requests", f->id, (unsigned long long)bytes,
                           (unsigned long long)(ms->limit - ms->used), (unsigned long long)ms->limit);
-            break;
         }
-        os_cond_wait_for(&ms->wake, &ms->lock, 1000);
     }
     if (s == OK) ms->used += bytes;
     pthread_mutex_unlock(&ms->lock);
+    if (s == E_BUSY && first) obs_log(OBS_INFO, "%s waits for memory with which other models serve requests", f->id);
     return s;
 }
 
@@ -577,11 +608,11 @@ static void *text_main(void *arg) {
     if (j->text == OK) return NULL;
     pthread_mutex_lock(&j->ms->lock);
     j->no_text = true;
-    pthread_cond_broadcast(&j->ms->wake);
     pthread_mutex_unlock(&j->ms->lock);
     return NULL;
 }
 
+// E_BUSY: there is no room yet.
 static status load(eng_models *ms, eng_file *f, eng_model **out, error *err) {
     gguf *g;
     status s = take_open(f, &g, err);
@@ -592,6 +623,7 @@ static status load(eng_models *ms, eng_file *f, eng_model **out, error *err) {
     if (!beside) text_main(&j);
     s = load_weights(&j, out, err);
     if (beside) pthread_join(thread, NULL);
+    if (s == E_BUSY && j.text == OK) g = atomic_exchange(&f->opened, g); // goes on with what it began with
     gguf_close(g);
     if (j.text == OK) return s;
     if (s == OK) eng_model_release(*out);
@@ -604,8 +636,13 @@ static void load_one(eng_models *ms, eng_file *f) {
     error err = {0};
     eng_model *m = NULL;
     int64_t begin = eng_now_ms();
-    obs_log(OBS_INFO, "%s: loading", f->id);
     status s = load(ms, f, &m, &err);
+    if (s == E_BUSY) { // still wanted
+        pthread_mutex_lock(&ms->lock);
+        ms->loading = NULL;
+        pthread_mutex_unlock(&ms->lock);
+        return;
+    }
     double seconds = (double)(eng_now_ms() - begin) / 1000;
     dev_info info = {.nodes = 1};
     char where[40] = "";
@@ -617,10 +654,11 @@ static void load_one(eng_models *ms, eng_file *f) {
     if (s == OK) obs_observe(OBS_LOAD_SECONDS, f->id, NULL, seconds);
     pthread_mutex_lock(&ms->lock);
     ms->loading = NULL;
-    bool wanted = f->load_wanted;
-    f->load_wanted = f->load_beside = false;
+    bool wanted = f->wanted;
+    want_no_more(f);
     if (s == OK && wanted) {
         f->loaded = m;
+        atomic_store(&m->last_used, eng_now_ms());
         m = NULL;
         f->failed_at = 0;
     } else {
@@ -633,30 +671,45 @@ static void load_one(eng_models *ms, eng_file *f) {
     if (ms->changed) ms->changed(ms->ctx);
 }
 
-// The next file that somebody waits for (a reference). Under the lock.
-static eng_file *next_wanted(eng_models *ms) {
-    for (size_t i = 0; i < ms->n_files + ms->n_opened + 1; i++) {
-        eng_file *f = i < ms->n_files ? ms->files[i] : i < ms->n_files + ms->n_opened ? ms->opened[i - ms->n_files] : ms->toy;
-        if (!f->load_wanted) continue;
-        atomic_fetch_add(&f->refs, 1);
-        return f;
+// Of the wanted files that can go on, the one that was asked for first (a reference); one whose time is up goes on to its end. NULL: there is none,
+// and without a signal there is none for *wait ms (0: ever). Under the lock.
+static eng_file *next_wanted(eng_models *ms, int64_t *wait) {
+    uint64_t bytes = room(ms);
+    int64_t now = eng_now_ms();
+    eng_file *next = NULL;
+    *wait = 0; // where memory is lacking, no longer than a model that nobody comes for is kept
+    for (size_t i = 0; i < count_all(ms); i++) {
+        eng_file *f = file_at(ms, i);
+        if (!f->wanted) continue;
+        if (f->needs > bytes && now < f->until) {
+            if (!*wait) *wait = KEEP_MS;
+            if (f->until - now < *wait) *wait = f->until - now;
+        } else if (!next || f->wanted < next->wanted) {
+            next = f;
+        }
     }
-    return NULL;
+    if (next) atomic_fetch_add(&next->refs, 1);
+    return next;
 }
 
 static void *loader_main(void *arg) {
     eng_models *ms = arg;
     pthread_mutex_lock(&ms->lock);
     while (!ms->stop) {
-        eng_file *f = next_wanted(ms);
+        int64_t wait;
+        eng_file *f = next_wanted(ms, &wait);
         if (!f) {
-            pthread_cond_wait(&ms->wake, &ms->lock);
+            if (wait) os_cond_wait_for(&ms->wake, &ms->lock, wait);
+            else pthread_cond_wait(&ms->wake, &ms->lock);
             continue;
         }
+        bool first = !f->until;
+        if (first) f->until = eng_now_ms() + ms->o.load_timeout_ms;
         ms->loading = f;
         atomic_store(&ms->done, 0);
         atomic_store(&ms->total, 0);
         pthread_mutex_unlock(&ms->lock);
+        if (first) obs_log(OBS_INFO, "%s: loading", f->id);
         load_one(ms, f);
         eng_file_release(f);
         pthread_mutex_lock(&ms->lock);
@@ -669,7 +722,7 @@ static void *watcher_main(void *arg) {
     eng_models *ms = arg;
     pthread_mutex_lock(&ms->lock);
     while (!ms->stop) {
-        os_cond_wait_for(&ms->wake, &ms->lock, RESCAN_MS);
+        os_cond_wait_for(&ms->tick, &ms->lock, RESCAN_MS);
         if (ms->stop) break;
         pthread_mutex_unlock(&ms->lock);
         eng_models_rescan(ms);
@@ -681,12 +734,12 @@ static void *watcher_main(void *arg) {
 
 // Has the loader load f; false when it is listed no longer. Under the lock.
 static bool want(eng_models *ms, eng_file *f) {
-    bool listed = f == ms->toy;
-    for (size_t i = 0; i < ms->n_files && !listed; i++) listed = ms->files[i] == f;
-    for (size_t i = 0; i < ms->n_opened && !listed; i++) listed = ms->opened[i] == f;
-    f->load_wanted |= listed;
-    if (listed) pthread_cond_broadcast(&ms->wake);
-    return listed;
+    bool listed = false;
+    for (size_t i = 0; i < count_all(ms) && !listed; i++) listed = file_at(ms, i) == f;
+    if (!listed) return false;
+    f->wanted = ++ms->asked;
+    pthread_cond_signal(&ms->wake);
+    return true;
 }
 
 bool eng_models_expect(eng_models *ms, eng_file *f) {
@@ -697,18 +750,19 @@ bool eng_models_expect(eng_models *ms, eng_file *f) {
     }
     pthread_mutex_lock(&ms->lock);
     bool missing = !f->loaded;
-    if (missing && !made && !f->load_wanted && !f->failed_at && !ms->stop) want(ms, f);
+    if (missing && !made && !f->wanted && !f->failed_at && !ms->stop) want(ms, f);
     pthread_mutex_unlock(&ms->lock);
     return missing;
 }
 
-status eng_models_get(eng_models *ms, eng_file *f, int64_t since, eng_model **out, error *err) {
+static status get(eng_models *ms, eng_file *f, int64_t since, bool beside, eng_model **out, error *err) {
     status s = E_BUSY, why;
     pthread_mutex_lock(&ms->lock);
     if (f->loaded) {
         *out = f->loaded;
         eng_model_hold(f->loaded);
         atomic_store(&f->loaded->last_used, eng_now_ms());
+        f->loaded->taken = true;
         s = OK;
     } else if ((why = eng_file_servable(f, err)) != OK) {
         s = why;
@@ -717,19 +771,18 @@ status eng_models_get(eng_models *ms, eng_file *f, int64_t since, eng_model **ou
         s = f->load_error.code;
     } else if (ms->stop) {
         s = error_set(err, E_CANCELLED, "the server is stopping");
-    } else if (!f->load_wanted && !want(ms, f)) {
-        s = error_set(err, E_NOTFOUND, "%s was removed or replaced before it was loaded", f->id);
+    } else {
+        bool first = !f->wanted;
+        if (first && !want(ms, f)) s = error_set(err, E_NOTFOUND, "%s was removed or replaced before it was loaded", f->id);
+        else f->load_beside = beside && (first || f->load_beside); // who asks for itself may displace others, whoever asked before
     }
     pthread_mutex_unlock(&ms->lock);
     return s;
 }
 
-status eng_models_get_beside(eng_models *ms, eng_file *f, eng_model **out, error *err) {
-    pthread_mutex_lock(&ms->lock);
-    f->load_beside |= !f->loaded && !f->load_wanted;
-    pthread_mutex_unlock(&ms->lock);
-    return eng_models_get(ms, f, 0, out, err);
-}
+status eng_models_get(eng_models *ms, eng_file *f, int64_t since, eng_model **out, error *err) { return get(ms, f, since, false, out, err); }
+
+status eng_models_get_beside(eng_models *ms, eng_file *f, eng_model **out, error *err) { return get(ms, f, 0, true, out, err); }
 
 bool eng_models_progress(eng_models *ms, eng_file *f, uint64_t *done, uint64_t *total) {
     pthread_mutex_lock(&ms->lock);
@@ -755,6 +808,7 @@ status eng_models_create(const altiserve_options *o, void (*changed)(void *), vo
     pthread_mutex_init(&ms->lock, NULL);
     pthread_mutex_init(&ms->scan_lock, NULL);
     os_cond_init(&ms->wake);
+    os_cond_init(&ms->tick);
     if (o->models_dir) snprintf(ms->dir, sizeof ms->dir, "%s", o->models_dir);
     ms->limit = o->memory ? o->memory : eng_default_memory();
     ms->toy = file_create("toy-1", "", 1, 0, o->context, false);
@@ -779,7 +833,8 @@ status eng_models_create(const altiserve_options *o, void (*changed)(void *), vo
 void eng_models_stop(eng_models *ms) {
     pthread_mutex_lock(&ms->lock);
     ms->stop = true;
-    pthread_cond_broadcast(&ms->wake);
+    pthread_cond_signal(&ms->wake);
+    pthread_cond_signal(&ms->tick);
     pthread_mutex_unlock(&ms->lock);
     if (ms->has_loader) pthread_join(ms->loader, NULL);
     if (ms->has_watcher) pthread_join(ms->watcher, NULL);
@@ -797,5 +852,6 @@ void eng_models_destroy(eng_models *ms) {
     pthread_mutex_destroy(&ms->lock);
     pthread_mutex_destroy(&ms->scan_lock);
     pthread_cond_destroy(&ms->wake);
+    pthread_cond_destroy(&ms->tick);
     mem_free(ms);
 }

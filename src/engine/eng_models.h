@@ -5,7 +5,10 @@
 // pages on a device of its own (own compute pool), so that one can load while another computes.
 //
 // Ledger: each loaded model's bytes (weights + scratch + KV pages) are reserved before it is loaded and returned when it is freed; the sum never exceeds
-// options.memory. To make room, idle models (no request holds them) are dropped, least recently used first.
+// options.memory. To make room, idle models (no request holds them) are dropped, least recently used first, and only where that suffices; one that was just
+// loaded is kept until who asked comes for it, for two seconds at most: else two that wait for the same room could drop each other for ever.
+// Loads: one at a time, in the order in which they were asked for. One that has no room goes back and waits while later ones that have go on; it is the first
+// again whenever memory may be free. It waits for load_timeout_ms from when it was first begun, however many pass it, and is E_NOMEM then.
 // Threads: every function may be called from any thread. A watcher thread rescans, a loader thread loads. Both counts are atomic; the last reference frees.
 #pragma once
 #include <pthread.h>
@@ -40,7 +43,10 @@ typedef struct eng_file {
     char           bos[256], eos[256];
     // Under the models' lock.
     eng_model *loaded;              // the folder's reference, or NULL
-    bool       load_wanted, load_beside; // beside: into the memory that is left, displacing nobody
+    uint64_t   wanted;              // a load is: its number in the order of asking; 0: none is
+    bool       load_beside;         // into the memory that is left, displacing nobody
+    uint64_t   needs;               // bytes that the wanted load waits for; 0: it was not seen to lack any
+    int64_t    until;               // monotonic ms when it waits no longer; 0: it was not begun
     int64_t    failed_at;           // monotonic ms of the last failed load, 0: none
     error      load_error;
 } eng_file;
@@ -59,6 +65,7 @@ struct eng_model {
     uint32_t    context;
     uint64_t    bytes;     // in the ledger
     _Atomic int64_t last_used; // monotonic ms
+    bool        taken;     // by a request since it was loaded. Under the models' lock
     void       *sched;     // the scheduler's state for this model, made and used on the engine thread
     void      (*sched_free)(void *sched);
 };

@@ -5,7 +5,10 @@
 // Nothing is synced: after a loss of power a file may be short or hold zeros, which its hashes show. Files that are not named like ours are never touched.
 //
 // Invariants, all under `lock`: bytes of the map never exceed the limit but for the page being written; a page that is queued is in `queue` until its file is there
-// (or has failed); the bytes of queued contents never exceed max(QUEUE_BYTES, one page). Only the writer thread creates and evicts files.
+// (or has failed); the bytes of queued contents never exceed max(QUEUE_BYTES, one page); contents that were read and not taken, of all fetches together,
+// never exceed `most_ahead` but for a page a fetch: who has nothing read ahead may always read one, since the one whose pages fill the rest may wait for it.
+// Only the writer thread creates and evicts files. An evicted file leaves the map first and the folder before the next one is written, so a page that is put
+// again meanwhile gets its file after the old one went. No file is opened, read, written or evicted under the lock: the engine thread takes it.
 // Threads: any, but for open and close.
 #include <dirent.h>
 #include <errno.h>
@@ -22,7 +25,7 @@
 #include "base/mem.h"
 #include "kv/kv_disk_map.h"
 
-static const uint64_t DEFAULT_BYTES = 8ull << 30, DEFAULT_RATE = 256ull << 20, QUEUE_BYTES = 128ull << 20, AHEAD_BYTES = 64ull << 20;
+static const uint64_t DEFAULT_BYTES = 8ull << 30, DEFAULT_RATE = 256ull << 20, DEFAULT_AHEAD = 64ull << 20, QUEUE_BYTES = 128ull << 20;
 enum { PAUSE_MS = 10000, MAX_PATH = 1024 };
 
 typedef struct put { // the content follows
@@ -37,7 +40,7 @@ struct kv_fetch {
     kv_record *pages;
     void     **content; // NULL: not read, or damaged (once it is below n_read)
     size_t     n, n_read, n_taken;
-    bool       reading;
+    bool       reading, orphaned; // orphaned: freed while the reader had it, which frees it
     void     (*wake)(void *ctx);
     void      *ctx;
 };
@@ -51,7 +54,7 @@ struct kv_disk {
     bool      writes, reads; // the threads were started
 
     pthread_mutex_t lock;
-    pthread_cond_t  to_write, to_read, idle; // idle: the queue is empty, or a fetch's page was read
+    pthread_cond_t  to_write, to_read, idle; // idle: the queue is empty
     bool       stop;
     disk_map   map;
     put       *queue, **queue_tail; // the first is being written
@@ -59,6 +62,7 @@ struct kv_disk {
     double     allowance;           // bytes that may be taken now; below zero after a page larger than it
     int64_t    filled_at, paused_until; // ms
     kv_fetch  *fetches;
+    uint64_t   ahead, most_ahead;   // bytes of contents that were read and not taken
     kv_disk_stats st;
 };
 
@@ -149,23 +153,26 @@ static status scan(kv_disk *d, error *err) {
 
 // ---- the writer ----------------------------------------------------------------------------------
 
-// Removes files of the least useful entries until `more` bytes fit. Under the lock.
+// Removes files of the least useful entries until `more` bytes fit. Not under the lock; on the writer thread, or before there is one.
 static void make_room(kv_disk *d, uint64_t more) {
+    pthread_mutex_lock(&d->lock);
     while (d->map.bytes + more > d->limit && d->map.oldest) {
-        disk_entry *e = d->map.oldest;
-        uint8_t id[32];
-        uint64_t files[KV_GROUPS];
-        memcpy(id, e->id, sizeof id);
-        memcpy(files, e->file, sizeof files);
+        disk_entry gone = *d->map.oldest;
+        for (int32_t g = 0; g < KV_GROUPS; g++) {
+            if (!gone.file[g]) continue;
+            d->st.evicted++;
+            disk_map_lost(&d->map, disk_map_find(&d->map, gone.id), g);
+        }
+        pthread_mutex_unlock(&d->lock);
         for (int32_t g = 0; g < KV_GROUPS; g++) {
             char path[MAX_PATH];
-            if (!files[g]) continue;
-            path_of(d, id, g, path);
+            if (!gone.file[g]) continue;
+            path_of(d, gone.id, g, path);
             unlink(path);
-            d->st.evicted++;
-            disk_map_lost(&d->map, disk_map_find(&d->map, id), g);
         }
+        pthread_mutex_lock(&d->lock);
     }
+    pthread_mutex_unlock(&d->lock);
 }
 
 static bool write_all(int fd, const void *data, size_t n) {
@@ -209,8 +216,8 @@ static void *writer_main(void *arg) {
         if (!x) break;
         uint64_t size = disk_blocks(x->what.bytes);
         bool paused = d->now_ms() < d->paused_until;
-        if (!paused) make_room(d, size);
         pthread_mutex_unlock(&d->lock);
+        if (!paused) make_room(d, size);
         bool good = !paused && write_file(d, &x->what, x + 1);
         pthread_mutex_lock(&d->lock);
         if (good && disk_map_add(&d->map, &x->what, size)) {
@@ -340,15 +347,18 @@ static void *read_file(const kv_disk *d, const kv_record *want, bool *damaged) {
     return file;
 }
 
-// A fetch with something to read that is not too far ahead of its taker.
+// The first fetch that may read on. Under the lock.
 static kv_fetch *readable(const kv_disk *d) {
-    for (kv_fetch *f = d->fetches; f; f = f->next) {
-        uint64_t ahead = 0;
-        if (f->n_read == f->n) continue;
-        for (size_t i = f->n_taken; i < f->n_read; i++) ahead += f->pages[i].bytes;
-        if (f->n_read == f->n_taken || ahead + f->pages[f->n_read].bytes <= AHEAD_BYTES) return f;
-    }
+    for (kv_fetch *f = d->fetches; f; f = f->next)
+        if (f->n_read < f->n && (f->n_read == f->n_taken || d->ahead + f->pages[f->n_read].bytes <= d->most_ahead)) return f;
     return NULL;
+}
+
+static void free_fetch(kv_fetch *f) {
+    for (size_t i = 0; i < f->n && f->content; i++) mem_free(f->content[i]);
+    mem_free(f->content);
+    mem_free(f->pages);
+    mem_free(f);
 }
 
 static void *reader_main(void *arg) {
@@ -359,7 +369,7 @@ static void *reader_main(void *arg) {
         while (!d->stop && !(f = readable(d))) pthread_cond_wait(&d->to_read, &d->lock);
         if (!f) break;
         const kv_record *want = &f->pages[f->n_read];
-        f->reading = true; // it is not freed meanwhile
+        f->reading = true;
         pthread_mutex_unlock(&d->lock);
         bool damaged;
         void *content = read_file(d, want, &damaged);
@@ -374,10 +384,17 @@ static void *reader_main(void *arg) {
             if (damaged && unlink(path) == 0) d->st.damaged++;
             if (e) disk_map_lost(&d->map, e, want->group);
         }
+        if (f->orphaned) {
+            pthread_mutex_unlock(&d->lock);
+            mem_free(content);
+            free_fetch(f);
+            pthread_mutex_lock(&d->lock);
+            continue;
+        }
+        if (content) d->ahead += want->bytes;
         f->content[f->n_read++] = content;
         f->reading = false;
         if (f->wake) f->wake(f->ctx);
-        pthread_cond_broadcast(&d->idle);
     }
     pthread_mutex_unlock(&d->lock);
     return NULL;
@@ -391,11 +408,7 @@ status kv_fetch_begin(kv_disk *d, const kv_record *pages, size_t n, void (*wake)
         if (f->pages) memcpy(f->pages, pages, n * sizeof *pages);
     }
     if (!f || !f->pages || !f->content) {
-        if (f) {
-            mem_free(f->pages);
-            mem_free(f->content);
-        }
-        mem_free(f);
+        if (f) free_fetch(f);
         return error_set(err, E_NOMEM, "no memory to read %zu pages", n);
     }
     pthread_mutex_lock(&d->lock);
@@ -414,6 +427,7 @@ status kv_fetch_next(kv_fetch *f, void **content) {
     pthread_mutex_lock(&f->d->lock);
     if (f->n_taken < f->n_read) {
         *content = f->content[f->n_taken];
+        if (*content) f->d->ahead -= f->pages[f->n_taken].bytes;
         f->content[f->n_taken++] = NULL;
         s = *content ? OK : E_NOTFOUND;
         pthread_cond_signal(&f->d->to_read);
@@ -428,15 +442,16 @@ void kv_fetch_free(kv_fetch *f) {
     if (!f) return;
     kv_disk *d = f->d;
     pthread_mutex_lock(&d->lock);
-    while (f->reading) pthread_cond_wait(&d->idle, &d->lock);
     kv_fetch **at = &d->fetches;
     while (*at != f) at = &(*at)->next;
     *at = f->next;
+    for (size_t i = f->n_taken; i < f->n_read; i++)
+        if (f->content[i]) d->ahead -= f->pages[i].bytes;
+    f->orphaned = f->reading;
+    bool mine = !f->reading;
+    pthread_cond_signal(&d->to_read); // what it held is free for others
     pthread_mutex_unlock(&d->lock);
-    for (size_t i = 0; i < f->n; i++) mem_free(f->content[i]);
-    mem_free(f->content);
-    mem_free(f->pages);
-    mem_free(f);
+    if (mine) free_fetch(f);
 }
 
 // ---- opening and closing -------------------------------------------------------------------------
@@ -458,6 +473,7 @@ status kv_disk_open(const kv_disk_options *o, kv_disk **out, error *err) {
     d->lock_file = -1;
     d->limit = o->bytes ? o->bytes : DEFAULT_BYTES;
     d->rate = o->rate ? o->rate : DEFAULT_RATE;
+    d->most_ahead = o->ahead ? o->ahead : DEFAULT_AHEAD;
     d->allowance = (double)d->rate;
     d->now_ms = o->now_ms ? o->now_ms : monotonic_ms;
     d->filled_at = d->now_ms();

@@ -120,7 +120,8 @@ void disk_map_touch(disk_map *m, disk_entry *e) {
 
 bool disk_map_add(disk_map *m, const kv_record *page, uint64_t file_bytes) {
     disk_entry *e = disk_map_find(m, page->id), *parent = disk_map_find(m, page->parent);
-    // A file may claim any parent; numbers that go down by one a parent leave no circles.
+    // A file may claim any parent; numbers that go down by one a parent leave no circles but that of a page which says that it is its own.
+    if (!memcmp(page->id, page->parent, sizeof page->id)) return false;
     if (page->index == UINT32_MAX || (e && e->index != page->index) || (parent && parent->index != page->index - 1)) return false;
     if (!e && !(e = entry_of(m, page->id))) return false;
     e->index = page->index;

@@ -12,6 +12,7 @@ typedef struct kv_disk_options {
     const char *dir;        // made when it is not there; one process at a time
     uint64_t    bytes;      // of all files at most, in whole blocks; 0: 8 GiB
     uint64_t    rate;       // bytes written a second at most, over a second; 0: 256 MiB
+    uint64_t    ahead;      // bytes of pages that were read and not taken, of all fetches (each may have one page beyond it); 0: 64 MiB
     int64_t   (*now_ms)(void); // any thread; NULL: CLOCK_MONOTONIC
 } kv_disk_options;
 
@@ -27,12 +28,13 @@ kv_put kv_disk_begin(kv_disk *d, const kv_record *page, void **content);
 void   kv_disk_end(kv_disk *d, void *content);
 void   kv_disk_dropped(kv_disk *d, uint64_t pages); // the caller gave up on so many, for the statistics
 
-// Reads pages in order on the reader thread, some ahead of kv_fetch_next; wake(ctx) is called from there whenever one more is ready.
+// Reads pages in order on the reader thread, some ahead of kv_fetch_next; wake(ctx) is called from there whenever one more is ready,
+// and calls nothing of the tier.
 typedef struct kv_fetch kv_fetch;
 status kv_fetch_begin(kv_disk *d, const kv_record *pages, size_t n, void (*wake)(void *ctx), void *ctx, kv_fetch **out, error *err);
 // OK: *content (pages[i].bytes) of the next page, the caller's to mem_free. E_BUSY: not yet. E_NOTFOUND: it is damaged or gone (and so is counted out).
 status kv_fetch_next(kv_fetch *f, void **content);
-void   kv_fetch_free(kv_fetch *f); // NULL is fine
+void   kv_fetch_free(kv_fetch *f); // at any time, and waits for no file: a page being read is let go when it is read. No wake afterwards. NULL is fine
 
 typedef struct kv_disk_stats {
     uint64_t files, bytes;                 // now

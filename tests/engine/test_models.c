@@ -1,12 +1,16 @@
 // The models folder from altiserve.h: files come, go, break, grow and change while requests run; memory is shared.
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/eng_models.h"
 #include "engine/engine_util.h"
 #include "gguf/gguf.h"
+#include "model/small_model.h"
 #include "obs/obs.h"
 
 static char dir[256];
@@ -92,16 +96,16 @@ static void listed(altiserve *a, const char *want) {
     strbuf_free(&ids);
 }
 
-static void serves(altiserve *a, const char *model) {
+static void serves(altiserve *a, const char *id) {
     altiserve_generate g = greedy("Hello", 3);
-    g.model = model;
+    g.model = id;
     answer *x = ask(a, &g);
-    if (x->submitted != OK || x->end != FINISH_LENGTH) fail_msg("%s: %s", model, x->err.text);
+    if (x->submitted != OK || x->end != FINISH_LENGTH) fail_msg("%s: %s", id, x->err.text);
     assert_int_equal(x->n_tokens[0], 3);
     answer_free(x);
 }
 
-static status state_of(altiserve *a, const char *model, altiserve_model_info *info) { return altiserve_model(a, model, info, NULL); }
+static status state_of(altiserve *a, const char *id, altiserve_model_info *info) { return altiserve_model(a, id, info, NULL); }
 
 static void files_come_and_go(void **state) {
     (void)state;
@@ -326,6 +330,281 @@ static void a_broken_tokenizer_ends_the_load(void **state) {
     altiserve_destroy(a);
 }
 
+// ---- the list of models by itself: a request is a reference that is held --------------------------
+
+static pthread_mutex_t change_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t  change = PTHREAD_COND_INITIALIZER;
+static int             changes;
+static void          (*between_loads)(void); // once, on the loader's thread
+
+static void on_change(void *ctx) {
+    (void)ctx;
+    if (between_loads) between_loads();
+    between_loads = NULL;
+    pthread_mutex_lock(&change_lock);
+    changes++;
+    pthread_cond_broadcast(&change);
+    pthread_mutex_unlock(&change_lock);
+}
+
+static eng_models *list_with(uint64_t memory, uint32_t timeout_ms) {
+    eng_models *ms;
+    error err = {0};
+    altiserve_options o = toy_options();
+    o.models_dir = dir;
+    o.open_paths = true;
+    o.context = 2048;
+    o.parallel = 1;
+    o.load_timeout_ms = timeout_ms;
+    if (memory) o.memory = memory;
+    if (eng_models_create(&o, on_change, NULL, &ms, &err) != OK) fail_msg("%s", err.text);
+    alarm(300); // ends a test that waits for what never comes
+    return ms;
+}
+
+static void list_end(eng_models *ms) {
+    eng_models_stop(ms);
+    eng_models_destroy(ms);
+    alarm(0);
+}
+
+static eng_file *named(eng_models *ms, const char *id) {
+    eng_file *f;
+    error err = {0};
+    if (eng_models_find(ms, id, &f, &err) != OK) fail_msg("%s", err.text);
+    return f;
+}
+
+// What comes of the load of f that is asked for now or was before.
+static status awaited(eng_models *ms, eng_file *f, eng_model **out, error *err) {
+    int64_t since = eng_now_ms();
+    status s;
+    pthread_mutex_lock(&change_lock);
+    while ((s = eng_models_get(ms, f, since, out, err)) == E_BUSY) pthread_cond_wait(&change, &change_lock);
+    pthread_mutex_unlock(&change_lock);
+    return s;
+}
+
+static eng_model *held(eng_models *ms, eng_file *f) {
+    error err = {0};
+    eng_model *m = NULL;
+    if (awaited(ms, f, &m, &err) != OK) fail_msg("%s: %s", f->id, err.text);
+    return m;
+}
+
+static void asked(eng_models *ms, eng_file *f) {
+    eng_model *m;
+    assert_int_equal(eng_models_get(ms, f, eng_now_ms(), &m, NULL), E_BUSY);
+}
+
+// A file whose keys take memory by its layers; the bytes that it takes when loaded.
+static uint64_t put_layers(const char *id, int layers) {
+    char name[64];
+    small_model m;
+    small_spec s = {.arch = "gemma3", .e = 32, .layers = layers, .heads = 2, .kv = 1, .head = 16, .ff = 48, .vocab = 64, .post_norms = true, .tied = true};
+    snprintf(name, sizeof name, "%s.gguf", id);
+    small_begin(&m, &s);
+    small_u32(&m, &s, "context_length", 2048);
+    small_u32(&m, &s, "attention.sliding_window", 64);
+    small_file(&m, &s, path_of(name));
+    eng_models *ms = list_with(0, 600000);
+    eng_file *f = named(ms, id);
+    altiserve_stats st;
+    eng_model_release(held(ms, f));
+    eng_models_stats(ms, &st);
+    eng_file_release(f);
+    list_end(ms);
+    return st.memory_used;
+}
+
+// The big one does not fit beside the busy one and small ones do: one is loaded while it waits, one that is idle is not dropped, which would not suffice, and
+// the big one is loaded when the busy one's request ends.
+static void who_waits_for_memory_stops_nobody(void **state) {
+    (void)state;
+    uint64_t busy = put_layers("busy", 12), big = put_layers("a-big", 60), small = put_layers("small", 1);
+    put_layers("tiny", 1);
+    eng_models *ms = list_with(big + busy / 2, 600000);
+    assert_true(busy + 2 * small <= big + busy / 2);
+    eng_file *f[] = {named(ms, "busy"), named(ms, "a-big"), named(ms, "small"), named(ms, "tiny")};
+    eng_model *works = held(ms, f[0]), *m;
+    eng_model_release(held(ms, f[2]));
+    asked(ms, f[1]);
+    eng_model_release(held(ms, f[3]));
+    asked(ms, f[1]); // still, and no failure
+    assert_int_equal(eng_models_get(ms, f[2], 0, &m, NULL), OK);
+    eng_model_release(m);
+    eng_model_release(works);
+    eng_model_release(held(ms, f[1]));
+    altiserve_stats st;
+    eng_models_stats(ms, &st);
+    assert_true(st.memory_used >= big && st.memory_used <= st.memory_limit);
+    for (int i = 0; i < 4; i++) eng_file_release(f[i]);
+    list_end(ms);
+}
+
+static void who_waited_longer_goes_first(void **state) {
+    (void)state;
+    uint64_t busy = put_layers("busy", 12), big = put_layers("z", 60);
+    put_layers("a", 60);
+    eng_models *ms = list_with(big + busy / 2, 600000);
+    eng_file *f[] = {named(ms, "busy"), named(ms, "z"), named(ms, "a")};
+    double before = obs_read(OBS_LOADS, "a", "ok");
+    eng_model *works = held(ms, f[0]);
+    asked(ms, f[1]);
+    asked(ms, f[2]);
+    eng_model_release(works);
+    works = held(ms, f[1]);
+    assert_true(obs_read(OBS_LOADS, "a", "ok") == before);
+    asked(ms, f[2]);
+    eng_model_release(works);
+    eng_model_release(held(ms, f[2]));
+    for (int i = 0; i < 3; i++) eng_file_release(f[i]);
+    list_end(ms);
+}
+
+static bool is_ready(eng_models *ms, eng_file *f) {
+    altiserve_model_info info;
+    eng_models_info(ms, f, &info);
+    return info.state == MODEL_READY;
+}
+
+// What was loaded is not dropped for the next before who asked for it came, and is when nobody comes.
+static void who_was_loaded_is_kept_a_while(void **state) {
+    (void)state;
+    uint64_t big = put_layers("z", 60), small = put_layers("small", 1);
+    put_layers("a", 60);
+    eng_models *ms = list_with(big + small, 600000);
+    eng_file *f[] = {named(ms, "z"), named(ms, "a"), named(ms, "small")};
+    eng_model *m;
+    asked(ms, f[0]);
+    asked(ms, f[1]);
+    pthread_mutex_lock(&change_lock);
+    while (!is_ready(ms, f[0])) pthread_cond_wait(&change, &change_lock);
+    pthread_mutex_unlock(&change_lock);
+    eng_model_release(held(ms, f[2])); // the loader had the other one in hand before it
+    assert_int_equal(eng_models_get(ms, f[0], 0, &m, NULL), OK);
+    eng_model_release(m);
+    eng_model_release(held(ms, f[1]));
+    asked(ms, f[0]);
+    pthread_mutex_lock(&change_lock);
+    while (!is_ready(ms, f[0])) pthread_cond_wait(&change, &change_lock);
+    pthread_mutex_unlock(&change_lock);
+    eng_model_release(held(ms, f[1])); // nobody came
+    for (int i = 0; i < 3; i++) eng_file_release(f[i]);
+    list_end(ms);
+}
+
+// A wait ends when its time is up, though nothing happens then.
+static void a_wait_for_memory_has_an_end(void **state) {
+    (void)state;
+    uint64_t busy = put_layers("busy", 12), big = put_layers("big", 60);
+    eng_models *ms = list_with(big + busy / 2, 50);
+    eng_file *f[] = {named(ms, "busy"), named(ms, "big")};
+    eng_model *works = held(ms, f[0]), *m;
+    error err = {0};
+    assert_int_equal(awaited(ms, f[1], &m, &err), E_NOMEM);
+    assert_non_null(strstr(err.text, "while other models serve requests"));
+    eng_model_release(works);
+    eng_model_release(held(ms, f[1]));
+    for (int i = 0; i < 2; i++) eng_file_release(f[i]);
+    list_end(ms);
+}
+
+// A helper that failed for want of memory and is asked for again displaces nobody; who then asks for that model itself does.
+static void a_helpers_modesty_is_its_own(void **state) {
+    (void)state;
+    uint64_t busy = put_layers("busy", 12), big = put_layers("big", 60);
+    eng_models *ms = list_with(big > busy ? big : busy, 600000);
+    eng_file *f[] = {named(ms, "busy"), named(ms, "big")};
+    eng_model *works = held(ms, f[1]), *m;
+    status s;
+    pthread_mutex_lock(&change_lock);
+    while ((s = eng_models_get_beside(ms, f[0], &m, NULL)) == E_BUSY) pthread_cond_wait(&change, &change_lock);
+    pthread_mutex_unlock(&change_lock);
+    assert_int_equal(s, E_NOMEM);
+    assert_int_equal(eng_models_get_beside(ms, f[0], &m, NULL), E_NOMEM); // as before; no load is begun
+    double failed = obs_read(OBS_LOADS, "busy", "error");
+    eng_model_release(works);
+    eng_model_release(held(ms, f[0]));
+    assert_true(obs_read(OBS_LOADS, "busy", "error") == failed);
+    for (int i = 0; i < 2; i++) eng_file_release(f[i]);
+    list_end(ms);
+}
+
+static eng_models *both_list;
+static eng_file   *both_file;
+static status      both_said[2];
+
+static void ask_both(void) {
+    eng_model *m;
+    both_said[0] = eng_models_get_beside(both_list, both_file, &m, NULL);
+    both_said[1] = eng_models_get(both_list, both_file, eng_now_ms(), &m, NULL);
+}
+
+// A helper's load that was not begun, and then a request asks for the same model.
+static void who_asks_for_a_helper_displaces(void **state) {
+    (void)state;
+    uint64_t big = put_layers("big", 60), small = put_layers("small", 1);
+    put_layers("helper", 12);
+    eng_models *ms = both_list = list_with(big + small, 600000);
+    eng_file *f[] = {named(ms, "big"), named(ms, "small"), both_file = named(ms, "helper")};
+    double failed = obs_read(OBS_LOADS, "helper", "error");
+    eng_model_release(held(ms, f[0]));
+    between_loads = ask_both;
+    eng_model_release(held(ms, f[1]));
+    assert_int_equal(both_said[0], E_BUSY);
+    assert_int_equal(both_said[1], E_BUSY);
+    eng_model_release(held(ms, f[2]));
+    assert_true(obs_read(OBS_LOADS, "helper", "error") == failed);
+    for (int i = 0; i < 3; i++) eng_file_release(f[i]);
+    list_end(ms);
+}
+
+static atomic_bool walk_on, found;
+
+static void *walk(void *arg) {
+    void **what = arg;
+    eng_model *m;
+    while (atomic_load(&walk_on))
+        if (eng_models_get(what[0], what[1], eng_now_ms(), &m, NULL) != E_NOTFOUND) atomic_store(&found, true);
+    return NULL;
+}
+
+// Files are named by path while others look through the list of them, for a version that is gone.
+static void paths_are_opened_while_the_list_is_read(void **state) {
+    (void)state;
+    put("one", SIZE_MAX, false);
+    put("other", SIZE_MAX, false);
+    eng_models *ms = list_with(0, 600000);
+    eng_file *gone, *f;
+    pthread_t thread;
+    char name[32];
+    assert_int_equal(link(path_of("one"), path_of("p-0")), 0);
+    assert_int_equal(eng_models_open(ms, path_of("p-0"), &gone, NULL), OK);
+    put("p-0", SIZE_MAX, false);
+    pthread_mutex_lock(&change_lock);
+    int before = changes;
+    pthread_mutex_unlock(&change_lock);
+    assert_int_equal(eng_models_open(ms, path_of("p-0"), &f, NULL), OK);
+    assert_ptr_not_equal(f, gone);
+    eng_file_release(f);
+    assert_int_equal(changes, before + 1); // who waits for the old one is told
+    atomic_store(&walk_on, true);
+    assert_int_equal(pthread_create(&thread, NULL, walk, (void *[]){ms, gone}), 0);
+    for (int i = 0; i < 300; i++) { // a hundred files, each replaced twice
+        snprintf(name, sizeof name, "p-%d", 1 + i % 100);
+        assert_int_equal(link(path_of(i / 100 % 2 ? "other" : "one"), path_of("next")), 0);
+        assert_int_equal(rename(path_of("next"), path_of(name)), 0);
+        assert_int_equal(eng_models_open(ms, path_of(name), &f, NULL), OK);
+        eng_file_release(f);
+    }
+    atomic_store(&walk_on, false);
+    pthread_join(thread, NULL);
+    assert_false(atomic_load(&found));
+    eng_file_release(gone);
+    list_end(ms);
+}
+
 static void the_folder_is_watched(void **state) {
     (void)state;
     altiserve_options o = toy_options();
@@ -393,6 +672,11 @@ int main(void) {
         cmocka_unit_test_setup_teardown(running_requests_keep_their_version, setup, teardown),
         cmocka_unit_test_setup_teardown(models_share_memory, setup, teardown), cmocka_unit_test_setup_teardown(a_load_waits_for_the_busy_one, setup, teardown),
         cmocka_unit_test_setup_teardown(a_broken_tokenizer_ends_the_load, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_waits_for_memory_stops_nobody, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_waited_longer_goes_first, setup, teardown), cmocka_unit_test_setup_teardown(who_was_loaded_is_kept_a_while, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_wait_for_memory_has_an_end, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_helpers_modesty_is_its_own, setup, teardown), cmocka_unit_test_setup_teardown(who_asks_for_a_helper_displaces, setup, teardown),
+        cmocka_unit_test_setup_teardown(paths_are_opened_while_the_list_is_read, setup, teardown),
         cmocka_unit_test_setup_teardown(the_folder_is_watched, setup, teardown),
         cmocka_unit_test_setup_teardown(a_split_model_is_one, setup, teardown), cmocka_unit_test_setup_teardown(paths_open_only_where_allowed, setup, teardown),
     };

@@ -1,4 +1,5 @@
-// The disk and host tiers by themselves: what comes back, bounds, order of eviction, rates, remains of a killed writer, files of others.
+// The disk and host tiers by themselves: what comes back, bounds, order of eviction, rates, who waits for the file system, remains of a killed writer,
+// files of others. What must not wait is ended by an alarm when it does.
 #include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -32,6 +33,7 @@ static void remove_all(const char *path) {
 
 static int setup(void **state) {
     (void)state;
+    alarm(120);
     remove_all(dir);
     return 0;
 }
@@ -188,6 +190,157 @@ static void delays_are_measured(void **state) {
     kv_disk_close(d);
 }
 
+// Where a page's file is.
+static void path_of(const kv_record *r, char out[400]) {
+    int n = snprintf(out, 400, "%s/%02x/", dir, r->id[0]);
+    for (int i = 0; i < 32; i++) n += snprintf(out + n, 400 - (size_t)n, "%02x", r->id[i]);
+    snprintf(out + n, 400 - (size_t)n, ".%d", r->group);
+}
+
+// kv_disk's calls of unlink come here.
+static void (*before_unlink)(const char *path);
+int unlink(const char *path) {
+    if (before_unlink) before_unlink(path);
+    return unlinkat(AT_FDCWD, path, 0);
+}
+
+static kv_disk *evicting;
+static kv_record victim;
+static int evictions;
+static bool had;
+static kv_put how_again;
+
+// The page whose file is about to go is wanted again.
+static void put_again(const char *path) {
+    char gone[400];
+    path_of(&victim, gone);
+    if (strcmp(path, gone)) return;
+    if (evictions++) return;
+    had = kv_disk_has(evicting, &victim);
+    how_again = put(evicting, victim);
+}
+
+// While a file is being removed to make room the tier answers others, and a page that is put meanwhile keeps the file that it gets.
+static void who_asks_waits_for_no_eviction(void **state) {
+    (void)state;
+    evicting = open_with(2 * 8192, 0);
+    victim = page(1, 0);
+    evictions = 0;
+    assert_int_equal(put(evicting, victim), KV_PUT_FILL);
+    assert_int_equal(put(evicting, page(2, 0)), KV_PUT_FILL);
+    kv_disk_flush(evicting);
+    before_unlink = put_again;
+    assert_int_equal(put(evicting, page(3, 0)), KV_PUT_FILL);
+    kv_disk_flush(evicting);
+    before_unlink = NULL;
+    assert_int_equal(evictions, 1);
+    assert_false(had);
+    assert_int_equal(how_again, KV_PUT_FILL);
+    assert_true(kv_disk_has(evicting, &victim));
+    assert_true(get(evicting, victim));
+    kv_disk_close(evicting);
+}
+
+static atomic_int woken;
+static void wake(void *ctx) { (void)ctx, atomic_fetch_add(&woken, 1); }
+
+static status wait_next(kv_fetch *f, void **content) {
+    status s;
+    while ((s = kv_fetch_next(f, content)) == E_BUSY) usleep(100);
+    return s;
+}
+
+// The second page's file is a pipe that nobody writes: the reader is stuck in it from when the first page is there.
+static void a_fetch_is_freed_while_it_reads(void **state) {
+    (void)state;
+    char pipe[400];
+    kv_disk *d = open_with(0, 0);
+    kv_record pages[] = {page(1, 0), page(1, 1), page(1, 2)};
+    kv_fetch *f;
+    void *content;
+    for (int i = 0; i < 3; i++) assert_int_equal(put(d, pages[i]), KV_PUT_FILL);
+    kv_disk_flush(d);
+    path_of(&pages[1], pipe);
+    assert_int_equal(unlink(pipe), 0);
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    atomic_store(&woken, 0);
+    assert_int_equal(kv_fetch_begin(d, pages, 3, wake, NULL, &f, NULL), OK);
+    assert_int_equal(wait_next(f, &content), OK);
+    mem_free(content);
+    kv_fetch_free(f);
+    int fd = open(pipe, O_WRONLY); // lets the reader go on
+    assert_true(fd >= 0);
+    close(fd);
+    assert_true(get(d, pages[2])); // and it does
+    assert_int_equal(atomic_load(&woken), 1);
+    kv_disk_close(d);
+}
+
+// Twelve fetches of whom nobody takes: together they hold four pages and, so that none waits for another, one each beyond that.
+static void what_is_read_ahead_is_bounded_over_all(void **state) {
+    (void)state;
+    enum { N = 12, EACH = 6 };
+    kv_disk *d;
+    kv_disk_stats st;
+    kv_fetch *f[N];
+    kv_record pages[EACH];
+    void *content;
+    error err = {0};
+    if (kv_disk_open(&(kv_disk_options){.dir = dir, .ahead = 4 * BYTES}, &d, &err) != OK) fail_msg("%s", err.text);
+    for (uint32_t i = 0; i < EACH; i++) assert_int_equal(put(d, pages[i] = page(1, i)), KV_PUT_FILL);
+    kv_disk_flush(d);
+    atomic_store(&woken, 0);
+    for (int k = 0; k < N; k++) assert_int_equal(kv_fetch_begin(d, pages, EACH, k == N - 1 ? wake : NULL, NULL, &f[k], NULL), OK);
+    while (!atomic_load(&woken)) usleep(100);
+    kv_disk_get_stats(d, &st); // now the last one has a page, and was served last
+    assert_int_equal(st.read, 4 + N - 1);
+    for (int i = 0; i < EACH; i++) { // nobody else takes, and it still gets all of its own
+        assert_int_equal(wait_next(f[N - 1], &content), OK);
+        mem_free(content);
+    }
+    assert_int_equal(kv_fetch_next(f[N - 1], &content), E_NOTFOUND);
+    kv_disk_get_stats(d, &st);
+    assert_int_equal(st.read, 4 + N - 2 + EACH);
+    for (int k = 0; k < N; k++)
+        if (k != 1) kv_fetch_free(f[k]);
+    do kv_disk_get_stats(d, &st);
+    while (st.read < 4 + N - 2 + EACH + 3 && usleep(100) == 0); // what they held is the second's: three more beside its one
+    for (int i = 0; i < EACH; i++) {
+        assert_int_equal(wait_next(f[1], &content), OK);
+        mem_free(content);
+    }
+    kv_fetch_free(f[1]);
+    kv_disk_close(d);
+}
+
+// A file that says it is its own parent is none of ours, and takes no room for ever.
+static void a_page_is_not_its_own_parent(void **state) {
+    (void)state;
+    char path[400];
+    kv_record evil = page(1, 5);
+    memcpy(evil.parent, evil.id, sizeof evil.parent);
+    uint8_t file[KV_FILE_HEADER + BYTES];
+    content_of(&evil, file + KV_FILE_HEADER);
+    kv_file_header(&evil, file + KV_FILE_HEADER, file);
+    kv_disk *d = open_with(0, 0); // makes the folders
+    assert_int_equal(put(d, page(1, 0)), KV_PUT_FILL);
+    kv_disk_close(d);
+    path_of(&evil, path);
+    FILE *out = fopen(path, "wb");
+    assert_non_null(out);
+    assert_int_equal(fwrite(file, 1, sizeof file, out), sizeof file);
+    fclose(out);
+    d = open_with(2 * 8192, 0);
+    assert_int_not_equal(access(path, F_OK), 0);
+    for (uint32_t i = 0; i < 4; i++) put(d, page(2, i));
+    kv_disk_flush(d);
+    kv_disk_stats st;
+    kv_disk_get_stats(d, &st);
+    assert_int_equal(st.files, 2);
+    assert_true(st.bytes <= 2 * 8192);
+    kv_disk_close(d);
+}
+
 static void write_to(const char *path, const void *data, size_t n) {
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
@@ -202,12 +355,11 @@ static void strangers_stay_and_remains_go(void **state) {
     put(d, r);
     kv_disk_close(d);
     char file[400], mine[500], part[500], bad[500];
-    int n = snprintf(file, sizeof file, "%s/%02x/", dir, r.id[0]);
-    snprintf(mine, sizeof mine, "%sholiday.jpg", file);
-    for (int i = 0; i < 32; i++) n += snprintf(file + n, sizeof file - (size_t)n, "%02x", r.id[i]);
-    snprintf(part, sizeof part, "%s.1.part", file);
-    snprintf(bad, sizeof bad, "%s.1", file);
-    snprintf(file + n, sizeof file - (size_t)n, ".0");
+    path_of(&r, file);
+    int stem = (int)strlen(file) - 2;
+    snprintf(mine, sizeof mine, "%s/%02x/holiday.jpg", dir, r.id[0]);
+    snprintf(part, sizeof part, "%.*s.1.part", stem, file);
+    snprintf(bad, sizeof bad, "%.*s.1", stem, file);
     assert_int_equal(access(file, R_OK), 0);
     write_to(mine, "me", 2);
     write_to(part, "half", 4);
@@ -268,6 +420,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(what_was_put_comes_back, setup), cmocka_unit_test_setup(leaves_go_first_and_bytes_are_bounded, setup),
         cmocka_unit_test_setup(the_rate_is_kept, setup), cmocka_unit_test_setup(delays_are_measured, setup), cmocka_unit_test_setup(strangers_stay_and_remains_go, setup),
+        cmocka_unit_test_setup(who_asks_waits_for_no_eviction, setup), cmocka_unit_test_setup(a_fetch_is_freed_while_it_reads, setup),
+        cmocka_unit_test_setup(what_is_read_ahead_is_bounded_over_all, setup), cmocka_unit_test_setup(a_page_is_not_its_own_parent, setup),
         cmocka_unit_test(every_damage_is_seen), cmocka_unit_test(host_memory_is_bounded),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include "base/utf8.h"
 #include "tokenizer/tok_fixture.h"
@@ -230,6 +231,30 @@ static void test_longest_spelling_first(void **state) {
     expect(t, "<|im_end|> \n hello", TOK_PARSE_CONTROL, "284 262");
     expect(t, "<|endoftext|> hello", TOK_PARSE_CONTROL, "282 263");
     tok_destroy(t);
+}
+
+// Spellings that stand there twice, or are longer than a trie takes: what is not in the trie leaves no way back to itself there.
+static void test_spellings_not_taken_up(void **state) {
+    (void)state;
+    fixture f = {.model = "llama"};
+    static const struct { const char *text; int type; } tokens[] = {{"<unk>", TOK_TYPE_UNKNOWN}, {"<s>", TOK_TYPE_CONTROL}, {"</s>", TOK_TYPE_CONTROL}, {"<a>", TOK_TYPE_CONTROL},
+        {"<a>x<a>", TOK_TYPE_NORMAL}, {"<a>x<a>", TOK_TYPE_CONTROL}, {"x", TOK_TYPE_NORMAL}, {"y", TOK_TYPE_NORMAL}, {"▁", TOK_TYPE_NORMAL}, {"long", TOK_TYPE_CONTROL}};
+    for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) fix_token(&f, tokens[i].text, tokens[i].type, 0);
+    fix_flag(&f, "tokenizer.ggml.add_space_prefix", false);
+    char text[4106]; // <a>, and <a> again past the longest that a trie takes
+    memset(text, 'x', sizeof text);
+    memcpy(text, "<a>", 3);
+    memcpy(text + sizeof text - 3, "<a>", 3);
+    alarm(30); // what has no end fails
+    for (int longer = 0; longer < 2; longer++) {
+        if (longer) f.str[9] = (gguf_str){text, sizeof text};
+        tokenizer *t = make(&f);
+        expect(t, "xx <a> y", TOK_PARSE_CONTROL, "6 6 8 3 8 7");
+        expect(t, "<a>x<a>", TOK_PARSE_CONTROL, "3 6 3");
+        expect(t, "xx <a> y", 0, "6 6 8 0 0 0 8 7"); // not trusted: the way is gone
+        tok_destroy(t);
+    }
+    alarm(0);
 }
 
 static fixture spm_fixture(bool crossing) {
@@ -715,7 +740,7 @@ int main(void) {
         cmocka_unit_test(test_unicode),          cmocka_unit_test(test_translation),
         cmocka_unit_test(test_bpe),              cmocka_unit_test(test_merging_is_by_rank),
         cmocka_unit_test(test_one_letter_many_times), cmocka_unit_test(test_spans),
-        cmocka_unit_test(test_longest_spelling_first), cmocka_unit_test(test_spm),
+        cmocka_unit_test(test_longest_spelling_first), cmocka_unit_test(test_spellings_not_taken_up), cmocka_unit_test(test_spm),
         cmocka_unit_test(test_pieces_and_streams), cmocka_unit_test(test_ends),
         cmocka_unit_test(test_other_kinds),      cmocka_unit_test(test_ids_only),
         cmocka_unit_test(test_bad_vocabularies),

@@ -497,6 +497,12 @@ static void test_other_kinds(void **state) {
     expect(t, "abba", 0, "260 262 260"); // a bb a beats ab b a
     expect(t, "é", 0, "199 173");
     tok_destroy(t);
+    fix_token(&p, "\xE4", TOK_TYPE_NORMAL, 0); // the best score of all, and it ends inside a character
+    t = make(&p);
+    alarm(30); // what has no end fails
+    expect(t, "中a", 0, "232 188 177 260");
+    alarm(0);
+    tok_destroy(t);
 }
 
 static void test_ids_only(void **state) {

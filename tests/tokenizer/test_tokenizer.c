@@ -420,6 +420,30 @@ static void test_pieces_and_streams(void **state) {
     tok_destroy(u);
 }
 
+// A character outside the byte alphabet is a note that repeats its token: as many notes as there are characters, in a vocabulary of nothing else, are too many.
+static void test_notes_are_bounded(void **state) {
+    (void)state;
+    fixture f = bpe_fixture("gpt-2");
+    int     first = f.count, last = first;
+    while (f.count < FIX_MAX) last = fix_token(&f, "中中中中中中中中中中中中中中中", TOK_TYPE_NORMAL, 0);
+    tokenizer *t = make(&f);
+    size_t     n, text, pieces = 0, texts = 0;
+    char       note[80];
+    snprintf(note, sizeof note, "[UNK_BYTE_0xe4b8ad%s]", f.text[first]);
+    assert_memory_equal(tok_piece(t, first, &n), note, strlen(note));
+    assert_int_equal(n, 15 * strlen(note));
+    assert_memory_equal(tok_piece(t, last, &n), f.text[last], 45);
+    assert_int_equal(n, 45);
+    for (int32_t id = 0; id < tok_size(t); id++) {
+        tok_piece(t, id, &n);
+        tok_text(t, id, &text);
+        pieces += n;
+        texts += text;
+    }
+    assert_true(pieces > 4 * texts && pieces < 5 * texts + (1u << 16));
+    tok_destroy(t);
+}
+
 static void test_ends(void **state) {
     (void)state;
     fixture    f = bpe_fixture("llama-bpe");
@@ -747,7 +771,7 @@ int main(void) {
         cmocka_unit_test(test_bpe),              cmocka_unit_test(test_merging_is_by_rank),
         cmocka_unit_test(test_one_letter_many_times), cmocka_unit_test(test_spans),
         cmocka_unit_test(test_longest_spelling_first), cmocka_unit_test(test_spellings_not_taken_up), cmocka_unit_test(test_spm),
-        cmocka_unit_test(test_pieces_and_streams), cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_pieces_and_streams), cmocka_unit_test(test_notes_are_bounded), cmocka_unit_test(test_ends),
         cmocka_unit_test(test_other_kinds),      cmocka_unit_test(test_ids_only),
         cmocka_unit_test(test_bad_vocabularies),
         cmocka_unit_test(test_unknown_kinds), cmocka_unit_test(test_every_pattern),

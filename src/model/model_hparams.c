@@ -189,7 +189,6 @@ static void read_rope(reader *r, hparams *hp) {
 
 static void read_experts(reader *r, hparams *hp) {
     const arch_row *row = hp->row;
-    read_int(r, "expert_count", 0, MAX_EXPERTS, &hp->n_expert, false);
     read_int(r, "expert_used_count", 0, MAX_TOP_K, &hp->top_k, false);
     if (r->st) return;
     if (hp->n_expert && (hp->top_k < 1 || hp->top_k > hp->n_expert)) {
@@ -236,6 +235,7 @@ static void read_sizes(reader *r, hparams *hp) {
     read_int(r, "block_count", 1, MAX_LAYERS, &hp->n_layers, true);
     read_int(r, "embedding_length", 1, MAX_WIDTH, &hp->n_embd, true);
     read_int(r, "context_length", 0, INT32_MAX, &ctx, false);
+    read_int(r, "expert_count", 0, MAX_EXPERTS, &hp->n_expert, false);
     hp->n_ctx_train = (uint32_t)ctx;
     if (hp->row->keys & K_NEXTN) read_int(r, "nextn_predict_layers", 0, MAX_LAYERS, &nextn, false);
     if (r->st) return;

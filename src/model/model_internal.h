@@ -21,7 +21,6 @@ enum {
     A_EXPERTS_NORM = 1 << 5,  // chosen experts' weights are divided by their sum
     A_FUSED_UP     = 1 << 6,  // ffn_up may hold gate and up, gate first
     A_QK_AFTER     = 1 << 7,  // q/k norm follows the rotation
-    A_QK_PLAIN     = 1 << 8,  // q and k are normalised without weights on layers with rotation (llama4)
     A_BIDIRECTIONAL = 1 << 9,
     A_WINDOW_ROPE  = 1 << 10, // only layers with a window are rotated
     A_WINDOW_PLAIN_ROPE = 1 << 11, // layers with a window are rotated without scaling (gemma3, olmo3)
@@ -181,6 +180,7 @@ struct hparams {
     model_pooling pooling;
     bool    pooled, no_logits;
     bool    no_pre; // no norm before attention and feed-forward
+    bool    qk_plain; // q and k are normalised without weights on layers with rotation (llama4)
     bool    exp_norm, parallel_key, causal, long_factors, rope_off, longrope, window_off, layer_norm;
     arch_rope rope;
     dev_gating gating;

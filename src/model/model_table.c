@@ -61,6 +61,7 @@ static void adjust_muse(hparams *hp) { hp->final_cap = 30; }
 static void adjust_smallthinker(hparams *hp) { hp->window_size = 4096; }
 
 static void adjust_llama4(hparams *hp) {
+    hp->qk_plain = hp->n_expert != 128; // all but Maverick
     hp->window = hp->window_size = 8192;
     hp->temp_scale = 0.1f;
     hp->temp_length = 8192;
@@ -161,7 +162,7 @@ static const arch_row ROWS[] = {
     {.name = "minimax-m2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_GATING, .gating = DEV_GATE_SIGMOID},
     {.name = "bailingmoe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE | K_EXP_NORM},
     {.name = "bailingmoe2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_NEXTN | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID},
-    {.name = "llama4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_QK_PLAIN | A_WEIGHT_FIRST | A_CHUNKED, .keys = K_WINDOW, .gating = DEV_GATE_SIGMOID, .window_period = 4, .no_rope_step = 4,
+    {.name = "llama4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_WEIGHT_FIRST | A_CHUNKED, .keys = K_WINDOW, .gating = DEV_GATE_SIGMOID, .window_period = 4, .no_rope_step = 4,
      .adjust = adjust_llama4},
     {.name = "smallthinker", .rope = ROPE_HALVES, .act = DEV_ACT_RELU, .traits = A_ROUTER_EARLY | A_EXPERTS_NORM | A_WINDOW_ROPE | A_DENSE_FIRST, .keys = K_WINDOW | K_GATING, .window_period = 4, .adjust = adjust_smallthinker},
     {.name = "pangu-embedded", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},

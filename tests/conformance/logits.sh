@@ -203,6 +203,7 @@ if [ -z "${SAMPLE:-}" ] && [ "$part" != quantized ]; then # shapes and scalings 
     row minimax-m3-grouped minimax-m3-moe 1e-5 $many $heads_swa --set rope.dimension_count=u32:16 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2
     row talkie-grouped talkie-dense 1e-6 $heads --set logit_scale=f32:0.3
     row llama4-experts llama4-moe 1e-5 --set expert_count=u32:8 --set expert_used_count=u32:1
+    LISTS="1 7 40" row llama4-maverick llama4-moe 1e-5 --set expert_count=u32:128 --set expert_used_count=u32:1
     row step35-limits step35 1e-5 $small $many --set attention.head_count_kv=u32:2 --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set expert_feed_forward_length=u32:96 --set expert_shared_feed_forward_length=u32:64 \
       --set block_count=u32:4 --set attention.sliding_window=u32:16 --set attention.sliding_window_pattern=bools:false,true,true,true --set rope.freq_base_swa=f32:10000 --set swiglu_clamp_exp=f32:0.3 --set swiglu_clamp_shexp=f32:0.2 \
       --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5 --with blk.%.attn_gate.weight,rope_freqs.weight,blk.0.ffn_gate.weight,blk.0.ffn_up.weight,blk.0.ffn_down.weight,$(each '1 2 3' ffn_gate_inp.weight ffn_gate_exps.weight ffn_up_exps.weight ffn_down_exps.weight ffn_gate_shexp.weight ffn_up_shexp.weight ffn_down_shexp.weight)

@@ -169,7 +169,23 @@ static void test_temperature(void **state) {
     different(with("mistral3", scale, 0.5f, length, 8), with("mistral3", NULL, 0, NULL, 0));
 }
 
+// Maverick, which its number of experts tells, has no norm of queries and keys.
+static float *llama4(uint32_t experts) {
+    small_spec s = {.arch = "llama4", .e = E, .layers = 1, .heads = 4, .kv = 2, .head = 4, .ff = 12, .vocab = VOCAB};
+    small_model m;
+    small_begin(&m, &s);
+    small_u32(&m, &s, "expert_count", experts);
+    small_u32(&m, &s, "expert_used_count", 1);
+    return logits_of(&m);
+}
+
+static void test_maverick(void **state) {
+    (void)state;
+    same(llama4(16), llama4(127), 0);
+    different(llama4(16), llama4(128));
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp), cmocka_unit_test(test_temperature)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp), cmocka_unit_test(test_temperature), cmocka_unit_test(test_maverick)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

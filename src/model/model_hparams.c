@@ -201,7 +201,6 @@ static void read_experts(reader *r, hparams *hp) {
         if (!r->st && (hp->n_expert < 1 || hp->n_expert % hp->share)) r->st = error_set(r->err, E_INVALID, "key \"%s.experts_per_group\" is %d of %d experts", r->arch, hp->share, hp->n_expert);
     }
     hp->exp_norm = row->traits & A_EXPERTS_NORM;
-    hp->gating = row->gating;
     if (row->keys & K_EXP_NORM) read_bool(r, "expert_weights_norm", &hp->exp_norm);
     if (row->keys & K_EXP_SCALE) read_float(r, "expert_weights_scale", &hp->exp_scale);
     if (row->keys & K_GATING) {
@@ -237,6 +236,8 @@ static void read_sizes(reader *r, hparams *hp) {
     read_int(r, "context_length", 0, INT32_MAX, &ctx, false);
     read_int(r, "expert_count", 0, MAX_EXPERTS, &hp->n_expert, false);
     hp->n_ctx_train = (uint32_t)ctx;
+    const gguf_tensor *embed = gguf_tensor_find(r->g, "token_embd.weight"); // held to what it must be where it is bound
+    if (embed && embed->dims[1] <= INT32_MAX) hp->n_vocab = (int32_t)embed->dims[1];
     if (hp->row->keys & K_NEXTN) read_int(r, "nextn_predict_layers", 0, MAX_LAYERS, &nextn, false);
     if (r->st) return;
     if (nextn >= hp->n_layers) {
@@ -487,6 +488,7 @@ status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err) {
     if (hp->row->more & B_INDEXER) read_indexer(&r, hp);
     hp->attn_scale = 1 / sqrtf((float)hp->head_k);
     if (hp->row->traits & A_EMBED_SQRT) hp->embed_scale = sqrtf((float)hp->n_embd);
+    hp->gating = hp->row->gating;
     if (hp->row->adjust) hp->row->adjust(hp);
     read_rope(&r, hp);
     if (hp->row->keys & K_WINDOW) read_window(&r, hp);

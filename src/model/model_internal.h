@@ -187,7 +187,7 @@ struct hparams {
     layer_hp *layers; // n_layers
 };
 
-// Fills hp from metadata. n_vocab and n_embd are held to the embedding tensor's shape. hp->layers: mem_free.
+// Fills hp from metadata, n_vocab from the embedding tensor; binding_make holds n_embd to its shape. hp->layers: mem_free.
 status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err);
 
 // ---- tensors --------------------------------------------------------------------------------------------------------------

@@ -79,6 +79,10 @@ static void adjust_exaone4(hparams *hp) {
     hp->window_off = hp->n_layers != 64; // only the 32B model has windows, whatever the file says
 }
 
+static void adjust_deepseek2(hparams *hp) {
+    if ((hp->n_layers == 47 || hp->n_layers == 48) && hp->n_vocab == 154880) hp->gating = DEV_GATE_SIGMOID; // GLM-4.7-Flash, whose first files do not say
+}
+
 #define EXPERT_KEYS (K_GATING | K_EXP_NORM | K_EXP_SCALE)
 
 static const arch_row ROWS[] = {
@@ -142,7 +146,7 @@ static const arch_row ROWS[] = {
     {.name = "exaone-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_WINDOW_ROPE, .keys = K_WINDOW | EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN, .gating = DEV_GATE_SIGMOID, .window_period = 4},
     {.name = "smollm3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .no_rope_step = 4},
     {.name = "deepseek", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE},
-    {.name = "deepseek2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT | A_MSCALE_BOTH, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_YARN_LOG | K_TEMP},
+    {.name = "deepseek2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT | A_MSCALE_BOTH, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_YARN_LOG | K_TEMP, .adjust = adjust_deepseek2},
     {.name = "mistral4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_YARN_LOG | K_TEMP},
     {.name = "minicpm3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LATENT, .adjust = adjust_minicpm},
     {.name = "plm", .rope = ROPE_PAIRS, .act = DEV_ACT_RELU2, .traits = A_LATENT},

@@ -153,6 +153,11 @@ if [ -z "${SAMPLE:-}" ] && [ "$part" != quantized ]; then # shapes and scalings 
     row deepseek2-heads deepseek2-moe 1e-5 $many --set attention.head_count=u32:4 --set embedding_length=u32:512
     row deepseek2-yarn deepseek2-moe 1e-5 --set attention.head_count=u32:4 --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:40 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:0.0707
     row deepseek2-plain deepseek2-moe 1e-5 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:4 --set attention.key_length=u32:192 --set attention.value_length=u32:128 --set attention.key_length_mla=u32:0 --set attention.value_length_mla=u32:0 --set attention.kv_lora_rank=u32:256
+    # GLM-4.7-Flash is told by its layers and its vocabulary; the key of the gate is not there
+    N_VOCAB=154880 LISTS="1 7 40" row deepseek2-flash deepseek2 1e-5 --set context_length=u32:256 --set embedding_length=u32:64 --set block_count=u32:47 --set feed_forward_length=u32:96 --set attention.head_count=u32:2 \
+      --set attention.head_count_kv=u32:1 --set attention.layer_norm_rms_epsilon=f32:1e-5 --set leading_dense_block_count=u32:1 $many --set expert_shared_count=u32:1 --set expert_feed_forward_length=u32:32 --set attention.q_lora_rank=u32:32 \
+      --set attention.kv_lora_rank=u32:32 --set attention.key_length=u32:40 --set attention.value_length=u32:32 --set attention.key_length_mla=u32:24 --set attention.value_length_mla=u32:16 --set rope.dimension_count=u32:8 \
+      --set expert_weights_scale=f32:1.8 --set expert_weights_norm=bool:true
     row mistral4-yarn mistral4-moe 1e-5 --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:16 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:1.0
     row mistral3-temperature mistral3-dense 1e-6 --set attention.temperature_scale=f32:0.3 --set rope.scaling.original_context_length=u32:16
     row cohere2moe-stacked cohere2moe-moe 1e-5 $many --with blk.1.ffn_gate_up_exps.weight

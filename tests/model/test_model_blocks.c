@@ -2,6 +2,8 @@
 // must change nothing change nothing.
 #include "model/small_run.h"
 
+#include "model/model_internal.h"
+
 enum { TOKENS = 40, VOCAB = 21, E = 16 };
 
 static void put(small_model *m, const char *name, int k, int n, int x, const float *values) {
@@ -185,7 +187,42 @@ static void test_maverick(void **state) {
     different(llama4(16), llama4(128));
 }
 
+// GLM-4.7-Flash is told by its sizes where the file does not say how experts are gated.
+static dev_gating gating(int layers, int vocab, uint32_t said) {
+    small_spec s = {.arch = "deepseek2", .e = 2, .layers = layers, .heads = 1, .kv = 1, .head = 2};
+    small_model m;
+    hparams hp;
+    error err;
+    char last[32];
+    small_open(&m, &s);
+    small_heads(&m, &s, 0);
+    small_u32(&m, &s, "attention.kv_lora_rank", 1);
+    small_u32(&m, &s, "expert_count", 2);
+    small_u32(&m, &s, "expert_used_count", 1);
+    small_u32(&m, &s, "expert_gating_func", said);
+    snprintf(last, sizeof last, "blk.%d.attn_norm", layers - 1);
+    small_pair(&m, &s, "token_embd", 2, (uint64_t)vocab, false);
+    small_pair(&m, &s, last, 2, 1, false);
+    small_end(&m);
+    if (hparams_read(m.g, 0, &hp, &err)) fail_msg("%s", err.text);
+    dev_gating g = hp.gating;
+    mem_free(hp.layers);
+    small_free(&m);
+    return g;
+}
+
+static void test_gating(void **state) {
+    (void)state;
+    enum { FLASH = 154880 };
+    assert_int_equal(gating(47, FLASH, 0), DEV_GATE_SIGMOID);
+    assert_int_equal(gating(48, FLASH, 0), DEV_GATE_SIGMOID);
+    assert_int_equal(gating(47, FLASH, 1), DEV_GATE_SOFTMAX);
+    assert_int_equal(gating(46, FLASH, 0), DEV_GATE_SOFTMAX);
+    assert_int_equal(gating(47, FLASH - 1, 0), DEV_GATE_SOFTMAX);
+    assert_int_equal(gating(46, FLASH, 2), DEV_GATE_SIGMOID);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp), cmocka_unit_test(test_temperature), cmocka_unit_test(test_maverick)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp), cmocka_unit_test(test_temperature), cmocka_unit_test(test_maverick), cmocka_unit_test(test_gating)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

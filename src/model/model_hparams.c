@@ -187,6 +187,18 @@ static void read_rope(reader *r, hparams *hp) {
     hp->long_factors = hp->context > hp->n_ctx_orig;
 }
 
+// The choice among some groups of experts, which llama.cpp makes for every architecture: 0 and 1 are none.
+static void read_groups(reader *r, hparams *hp) {
+    if (!hp->n_expert) return;
+    read_int(r, "expert_group_count", 0, MAX_EXPERTS, &hp->n_group, false);
+    read_int(r, "expert_group_used_count", 0, MAX_EXPERTS, &hp->top_groups, false);
+    if (r->st || hp->n_group <= 1) return;
+    if (hp->n_expert % hp->n_group || hp->top_groups < 1 || hp->top_groups > hp->n_group || (int64_t)hp->top_groups * (hp->n_expert / hp->n_group) < hp->top_k)
+        r->st = error_set(r->err, E_INVALID, "key \"%s.expert_group_count\": %d of %d groups do not fit %d experts", r->arch, hp->top_groups, hp->n_group, hp->n_expert);
+    else if (hp->row->traits & A_WEIGHT_FIRST || hp->row->more & B_CHUNK_EXPERTS) // groups by other numbers than its gates: by what the router gives, by sigmoids
+        r->st = error_set(r->err, E_UNSUPPORTED, "key \"%s.expert_group_count\" is %d: groups of experts are not built for this architecture", r->arch, hp->n_group);
+}
+
 static void read_experts(reader *r, hparams *hp) {
     const arch_row *row = hp->row;
     read_int(r, "expert_used_count", 0, MAX_TOP_K, &hp->top_k, false);
@@ -211,13 +223,7 @@ static void read_experts(reader *r, hparams *hp) {
         else if (f == 3) hp->gating = DEV_GATE_SOFTMAX_TOPK;
         else if (f && !r->st) r->st = error_set(r->err, E_UNSUPPORTED, "key \"%s.expert_gating_func\" is %d: not built", r->arch, f);
     }
-    if (row->keys & K_EXP_GROUPS) {
-        read_int(r, "expert_group_count", 0, MAX_EXPERTS, &hp->n_group, false);
-        read_int(r, "expert_group_used_count", 0, MAX_EXPERTS, &hp->top_groups, false);
-        if (!r->st && hp->n_group > 1
-            && (hp->n_expert % hp->n_group || hp->top_groups < 1 || hp->top_groups > hp->n_group || (int64_t)hp->top_groups * (hp->n_expert / hp->n_group) < hp->top_k))
-            r->st = error_set(r->err, E_INVALID, "key \"%s.expert_group_count\": %d of %d groups do not fit %d experts", r->arch, hp->top_groups, hp->n_group, hp->n_expert);
-    }
+    read_groups(r, hp);
 }
 
 // Two stacks of as many layers each; block_count counts the layers of all passes (hrm_text).

@@ -83,7 +83,6 @@ enum {
     K_GATING      = 1 << 10, // expert_gating_func
     K_EXP_NORM    = 1 << 11, // expert_weights_norm
     K_EXP_SCALE   = 1 << 12, // expert_weights_scale
-    K_EXP_GROUPS  = 1 << 13, // expert_group_count, expert_group_used_count
     K_TEMP        = 1 << 14, // attention.temperature_scale (and rope.scaling.original_context_length as its length)
     K_YARN        = 1 << 15, // rope.scaling.yarn_*
     K_NEXTN       = 1 << 16, // nextn_predict_layers: the last layers only draft and are left out

@@ -140,6 +140,8 @@ if [ -z "${SAMPLE:-}" ] && [ "$part" != quantized ]; then # shapes and scalings 
     row deepseek-experts deepseek-moe 1e-5 $many
     row dots1-scales dots1-moe 1e-5 $many --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
     row bailingmoe2-groups bailingmoe2-moe 1e-5 $many --set expert_group_count=u32:4 --set expert_group_used_count=u32:2 --set expert_weights_norm=bool:true
+    groups="--set expert_count=u32:8 --set expert_used_count=u32:3 --set expert_group_count=u32:4 --set expert_group_used_count=u32:2"
+    for base in llama qwen2moe qwen3moe grok dbrx gpt-oss; do LISTS="1 7 200" row "$base-groups" "$base-moe" 1e-5 $groups; done
     row stablelm-norms stablelm-dense 1e-6 --with blk.%.attn_q_norm.weight,blk.%.attn_k_norm.weight,blk.%.ffn_norm.weight,blk.%.ffn_norm.bias,blk.%.attn_q.bias,blk.%.attn_k.bias,blk.%.attn_v.bias
     row falcon-two-norms falcon-dense 1e-5 --with blk.%.attn_norm_2.weight,blk.%.attn_norm_2.bias --set attention.head_count_kv=u32:1
     LISTS="1 7 40" row baichuan-7b baichuan-dense 1e-6 --set block_count=u32:32

@@ -247,6 +247,20 @@ static void limits_few(small_model *m) {
     gguf_writer_set(m->w, "maple.swiglu_clamp_exp", GGUF_ARRAY, &items, NULL);
 }
 
+static void groups_odd(small_model *m) {
+    gguf_writer_set_u32(m->w, "llama.expert_group_count", 3, NULL);
+    gguf_writer_set_u32(m->w, "llama.expert_group_used_count", 1, NULL);
+}
+static void groups_llama4(small_model *m) {
+    gguf_writer_set_u32(m->w, "llama4.expert_group_count", 2, NULL);
+    gguf_writer_set_u32(m->w, "llama4.expert_group_used_count", 1, NULL);
+}
+static void groups_grovemoe(small_model *m) {
+    share_two(m);
+    gguf_writer_set_u32(m->w, "grovemoe.expert_group_count", 2, NULL);
+    gguf_writer_set_u32(m->w, "grovemoe.expert_group_used_count", 1, NULL);
+}
+
 static void swin(small_model *m) { gguf_writer_set_bool(m->w, "chameleon.swin_norm", true, NULL); }
 
 static void test_rows(void **state) {
@@ -272,6 +286,11 @@ static void test_rows(void **state) {
     refused(&s, NULL, E_INVALID, "grovemoe.experts_per_group");
     refused(&s, share_odd, E_INVALID, "grovemoe.experts_per_group");
     refused(&s, share_two, E_INVALID, "ffn_gate_chexps");
+    refused(&s, groups_grovemoe, E_UNSUPPORTED, "grovemoe.expert_group_count");
+    s.arch = "llama4";
+    refused(&s, groups_llama4, E_UNSUPPORTED, "llama4.expert_group_count");
+    s.arch = "llama";
+    refused(&s, groups_odd, E_INVALID, "llama.expert_group_count");
     s.arch = "maple";
     refused(&s, limit_negative, E_INVALID, "maple.swiglu_clamp_exp");
     refused(&s, limits_few, E_INVALID, "maple.swiglu_clamp_exp");

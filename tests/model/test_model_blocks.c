@@ -187,12 +187,36 @@ static void test_maverick(void **state) {
     different(llama4(16), llama4(128));
 }
 
+// What metadata alone makes of a file, which is gone afterwards.
+static hparams read_of(small_model *m) {
+    hparams hp;
+    error err;
+    small_end(m);
+    if (hparams_read(m->g, 0, &hp, &err)) fail_msg("%s", err.text);
+    mem_free(hp.layers);
+    small_free(m);
+    return hp;
+}
+
+// Experts of the best groups, in every architecture.
+static void test_groups(void **state) {
+    (void)state;
+    static const char *const archs[] = {"llama", "qwen2moe", "deepseek", "gpt-oss", "bailingmoe2"};
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++) {
+        small_spec s = {.arch = archs[i], .e = E, .layers = 1, .heads = 4, .kv = 2, .head = 4, .ff = 12, .vocab = VOCAB, .experts = 8, .used = 3};
+        small_model m;
+        small_begin(&m, &s);
+        small_u32(&m, &s, "expert_group_count", 4);
+        small_u32(&m, &s, "expert_group_used_count", 2);
+        hparams hp = read_of(&m);
+        if (hp.n_group != 4 || hp.top_groups != 2) fail_msg("%s: %d of %d groups", archs[i], hp.top_groups, hp.n_group);
+    }
+}
+
 // GLM-4.7-Flash is told by its sizes where the file does not say how experts are gated.
 static dev_gating gating(int layers, int vocab, uint32_t said) {
     small_spec s = {.arch = "deepseek2", .e = 2, .layers = layers, .heads = 1, .kv = 1, .head = 2};
     small_model m;
-    hparams hp;
-    error err;
     char last[32];
     small_open(&m, &s);
     small_heads(&m, &s, 0);
@@ -203,12 +227,7 @@ static dev_gating gating(int layers, int vocab, uint32_t said) {
     snprintf(last, sizeof last, "blk.%d.attn_norm", layers - 1);
     small_pair(&m, &s, "token_embd", 2, (uint64_t)vocab, false);
     small_pair(&m, &s, last, 2, 1, false);
-    small_end(&m);
-    if (hparams_read(m.g, 0, &hp, &err)) fail_msg("%s", err.text);
-    dev_gating g = hp.gating;
-    mem_free(hp.layers);
-    small_free(&m);
-    return g;
+    return read_of(&m).gating;
 }
 
 static void test_gating(void **state) {
@@ -223,6 +242,6 @@ static void test_gating(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp), cmocka_unit_test(test_temperature), cmocka_unit_test(test_maverick), cmocka_unit_test(test_gating)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp), cmocka_unit_test(test_temperature), cmocka_unit_test(test_groups), cmocka_unit_test(test_maverick), cmocka_unit_test(test_gating)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -150,10 +150,12 @@ static void read_rope(reader *r, hparams *hp) {
     if (gguf_find(r->g, key_of(r, "rope.scaling.factor"))) read_float(r, "rope.scaling.factor", &factor);
     else read_float(r, "rope.scale_linear", &factor);
     read_float(r, "rope.scaling.attn_factor", &file_attn);
-    if (hp->row->keys & K_YARN) {
-        if (hp->row->keys & K_YARN_LOG) read_float(r, "rope.scaling.yarn_log_multiplier", &log_mul);
+    if (hp->row->keys & K_YARN_LOG) read_float(r, "rope.scaling.yarn_log_multiplier", &log_mul);
+    if (hp->row->keys & K_YARN_FACTORS) {
         read_float(r, "rope.scaling.yarn_ext_factor", &ext);
         read_float(r, "rope.scaling.yarn_attn_factor", &yarn_attn);
+    }
+    if (hp->row->keys & K_YARN_BETAS) {
         read_float(r, "rope.scaling.yarn_beta_fast", &hp->beta_fast);
         read_float(r, "rope.scaling.yarn_beta_slow", &hp->beta_slow);
     }
@@ -313,7 +315,7 @@ static void read_latent(reader *r, hparams *hp) {
     for (int32_t i = 0; i < hp->n_layers; i++)
         if (!hp->layers[i].no_attention) hp->layers[i].n_kv = absorbed ? 1 : hp->layers[i].n_head;
     float f = 1 / hp->freq_scale, m = hp->attn_factor * (1 + 0.1f * logf(f)) * (1 + 0.1f * hp->yarn_log_mul * logf(f));
-    hp->attn_scale = (hp->row->keys & K_YARN ? m * m : 1) / sqrtf((float)hp->mla_k);
+    hp->attn_scale = (hp->row->more & B_YARN_SCORES ? m * m : 1) / sqrtf((float)hp->mla_k);
 }
 
 // Each layer's head sizes; in gemma4 those of windowed layers are their own, and late layers read an earlier one's keys.

@@ -65,6 +65,7 @@ enum {
     B_LATENT_WINDOWS = 1 << 16, // latent attention's sizes in layers with a window are their own (dots3note)
     B_QK_LAYER      = 1 << 17, // queries and keys have a layer norm, whatever the rest has (chameleon)
     B_IMAGE_TOKENS  = 1 << 18, // some tokens are pieces of images and are never written (chameleon)
+    B_YARN_SCORES   = 1 << 19, // YaRN's magnitude scales latent attention's scores, squared
     B_DECAY_PLUS    = 1 << 13, // ssm_a holds exp(A) where others hold -exp(A) (bailingmoe3)
 };
 
@@ -84,7 +85,8 @@ enum {
     K_EXP_NORM    = 1 << 11, // expert_weights_norm
     K_EXP_SCALE   = 1 << 12, // expert_weights_scale
     K_TEMP        = 1 << 14, // attention.temperature_scale (and rope.scaling.original_context_length as its length)
-    K_YARN        = 1 << 15, // rope.scaling.yarn_*
+    K_YARN_BETAS  = 1 << 15, // rope.scaling.yarn_beta_fast, yarn_beta_slow
+    K_YARN_FACTORS = 1 << 13, // rope.scaling.yarn_ext_factor, yarn_attn_factor
     K_NEXTN       = 1 << 16, // nextn_predict_layers: the last layers only draft and are left out
     K_OUT_SCALE   = 1 << 17, // attention.output_scale
     K_YARN_LOG    = 1 << 19, // rope.scaling.yarn_log_multiplier

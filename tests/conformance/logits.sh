@@ -120,17 +120,18 @@ done
 if [ -z "${SAMPLE:-}" ] && [ "$part" != quantized ]; then # shapes and scalings that the plain files do not have
   heads="--set attention.head_count=u32:8 --set attention.head_count_kv=u32:2 --set attention.key_length=u32:32 --set attention.value_length=u32:32 --set rope.dimension_count=u32:32"
   yarn="--set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:4 --set rope.scaling.original_context_length=u32:64"
+  stray="--set rope.scaling.yarn_beta_fast=f32:8 --set rope.scaling.yarn_beta_slow=f32:3 --set rope.scaling.yarn_ext_factor=f32:0.5 --set rope.scaling.yarn_attn_factor=f32:0.7" # of which most architectures read none
   many="--set expert_count=u32:8 --set expert_used_count=u32:3"
   # shellcheck disable=SC2086
   {
     row llama-grouped llama-dense 1e-6 $heads
     row llama-linear llama-dense 1e-6 --set rope.scaling.type=str:linear --set rope.scaling.factor=f32:4
-    row llama-yarn llama-dense 1e-6 $yarn
+    row llama-yarn llama-dense 1e-6 $yarn $stray
     row llama-freqs llama-dense 1e-6 --with rope_freqs.weight
     row llama-longrope llama-dense 1e-5 --set rope.scaling.type=str:longrope --set rope.scaling.original_context_length=u32:64 --with rope_factors_long.weight,rope_factors_short.weight # random factors make large angles
     row llama-experts llama-moe 1e-5 $many
     row qwen2-biases qwen2-dense 1e-6 $heads --with blk.%.attn_q.bias,blk.%.attn_k.bias,blk.%.attn_v.bias
-    row mistral3-yarn mistral3-dense 1e-6 $yarn --set rope.scaling.yarn_log_multiplier=f32:1
+    row mistral3-yarn mistral3-dense 1e-6 $yarn $stray --set rope.scaling.yarn_log_multiplier=f32:1
     row minicpm-scales minicpm-dense 1e-6 --set logit_scale=f32:2.5
     row granite-scales granite-dense 1e-6 --set logit_scale=f32:2.5 --set embedding_scale=f32:3 --set attention.scale=f32:0.05
     row gptneox-parallel gptneox-dense 1e-5 --set use_parallel_residual=bool:true
@@ -153,14 +154,17 @@ if [ -z "${SAMPLE:-}" ] && [ "$part" != quantized ]; then # shapes and scalings 
     row chatglm-partial chatglm-dense 1e-6 --set rope.dimension_count=u32:64 --with blk.%.attn_q.bias,blk.%.attn_k.bias,blk.%.attn_v.bias
     row olmo2-yarn olmo2-dense 1e-6 --set block_count=u32:4 --set attention.sliding_window_pattern=u32:4 $yarn
     row deepseek2-heads deepseek2-moe 1e-5 $many --set attention.head_count=u32:4 --set embedding_length=u32:512
-    row deepseek2-yarn deepseek2-moe 1e-5 --set attention.head_count=u32:4 --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:40 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:0.0707
+    row grok-yarn grok-moe 1e-5 $yarn $stray
+    row glm-dsa-yarn glm-dsa-moe 1e-5 $yarn $stray --set rope.scaling.yarn_log_multiplier=f32:0.0707
+    LISTS="1 7 200" row deepseek32-yarn deepseek32-moe 1e-5 $yarn $stray --set rope.scaling.yarn_log_multiplier=f32:0.0707 --set attention.indexer.top_k=u32:256
+    row deepseek2-yarn deepseek2-moe 1e-5 $stray --set attention.head_count=u32:4 --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:40 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:0.0707
     row deepseek2-plain deepseek2-moe 1e-5 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:4 --set attention.key_length=u32:192 --set attention.value_length=u32:128 --set attention.key_length_mla=u32:0 --set attention.value_length_mla=u32:0 --set attention.kv_lora_rank=u32:256
     # GLM-4.7-Flash is told by its layers and its vocabulary; the key of the gate is not there
     N_VOCAB=154880 LISTS="1 7 40" row deepseek2-flash deepseek2 1e-5 --set context_length=u32:256 --set embedding_length=u32:64 --set block_count=u32:47 --set feed_forward_length=u32:96 --set attention.head_count=u32:2 \
       --set attention.head_count_kv=u32:1 --set attention.layer_norm_rms_epsilon=f32:1e-5 --set leading_dense_block_count=u32:1 $many --set expert_shared_count=u32:1 --set expert_feed_forward_length=u32:32 --set attention.q_lora_rank=u32:32 \
       --set attention.kv_lora_rank=u32:32 --set attention.key_length=u32:40 --set attention.value_length=u32:32 --set attention.key_length_mla=u32:24 --set attention.value_length_mla=u32:16 --set rope.dimension_count=u32:8 \
       --set expert_weights_scale=f32:1.8 --set expert_weights_norm=bool:true
-    row mistral4-yarn mistral4-moe 1e-5 --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:16 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:1.0
+    row mistral4-yarn mistral4-moe 1e-5 $stray --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:16 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:1.0
     row mistral3-temperature mistral3-dense 1e-6 --set attention.temperature_scale=f32:0.3 --set rope.scaling.original_context_length=u32:16
     row cohere2moe-stacked cohere2moe-moe 1e-5 $many --with blk.1.ffn_gate_up_exps.weight
     small="--set context_length=u32:256 --set embedding_length=u32:256 --set block_count=u32:2 --set feed_forward_length=u32:384 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:4

@@ -213,6 +213,37 @@ static void test_groups(void **state) {
     }
 }
 
+// Of YaRN's keys each architecture reads its own.
+static hparams yarn(const char *arch, const char *key, float f) {
+    small_spec s = {.arch = arch, .e = E, .layers = 1, .heads = 4, .kv = 4, .head = 4, .ff = 12, .vocab = VOCAB};
+    char name[64];
+    small_model m;
+    small_begin(&m, &s);
+    snprintf(name, sizeof name, "%s.rope.scaling.type", arch);
+    assert_int_equal(gguf_writer_set_text(m.w, name, "yarn", NULL), OK);
+    small_f32(&m, &s, "rope.scaling.factor", 4);
+    small_u32(&m, &s, "attention.kv_lora_rank", 4);
+    small_u32(&m, &s, "attention.indexer.top_k", 64);
+    if (key) small_f32(&m, &s, key, f);
+    return read_of(&m);
+}
+
+static void test_yarn_keys(void **state) {
+    (void)state;
+    static const struct { const char *arch; bool betas, factors, log, scores; } rows[] = {{.arch = "llama"}, {"mistral3", .betas = true, .log = true}, {"grok", .betas = true, .factors = true}, {.arch = "minicpm3"},
+        {"glm-dsa", .scores = true}, {"deepseek2", .log = true, .scores = true}, {"deepseek32", .log = true, .scores = true}, {"mistral4", .log = true, .scores = true}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *a = rows[i].arch;
+        float attn = yarn(a, NULL, 0).attn_factor, scale = yarn(a, NULL, 0).attn_scale * sqrtf(4);
+        if ((yarn(a, "rope.scaling.yarn_beta_fast", 9).beta_fast == 9) != rows[i].betas) fail_msg("%s: beta_fast", a);
+        if ((yarn(a, "rope.scaling.yarn_beta_slow", 3).beta_slow == 3) != rows[i].betas) fail_msg("%s: beta_slow", a);
+        if ((yarn(a, "rope.scaling.yarn_ext_factor", 0.5f).ext_factor == 0.5f) != rows[i].factors) fail_msg("%s: ext_factor", a);
+        if ((yarn(a, "rope.scaling.yarn_log_multiplier", 0.3f).yarn_log_mul != 0) != rows[i].log) fail_msg("%s: log_multiplier", a);
+        if (attn != 1) fail_msg("%s: attn_factor %g", a, (double)attn);
+        if (strcmp(a, "grok") && (fabsf(scale - 1) > 1e-3f) != rows[i].scores) fail_msg("%s: scores times %g", a, (double)scale); // grok has a scale of its own
+    }
+}
+
 // GLM-4.7-Flash is told by its sizes where the file does not say how experts are gated.
 static dev_gating gating(int layers, int vocab, uint32_t said) {
     small_spec s = {.arch = "deepseek2", .e = 2, .layers = layers, .heads = 1, .kv = 1, .head = 2};
@@ -242,6 +273,6 @@ static void test_gating(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp), cmocka_unit_test(test_temperature), cmocka_unit_test(test_groups), cmocka_unit_test(test_maverick), cmocka_unit_test(test_gating)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp), cmocka_unit_test(test_temperature), cmocka_unit_test(test_groups), cmocka_unit_test(test_maverick), cmocka_unit_test(test_gating), cmocka_unit_test(test_yarn_keys)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

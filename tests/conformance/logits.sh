@@ -180,22 +180,24 @@ if [ -z "${SAMPLE:-}" ] && [ "$part" != quantized ]; then # shapes and scalings 
       --set rope.freq_base_swa=f32:10000 --set rope.dimension_count=u32:64 --set rope.dimension_count_swa=u32:32"
     row gemma4 gemma4 1e-5 $gemma4 --set block_count=u32:4 --set attention.sliding_window_pattern=bools:true,true,true,false --set attention.shared_kv_layers=u32:0 --set embedding_length_per_layer_input=u32:0
     row gemma4-shared gemma4 1e-5 $gemma4 --set block_count=u32:6 --set attention.sliding_window_pattern=bools:true,true,false,true,true,false --set attention.shared_kv_layers=u32:3 --set embedding_length_per_layer_input=u32:32 --with blk.%.attn_v.weight
-    # recurrent layers: several heads a key head, experts, windows, norms
+    # recurrent layers: several heads a key head, experts, windows, norms; and keys that other architectures read and theirs do not
+    scale="--set attention.scale=f32:0.3" scales="--set attention.scale=f32:0.3 --set expert_weights_scale=f32:2.5"
     row lfm2-unwindowed lfm2-dense 1e-5 --set attention.sliding_window=u32:0
     # 17: token 680, 0.52103 and 0.52102, where angles of float32 positions differ by as much
-    SALT=18 row lfm2moe-experts lfm2moe-moe 1e-5 $many
+    SALT=18 row lfm2moe-experts lfm2moe-moe 1e-5 $many --set attention.sliding_window=u32:8
     row mamba-norms mamba-dense 1e-5 --set ssm.dt_b_c_rms=bool:true --set ssm.state_size=u32:16
     row mamba2-heads mamba2-dense 1e-5 --set ssm.time_step_rank=u32:8 --set ssm.state_size=u32:16
     row jamba-experts jamba-dense 1e-5 $many --with blk.1.ffn_gate_inp.weight
-    row falcon-h1-grouped falcon-h1-dense 1e-5 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set ssm.time_step_rank=u32:8 --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set rope.dimension_count=u32:64
+    row falcon-h1-grouped falcon-h1-dense 1e-5 $scale --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set ssm.time_step_rank=u32:8 --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set rope.dimension_count=u32:64
     row granitehybrid-rotated granitehybrid-dense 1e-5 $many --set rope.scaling.finetuned=bool:true --set logit_scale=f32:2.5 --set attention.scale=f32:0.05 --set embedding_scale=f32:3
-    row nemotron_h-experts nemotron_h_moe-dense 1e-5 $many --set expert_feed_forward_length=u32:64 --set expert_shared_feed_forward_length=u32:96 --set expert_shared_count=u32:1 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
+    row nemotron_h-scale nemotron_h-dense 1e-5 $scale
+    row nemotron_h-experts nemotron_h_moe-dense 1e-5 $many $scale --set expert_feed_forward_length=u32:64 --set expert_shared_feed_forward_length=u32:96 --set expert_shared_count=u32:1 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
     delta="--set ssm.time_step_rank=u32:4 --set ssm.group_count=u32:2 --set ssm.inner_size=u32:512"
-    row qwen3next-heads qwen3next-moe 1e-5 $many $delta
-    row qwen35-heads qwen35-dense 1e-5 $delta
-    row qwen35moe-grouped qwen35moe-moe 1e-5 $many $delta --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2
+    row qwen3next-heads qwen3next-moe 1e-5 $many $scales $delta
+    row qwen35-heads qwen35-dense 1e-5 $scale $delta
+    row qwen35moe-grouped qwen35moe-moe 1e-5 $many $scales $delta --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2
     row plamo2-heads plamo2-dense 1e-5 --set ssm.time_step_rank=u32:8 --set ssm.state_size=u32:16
-    row minimax-01-heads minimax-01-moe 1e-5 $many --set residual_scale=f32:0.3 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set rope.dimension_count=u32:64
+    row minimax-01-heads minimax-01-moe 1e-5 $many $scales --set residual_scale=f32:0.3 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set rope.dimension_count=u32:64
     row kimi-linear-heads kimi-linear-moe 1e-5 $many --set expert_weights_scale=f32:2.5 --set attention.head_count=u32:4 --with blk.1.ffn_gate_shexp.weight,blk.1.ffn_up_shexp.weight,blk.1.ffn_down_shexp.weight
     # 17: token 445 of layer 1, 0.1249979 and 0.1249977, and token 265 of layer 3, 2e-8 apart; the peer's GELU moves the stream by 6e-4 of itself
     SALT=18 row gemma4-experts gemma4 1e-5 $gemma4 --set block_count=u32:4 --set attention.sliding_window_pattern=bools:true,true,true,false --set attention.shared_kv_layers=u32:0 --set embedding_length_per_layer_input=u32:0 $many --set expert_feed_forward_length=u32:96 \

@@ -2,7 +2,7 @@
 #include "model/small_model.h"
 
 #include "model/fake_device.h"
-#include "model/model.h"
+#include "model/model_internal.h"
 
 enum { E = 16, INNER = 32, HEADS = 4, GROUPS = 2, STATE = 8, TAPS = 4, WIDE = INNER + 2 * GROUPS * STATE };
 
@@ -23,7 +23,7 @@ static const struct { const char *name; uint64_t k, n; } MAMBA2[] = {
     {"blk.0.ssm_alpha.weight", E, HEADS}, {"blk.0.ssm_norm.weight", INNER / HEADS, 1}, {"blk.0.ssm_out.weight", INNER, E}, {"blk.0.ffn_gate.weight", E, 24}, {"blk.0.ffn_up.weight", E, 24},
     {"blk.0.ffn_down.weight", 24, E}};
 
-static small_model made(const spec *s) {
+static small_model opened(const spec *s) {
     bool delta = !strcmp(s->arch, "qwen35");
     size_t n = delta ? sizeof DELTA / sizeof *DELTA : sizeof MAMBA2 / sizeof *MAMBA2;
     small_model m = {0};
@@ -37,6 +37,11 @@ static small_model made(const spec *s) {
         if (delta) small_tensor(&m, &t, DELTA[i].name, DELTA[i].k, DELTA[i].n, 1);
         else small_tensor(&m, &t, MAMBA2[i].name, MAMBA2[i].k, MAMBA2[i].n, 1);
     }
+    return m;
+}
+
+static small_model made(const spec *s) {
+    small_model m = opened(s);
     small_end(&m);
     return m;
 }
@@ -100,6 +105,26 @@ static void parts_are_missed(void **state) {
     }
 }
 
+// attention.scale is a key of others: a file that has it says nothing.
+static void keys_of_others_are_not_read(void **state) {
+    (void)state;
+    small_spec t = {.arch = "qwen35"};
+    spec s = {.arch = "qwen35"};
+    float scale[2];
+    for (int i = 0; i < 2; i++) {
+        small_model m = opened(&s);
+        hparams hp;
+        error err;
+        if (i) small_f32(&m, &t, "attention.scale", 0.3f);
+        small_end(&m);
+        if (hparams_read(m.g, 0, &hp, &err)) fail_msg("%s", err.text);
+        scale[i] = hp.attn_scale;
+        mem_free(hp.layers);
+        small_free(&m);
+    }
+    assert_true(scale[0] == scale[1]);
+}
+
 static void sizes_are_bounded(void **state) {
     (void)state;
     static const char *const keys[] = {"ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.time_step_rank", "ssm.group_count"};
@@ -109,6 +134,6 @@ static void sizes_are_bounded(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(whole_ones_pass), cmocka_unit_test(what_steers_is_exact), cmocka_unit_test(parts_are_missed), cmocka_unit_test(sizes_are_bounded)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(whole_ones_pass), cmocka_unit_test(what_steers_is_exact), cmocka_unit_test(parts_are_missed), cmocka_unit_test(sizes_are_bounded), cmocka_unit_test(keys_of_others_are_not_read)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -105,6 +105,10 @@ static void read_window(reader *r, hparams *hp) {
     hp->window_period = hp->row->window_period;
     int32_t given = -1;
     read_int(r, "attention.sliding_window", 0, INT32_MAX, &given, false);
+    if (given == 0 && hp->row->traits & A_CHUNKED) { // then it has other rotations and no temperature, and nothing computes that to be held to
+        r->st = error_set(r->err, E_UNSUPPORTED, "key \"%s.attention.sliding_window\" is 0: that architecture without windows is not built", r->arch);
+        return;
+    }
     if (given >= 0) hp->window = given;
     if (hp->window > 0 && hp->window_size) hp->window = hp->window_size;
     if (hp->window_off) hp->window = 0;

@@ -255,6 +255,7 @@ static void groups_llama4(small_model *m) {
     gguf_writer_set_u32(m->w, "llama4.expert_group_count", 2, NULL);
     gguf_writer_set_u32(m->w, "llama4.expert_group_used_count", 1, NULL);
 }
+static void window_none(small_model *m) { gguf_writer_set_u32(m->w, "llama4.attention.sliding_window", 0, NULL); }
 static void groups_grovemoe(small_model *m) {
     share_two(m);
     gguf_writer_set_u32(m->w, "grovemoe.expert_group_count", 2, NULL);
@@ -288,6 +289,7 @@ static void test_rows(void **state) {
     refused(&s, share_two, E_INVALID, "ffn_gate_chexps");
     refused(&s, groups_grovemoe, E_UNSUPPORTED, "grovemoe.expert_group_count");
     s.arch = "llama4";
+    refused(&s, window_none, E_UNSUPPORTED, "llama4.attention.sliding_window");
     refused(&s, groups_llama4, E_UNSUPPORTED, "llama4.expert_group_count");
     s.arch = "llama";
     refused(&s, groups_odd, E_INVALID, "llama.expert_group_count");

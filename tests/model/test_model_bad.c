@@ -255,6 +255,25 @@ static void groups_llama4(small_model *m) {
     gguf_writer_set_u32(m->w, "llama4.expert_group_count", 2, NULL);
     gguf_writer_set_u32(m->w, "llama4.expert_group_used_count", 1, NULL);
 }
+// Each part costs more than the file holds of it, whether one tensor has them or several.
+static void parts(small_model *m, int n, uint64_t each) {
+    for (int i = 0; i < n; i++) {
+        char name[40];
+        snprintf(name, sizeof name, "blk.%d.attn_k_b.weight", i);
+        small_values(m, name, 1, 1, each, mem_calloc(each, 4));
+    }
+}
+static void parts_of_one(small_model *m) { parts(m, 1, (1u << 17) + 2); }
+static void parts_of_all(small_model *m) { parts(m, 40, 4096); }
+static void parts_fewer(small_model *m) { parts(m, 32, 4096); } // then the name is what is wrong
+
+static void test_parts(void **state) {
+    (void)state;
+    refused(&LLAMA, parts_of_one, E_INVALID, "bound in parts");
+    refused(&LLAMA, parts_of_all, E_INVALID, "bound in parts");
+    refused(&LLAMA, parts_fewer, E_UNSUPPORTED, "blk.0.attn_k_b.weight");
+}
+
 static void window_none(small_model *m) { gguf_writer_set_u32(m->w, "llama4.attention.sliding_window", 0, NULL); }
 static void groups_grovemoe(small_model *m) {
     share_two(m);
@@ -301,7 +320,7 @@ static void test_rows(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_missing), cmocka_unit_test(test_shapes), cmocka_unit_test(test_numbers), cmocka_unit_test(test_unknown_tensors), cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_progress_and_cancel), cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_progress_and_cancel), cmocka_unit_test(test_rows), cmocka_unit_test(test_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -231,7 +231,7 @@ enum { MAX_PARTS = 1 << 17 };
 static uint64_t slices_of(const gguf_tensor *t) {
     static const char *const stacks[] = {".attn_k_b.weight", ".attn_v_b.weight", ".time_mix_w2.weight", "altup_proj.weight", "altup_unembd_proj.weight"};
     uint64_t n = 1, each = 0;
-    if (strstr(t->name, ".time_mix_lerp_fused.weight") && t->dims[1] < 64 && t->dims[2] < 64 && t->dims[3] < 64) n = t->dims[1] * t->dims[2] * t->dims[3];
+    if (strstr(t->name, ".time_mix_lerp_fused")) n = t->dims[1] * t->dims[2] * t->dims[3];
     for (size_t i = 0; i < sizeof stacks / sizeof *stacks; i++)
         if (strstr(t->name, stacks[i])) n = t->dims[2];
     if (strstr(t->name, ".ssm_in.weight")) n = 2;

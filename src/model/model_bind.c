@@ -224,11 +224,14 @@ static status add(binding *b, const gguf_tensor *t, unsigned use, bool experts, 
     return OK;
 }
 
-// Tensors that are bound in parts, and how many each has. The bytes of a part are in the file, so their number is bounded by its size.
+enum { MAX_PARTS = 1 << 17 };
+
+// Tensors that are bound in parts, and how many each has. The bytes of a part are in the file; but one is far smaller than what it is bound to, so a file
+// has MAX_PARTS at most: the heads of 256 layers of 256, twice.
 static uint64_t slices_of(const gguf_tensor *t) {
     static const char *const stacks[] = {".attn_k_b.weight", ".attn_v_b.weight", ".time_mix_w2.weight", "altup_proj.weight", "altup_unembd_proj.weight"};
     uint64_t n = 1, each = 0;
-    if (strstr(t->name, ".time_mix_lerp_fused.weight") && t->dims[1] < 64 && t->dims[2] < 64 && t->dims[3] < 64) n = t->dims[1] * t->dims[2] * t->dims[3];
+    if (strstr(t->name, ".time_mix_lerp_fused")) n = t->dims[1] * t->dims[2] * t->dims[3];
     for (size_t i = 0; i < sizeof stacks / sizeof *stacks; i++)
         if (strstr(t->name, stacks[i])) n = t->dims[2];
     if (strstr(t->name, ".ssm_in.weight")) n = 2;
@@ -241,7 +244,7 @@ static status add_slices(binding *b, const gguf_tensor *t, bound_tensor **out, e
     status st = add(b, t, DEV_USE_MATRIX, true, out, err);
     if (st) return st;
     int64_t n = (int64_t)slices_of(t);
-    if (n != (*out)->desc.experts) return error_set(err, E_INVALID, "tensor \"%s\" is empty", t->name);
+    if (n != (*out)->desc.experts) return error_set(err, E_INVALID, "tensor \"%s\" is not named or filled as a stack of %lld", t->name, (long long)(*out)->desc.experts);
     (*out)->desc.experts = 1;
     (*out)->bytes = t->bytes / (uint64_t)n;
     for (int64_t i = 1; i < n; i++) {
@@ -786,7 +789,10 @@ static status spread_stacks(const hparams *hp, binding *b, error *err) {
 status binding_make(const gguf *g, hparams *hp, binding *b, error *err) {
     memset(b, 0, sizeof *b);
     b->cap = 2 * gguf_tensor_count(g) + 4;
-    for (size_t i = 0; i < gguf_tensor_count(g); i++) b->cap += slices_of(gguf_tensor_at(g, i)) - 1;
+    uint64_t parts = 0; // more than a slice each
+    for (size_t i = 0; i < gguf_tensor_count(g); i++) parts += slices_of(gguf_tensor_at(g, i)) - 1;
+    if (parts > MAX_PARTS) return error_set(err, E_INVALID, "the tensors that are bound in parts have %llu, expected up to %d", (unsigned long long)parts, MAX_PARTS);
+    b->cap += parts;
     b->all = mem_calloc(b->cap, sizeof *b->all);
     b->layers = mem_calloc((size_t)hp->n_layers, sizeof *b->layers);
     status st = b->all && b->layers ? OK : error_set(err, E_NOMEM, "out of memory for %zu tensors", b->cap);

@@ -138,7 +138,7 @@ dev_reg graph_attention(graph *c, int32_t il, dev_reg x) {
     if (l->rotate) {
         graph_rotate(c, l, q, l->n_head, l->head_k, 0);
         if (own) graph_rotate(c, l, k, l->n_kv, l->head_k, 0);
-        if (traits & A_QK_PLAIN) {
+        if (hp->qk_plain) {
             plain_norm(c, q, l->head_k);
             plain_norm(c, k, l->head_k);
         }

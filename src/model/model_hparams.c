@@ -105,6 +105,10 @@ static void read_window(reader *r, hparams *hp) {
     hp->window_period = hp->row->window_period;
     int32_t given = -1;
     read_int(r, "attention.sliding_window", 0, INT32_MAX, &given, false);
+    if (given == 0 && hp->row->traits & A_CHUNKED) { // then it has other rotations and no temperature, and nothing computes that to be held to
+        r->st = error_set(r->err, E_UNSUPPORTED, "key \"%s.attention.sliding_window\" is 0: that architecture without windows is not built", r->arch);
+        return;
+    }
     if (given >= 0) hp->window = given;
     if (hp->window > 0 && hp->window_size) hp->window = hp->window_size;
     if (hp->window_off) hp->window = 0;
@@ -150,10 +154,12 @@ static void read_rope(reader *r, hparams *hp) {
     if (gguf_find(r->g, key_of(r, "rope.scaling.factor"))) read_float(r, "rope.scaling.factor", &factor);
     else read_float(r, "rope.scale_linear", &factor);
     read_float(r, "rope.scaling.attn_factor", &file_attn);
-    if (hp->row->keys & K_YARN) {
-        if (hp->row->keys & K_YARN_LOG) read_float(r, "rope.scaling.yarn_log_multiplier", &log_mul);
+    if (hp->row->keys & K_YARN_LOG) read_float(r, "rope.scaling.yarn_log_multiplier", &log_mul);
+    if (hp->row->keys & K_YARN_FACTORS) {
         read_float(r, "rope.scaling.yarn_ext_factor", &ext);
         read_float(r, "rope.scaling.yarn_attn_factor", &yarn_attn);
+    }
+    if (hp->row->keys & K_YARN_BETAS) {
         read_float(r, "rope.scaling.yarn_beta_fast", &hp->beta_fast);
         read_float(r, "rope.scaling.yarn_beta_slow", &hp->beta_slow);
     }
@@ -187,9 +193,20 @@ static void read_rope(reader *r, hparams *hp) {
     hp->long_factors = hp->context > hp->n_ctx_orig;
 }
 
+// The choice among some groups of experts, which llama.cpp makes for every architecture: 0 and 1 are none.
+static void read_groups(reader *r, hparams *hp) {
+    if (!hp->n_expert) return;
+    read_int(r, "expert_group_count", 0, MAX_EXPERTS, &hp->n_group, false);
+    read_int(r, "expert_group_used_count", 0, MAX_EXPERTS, &hp->top_groups, false);
+    if (r->st || hp->n_group <= 1) return;
+    if (hp->n_expert % hp->n_group || hp->top_groups < 1 || hp->top_groups > hp->n_group || (int64_t)hp->top_groups * (hp->n_expert / hp->n_group) < hp->top_k)
+        r->st = error_set(r->err, E_INVALID, "key \"%s.expert_group_count\": %d of %d groups do not fit %d experts", r->arch, hp->top_groups, hp->n_group, hp->n_expert);
+    else if (hp->row->traits & A_WEIGHT_FIRST || hp->row->more & B_CHUNK_EXPERTS) // groups by other numbers than its gates: by what the router gives, by sigmoids
+        r->st = error_set(r->err, E_UNSUPPORTED, "key \"%s.expert_group_count\" is %d: groups of experts are not built for this architecture", r->arch, hp->n_group);
+}
+
 static void read_experts(reader *r, hparams *hp) {
     const arch_row *row = hp->row;
-    read_int(r, "expert_count", 0, MAX_EXPERTS, &hp->n_expert, false);
     read_int(r, "expert_used_count", 0, MAX_TOP_K, &hp->top_k, false);
     if (r->st) return;
     if (hp->n_expert && (hp->top_k < 1 || hp->top_k > hp->n_expert)) {
@@ -202,7 +219,6 @@ static void read_experts(reader *r, hparams *hp) {
         if (!r->st && (hp->n_expert < 1 || hp->n_expert % hp->share)) r->st = error_set(r->err, E_INVALID, "key \"%s.experts_per_group\" is %d of %d experts", r->arch, hp->share, hp->n_expert);
     }
     hp->exp_norm = row->traits & A_EXPERTS_NORM;
-    hp->gating = row->gating;
     if (row->keys & K_EXP_NORM) read_bool(r, "expert_weights_norm", &hp->exp_norm);
     if (row->keys & K_EXP_SCALE) read_float(r, "expert_weights_scale", &hp->exp_scale);
     if (row->keys & K_GATING) {
@@ -213,13 +229,7 @@ static void read_experts(reader *r, hparams *hp) {
         else if (f == 3) hp->gating = DEV_GATE_SOFTMAX_TOPK;
         else if (f && !r->st) r->st = error_set(r->err, E_UNSUPPORTED, "key \"%s.expert_gating_func\" is %d: not built", r->arch, f);
     }
-    if (row->keys & K_EXP_GROUPS) {
-        read_int(r, "expert_group_count", 0, MAX_EXPERTS, &hp->n_group, false);
-        read_int(r, "expert_group_used_count", 0, MAX_EXPERTS, &hp->top_groups, false);
-        if (!r->st && hp->n_group > 1
-            && (hp->n_expert % hp->n_group || hp->top_groups < 1 || hp->top_groups > hp->n_group || (int64_t)hp->top_groups * (hp->n_expert / hp->n_group) < hp->top_k))
-            r->st = error_set(r->err, E_INVALID, "key \"%s.expert_group_count\": %d of %d groups do not fit %d experts", r->arch, hp->top_groups, hp->n_group, hp->n_expert);
-    }
+    read_groups(r, hp);
 }
 
 // Two stacks of as many layers each; block_count counts the layers of all passes (hrm_text).
@@ -236,7 +246,10 @@ static void read_sizes(reader *r, hparams *hp) {
     read_int(r, "block_count", 1, MAX_LAYERS, &hp->n_layers, true);
     read_int(r, "embedding_length", 1, MAX_WIDTH, &hp->n_embd, true);
     read_int(r, "context_length", 0, INT32_MAX, &ctx, false);
+    read_int(r, "expert_count", 0, MAX_EXPERTS, &hp->n_expert, false);
     hp->n_ctx_train = (uint32_t)ctx;
+    const gguf_tensor *embed = gguf_tensor_find(r->g, "token_embd.weight"); // held to what it must be where it is bound
+    if (embed && embed->dims[1] <= INT32_MAX) hp->n_vocab = (int32_t)embed->dims[1];
     if (hp->row->keys & K_NEXTN) read_int(r, "nextn_predict_layers", 0, MAX_LAYERS, &nextn, false);
     if (r->st) return;
     if (nextn >= hp->n_layers) {
@@ -306,7 +319,7 @@ static void read_latent(reader *r, hparams *hp) {
     for (int32_t i = 0; i < hp->n_layers; i++)
         if (!hp->layers[i].no_attention) hp->layers[i].n_kv = absorbed ? 1 : hp->layers[i].n_head;
     float f = 1 / hp->freq_scale, m = hp->attn_factor * (1 + 0.1f * logf(f)) * (1 + 0.1f * hp->yarn_log_mul * logf(f));
-    hp->attn_scale = (hp->row->keys & K_YARN ? m * m : 1) / sqrtf((float)hp->mla_k);
+    hp->attn_scale = (hp->row->more & B_YARN_SCORES ? m * m : 1) / sqrtf((float)hp->mla_k);
 }
 
 // Each layer's head sizes; in gemma4 those of windowed layers are their own, and late layers read an earlier one's keys.
@@ -487,6 +500,7 @@ status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err) {
     if (hp->row->more & B_INDEXER) read_indexer(&r, hp);
     hp->attn_scale = 1 / sqrtf((float)hp->head_k);
     if (hp->row->traits & A_EMBED_SQRT) hp->embed_scale = sqrtf((float)hp->n_embd);
+    hp->gating = hp->row->gating;
     if (hp->row->adjust) hp->row->adjust(hp);
     read_rope(&r, hp);
     if (hp->row->keys & K_WINDOW) read_window(&r, hp);

@@ -21,7 +21,6 @@ enum {
     A_EXPERTS_NORM = 1 << 5,  // chosen experts' weights are divided by their sum
     A_FUSED_UP     = 1 << 6,  // ffn_up may hold gate and up, gate first
     A_QK_AFTER     = 1 << 7,  // q/k norm follows the rotation
-    A_QK_PLAIN     = 1 << 8,  // q and k are normalised without weights on layers with rotation (llama4)
     A_BIDIRECTIONAL = 1 << 9,
     A_WINDOW_ROPE  = 1 << 10, // only layers with a window are rotated
     A_WINDOW_PLAIN_ROPE = 1 << 11, // layers with a window are rotated without scaling (gemma3, olmo3)
@@ -66,6 +65,7 @@ enum {
     B_LATENT_WINDOWS = 1 << 16, // latent attention's sizes in layers with a window are their own (dots3note)
     B_QK_LAYER      = 1 << 17, // queries and keys have a layer norm, whatever the rest has (chameleon)
     B_IMAGE_TOKENS  = 1 << 18, // some tokens are pieces of images and are never written (chameleon)
+    B_YARN_SCORES   = 1 << 19, // YaRN's magnitude scales latent attention's scores, squared
     B_DECAY_PLUS    = 1 << 13, // ssm_a holds exp(A) where others hold -exp(A) (bailingmoe3)
 };
 
@@ -84,9 +84,9 @@ enum {
     K_GATING      = 1 << 10, // expert_gating_func
     K_EXP_NORM    = 1 << 11, // expert_weights_norm
     K_EXP_SCALE   = 1 << 12, // expert_weights_scale
-    K_EXP_GROUPS  = 1 << 13, // expert_group_count, expert_group_used_count
     K_TEMP        = 1 << 14, // attention.temperature_scale (and rope.scaling.original_context_length as its length)
-    K_YARN        = 1 << 15, // rope.scaling.yarn_*
+    K_YARN_BETAS  = 1 << 15, // rope.scaling.yarn_beta_fast, yarn_beta_slow
+    K_YARN_FACTORS = 1 << 13, // rope.scaling.yarn_ext_factor, yarn_attn_factor
     K_NEXTN       = 1 << 16, // nextn_predict_layers: the last layers only draft and are left out
     K_OUT_SCALE   = 1 << 17, // attention.output_scale
     K_YARN_LOG    = 1 << 19, // rope.scaling.yarn_log_multiplier
@@ -181,13 +181,14 @@ struct hparams {
     model_pooling pooling;
     bool    pooled, no_logits;
     bool    no_pre; // no norm before attention and feed-forward
+    bool    qk_plain; // q and k are normalised without weights on layers with rotation (llama4)
     bool    exp_norm, parallel_key, causal, long_factors, rope_off, longrope, window_off, layer_norm;
     arch_rope rope;
     dev_gating gating;
     layer_hp *layers; // n_layers
 };
 
-// Fills hp from metadata. n_vocab and n_embd are held to the embedding tensor's shape. hp->layers: mem_free.
+// Fills hp from metadata, n_vocab from the embedding tensor; binding_make holds n_embd to its shape. hp->layers: mem_free.
 status hparams_read(const gguf *g, uint32_t context, hparams *hp, error *err);
 
 // ---- tensors --------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ static void mix_bytes(dev_fingerprint *f, const void *data, size_t n) {
 static void fingerprint_hparams(dev_fingerprint *f, const hparams *hp) {
     mix_bytes(f, hp->row->name, strlen(hp->row->name));
     const int32_t ints[] = {hp->n_vocab, hp->n_embd, hp->n_layers, hp->n_rot, hp->head_k, hp->head_v, hp->kv_rank, hp->mla_k, hp->mla_v, hp->n_expert, hp->top_k, hp->n_group, hp->top_groups, (int32_t)hp->n_ctx_orig, hp->window, hp->temp_length,
-                            hp->temp_offset, hp->exp_norm, hp->parallel_key, hp->causal, hp->long_factors, hp->rope_off, hp->share, hp->cycle_layers, hp->cycle_low, hp->cycle_high, (int32_t)hp->gating, (int32_t)hp->pooling, hp->taps, hp->state_k, hp->state_v, hp->state_heads, hp->state_keys, hp->state_norm, hp->n_streams, hp->n_sparse, hp->bank_step, hp->halve_step, hp->no_pre};
+                            hp->temp_offset, hp->exp_norm, hp->parallel_key, hp->causal, hp->long_factors, hp->rope_off, hp->share, hp->cycle_layers, hp->cycle_low, hp->cycle_high, (int32_t)hp->gating, (int32_t)hp->pooling, hp->taps, hp->state_k, hp->state_v, hp->state_heads, hp->state_keys, hp->state_norm, hp->n_streams, hp->n_sparse, hp->bank_step, hp->halve_step, hp->no_pre, hp->qk_plain};
     const float floats[] = {hp->eps, hp->rope_base, hp->rope_base_window, hp->freq_scale, hp->freq_scale_window, hp->ext_factor, hp->attn_factor, hp->beta_fast, hp->beta_slow, hp->attn_scale, hp->attn_cap,
                             hp->final_cap, hp->logit_scale, hp->resid_scale, hp->embed_scale, hp->clamp, hp->alibi, hp->exp_scale, hp->temp_scale, hp->value_scale, hp->share_scale, hp->kda_bound, hp->hyper_floor, hp->hyper_gain};
     mix_bytes(f, ints, sizeof ints);

@@ -40,14 +40,16 @@ status rwkv_sizes(const gguf *g, hparams *hp, error *err) {
 static int64_t rank(const slot_pair *p) { return p->w ? p->w->desc.n : 0; }
 
 // A fused tensor is bound as so many vectors in a row.
-static int32_t blends(const slot_pair *p) {
-    const gguf_tensor *t = p->w ? p->w->src : NULL;
-    return t ? (int32_t)(t->dims[1] * t->dims[2] * t->dims[3]) : 0;
+static uint64_t blends(const slot_pair *p) { return p->w ? p->w->src->bytes / p->w->bytes : 0; }
+
+static status bad_blends(const slot_pair *p, int32_t need, error *err) {
+    return error_set(err, E_INVALID, "tensor \"%s\" holds %llu blends, expected %d", p->w->desc.name, (unsigned long long)blends(p), need);
 }
 
 static status check_6(const hparams *hp, slot_pair *s, int32_t il, error *err) {
     int64_t e = hp->n_embd, kv = (int64_t)hp->layers[il].n_kv * hp->state_k, extra = rank(&s[S_TM_W1]) / BLENDS_6;
-    for (int i = 0; blends(&s[S_TM_LERP]) == BLENDS_6 && i < BLENDS_6; i++) s[S_TM_LERP_W + i] = (slot_pair){.w = s[S_TM_LERP].w + i, .factor = 1};
+    if (s[S_TM_LERP].w && blends(&s[S_TM_LERP]) != BLENDS_6) return bad_blends(&s[S_TM_LERP], BLENDS_6, err);
+    for (int i = 0; s[S_TM_LERP].w && i < BLENDS_6; i++) s[S_TM_LERP_W + i] = (slot_pair){.w = s[S_TM_LERP].w + i, .factor = 1};
     status st = SHAPES(MAT(S_TM_W1, e, BLENDS_6 * extra), MAT(S_TM_W2, extra, e), VEC(S_TM_LERP_X, e), VEC(S_TM_LERP_W, e), VEC(S_TM_LERP_K, e), VEC(S_TM_LERP_V, e), VEC(S_TM_LERP_R, e), VEC(S_TM_LERP_G, e),
                        VEC_MAY(S_TM_FIRST, e), VEC(S_TM_DECAY, e), MAT(S_TM_DECAY_W1, e, rank(&s[S_TM_DECAY_W1])), MAT(S_TM_DECAY_W2, rank(&s[S_TM_DECAY_W1]), e), MAT(S_TM_KEY, e, kv), MAT(S_TM_VALUE, e, kv),
                        MAT(S_TM_RECEPTANCE, e, e), MAT(S_TM_GATE, e, e), MAT(S_TM_OUT, e, e));
@@ -64,7 +66,7 @@ static status check_7(const hparams *hp, slot_pair *s, int32_t il, error *err) {
     if (!st && s[S_TM_G1].w) st = SHAPES(MAT(S_TM_G1, e, g), MAT(S_TM_G2, g, e));
     if (!st && (s[S_TM_LN].w || s[S_TM_LN].b)) st = SHAPES(VEC(S_TM_LN, e), BIAS(S_TM_LN, e));
     int32_t need = s[S_TM_G1].w ? BLENDS_7 : BLENDS_7 - 1;
-    if (!st && blends(&s[S_TM_LERP]) < need) st = error_set(err, E_INVALID, "tensor \"%s\" holds %d blends, expected %d", s[S_TM_LERP].w->desc.name, blends(&s[S_TM_LERP]), need);
+    if (!st && blends(&s[S_TM_LERP]) < (uint64_t)need) st = bad_blends(&s[S_TM_LERP], need, err);
     if (!st && s[S_TM_W2].w->src->dims[2] != 1) st = error_set(err, E_INVALID, "tensor \"%s\" has more dimensions than expected", s[S_TM_W2].w->desc.name);
     return st;
 }

@@ -61,6 +61,7 @@ static void adjust_muse(hparams *hp) { hp->final_cap = 30; }
 static void adjust_smallthinker(hparams *hp) { hp->window_size = 4096; }
 
 static void adjust_llama4(hparams *hp) {
+    hp->qk_plain = hp->n_expert != 128; // all but Maverick
     hp->window = hp->window_size = 8192;
     hp->temp_scale = 0.1f;
     hp->temp_length = 8192;
@@ -78,11 +79,15 @@ static void adjust_exaone4(hparams *hp) {
     hp->window_off = hp->n_layers != 64; // only the 32B model has windows, whatever the file says
 }
 
+static void adjust_deepseek2(hparams *hp) {
+    if ((hp->n_layers == 47 || hp->n_layers == 48) && hp->n_vocab == 154880) hp->gating = DEV_GATE_SIGMOID; // GLM-4.7-Flash, whose first files do not say
+}
+
 #define EXPERT_KEYS (K_GATING | K_EXP_NORM | K_EXP_SCALE)
 
 static const arch_row ROWS[] = {
     {.name = "llama", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM},
-    {.name = "mistral3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_TEMP | K_YARN | K_YARN_LOG, .traits = A_EXPERTS_NORM},
+    {.name = "mistral3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_TEMP | K_YARN_BETAS | K_YARN_LOG, .traits = A_EXPERTS_NORM},
     {.name = "arcee", .rope = ROPE_PAIRS, .act = DEV_ACT_RELU2},
     {.name = "maincoder", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_QK_AFTER},
     {.name = "deci", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU},
@@ -134,20 +139,20 @@ static const arch_row ROWS[] = {
     {.name = "orion", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM},
     {.name = "chatglm", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_FUSED_UP},
     {.name = "glm4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_FUSED_UP | A_POST | A_SECTIONS},
-    {.name = "glm4moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_NEXTN | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID, .ffn_norm = "post_attention_norm", .attn_post = "-"},
+    {.name = "glm4moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_NEXTN, .gating = DEV_GATE_SIGMOID, .ffn_norm = "post_attention_norm", .attn_post = "-"},
     {.name = "nemotron", .rope = ROPE_HALVES, .act = DEV_ACT_RELU2, .traits = A_LAYER_NORM},
     {.name = "exaone", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
     {.name = "exaone4", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_NO_PRE | A_POST | A_WINDOW_ROPE, .keys = K_WINDOW, .window_period = 4, .adjust = adjust_exaone4},
-    {.name = "exaone-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_WINDOW_ROPE, .keys = K_WINDOW | EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN, .gating = DEV_GATE_SIGMOID, .window_period = 4},
+    {.name = "exaone-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_WINDOW_ROPE, .keys = K_WINDOW | EXPERT_KEYS | K_NEXTN, .gating = DEV_GATE_SIGMOID, .window_period = 4},
     {.name = "smollm3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .no_rope_step = 4},
     {.name = "deepseek", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE},
-    {.name = "deepseek2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT | A_MSCALE_BOTH, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_YARN_LOG | K_TEMP},
-    {.name = "mistral4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_YARN_LOG | K_TEMP},
+    {.name = "deepseek2", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT | A_MSCALE_BOTH, .more = B_YARN_SCORES, .keys = EXPERT_KEYS | K_YARN_LOG | K_TEMP, .adjust = adjust_deepseek2},
+    {.name = "mistral4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .more = B_YARN_SCORES, .keys = EXPERT_KEYS | K_YARN_LOG | K_TEMP},
     {.name = "minicpm3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LATENT, .adjust = adjust_minicpm},
     {.name = "plm", .rope = ROPE_PAIRS, .act = DEV_ACT_RELU2, .traits = A_LATENT},
     {.name = "dots1", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS, .gating = DEV_GATE_SIGMOID},
     {.name = "dbrx", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EXPERTS_NORM, .keys = K_CLAMP, .ffn_norm = "attn_output_norm"},
-    {.name = "grok", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EXPERTS_NORM | A_POST, .sum_scale = 0.70710678f, .keys = K_OUT_SCALE | K_LOGIT_SCALE | K_EMBED_SCALE | K_ATTN_CAP | K_FINAL_CAP | K_YARN,
+    {.name = "grok", .rope = ROPE_HALVES, .act = DEV_ACT_GELU, .traits = A_EXPERTS_NORM | A_POST, .sum_scale = 0.70710678f, .keys = K_OUT_SCALE | K_LOGIT_SCALE | K_EMBED_SCALE | K_ATTN_CAP | K_FINAL_CAP | K_YARN_BETAS | K_YARN_FACTORS,
      .attn_post = "attn_output_norm", .adjust = adjust_grok},
     {.name = "arctic", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_EXPERTS_BESIDE},
     {.name = "gpt-oss", .rope = ROPE_HALVES, .act = DEV_ACT_SWIGLU_OAI, .keys = K_WINDOW, .gating = DEV_GATE_SOFTMAX_TOPK, .window_period = 2, .ffn_norm = "post_attention_norm", .attn_post = "-"},
@@ -160,8 +165,8 @@ static const arch_row ROWS[] = {
     {.name = "hunyuan-moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_QK_AFTER | A_EXPERTS_NORM},
     {.name = "minimax-m2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .keys = K_GATING, .gating = DEV_GATE_SIGMOID},
     {.name = "bailingmoe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .keys = K_EXP_SCALE | K_EXP_NORM},
-    {.name = "bailingmoe2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_NEXTN | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID},
-    {.name = "llama4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_QK_PLAIN | A_WEIGHT_FIRST | A_CHUNKED, .keys = K_WINDOW, .gating = DEV_GATE_SIGMOID, .window_period = 4, .no_rope_step = 4,
+    {.name = "bailingmoe2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_NEXTN, .gating = DEV_GATE_SIGMOID},
+    {.name = "llama4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_WEIGHT_FIRST | A_CHUNKED, .keys = K_WINDOW, .gating = DEV_GATE_SIGMOID, .window_period = 4, .no_rope_step = 4,
      .adjust = adjust_llama4},
     {.name = "smallthinker", .rope = ROPE_HALVES, .act = DEV_ACT_RELU, .traits = A_ROUTER_EARLY | A_EXPERTS_NORM | A_WINDOW_ROPE | A_DENSE_FIRST, .keys = K_WINDOW | K_GATING, .window_period = 4, .adjust = adjust_smallthinker},
     {.name = "pangu-embedded", .rope = ROPE_HALVES, .act = DEV_ACT_SILU},
@@ -175,20 +180,20 @@ static const arch_row ROWS[] = {
     {.name = "mellum", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_WINDOW_PLAIN_ROPE, .keys = K_WINDOW, .window_period = 4},
     {.name = "cohere2moe", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LAYER_NORM | A_EITHER_NORM | A_PARALLEL | A_WINDOW_ROPE | A_LEAD_ROPE | A_DENSE_FIRST, .sum_scale = 0.5f, .keys = K_LOGIT_SCALE | K_WINDOW | K_NEXTN | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
 
-    {.name = "laguna", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_WINDOW_PLAIN_ROPE | A_DENSE_FIRST, .more = B_WINDOW_DIMS | B_GATE_SOFTPLUS, .keys = K_WINDOW | EXPERT_KEYS | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
-    {.name = "maple", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_WINDOW_ROPE, .more = B_WINDOW_DIMS, .keys = K_WINDOW | K_EXP_LIMIT | K_EXP_GROUPS, .window_period = 4},
-    {.name = "mimo2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_WINDOW_UNSCALED, .keys = K_WINDOW | K_NEXTN | K_VALUE_SCALE | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID, .window_period = 4, .adjust = adjust_mimo2},
-    {.name = "hy_v3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN, .gating = DEV_GATE_SIGMOID},
+    {.name = "laguna", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_WINDOW_PLAIN_ROPE | A_DENSE_FIRST, .more = B_WINDOW_DIMS | B_GATE_SOFTPLUS, .keys = K_WINDOW | EXPERT_KEYS, .gating = DEV_GATE_SIGMOID, .window_period = 4},
+    {.name = "maple", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_WINDOW_ROPE, .more = B_WINDOW_DIMS, .keys = K_WINDOW | K_EXP_LIMIT, .window_period = 4},
+    {.name = "mimo2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM | A_WINDOW_UNSCALED, .keys = K_WINDOW | K_NEXTN | K_VALUE_SCALE, .gating = DEV_GATE_SIGMOID, .window_period = 4, .adjust = adjust_mimo2},
+    {.name = "hy_v3", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .keys = EXPERT_KEYS | K_NEXTN, .gating = DEV_GATE_SIGMOID},
     {.name = "talkie", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_NORM_PLAIN | A_EMBED_PLAIN, .more = B_HEAD_GAINS | B_SKIP, .keys = K_LOGIT_SCALE},
     {.name = "hrm_text", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_NORM_PLAIN, .more = B_CYCLES, .keys = K_EMBED_SCALE},
-    {.name = "grovemoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .more = B_CHUNK_EXPERTS, .keys = K_EXP_GROUPS},
-    {.name = "deepseek32", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT | A_MSCALE_BOTH, .more = B_INDEXER, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_YARN_LOG | K_NEXTN},
-    {.name = "glm-dsa", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT | A_MSCALE_BOTH, .more = B_INDEXER, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_YARN | K_NEXTN, .gating = DEV_GATE_SIGMOID},
-    {.name = "minimax-m3", .rope = ROPE_HALVES, .act = DEV_ACT_SWIGLU_OAI, .more = B_INDEXER, .keys = EXPERT_KEYS | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID},
+    {.name = "grovemoe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .traits = A_EXPERTS_NORM, .more = B_CHUNK_EXPERTS},
+    {.name = "deepseek32", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .more = B_INDEXER | B_YARN_SCORES, .keys = EXPERT_KEYS | K_YARN_LOG | K_NEXTN},
+    {.name = "glm-dsa", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .more = B_INDEXER | B_YARN_SCORES, .keys = EXPERT_KEYS | K_NEXTN, .gating = DEV_GATE_SIGMOID},
+    {.name = "minimax-m3", .rope = ROPE_HALVES, .act = DEV_ACT_SWIGLU_OAI, .more = B_INDEXER, .keys = EXPERT_KEYS, .gating = DEV_GATE_SIGMOID},
     {.name = "apertus", .rope = ROPE_HALVES, .act = DEV_ACT_XIELU, .more = B_XIELU, .keys = K_ATTN_SCALE},
     {.name = "step35", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .more = B_WINDOW_DIMS | B_HALF_ROT | B_LIMIT_AFTER, .keys = K_WINDOW | EXPERT_KEYS | K_NEXTN | K_EXP_LIMIT | K_SHARED_LIMIT, .gating = DEV_GATE_SIGMOID},
-    {.name = "hy_v4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .more = B_INDEXER | B_HYPER, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_EXP_LIMIT | K_NEXTN, .gating = DEV_GATE_SIGMOID},
-    {.name = "dots3note", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .more = B_INDEXER | B_LATENT_WINDOWS, .keys = K_WINDOW | EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN, .gating = DEV_GATE_SIGMOID},
+    {.name = "hy_v4", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .more = B_INDEXER | B_HYPER, .keys = EXPERT_KEYS | K_EXP_LIMIT | K_NEXTN, .gating = DEV_GATE_SIGMOID},
+    {.name = "dots3note", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .traits = A_LATENT, .more = B_INDEXER | B_LATENT_WINDOWS, .keys = K_WINDOW | EXPERT_KEYS | K_NEXTN, .gating = DEV_GATE_SIGMOID},
     {.name = "chameleon", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .more = B_QK_LAYER | B_IMAGE_TOKENS, .keys = K_SWIN},
     {.name = "cogvlm", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .more = B_VISION},
 
@@ -210,25 +215,25 @@ static const arch_row ROWS[] = {
 
     // Recurrent layers: see model_recurrent.c.
     {.name = "lfm2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_CONV, .keys = K_WINDOW},
-    {.name = "lfm2moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_CONV, .traits = A_EXPERTS_NORM, .keys = K_WINDOW | K_GATING, .gating = DEV_GATE_SIGMOID},
+    {.name = "lfm2moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_CONV, .traits = A_EXPERTS_NORM, .keys = K_GATING, .gating = DEV_GATE_SIGMOID},
     {.name = "mamba", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .recur = RECUR_MAMBA},
     {.name = "mamba2", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .recur = RECUR_MAMBA2},
     {.name = "jamba", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .recur = RECUR_MAMBA},
-    {.name = "falcon-h1", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_MAMBA2, .keys = K_ATTN_SCALE},
+    {.name = "falcon-h1", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_MAMBA2},
     {.name = "granitehybrid", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .recur = RECUR_MAMBA2, .traits = A_LOGIT_DIVIDE | A_EXPERTS_NORM | A_ROPE_SWITCH,
      .keys = K_LOGIT_SCALE | K_RESID_SCALE | K_EMBED_SCALE | K_ATTN_SCALE},
-    {.name = "nemotron_h", .rope = ROPE_NONE, .act = DEV_ACT_RELU2, .recur = RECUR_MAMBA2, .keys = K_ATTN_SCALE},
-    {.name = "nemotron_h_moe", .rope = ROPE_NONE, .act = DEV_ACT_RELU2, .recur = RECUR_MAMBA2, .keys = K_ATTN_SCALE | K_EXP_NORM | K_EXP_SCALE | K_EXP_GROUPS, .gating = DEV_GATE_SIGMOID},
-    {.name = "qwen3next", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_DELTA, .traits = A_EXPERTS_NORM, .keys = K_ATTN_SCALE | K_EXP_SCALE | K_NEXTN, .ffn_norm = "post_attention_norm", .attn_post = "-"},
-    {.name = "qwen35", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_DELTA, .keys = K_ATTN_SCALE | K_NEXTN, .ffn_norm = "post_attention_norm", .attn_post = "-"},
-    {.name = "qwen35moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_DELTA, .traits = A_EXPERTS_NORM, .keys = K_ATTN_SCALE | K_EXP_SCALE | K_NEXTN, .ffn_norm = "post_attention_norm", .attn_post = "-"},
+    {.name = "nemotron_h", .rope = ROPE_NONE, .act = DEV_ACT_RELU2, .recur = RECUR_MAMBA2},
+    {.name = "nemotron_h_moe", .rope = ROPE_NONE, .act = DEV_ACT_RELU2, .recur = RECUR_MAMBA2, .keys = K_EXP_NORM | K_EXP_SCALE, .gating = DEV_GATE_SIGMOID},
+    {.name = "qwen3next", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_DELTA, .traits = A_EXPERTS_NORM, .keys = K_NEXTN, .ffn_norm = "post_attention_norm", .attn_post = "-"},
+    {.name = "qwen35", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_DELTA, .keys = K_NEXTN, .ffn_norm = "post_attention_norm", .attn_post = "-"},
+    {.name = "qwen35moe", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_DELTA, .traits = A_EXPERTS_NORM, .keys = K_NEXTN, .ffn_norm = "post_attention_norm", .attn_post = "-"},
     {.name = "kimi-linear", .rope = ROPE_NONE, .act = DEV_ACT_SILU, .recur = RECUR_KDA, .traits = A_LATENT | A_EXPERTS_NORM, .keys = K_GATING | K_EXP_SCALE, .gating = DEV_GATE_SIGMOID},
     {.name = "plamo2", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_PLAMO, .traits = A_POST | A_FUSED_UP},
-    {.name = "minimax-01", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_LIGHTNING, .traits = A_EXPERTS_NORM, .keys = K_RESID_SCALE | K_EXP_SCALE},
+    {.name = "minimax-01", .rope = ROPE_HALVES, .act = DEV_ACT_SILU, .recur = RECUR_LIGHTNING, .traits = A_EXPERTS_NORM, .keys = K_RESID_SCALE},
 
-    {.name = "kimi-k3", .rope = ROPE_NONE, .act = DEV_ACT_SITU, .recur = RECUR_KDA, .traits = A_LATENT, .more = B_BANK, .keys = EXPERT_KEYS | K_EXP_GROUPS | K_SITU | K_KDA_BOUND, .gating = DEV_GATE_SIGMOID},
+    {.name = "kimi-k3", .rope = ROPE_NONE, .act = DEV_ACT_SITU, .recur = RECUR_KDA, .traits = A_LATENT, .more = B_BANK, .keys = EXPERT_KEYS | K_SITU | K_KDA_BOUND, .gating = DEV_GATE_SIGMOID},
     {.name = "bailingmoe3", .rope = ROPE_PAIRS, .act = DEV_ACT_SILU, .recur = RECUR_KDA, .traits = A_LATENT, .more = B_DECAY_PLUS | B_LIMIT_AFTER,
-     .keys = EXPERT_KEYS | K_EXP_GROUPS | K_NEXTN | K_EXP_LIMIT | K_SHARED_LIMIT | K_KDA_BOUND, .gating = DEV_GATE_SIGMOID},
+     .keys = EXPERT_KEYS | K_NEXTN | K_EXP_LIMIT | K_SHARED_LIMIT | K_KDA_BOUND, .gating = DEV_GATE_SIGMOID},
     {.name = "rwkv6", .act = DEV_ACT_RELU2, .recur = RECUR_RWKV6, .traits = A_LAYER_NORM | A_EMBED_NORM, .more = B_CHANNEL_MIX, .ffn_norm = "attn_norm_2"},
     {.name = "rwkv6qwen2", .act = DEV_ACT_SILU, .recur = RECUR_RWKV6},
     {.name = "rwkv7", .act = DEV_ACT_RELU2, .recur = RECUR_RWKV7, .traits = A_LAYER_NORM | A_EMBED_NORM, .more = B_CHANNEL_MIX, .ffn_norm = "attn_norm_2"},

@@ -19,8 +19,9 @@ static void add_unescaped(strbuf *out, const char *s, size_t n) {
     }
 }
 
-// gpt2's byte alphabet undone. A character that is not of it comes out as the peer has it, as a note.
-static void add_unspelled(strbuf *out, const char *s, size_t n) {
+// gpt2's byte alphabet undone. A character that is not of it comes out as the peer has it, as a note; as itself once `out` has `most` bytes, since notes repeat the
+// token for each character.
+static void add_unspelled(strbuf *out, const char *s, size_t n, size_t most) {
     for (size_t i = 0; i < n;) {
         uint32_t cp;
         i += tok_decode_cp((const unsigned char *)s + i, n - i, &cp);
@@ -31,6 +32,10 @@ static void add_unspelled(strbuf *out, const char *s, size_t n) {
         }
         char   utf8[4];
         size_t m = utf8_encode(cp, utf8);
+        if (out->len >= most) {
+            strbuf_add(out, utf8, m);
+            continue;
+        }
         strbuf_adds(out, "[UNK_BYTE_0x");
         for (size_t k = 0; k < m; k++) strbuf_addf(out, "%02x", (unsigned char)utf8[k]);
         if (n <= 256) strbuf_add(out, s, n);
@@ -38,7 +43,7 @@ static void add_unspelled(strbuf *out, const char *s, size_t n) {
     }
 }
 
-static void add_piece(const tokenizer *t, int32_t id, strbuf *out) {
+static void add_piece(const tokenizer *t, int32_t id, size_t most, strbuf *out) {
     size_t      n;
     const char *s = tok_strtab_get(&t->text, id, &n);
     unsigned    attr = t->attr[id];
@@ -59,13 +64,14 @@ static void add_piece(const tokenizer *t, int32_t id, strbuf *out) {
         size_t      form_len = 0;
         const char *form = t->kind == TOK_BPE && !(t->pre_flags & PRE_TEXT) ? tok_strtab_get(&t->forms, id, &form_len) : NULL;
         if (form_len && !t->escape) strbuf_add(out, form, form_len); // taken out of the byte alphabet already
-        else if (t->kind == TOK_BPE && !t->escape) add_unspelled(out, s, n);
+        else if (t->kind == TOK_BPE && !t->escape) add_unspelled(out, s, n, most);
         else add_unescaped(out, s, n);
     }
 }
 
 status tok_make_pieces(tokenizer *t, error *err) {
     strbuf all = {0};
+    size_t most = 4 * t->text.blob_len + (1u << 16); // with notes; vocabularies that people use need less than their texts
     t->piece_off = mem_alloc(((size_t)t->size + 1) * sizeof *t->piece_off);
     if (!t->piece_off || !mem_grow((void **)&all.data, &all.cap, t->text.blob_len + 1, 1)) {
         strbuf_free(&all);
@@ -74,7 +80,7 @@ status tok_make_pieces(tokenizer *t, error *err) {
     all.data[0] = 0;
     t->piece_off[0] = 0;
     for (int32_t id = 0; id < t->size; id++) {
-        add_piece(t, id, &all);
+        add_piece(t, id, most, &all);
         if (all.failed || all.len > UINT32_MAX) {
             strbuf_free(&all);
             return error_set(err, E_NOMEM, "out of memory for the vocabulary");

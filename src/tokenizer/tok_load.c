@@ -314,21 +314,24 @@ static status set_strips(tokenizer *t, const gguf *g, error *err) {
     return st;
 }
 
-// The trie of tokens that are recognized by their spelling, and for each node the way to the next shorter one of them.
-static status collect_specials(tokenizer *t, error *err) {
+// A token that is recognized by its spelling. Of several with one spelling that is the first, if it is special; a spelling too long for a trie is none.
+static bool spelled_special(const tokenizer *t, int32_t id, const char **s, size_t *n) {
     const unsigned special = TOK_ATTR(TOK_TYPE_CONTROL) | TOK_ATTR(TOK_TYPE_USER_DEFINED) | TOK_ATTR(TOK_TYPE_UNKNOWN);
-    for (int32_t id = 0; id < t->size; id++) {
-        size_t      n;
-        const char *s = tok_strtab_get(&t->text, id, &n);
-        if (t->attr[id] & special && tok_find(t, s, n) == id && !tok_trie_add(&t->special, s, n, id)) return no_memory(err);
-    }
+    *s = tok_strtab_get(&t->text, id, n);
+    return t->attr[id] & special && *n <= TOK_TRIE_MAX && tok_find(t, *s, *n) == id;
+}
+
+// The trie of them, and for each node the way to the next shorter one of them.
+static status collect_specials(tokenizer *t, error *err) {
+    size_t      n;
+    const char *s;
+    for (int32_t id = 0; id < t->size; id++)
+        if (spelled_special(t, id, &s, &n) && !tok_trie_add(&t->special, s, n, id)) return no_memory(err);
     if (!t->special.nodes) return OK;
     t->special_shorter = mem_calloc(t->special.nodes, sizeof *t->special_shorter);
     if (!t->special_shorter) return no_memory(err);
     for (int32_t id = 0; id < t->size; id++) {
-        size_t      n;
-        const char *s = tok_strtab_get(&t->text, id, &n);
-        if (!(t->attr[id] & special)) continue;
+        if (!spelled_special(t, id, &s, &n)) continue;
         uint32_t node = 0, above = 0;
         for (size_t i = 0; i < n; i++) {
             node = tok_trie_step(&t->special, node, (unsigned char)s[i]);

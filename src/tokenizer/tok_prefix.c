@@ -71,6 +71,9 @@ typedef struct cut {
     int32_t  id;   // -1: bytes
 } cut;
 
+// No cut is there.
+static bool inside(const strbuf *w, size_t at) { return at < w->len && ((unsigned char)w->data[at] & 0xC0) == 0x80; }
+
 status tok_plamo2_create(tokenizer *t, error *err) {
     for (int32_t id = 0; id < t->size; id++) {
         size_t      n;
@@ -102,16 +105,15 @@ status tok_plamo2_encode(const tokenizer *t, tok_scratch *s, const char *text, s
     cut *cuts = s->cells;
     cuts[w->len] = (cut){0, 0, -1};
     for (size_t i = w->len; i-- > 0;) {
-        unsigned char lead = (unsigned char)w->data[i];
-        if ((lead & 0xC0) == 0x80) continue; // inside a character
-        size_t step = tok_char_len(lead);
+        if (inside(w, i)) continue;
+        size_t step = tok_char_len((unsigned char)w->data[i]);
         cut    best = {(int64_t)1 << 60, (uint32_t)step, -1};
         uint32_t node = 0;
         for (size_t k = i; k < w->len; k++) {
             node = tok_trie_step(&t->trie, node, (unsigned char)w->data[k]);
             if (!node) break;
             int32_t id = t->trie.value[node];
-            if (id < 0) continue;
+            if (id < 0 || inside(w, k + 1)) continue;
             float score = t->scores ? t->scores[id] : 0;
             if (!isfinite(score)) continue;
             double  rounded = round((double)score * 1e4);

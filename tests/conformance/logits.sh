@@ -120,17 +120,18 @@ done
 if [ -z "${SAMPLE:-}" ] && [ "$part" != quantized ]; then # shapes and scalings that the plain files do not have
   heads="--set attention.head_count=u32:8 --set attention.head_count_kv=u32:2 --set attention.key_length=u32:32 --set attention.value_length=u32:32 --set rope.dimension_count=u32:32"
   yarn="--set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:4 --set rope.scaling.original_context_length=u32:64"
+  stray="--set rope.scaling.yarn_beta_fast=f32:8 --set rope.scaling.yarn_beta_slow=f32:3 --set rope.scaling.yarn_ext_factor=f32:0.5 --set rope.scaling.yarn_attn_factor=f32:0.7" # of which most architectures read none
   many="--set expert_count=u32:8 --set expert_used_count=u32:3"
   # shellcheck disable=SC2086
   {
     row llama-grouped llama-dense 1e-6 $heads
     row llama-linear llama-dense 1e-6 --set rope.scaling.type=str:linear --set rope.scaling.factor=f32:4
-    row llama-yarn llama-dense 1e-6 $yarn
+    row llama-yarn llama-dense 1e-6 $yarn $stray
     row llama-freqs llama-dense 1e-6 --with rope_freqs.weight
     row llama-longrope llama-dense 1e-5 --set rope.scaling.type=str:longrope --set rope.scaling.original_context_length=u32:64 --with rope_factors_long.weight,rope_factors_short.weight # random factors make large angles
     row llama-experts llama-moe 1e-5 $many
     row qwen2-biases qwen2-dense 1e-6 $heads --with blk.%.attn_q.bias,blk.%.attn_k.bias,blk.%.attn_v.bias
-    row mistral3-yarn mistral3-dense 1e-6 $yarn --set rope.scaling.yarn_log_multiplier=f32:1
+    row mistral3-yarn mistral3-dense 1e-6 $yarn $stray --set rope.scaling.yarn_log_multiplier=f32:1
     row minicpm-scales minicpm-dense 1e-6 --set logit_scale=f32:2.5
     row granite-scales granite-dense 1e-6 --set logit_scale=f32:2.5 --set embedding_scale=f32:3 --set attention.scale=f32:0.05
     row gptneox-parallel gptneox-dense 1e-5 --set use_parallel_residual=bool:true
@@ -140,6 +141,8 @@ if [ -z "${SAMPLE:-}" ] && [ "$part" != quantized ]; then # shapes and scalings 
     row deepseek-experts deepseek-moe 1e-5 $many
     row dots1-scales dots1-moe 1e-5 $many --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
     row bailingmoe2-groups bailingmoe2-moe 1e-5 $many --set expert_group_count=u32:4 --set expert_group_used_count=u32:2 --set expert_weights_norm=bool:true
+    groups="--set expert_count=u32:8 --set expert_used_count=u32:3 --set expert_group_count=u32:4 --set expert_group_used_count=u32:2"
+    for base in llama qwen2moe qwen3moe grok dbrx gpt-oss; do LISTS="1 7 200" row "$base-groups" "$base-moe" 1e-5 $groups; done
     row stablelm-norms stablelm-dense 1e-6 --with blk.%.attn_q_norm.weight,blk.%.attn_k_norm.weight,blk.%.ffn_norm.weight,blk.%.ffn_norm.bias,blk.%.attn_q.bias,blk.%.attn_k.bias,blk.%.attn_v.bias
     row falcon-two-norms falcon-dense 1e-5 --with blk.%.attn_norm_2.weight,blk.%.attn_norm_2.bias --set attention.head_count_kv=u32:1
     LISTS="1 7 40" row baichuan-7b baichuan-dense 1e-6 --set block_count=u32:32
@@ -151,9 +154,17 @@ if [ -z "${SAMPLE:-}" ] && [ "$part" != quantized ]; then # shapes and scalings 
     row chatglm-partial chatglm-dense 1e-6 --set rope.dimension_count=u32:64 --with blk.%.attn_q.bias,blk.%.attn_k.bias,blk.%.attn_v.bias
     row olmo2-yarn olmo2-dense 1e-6 --set block_count=u32:4 --set attention.sliding_window_pattern=u32:4 $yarn
     row deepseek2-heads deepseek2-moe 1e-5 $many --set attention.head_count=u32:4 --set embedding_length=u32:512
-    row deepseek2-yarn deepseek2-moe 1e-5 --set attention.head_count=u32:4 --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:40 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:0.0707
+    row grok-yarn grok-moe 1e-5 $yarn $stray
+    row glm-dsa-yarn glm-dsa-moe 1e-5 $yarn $stray --set rope.scaling.yarn_log_multiplier=f32:0.0707
+    LISTS="1 7 200" row deepseek32-yarn deepseek32-moe 1e-5 $yarn $stray --set rope.scaling.yarn_log_multiplier=f32:0.0707 --set attention.indexer.top_k=u32:256
+    row deepseek2-yarn deepseek2-moe 1e-5 $stray --set attention.head_count=u32:4 --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:40 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:0.0707
     row deepseek2-plain deepseek2-moe 1e-5 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:4 --set attention.key_length=u32:192 --set attention.value_length=u32:128 --set attention.key_length_mla=u32:0 --set attention.value_length_mla=u32:0 --set attention.kv_lora_rank=u32:256
-    row mistral4-yarn mistral4-moe 1e-5 --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:16 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:1.0
+    # GLM-4.7-Flash is told by its layers and its vocabulary; the key of the gate is not there
+    N_VOCAB=154880 LISTS="1 7 40" row deepseek2-flash deepseek2 1e-5 --set context_length=u32:256 --set embedding_length=u32:64 --set block_count=u32:47 --set feed_forward_length=u32:96 --set attention.head_count=u32:2 \
+      --set attention.head_count_kv=u32:1 --set attention.layer_norm_rms_epsilon=f32:1e-5 --set leading_dense_block_count=u32:1 $many --set expert_shared_count=u32:1 --set expert_feed_forward_length=u32:32 --set attention.q_lora_rank=u32:32 \
+      --set attention.kv_lora_rank=u32:32 --set attention.key_length=u32:40 --set attention.value_length=u32:32 --set attention.key_length_mla=u32:24 --set attention.value_length_mla=u32:16 --set rope.dimension_count=u32:8 \
+      --set expert_weights_scale=f32:1.8 --set expert_weights_norm=bool:true
+    row mistral4-yarn mistral4-moe 1e-5 $stray --set rope.scaling.type=str:yarn --set rope.scaling.factor=f32:16 --set rope.scaling.original_context_length=u32:32 --set rope.scaling.yarn_log_multiplier=f32:1.0
     row mistral3-temperature mistral3-dense 1e-6 --set attention.temperature_scale=f32:0.3 --set rope.scaling.original_context_length=u32:16
     row cohere2moe-stacked cohere2moe-moe 1e-5 $many --with blk.1.ffn_gate_up_exps.weight
     small="--set context_length=u32:256 --set embedding_length=u32:256 --set block_count=u32:2 --set feed_forward_length=u32:384 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:4
@@ -169,22 +180,24 @@ if [ -z "${SAMPLE:-}" ] && [ "$part" != quantized ]; then # shapes and scalings 
       --set rope.freq_base_swa=f32:10000 --set rope.dimension_count=u32:64 --set rope.dimension_count_swa=u32:32"
     row gemma4 gemma4 1e-5 $gemma4 --set block_count=u32:4 --set attention.sliding_window_pattern=bools:true,true,true,false --set attention.shared_kv_layers=u32:0 --set embedding_length_per_layer_input=u32:0
     row gemma4-shared gemma4 1e-5 $gemma4 --set block_count=u32:6 --set attention.sliding_window_pattern=bools:true,true,false,true,true,false --set attention.shared_kv_layers=u32:3 --set embedding_length_per_layer_input=u32:32 --with blk.%.attn_v.weight
-    # recurrent layers: several heads a key head, experts, windows, norms
+    # recurrent layers: several heads a key head, experts, windows, norms; and keys that other architectures read and theirs do not
+    scale="--set attention.scale=f32:0.3" scales="--set attention.scale=f32:0.3 --set expert_weights_scale=f32:2.5"
     row lfm2-unwindowed lfm2-dense 1e-5 --set attention.sliding_window=u32:0
     # 17: token 680, 0.52103 and 0.52102, where angles of float32 positions differ by as much
-    SALT=18 row lfm2moe-experts lfm2moe-moe 1e-5 $many
+    SALT=18 row lfm2moe-experts lfm2moe-moe 1e-5 $many --set attention.sliding_window=u32:8
     row mamba-norms mamba-dense 1e-5 --set ssm.dt_b_c_rms=bool:true --set ssm.state_size=u32:16
     row mamba2-heads mamba2-dense 1e-5 --set ssm.time_step_rank=u32:8 --set ssm.state_size=u32:16
     row jamba-experts jamba-dense 1e-5 $many --with blk.1.ffn_gate_inp.weight
-    row falcon-h1-grouped falcon-h1-dense 1e-5 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set ssm.time_step_rank=u32:8 --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set rope.dimension_count=u32:64
+    row falcon-h1-grouped falcon-h1-dense 1e-5 $scale --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set ssm.time_step_rank=u32:8 --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set rope.dimension_count=u32:64
     row granitehybrid-rotated granitehybrid-dense 1e-5 $many --set rope.scaling.finetuned=bool:true --set logit_scale=f32:2.5 --set attention.scale=f32:0.05 --set embedding_scale=f32:3
-    row nemotron_h-experts nemotron_h_moe-dense 1e-5 $many --set expert_feed_forward_length=u32:64 --set expert_shared_feed_forward_length=u32:96 --set expert_shared_count=u32:1 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
+    row nemotron_h-scale nemotron_h-dense 1e-5 $scale
+    row nemotron_h-experts nemotron_h_moe-dense 1e-5 $many $scale --set expert_feed_forward_length=u32:64 --set expert_shared_feed_forward_length=u32:96 --set expert_shared_count=u32:1 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5
     delta="--set ssm.time_step_rank=u32:4 --set ssm.group_count=u32:2 --set ssm.inner_size=u32:512"
-    row qwen3next-heads qwen3next-moe 1e-5 $many $delta
-    row qwen35-heads qwen35-dense 1e-5 $delta
-    row qwen35moe-grouped qwen35moe-moe 1e-5 $many $delta --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2
+    row qwen3next-heads qwen3next-moe 1e-5 $many $scales $delta
+    row qwen35-heads qwen35-dense 1e-5 $scale $delta
+    row qwen35moe-grouped qwen35moe-moe 1e-5 $many $scales $delta --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2
     row plamo2-heads plamo2-dense 1e-5 --set ssm.time_step_rank=u32:8 --set ssm.state_size=u32:16
-    row minimax-01-heads minimax-01-moe 1e-5 $many --set residual_scale=f32:0.3 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set rope.dimension_count=u32:64
+    row minimax-01-heads minimax-01-moe 1e-5 $many $scales --set residual_scale=f32:0.3 --set attention.head_count=u32:4 --set attention.head_count_kv=u32:2 --set rope.dimension_count=u32:64
     row kimi-linear-heads kimi-linear-moe 1e-5 $many --set expert_weights_scale=f32:2.5 --set attention.head_count=u32:4 --with blk.1.ffn_gate_shexp.weight,blk.1.ffn_up_shexp.weight,blk.1.ffn_down_shexp.weight
     # 17: token 445 of layer 1, 0.1249979 and 0.1249977, and token 265 of layer 3, 2e-8 apart; the peer's GELU moves the stream by 6e-4 of itself
     SALT=18 row gemma4-experts gemma4 1e-5 $gemma4 --set block_count=u32:4 --set attention.sliding_window_pattern=bools:true,true,true,false --set attention.shared_kv_layers=u32:0 --set embedding_length_per_layer_input=u32:0 $many --set expert_feed_forward_length=u32:96 \
@@ -203,6 +216,7 @@ if [ -z "${SAMPLE:-}" ] && [ "$part" != quantized ]; then # shapes and scalings 
     row minimax-m3-grouped minimax-m3-moe 1e-5 $many $heads_swa --set rope.dimension_count=u32:16 --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2
     row talkie-grouped talkie-dense 1e-6 $heads --set logit_scale=f32:0.3
     row llama4-experts llama4-moe 1e-5 --set expert_count=u32:8 --set expert_used_count=u32:1
+    LISTS="1 7 40" row llama4-maverick llama4-moe 1e-5 --set expert_count=u32:128 --set expert_used_count=u32:1
     row step35-limits step35 1e-5 $small $many --set attention.head_count_kv=u32:2 --set attention.key_length=u32:64 --set attention.value_length=u32:64 --set expert_feed_forward_length=u32:96 --set expert_shared_feed_forward_length=u32:64 \
       --set block_count=u32:4 --set attention.sliding_window=u32:16 --set attention.sliding_window_pattern=bools:false,true,true,true --set rope.freq_base_swa=f32:10000 --set swiglu_clamp_exp=f32:0.3 --set swiglu_clamp_shexp=f32:0.2 \
       --set expert_weights_norm=bool:true --set expert_weights_scale=f32:2.5 --with blk.%.attn_gate.weight,rope_freqs.weight,blk.0.ffn_gate.weight,blk.0.ffn_up.weight,blk.0.ffn_down.weight,$(each '1 2 3' ffn_gate_inp.weight ffn_gate_exps.weight ffn_up_exps.weight ffn_down_exps.weight ffn_gate_shexp.weight ffn_up_shexp.weight ffn_down_shexp.weight)

@@ -247,6 +247,40 @@ static void limits_few(small_model *m) {
     gguf_writer_set(m->w, "maple.swiglu_clamp_exp", GGUF_ARRAY, &items, NULL);
 }
 
+static void groups_odd(small_model *m) {
+    gguf_writer_set_u32(m->w, "llama.expert_group_count", 3, NULL);
+    gguf_writer_set_u32(m->w, "llama.expert_group_used_count", 1, NULL);
+}
+static void groups_llama4(small_model *m) {
+    gguf_writer_set_u32(m->w, "llama4.expert_group_count", 2, NULL);
+    gguf_writer_set_u32(m->w, "llama4.expert_group_used_count", 1, NULL);
+}
+// Each part costs more than the file holds of it, whether one tensor has them or several.
+static void parts(small_model *m, int n, uint64_t each) {
+    for (int i = 0; i < n; i++) {
+        char name[40];
+        snprintf(name, sizeof name, "blk.%d.attn_k_b.weight", i);
+        small_values(m, name, 1, 1, each, mem_calloc(each, 4));
+    }
+}
+static void parts_of_one(small_model *m) { parts(m, 1, (1u << 17) + 2); }
+static void parts_of_all(small_model *m) { parts(m, 40, 4096); }
+static void parts_fewer(small_model *m) { parts(m, 32, 4096); } // then the name is what is wrong
+
+static void test_parts(void **state) {
+    (void)state;
+    refused(&LLAMA, parts_of_one, E_INVALID, "bound in parts");
+    refused(&LLAMA, parts_of_all, E_INVALID, "bound in parts");
+    refused(&LLAMA, parts_fewer, E_UNSUPPORTED, "blk.0.attn_k_b.weight");
+}
+
+static void window_none(small_model *m) { gguf_writer_set_u32(m->w, "llama4.attention.sliding_window", 0, NULL); }
+static void groups_grovemoe(small_model *m) {
+    share_two(m);
+    gguf_writer_set_u32(m->w, "grovemoe.expert_group_count", 2, NULL);
+    gguf_writer_set_u32(m->w, "grovemoe.expert_group_used_count", 1, NULL);
+}
+
 static void swin(small_model *m) { gguf_writer_set_bool(m->w, "chameleon.swin_norm", true, NULL); }
 
 static void test_rows(void **state) {
@@ -272,6 +306,12 @@ static void test_rows(void **state) {
     refused(&s, NULL, E_INVALID, "grovemoe.experts_per_group");
     refused(&s, share_odd, E_INVALID, "grovemoe.experts_per_group");
     refused(&s, share_two, E_INVALID, "ffn_gate_chexps");
+    refused(&s, groups_grovemoe, E_UNSUPPORTED, "grovemoe.expert_group_count");
+    s.arch = "llama4";
+    refused(&s, window_none, E_UNSUPPORTED, "llama4.attention.sliding_window");
+    refused(&s, groups_llama4, E_UNSUPPORTED, "llama4.expert_group_count");
+    s.arch = "llama";
+    refused(&s, groups_odd, E_INVALID, "llama.expert_group_count");
     s.arch = "maple";
     refused(&s, limit_negative, E_INVALID, "maple.swiglu_clamp_exp");
     refused(&s, limits_few, E_INVALID, "maple.swiglu_clamp_exp");
@@ -280,7 +320,7 @@ static void test_rows(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_missing), cmocka_unit_test(test_shapes), cmocka_unit_test(test_numbers), cmocka_unit_test(test_unknown_tensors), cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_progress_and_cancel), cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_progress_and_cancel), cmocka_unit_test(test_rows), cmocka_unit_test(test_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,8 @@
 // must change nothing change nothing.
 #include "model/small_run.h"
 
+#include "model/model_internal.h"
+
 enum { TOKENS = 40, VOCAB = 21, E = 16 };
 
 static void put(small_model *m, const char *name, int k, int n, int x, const float *values) {
@@ -169,7 +171,108 @@ static void test_temperature(void **state) {
     different(with("mistral3", scale, 0.5f, length, 8), with("mistral3", NULL, 0, NULL, 0));
 }
 
+// Maverick, which its number of experts tells, has no norm of queries and keys.
+static float *llama4(uint32_t experts) {
+    small_spec s = {.arch = "llama4", .e = E, .layers = 1, .heads = 4, .kv = 2, .head = 4, .ff = 12, .vocab = VOCAB};
+    small_model m;
+    small_begin(&m, &s);
+    small_u32(&m, &s, "expert_count", experts);
+    small_u32(&m, &s, "expert_used_count", 1);
+    return logits_of(&m);
+}
+
+static void test_maverick(void **state) {
+    (void)state;
+    same(llama4(16), llama4(127), 0);
+    different(llama4(16), llama4(128));
+}
+
+// What metadata alone makes of a file, which is gone afterwards.
+static hparams read_of(small_model *m) {
+    hparams hp;
+    error err;
+    small_end(m);
+    if (hparams_read(m->g, 0, &hp, &err)) fail_msg("%s", err.text);
+    mem_free(hp.layers);
+    small_free(m);
+    return hp;
+}
+
+// Experts of the best groups, in every architecture.
+static void test_groups(void **state) {
+    (void)state;
+    static const char *const archs[] = {"llama", "qwen2moe", "deepseek", "gpt-oss", "bailingmoe2"};
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++) {
+        small_spec s = {.arch = archs[i], .e = E, .layers = 1, .heads = 4, .kv = 2, .head = 4, .ff = 12, .vocab = VOCAB, .experts = 8, .used = 3};
+        small_model m;
+        small_begin(&m, &s);
+        small_u32(&m, &s, "expert_group_count", 4);
+        small_u32(&m, &s, "expert_group_used_count", 2);
+        hparams hp = read_of(&m);
+        if (hp.n_group != 4 || hp.top_groups != 2) fail_msg("%s: %d of %d groups", archs[i], hp.top_groups, hp.n_group);
+    }
+}
+
+// Of YaRN's keys each architecture reads its own.
+static hparams yarn(const char *arch, const char *key, float f) {
+    small_spec s = {.arch = arch, .e = E, .layers = 1, .heads = 4, .kv = 4, .head = 4, .ff = 12, .vocab = VOCAB};
+    char name[64];
+    small_model m;
+    small_begin(&m, &s);
+    snprintf(name, sizeof name, "%s.rope.scaling.type", arch);
+    assert_int_equal(gguf_writer_set_text(m.w, name, "yarn", NULL), OK);
+    small_f32(&m, &s, "rope.scaling.factor", 4);
+    small_u32(&m, &s, "attention.kv_lora_rank", 4);
+    small_u32(&m, &s, "attention.indexer.top_k", 64);
+    if (key) small_f32(&m, &s, key, f);
+    return read_of(&m);
+}
+
+static void test_yarn_keys(void **state) {
+    (void)state;
+    static const struct { const char *arch; bool betas, factors, log, scores; } rows[] = {{.arch = "llama"}, {"mistral3", .betas = true, .log = true}, {"grok", .betas = true, .factors = true}, {.arch = "minicpm3"},
+        {"glm-dsa", .scores = true}, {"deepseek2", .log = true, .scores = true}, {"deepseek32", .log = true, .scores = true}, {"mistral4", .log = true, .scores = true}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *a = rows[i].arch;
+        float attn = yarn(a, NULL, 0).attn_factor, scale = yarn(a, NULL, 0).attn_scale * sqrtf(4);
+        if ((yarn(a, "rope.scaling.yarn_beta_fast", 9).beta_fast == 9) != rows[i].betas) fail_msg("%s: beta_fast", a);
+        if ((yarn(a, "rope.scaling.yarn_beta_slow", 3).beta_slow == 3) != rows[i].betas) fail_msg("%s: beta_slow", a);
+        if ((yarn(a, "rope.scaling.yarn_ext_factor", 0.5f).ext_factor == 0.5f) != rows[i].factors) fail_msg("%s: ext_factor", a);
+        if ((yarn(a, "rope.scaling.yarn_log_multiplier", 0.3f).yarn_log_mul != 0) != rows[i].log) fail_msg("%s: log_multiplier", a);
+        if (attn != 1) fail_msg("%s: attn_factor %g", a, (double)attn);
+        if (strcmp(a, "grok") && (fabsf(scale - 1) > 1e-3f) != rows[i].scores) fail_msg("%s: scores times %g", a, (double)scale); // grok has a scale of its own
+    }
+}
+
+// GLM-4.7-Flash is told by its sizes where the file does not say how experts are gated.
+static dev_gating gating(int layers, int vocab, uint32_t said) {
+    small_spec s = {.arch = "deepseek2", .e = 2, .layers = layers, .heads = 1, .kv = 1, .head = 2};
+    small_model m;
+    char last[32];
+    small_open(&m, &s);
+    small_heads(&m, &s, 0);
+    small_u32(&m, &s, "attention.kv_lora_rank", 1);
+    small_u32(&m, &s, "expert_count", 2);
+    small_u32(&m, &s, "expert_used_count", 1);
+    small_u32(&m, &s, "expert_gating_func", said);
+    snprintf(last, sizeof last, "blk.%d.attn_norm", layers - 1);
+    small_pair(&m, &s, "token_embd", 2, (uint64_t)vocab, false);
+    small_pair(&m, &s, last, 2, 1, false);
+    return read_of(&m).gating;
+}
+
+static void test_gating(void **state) {
+    (void)state;
+    enum { FLASH = 154880 };
+    assert_int_equal(gating(47, FLASH, 0), DEV_GATE_SIGMOID);
+    assert_int_equal(gating(48, FLASH, 0), DEV_GATE_SIGMOID);
+    assert_int_equal(gating(47, FLASH, 1), DEV_GATE_SOFTMAX);
+    assert_int_equal(gating(46, FLASH, 0), DEV_GATE_SOFTMAX);
+    assert_int_equal(gating(47, FLASH - 1, 0), DEV_GATE_SOFTMAX);
+    assert_int_equal(gating(46, FLASH, 2), DEV_GATE_SIGMOID);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp), cmocka_unit_test(test_temperature)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp), cmocka_unit_test(test_temperature), cmocka_unit_test(test_groups), cmocka_unit_test(test_maverick), cmocka_unit_test(test_gating), cmocka_unit_test(test_yarn_keys)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

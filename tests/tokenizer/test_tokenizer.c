@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include "base/utf8.h"
 #include "tokenizer/tok_fixture.h"
@@ -232,6 +233,30 @@ static void test_longest_spelling_first(void **state) {
     tok_destroy(t);
 }
 
+// Spellings that stand there twice, or are longer than a trie takes: what is not in the trie leaves no way back to itself there.
+static void test_spellings_not_taken_up(void **state) {
+    (void)state;
+    fixture f = {.model = "llama"};
+    static const struct { const char *text; int type; } tokens[] = {{"<unk>", TOK_TYPE_UNKNOWN}, {"<s>", TOK_TYPE_CONTROL}, {"</s>", TOK_TYPE_CONTROL}, {"<a>", TOK_TYPE_CONTROL},
+        {"<a>x<a>", TOK_TYPE_NORMAL}, {"<a>x<a>", TOK_TYPE_CONTROL}, {"x", TOK_TYPE_NORMAL}, {"y", TOK_TYPE_NORMAL}, {"▁", TOK_TYPE_NORMAL}, {"long", TOK_TYPE_CONTROL}};
+    for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) fix_token(&f, tokens[i].text, tokens[i].type, 0);
+    fix_flag(&f, "tokenizer.ggml.add_space_prefix", false);
+    char text[4106]; // <a>, and <a> again past the longest that a trie takes
+    memset(text, 'x', sizeof text);
+    memcpy(text, "<a>", 3);
+    memcpy(text + sizeof text - 3, "<a>", 3);
+    alarm(30); // what has no end fails
+    for (int longer = 0; longer < 2; longer++) {
+        if (longer) f.str[9] = (gguf_str){text, sizeof text};
+        tokenizer *t = make(&f);
+        expect(t, "xx <a> y", TOK_PARSE_CONTROL, "6 6 8 3 8 7");
+        expect(t, "<a>x<a>", TOK_PARSE_CONTROL, "3 6 3");
+        expect(t, "xx <a> y", 0, "6 6 8 0 0 0 8 7"); // not trusted: the way is gone
+        tok_destroy(t);
+    }
+    alarm(0);
+}
+
 static fixture spm_fixture(bool crossing) {
     fixture f = {.model = "llama", .pre = "default"};
     fix_token(&f, "<unk>", TOK_TYPE_UNKNOWN, 0);
@@ -395,6 +420,30 @@ static void test_pieces_and_streams(void **state) {
     tok_destroy(u);
 }
 
+// A character outside the byte alphabet is a note that repeats its token: as many notes as there are characters, in a vocabulary of nothing else, are too many.
+static void test_notes_are_bounded(void **state) {
+    (void)state;
+    fixture f = bpe_fixture("gpt-2");
+    int     first = f.count, last = first;
+    while (f.count < FIX_MAX) last = fix_token(&f, "中中中中中中中中中中中中中中中", TOK_TYPE_NORMAL, 0);
+    tokenizer *t = make(&f);
+    size_t     n, text, pieces = 0, texts = 0;
+    char       note[80];
+    snprintf(note, sizeof note, "[UNK_BYTE_0xe4b8ad%s]", f.text[first]);
+    assert_memory_equal(tok_piece(t, first, &n), note, strlen(note));
+    assert_int_equal(n, 15 * strlen(note));
+    assert_memory_equal(tok_piece(t, last, &n), f.text[last], 45);
+    assert_int_equal(n, 45);
+    for (int32_t id = 0; id < tok_size(t); id++) {
+        tok_piece(t, id, &n);
+        tok_text(t, id, &text);
+        pieces += n;
+        texts += text;
+    }
+    assert_true(pieces > 4 * texts && pieces < 5 * texts + (1u << 16));
+    tok_destroy(t);
+}
+
 static void test_ends(void **state) {
     (void)state;
     fixture    f = bpe_fixture("llama-bpe");
@@ -471,6 +520,12 @@ static void test_other_kinds(void **state) {
     t = make(&p);
     expect(t, "abba", 0, "260 262 260"); // a bb a beats ab b a
     expect(t, "é", 0, "199 173");
+    tok_destroy(t);
+    fix_token(&p, "\xE4", TOK_TYPE_NORMAL, 0); // the best score of all, and it ends inside a character
+    t = make(&p);
+    alarm(30); // what has no end fails
+    expect(t, "中a", 0, "232 188 177 260");
+    alarm(0);
     tok_destroy(t);
 }
 
@@ -715,8 +770,8 @@ int main(void) {
         cmocka_unit_test(test_unicode),          cmocka_unit_test(test_translation),
         cmocka_unit_test(test_bpe),              cmocka_unit_test(test_merging_is_by_rank),
         cmocka_unit_test(test_one_letter_many_times), cmocka_unit_test(test_spans),
-        cmocka_unit_test(test_longest_spelling_first), cmocka_unit_test(test_spm),
-        cmocka_unit_test(test_pieces_and_streams), cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_longest_spelling_first), cmocka_unit_test(test_spellings_not_taken_up), cmocka_unit_test(test_spm),
+        cmocka_unit_test(test_pieces_and_streams), cmocka_unit_test(test_notes_are_bounded), cmocka_unit_test(test_ends),
         cmocka_unit_test(test_other_kinds),      cmocka_unit_test(test_ids_only),
         cmocka_unit_test(test_bad_vocabularies),
         cmocka_unit_test(test_unknown_kinds), cmocka_unit_test(test_every_pattern),

@@ -51,7 +51,7 @@ struct http_request {
     bool         suspended;     // [H]
     bool         closed;        // [H] on_close was called
     bool         queued;        // [H] a response was given to libmicrohttpd
-    int64_t      last_take;     // [L] when libmicrohttpd last took bytes of the stream, or the queue stopped being empty
+    int64_t      last_take;     // [L] when libmicrohttpd last took bytes of the stream, the queue stopped being empty, or the stream ended with an empty one
     void       (*on_close)(void *ctx);
     void        *on_close_ctx;
 

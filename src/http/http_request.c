@@ -177,6 +177,7 @@ void http_stream_end(http_request *r) {
     pthread_mutex_lock(&r->lock);
     if (r->answer == ANSWER_STREAM && !r->ended) {
         r->ended = true;
+        if (r->out_head == r->out_tail) r->last_take = http_now();
         tell(r);
     }
     pthread_mutex_unlock(&r->lock);

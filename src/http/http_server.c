@@ -111,10 +111,11 @@ static void check_stream(http_conn *c, http_request *r, int64_t now) {
     pthread_mutex_lock(&r->lock);
     if (r->queued && r->answer == ANSWER_STREAM && !r->gone) {
         size_t waits = r->out_tail - r->out_head;
-        int64_t limit = waits ? s->o.stall_ms : s->o.keepalive_ms;
+        // After the end libmicrohttpd holds the last block, and asks again only when the client has taken it.
+        int64_t limit = waits ? s->o.stall_ms : r->ended ? s->o.write_ms : s->o.keepalive_ms;
         if (now - r->last_take < limit) http_soon(s, r->last_take + limit);
-        else if (waits) stalled = true;
-        else if (!r->ended && r->keepalive) speak = true;
+        else if (waits || r->ended) stalled = true;
+        else if (r->keepalive) speak = true;
         else http_soon(s, now + limit);
     }
     pthread_mutex_unlock(&r->lock);

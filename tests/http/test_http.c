@@ -359,6 +359,23 @@ static void test_slow_readers(void **state) {
     stop(1000);
 }
 
+// A stream that has ended and that nobody reads is cut too, wherever its rest is: in the queue, in libmicrohttpd's last block, in the socket.
+static void test_unread_ends(void **state) {
+    (void)state;
+    enum { CLIENTS = 32 };
+    uint16_t port = start((http_options){.stall_ms = 300, .write_ms = 300, .keepalive_ms = 300, .send_buffer = 4096});
+    client c[CLIENTS];
+    for (int i = 0; i < CLIENTS; i++) { // sizes up to some 350 KB, by less than a block: one of them ends where only the block is left
+        char request[100];
+        c[i] = client_open(port, 4096);
+        snprintf(request, sizeof request, "GET /stream?n=%d HTTP/1.1\r\nHost: localhost\r\n\r\n", 800 * (i + 1));
+        assert_true(client_say(&c[i], request));
+    }
+    assert_true(wait_closes(CLIENTS, 20000));
+    for (int i = 0; i < CLIENTS; i++) client_close(&c[i]);
+    stop(1000);
+}
+
 static void test_leaving(void **state) {
     (void)state;
     uint16_t port = start((http_options){0});
@@ -610,7 +627,7 @@ static void test_no_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers), cmocka_unit_test(test_refusals), cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_slow_senders),
-        cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_leaving), cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors),
+        cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_unread_ends), cmocka_unit_test(test_leaving), cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors),
         cmocka_unit_test(test_stop), cmocka_unit_test(test_tls), cmocka_unit_test(test_start_errors), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

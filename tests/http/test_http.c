@@ -235,6 +235,15 @@ static void test_refusals(void **state) {
     expect(port, "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n", "HTTP/1.1 400 ");
     expect(port, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n", "HTTP/1.1 400 ");
     expect(port, "GET /now HTTP/1.1\r\n\r\n", "HTTP/1.1 400 ");
+    // A length that libmicrohttpd does not see as one: the body must not be taken for a second request.
+    static const char *const lengths[] = {"Content-Length : 39", "Content-Length\t: 39", " Content-Length: 39", "Transfer-Encoding : chunked"};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        char request[300];
+        snprintf(request, sizeof request, "POST /echo HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\nGET /now HTTP/1.1\r\nHost: localhost\r\n\r\n", lengths[i]);
+        client c = ask(port, request, NULL);
+        if (strncmp(c.text, "HTTP/1.1 400 ", 13) || strstr(c.text, "now!")) fail_msg("%s: %s", lengths[i], c.text);
+        client_close(&c);
+    }
     expect(port, "GET /now HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", "HTTP/1.1 400 ");
     expect(port, "GET /now HTTP/1.1\r\nHost: evil.example\r\n\r\n", "HTTP/1.1 403 ");
     expect(port, "GET /now HTTP/1.1\r\nHost: localhost.evil.example:80\r\n\r\n", "HTTP/1.1 403 ");
@@ -246,6 +255,8 @@ static void test_refusals(void **state) {
     expect(port, "GET /now HTTP/1.1\r\nHost: localhost\r\nOrigin: null\r\n\r\n", "HTTP/1.1 403 ");
     expect(port, "GET /now HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:3000\r\n\r\n", "Access-Control-Allow-Origin: http://localhost:3000\r\n");
     expect(port, "OPTIONS /echo HTTP/1.1\r\nHost: localhost\r\nOrigin: http://127.0.0.1:1\r\nAccess-Control-Request-Headers: x-a\r\n\r\n", "Access-Control-Allow-Headers: x-a\r\n");
+    expect(port, "OPTIONS /echo HTTP/1.1\r\nHost: localhost\r\nOrigin: http://127.0.0.1:1\r\nAccess-Control-Request-Headers: \r\n\r\n", "Access-Control-Allow-Headers: *\r\n");
+    expect(port, "OPTIONS /echo HTTP/1.1\r\nHost: localhost\r\nOrigin: http://127.0.0.1:1\r\nAccess-Control-Request-Headers: a,\tb\r\n\r\n", "Access-Control-Allow-Headers: *\r\n");
     expect(port, "complete nonsense\r\n\r\n", NULL);
     client c = client_open(port, 0); // headers larger than a connection's memory
     char line[1024];
@@ -268,6 +279,15 @@ static void test_large_bodies(void **state) {
     for (int i = 0; i < ALL / BLOCK && client_send(&c, block, BLOCK, 5000); i++) {}
     assert_true(client_read_until(&c, "HTTP/1.1 413 ", 1, 5000));
     client_close(&c);
+    // One that is just over is read to its end before it is refused, so that its client, which writes first, can read why.
+    c = client_open(port, 0);
+    client_say(&c, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3145728\r\n\r\n");
+    assert_true(wait_requests(1));
+    for (int i = 0; i < 3; i++) assert_true(client_send(&c, block, BLOCK, 5000));
+    assert_true(client_read_until(&c, NULL, 1, 5000));
+    assert_non_null(strstr(c.text, "HTTP/1.1 413 "));
+    client_close(&c);
+    expect(port, "POST /echo HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3145728\r\n\r\n", "HTTP/1.1 413 "); // asked, and told at once
     // Chunked: just over the limit is read and told, far over is cut.
     for (int far = 0; far < 2; far++) {
         c = client_open(port, 0);

@@ -30,7 +30,7 @@ typedef struct http_options {
     size_t   max_body;         // bytes; more is 413; 0: 32 MB
     size_t   max_bodies;       // bytes of all bodies being read or kept; more is 503; 0: 512 MB
     size_t   max_lag;          // bytes a stream may queue for a slow client before it is cut; 0: 1 MB
-    int      send_buffer;      // SO_SNDBUF of a connection; 0: 32 KB
+    int      send_buffer;      // SO_SNDBUF of a connection while it streams; 0: 32 KB
     // Milliseconds; 0 takes the default. A deadline is absolute: bytes that trickle in do not move it.
     uint32_t header_ms;        // from connecting (or the end of the answer before) until headers are complete; 20,000 (75,000 idle after an answer)
     uint32_t body_ms;          // from headers until the body is complete; 120,000

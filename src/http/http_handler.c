@@ -218,12 +218,23 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max) {
     return got;
 }
 
+// A stream's buffer is small, or a slow reader is not noticed for megabytes. A whole answer's is the system's, which has room for several segments: where one
+// fills it (loopback's have 64 KB) each waits for its acknowledgement, which comes late. A size once set is not the system's again, so then it is a large one.
+static void fit_send_buffer(http_conn *c, bool stream) {
+    enum { LARGE = 1 << 20 };
+    if (!stream && !c->narrow) return;
+    int size = stream ? c->server->o.send_buffer : LARGE;
+    setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    c->narrow = stream;
+}
+
 static void stream_done(void *cls) { http_unref(cls); }
 
 // An answer that was given does not change any more but for a stream's queue, so this needs the lock for that alone; libmicrohttpd holds
 // locks of its own around read_stream, which takes ours.
 static enum MHD_Result queue_answer(http_request *r, struct MHD_Connection *mhd) {
     struct MHD_Response *m;
+    fit_send_buffer(r->conn, r->answer == ANSWER_STREAM);
     if (r->answer == ANSWER_STREAM) {
         atomic_fetch_add(&r->refs, 1);
         m = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, r, stream_done);

@@ -22,6 +22,7 @@ typedef struct http_conn {
     int64_t      deadline;  // ms; 0: none
     http_request *active;   // the request being read or answered
     bool         cut;       // shut down by us; libmicrohttpd closes it
+    bool         narrow;    // its send buffer was made small for a stream
     char         peer[64];
 } http_conn;
 

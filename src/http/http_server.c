@@ -71,8 +71,7 @@ static void conn_started(http_server *s, struct MHD_Connection *mhd, void **ctx)
     if (addr && addr->client_addr)
         getnameinfo(addr->client_addr, addr->client_addr->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in),
                     c->peer, sizeof c->peer, NULL, 0, NI_NUMERICHOST);
-    int on = 1, size = s->o.send_buffer;
-    setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    int on = 1;
     setsockopt(c->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     c->next = s->conns;

@@ -361,6 +361,38 @@ static void test_slow_senders(void **state) {
     stop(1000);
 }
 
+// The server's end of a client's connection is in this process too: what its send buffer holds.
+static int send_buffer(const client *c) {
+    struct sockaddr_in ours, theirs;
+    socklen_t n = sizeof ours;
+    assert_int_equal(getsockname(c->fd, (struct sockaddr *)&ours, &n), 0);
+    for (int fd = 3; fd < 1024; fd++) {
+        n = sizeof theirs;
+        if (getpeername(fd, (struct sockaddr *)&theirs, &n) || theirs.sin_family != AF_INET || theirs.sin_port != ours.sin_port) continue;
+        int size = 0;
+        n = sizeof size;
+        assert_int_equal(getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &n), 0);
+        return size;
+    }
+    fail_msg("the server has no such connection");
+    return 0;
+}
+
+static void test_send_buffers(void **state) {
+    (void)state;
+    uint16_t port = start((http_options){.send_buffer = 4096});
+    client c = ask(port, "GET /now HTTP/1.1\r\nHost: localhost\r\n\r\n", "now!");
+    assert_true(send_buffer(&c) > 12000); // the system's own: the kernel doubles what is asked for
+    client_say(&c, "GET /stream?n=1 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_true(client_read_until(&c, "\r\n0\r\n\r\n", 1, 5000));
+    assert_true(send_buffer(&c) < 12000);
+    client_say(&c, "GET /now HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_true(client_read_until(&c, "now!", 2, 5000));
+    assert_true(send_buffer(&c) > 12000);
+    client_close(&c);
+    stop(1000);
+}
+
 static void test_slow_readers(void **state) {
     (void)state;
     uint16_t port = start((http_options){.stall_ms = 300, .write_ms = 400, .max_lag = 256 << 10});
@@ -647,7 +679,7 @@ static void test_no_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers), cmocka_unit_test(test_refusals), cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_slow_senders),
-        cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_unread_ends), cmocka_unit_test(test_leaving), cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors),
+        cmocka_unit_test(test_send_buffers), cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_unread_ends), cmocka_unit_test(test_leaving), cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors),
         cmocka_unit_test(test_stop), cmocka_unit_test(test_tls), cmocka_unit_test(test_start_errors), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -342,17 +342,21 @@ static void feed(job *j) {
     }
 }
 
+// What a slow client has not taken holds the model up: events are left with the engine, which pauses a request whose events are left. `notify` comes when there is room.
+static bool is_full(job *j) { return j->begun && !j->failed && http_stream_full(j->r, notify, j); }
+
 static void pump(job *j) {
+    enum { PIECE = 16384 }; // sent at once where many events wait
     strbuf out = {0};
     for (uint32_t i = 0; i < j->n_parts; i++) {
         part *p = &j->parts[i];
         altiserve_event ev;
-        while (p->req && !p->ended && altiserve_next(p->req, 0, &ev) != EVENT_NONE) {
+        while (p->req && !p->ended && !is_full(j) && altiserve_next(p->req, 0, &ev) != EVENT_NONE) {
             p->usage = ev.usage;
             if (ev.kind == EVENT_TEXT && j->p.stream && !j->failed) begin_stream(j);
             take_event(j, i, &ev, &out);
-            if (out.len > 65536 && j->begun) { // many events waited
-                if (!out.failed) http_stream_send(j->r, out.data, out.len);
+            if (out.len > PIECE && j->begun && !out.failed) {
+                http_stream_send(j->r, out.data, out.len);
                 strbuf_clear(&out);
             }
         }
@@ -364,7 +368,7 @@ static void pump(job *j) {
         api_error e;
         api_fail(&e, 503, NULL, "unavailable", "no memory for the answer");
         fail_generation(j, &e);
-    } else if (out.len && !j->failed && !http_stream_send(j->r, out.data, out.len)) cancel_parts(j); // gone, or cut for lagging
+    } else if (out.len && !j->failed && !http_stream_send(j->r, out.data, out.len)) cancel_parts(j); // gone, or cut
     strbuf_free(&out);
     if (!j->parts_left) finish_job(j);
 }

@@ -199,6 +199,7 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max) {
     http_request *r = cls;
     ssize_t got;
     bool ended = false;
+    void (*on_room)(void *ctx) = NULL, *ctx = NULL;
     pthread_mutex_lock(&r->lock);
     size_t waits = r->out_tail - r->out_head;
     if (r->gone || r->broken) got = MHD_CONTENT_READER_END_WITH_ERROR;
@@ -207,6 +208,11 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max) {
         memcpy(buf, r->out + r->out_head, (size_t)got);
         r->out_head += (size_t)got;
         r->last_take = http_now();
+        if (r->on_room && waits - (size_t)got <= r->server->o.max_lag / 8) {
+            on_room = r->on_room;
+            ctx = r->on_room_ctx;
+            r->on_room = NULL;
+        }
     } else if (r->ended) {
         got = MHD_CONTENT_READER_END_OF_STREAM;
         ended = true;
@@ -214,6 +220,7 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max) {
     pthread_mutex_unlock(&r->lock);
     // Whoever queues from here on puts the request on the ready list, which this thread reads after libmicrohttpd returned: no wake-up is lost.
     if (!got) http_suspend(r);
+    if (on_room) on_room(ctx); // not under our lock: it may send
     if (ended) http_set_deadline(r->conn, PHASE_WRITING, r->server->o.write_ms);
     return got;
 }

@@ -58,6 +58,8 @@ struct http_request {
     void        *on_close_ctx;
 
     pthread_mutex_t lock;
+    void      (*on_room)(void *ctx); // [L] who waits for the stream's queue to become shorter; NULL: nobody
+    void       *on_room_ctx;    // [L]
     const char *route;          // [L]
     http_answer answer;         // [L]
     int         code;           // [L]

@@ -158,7 +158,7 @@ bool http_stream_send(http_request *r, const void *data, size_t len) {
     if (ok && r->head) len = 0; // headers alone were asked for
     if (ok && len) {
         size_t waits = r->out_tail - r->out_head;
-        if (waits + len > r->server->o.max_lag || !make_room(r, len)) {
+        if (waits > r->server->o.max_lag || !make_room(r, len)) { // for senders that do not ask whether it is full
             ok = false;
             r->broken = true;
             obs_count(OBS_HTTP_CUT, "lag", NULL, 1);
@@ -171,6 +171,17 @@ bool http_stream_send(http_request *r, const void *data, size_t len) {
     }
     pthread_mutex_unlock(&r->lock);
     return ok;
+}
+
+bool http_stream_full(http_request *r, void (*fn)(void *ctx), void *ctx) {
+    pthread_mutex_lock(&r->lock);
+    bool full = r->answer == ANSWER_STREAM && !r->ended && !r->gone && !r->broken && r->out_tail - r->out_head > r->server->o.max_lag / 4;
+    if (full) {
+        r->on_room = fn;
+        r->on_room_ctx = ctx;
+    }
+    pthread_mutex_unlock(&r->lock);
+    return full;
 }
 
 void http_stream_end(http_request *r) {

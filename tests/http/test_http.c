@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
 #include <gnutls/crypto.h>
@@ -24,7 +25,8 @@ typedef struct task {
     atomic_int closed; // how often on_close came
     atomic_bool done;  // released
     int lines;
-    bool flood, hang;
+    bool flood, hang, patient, lump;
+    sem_t room;        // patient: something may have changed
 } task;
 
 static struct {
@@ -35,15 +37,18 @@ static struct {
     int n_all;
     bool quit;
     pthread_t worker[2];
-    atomic_int closes;
+    atomic_int closes, pauses;
 } app = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 
 static void closed(void *ctx) {
     task *t = ctx;
     atomic_fetch_add(&t->closed, 1);
     atomic_fetch_add(&app.closes, 1);
+    sem_post(&t->room);
     if (t->hang && !atomic_exchange(&t->done, true)) http_release(t->r);
 }
+
+static void room(void *ctx) { sem_post(&((task *)ctx)->room); }
 
 static void push(task *t) {
     pthread_mutex_lock(&app.lock);
@@ -56,6 +61,7 @@ static void push(task *t) {
 static task *keep(http_request *r) {
     task *t = calloc(1, sizeof *t);
     t->r = r;
+    sem_init(&t->room, 0, 0);
     http_on_close(r, closed, t);
     pthread_mutex_lock(&app.lock);
     app.all[app.n_all++] = t;
@@ -91,6 +97,8 @@ static void route(void *ctx, http_request *r) {
         task *t = keep(r);
         t->lines = http_query(r, "n") ? atoi(http_query(r, "n")) : 0;
         t->flood = !strcmp(path, "/flood");
+        t->lump = !strcmp(path, "/lump");
+        t->patient = !strcmp(path, "/patient");
         t->hang = !strcmp(path, "/hang") || !strcmp(path, "/quiet");
         if (!strcmp(path, "/quiet")) http_stream_begin(r, 200, "text/event-stream", ": still here\n\n");
         if (!t->hang) push(t);
@@ -104,8 +112,14 @@ static void serve_task(task *t) {
         char line[64];
         for (int i = 0; i < t->lines; i++) {
             int n = snprintf(line, sizeof line, "data: %d\n\n", i);
+            while (t->patient && http_stream_full(t->r, room, t)) {
+                atomic_fetch_add(&app.pauses, 1);
+                sem_wait(&t->room);
+            }
             if (!http_stream_send(t->r, line, (size_t)n)) break;
         }
+        static const char lump[512 << 10] = "one piece";
+        if (t->lump) http_stream_send(t->r, lump, sizeof lump);
         static char block[4096];
         while (t->flood && http_stream_send(t->r, block, sizeof block)) {}
         http_stream_end(t->r);
@@ -139,6 +153,7 @@ static uint16_t start(http_options o) {
     app.quit = false;
     app.n_all = 0;
     atomic_store(&app.closes, 0);
+    atomic_store(&app.pauses, 0);
     if (http_start(&o, &app.server, &err)) fail_msg("%s", err.text);
     for (int i = 0; i < 2; i++) pthread_create(&app.worker[i], NULL, worker, NULL);
     return http_port(app.server);
@@ -159,18 +174,21 @@ static void stop(uint32_t ms) {
     http_free(app.server);
     for (int i = 0; i < app.n_all; i++) {
         assert_int_equal(atomic_load(&app.all[i]->closed), 1);
+        sem_destroy(&app.all[i]->room);
         free(app.all[i]);
     }
 }
 
-static bool wait_closes(int n, int ms) {
+static bool wait_count(atomic_int *count, int n, int ms) {
     int64_t until = client_now() + ms;
-    while (atomic_load(&app.closes) < n) {
+    while (atomic_load(count) < n) {
         if (client_now() > until) return false;
         usleep(1000); // polling, with a deadline
     }
     return true;
 }
+
+static bool wait_closes(int n, int ms) { return wait_count(&app.closes, n, ms); }
 
 static bool wait_requests(uint32_t n) {
     int64_t until = client_now() + 5000;
@@ -409,6 +427,38 @@ static void test_slow_readers(void **state) {
     expect(port, "GET /now HTTP/1.1\r\nHost: localhost\r\n\r\n", "now!");
     client_close(&flood), client_close(&rest), client_close(&whole);
     stop(1000);
+}
+
+// A sender that asks whether the stream is full waits for the client: its answer arrives whole, and what the client does meanwhile is noticed.
+static void test_patient_senders(void **state) {
+    (void)state;
+    enum { LINES = 100000 };
+    double lag = obs_read(OBS_HTTP_CUT, "lag", NULL), stall = obs_read(OBS_HTTP_CUT, "stall", NULL);
+    for (int how = 0; how < 3; how++) { // reads all, leaves, reads nothing
+        uint16_t port = start((http_options){.max_lag = 256 << 10, .stall_ms = how == 2 ? 300 : 60000});
+        client c = client_open(port, 4096);
+        client_say(&c, "GET /patient?n=100000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_true(wait_count(&app.pauses, 1, 10000));
+        if (how == 0) {
+            assert_true(client_read_until(&c, "\r\n0\r\n\r\n", 1, 20000));
+            char *p = strstr(c.text, "\r\n\r\n") + 4, line[32];
+            unchunk(p);
+            for (int i = 0; i < LINES; i++) { // every one, in order, and nothing else
+                int n = snprintf(line, sizeof line, "data: %d\n\n", i);
+                if (strncmp(p, line, (size_t)n)) fail_msg("not %s: %.30s", line, p);
+                p += n;
+            }
+            assert_int_equal(*p, 0);
+            client lump = ask(port, "GET /lump HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", NULL); // one piece may be as large as it likes
+            assert_true(lump.len > 512 << 10);
+            client_close(&lump);
+        } else if (how == 1) client_close(&c);
+        assert_true(wait_closes(how == 0 ? 2 : 1, 10000));
+        client_close(&c);
+        stop(1000);
+        assert_true(obs_read(OBS_HTTP_CUT, "lag", NULL) == lag);
+        assert_true(obs_read(OBS_HTTP_CUT, "stall", NULL) == stall + (how == 2));
+    }
 }
 
 // A stream that has ended and that nobody reads is cut too, wherever its rest is: in the queue, in libmicrohttpd's last block, in the socket.
@@ -679,7 +729,7 @@ static void test_no_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers), cmocka_unit_test(test_refusals), cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_slow_senders),
-        cmocka_unit_test(test_send_buffers), cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_unread_ends), cmocka_unit_test(test_leaving), cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors),
+        cmocka_unit_test(test_send_buffers), cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_patient_senders), cmocka_unit_test(test_unread_ends), cmocka_unit_test(test_leaving), cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors),
         cmocka_unit_test(test_stop), cmocka_unit_test(test_tls), cmocka_unit_test(test_start_errors), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -54,7 +54,8 @@ void job_fail(job *j, const api_error *e) {
 }
 
 void job_respond(job *j, int code, const char *type, strbuf *body) {
-    if (!body->failed) http_respond(j->r, code, type, body->data ? body->data : "", body->len);
+    size_t n = body->len;
+    if (!body->failed) http_respond_take(j->r, code, type, strbuf_take(body), n);
     else {
         api_error e;
         api_fail(&e, 503, NULL, "unavailable", "no memory for the answer");

@@ -29,6 +29,7 @@ typedef struct http_options {
     uint32_t max_connections;  // further ones get 503; 0: 1,024
     size_t   max_body;         // bytes; more is 413; 0: 32 MB
     size_t   max_bodies;       // bytes of all bodies being read or kept; more is 503; 0: 512 MB
+    size_t   max_answers;      // bytes of whole answers that are not sent yet; more is 503. Those up to 64 KB do not count: connections bound them. 0: 512 MB
     size_t   max_lag;          // bytes a stream may queue for a slow client: from a quarter on it is full, a sender that goes on past all of it is cut; 0: 1 MB
     int      send_buffer;      // SO_SNDBUF of a connection while it streams; 0: 32 KB
     // Milliseconds; 0 takes the default. A deadline is absolute: bytes that trickle in do not move it.
@@ -68,8 +69,10 @@ void http_on_close(http_request *r, void (*fn)(void *ctx), void *ctx);
 void http_set_route(http_request *r, const char *route);
 // A header of the answer; before http_respond or http_stream_begin. Control characters in value are refused (false).
 bool http_add_header(http_request *r, const char *name, const char *value);
-// The whole answer, copied. False when the client is gone, something was answered already, or memory is gone.
+// The whole answer, copied. False when the client is gone, something was answered already, or memory is gone. True too where max_answers makes it a 503.
 bool http_respond(http_request *r, int code, const char *content_type, const void *body, size_t len);
+// The same without a copy: body, from base/mem, is http's from here on whatever is returned; it may be NULL when len is 0.
+bool http_respond_take(http_request *r, int code, const char *content_type, char *body, size_t len);
 // An answer in pieces: begin, send any number of times, end. keepalive (a literal, e.g. ": keep-alive\n\n"; may be NULL) is sent in silence.
 bool http_stream_begin(http_request *r, int code, const char *content_type, const char *keepalive);
 // Queues bytes for the client. False when the client is gone or was cut: the caller stops its work.

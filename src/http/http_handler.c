@@ -235,28 +235,26 @@ static void fit_send_buffer(http_conn *c, bool stream) {
     c->narrow = stream;
 }
 
-static void stream_done(void *cls) { http_unref(cls); }
+static void response_done(void *cls) { http_unref(cls); }
 
-// An answer that was given does not change any more but for a stream's queue, so this needs the lock for that alone; libmicrohttpd holds
-// locks of its own around read_stream, which takes ours.
+// libmicrohttpd's response holds a reference to the request, which has the bytes. An answer that was given does not change any more but for a stream's queue, so
+// this needs the lock for that alone; libmicrohttpd holds locks of its own around read_stream, which takes ours.
 static enum MHD_Result queue_answer(http_request *r, struct MHD_Connection *mhd) {
     struct MHD_Response *m;
+    atomic_fetch_add(&r->refs, 1);
     fit_send_buffer(r->conn, r->answer == ANSWER_STREAM);
     if (r->answer == ANSWER_STREAM) {
-        atomic_fetch_add(&r->refs, 1);
-        m = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, r, stream_done);
-        if (!m) http_unref(r);
+        m = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, r, response_done);
         int64_t now = http_now();
         pthread_mutex_lock(&r->lock);
         r->last_take = now;
         pthread_mutex_unlock(&r->lock);
         http_soon(r->server, now + (r->server->o.keepalive_ms < r->server->o.stall_ms ? r->server->o.keepalive_ms : r->server->o.stall_ms));
-    } else {
-        m = MHD_create_response_from_buffer_with_free_callback(r->out_tail, r->out ? r->out : (char *)"", r->out ? mem_free : NULL);
-        if (m) r->out = NULL; // libmicrohttpd frees it
-        r->out_head = r->out_tail = r->out_cap = 0;
+    } else m = MHD_create_response_from_buffer_with_free_callback_cls(r->out_tail, r->out ? r->out : (char *)"", response_done, r);
+    if (!m) {
+        http_unref(r);
+        return MHD_NO;
     }
-    if (!m) return MHD_NO;
     bool ok = true;
     if (r->content_type) ok &= MHD_add_response_header(m, "Content-Type", r->content_type) == MHD_YES;
     for (http_pair *p = r->answer_headers; p; p = p->next) ok &= MHD_add_response_header(m, p->name, p->value) == MHD_YES;

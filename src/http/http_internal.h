@@ -68,6 +68,7 @@ struct http_request {
     http_pair  *answer_headers; // [L]
     char       *out;            // [L] a whole answer's bytes, or a stream's queue
     size_t      out_cap, out_head, out_tail; // [L]
+    size_t      out_counted;    // [L] of server->answers
     bool        ended, gone, broken; // [L] broken: to be cut
     http_request *ready_next;   // [R]
     bool        ready;          // [R] on the server's ready list
@@ -90,7 +91,7 @@ struct http_server {
     uint32_t     n_conns, n_requests; // [H], mirrored below
     _Atomic uint32_t shown_conns, shown_requests;
     int64_t      next_deadline;  // [H] no deadline is earlier
-    atomic_size_t bodies;
+    atomic_size_t bodies, answers;
 
     pthread_mutex_t ready_lock;
     http_request *ready_list;    // [R]

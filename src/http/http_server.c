@@ -254,6 +254,7 @@ static void fill_options(http_server *s, const http_options *o) {
     FILL(max_connections, 1024);
     FILL(max_body, (size_t)32 << 20);
     FILL(max_bodies, (size_t)512 << 20);
+    FILL(max_answers, (size_t)512 << 20);
     FILL(max_lag, (size_t)1 << 20);
     FILL(send_buffer, 32 << 10);
     FILL(body_ms, 120000);

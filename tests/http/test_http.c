@@ -19,13 +19,15 @@
 
 // ---- the server under test -----------------------------------------------------------------------
 
+enum { BIG = 8 << 20 };
+
 typedef struct task {
     struct task *next;
     http_request *r;
     atomic_int closed; // how often on_close came
     atomic_bool done;  // released
     int lines;
-    bool flood, hang, patient, lump;
+    bool flood, hang, late, patient, lump;
     sem_t room;        // patient: something may have changed
 } task;
 
@@ -45,7 +47,10 @@ static void closed(void *ctx) {
     atomic_fetch_add(&t->closed, 1);
     atomic_fetch_add(&app.closes, 1);
     sem_post(&t->room);
-    if (t->hang && !atomic_exchange(&t->done, true)) http_release(t->r);
+    if (t->hang && !atomic_exchange(&t->done, true)) {
+        if (t->late) assert_false(http_respond_take(t->r, 200, "text/plain", mem_calloc(1, BIG), BIG));
+        http_release(t->r);
+    }
 }
 
 static void room(void *ctx) { sem_post(&((task *)ctx)->room); }
@@ -87,19 +92,18 @@ static void route(void *ctx, http_request *r) {
         http_respond(r, 200, "text/plain", text, (size_t)k);
     } else if (!strcmp(path, "/nothing")) {
     } else if (!strcmp(path, "/big")) {
-        size_t n = 8 << 20;
-        char *text = malloc(n);
-        memset(text, 'x', n);
+        char *text = mem_alloc(2 * BIG);
+        memset(text, 'x', BIG);
         keep(r);
-        http_respond(r, 200, "text/plain", text, n);
-        free(text);
+        http_respond_take(r, 200, "text/plain", text, BIG);
     } else {
         task *t = keep(r);
         t->lines = http_query(r, "n") ? atoi(http_query(r, "n")) : 0;
         t->flood = !strcmp(path, "/flood");
         t->lump = !strcmp(path, "/lump");
         t->patient = !strcmp(path, "/patient");
-        t->hang = !strcmp(path, "/hang") || !strcmp(path, "/quiet");
+        t->late = !strcmp(path, "/late");
+        t->hang = t->late || !strcmp(path, "/hang") || !strcmp(path, "/quiet");
         if (!strcmp(path, "/quiet")) http_stream_begin(r, 200, "text/event-stream", ": still here\n\n");
         if (!t->hang) push(t);
         return;
@@ -429,6 +433,49 @@ static void test_slow_readers(void **state) {
     stop(1000);
 }
 
+// Whole answers that wait for slow clients are bounded too; small ones always go.
+static void test_unread_answers(void **state) {
+    (void)state;
+    enum { HELD = 2 };
+    const char *big = "GET /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    uint16_t port = start((http_options){.max_answers = HELD * BIG});
+    for (int round = 0; round < 2; round++) {
+        client held[HELD], late = client_open(port, 0);
+        client_say(&late, "GET /late HTTP/1.1\r\nHost: localhost\r\n\r\n"); // what is answered when its client has left does not count
+        assert_true(wait_requests(1));
+        client_close(&late);
+        assert_true(wait_requests(0));
+        for (int i = 0; i < HELD; i++) {
+            held[i] = client_open(port, 4096);
+            for (int64_t until = client_now() + 5000;;) { // a moment after their clients have left, answers of the round before are gone
+                client_say(&held[i], big);
+                assert_true(client_read_until(&held[i], "\r\n\r\n", 1, 5000));
+                if (!strncmp(held[i].text, "HTTP/1.1 200 ", 13)) break;
+                assert_true(round && client_now() < until);
+                client_close(&held[i]);
+                held[i] = client_open(port, 4096);
+                usleep(10000);
+            }
+        }
+        client c = ask(port, big, NULL);
+        assert_int_equal(strncmp(c.text, "HTTP/1.1 503 ", 13), 0);
+        assert_non_null(strstr(c.text, "Retry-After: 1\r\n"));
+        assert_non_null(strstr(c.text, "too many answers that their clients have not read"));
+        client_close(&c);
+        expect(port, "GET /now HTTP/1.1\r\nHost: localhost\r\n\r\n", "now!");
+        if (!round)
+            for (int i = 0; i < HELD; i++) client_close(&held[i]);
+        else
+            for (int i = 0; i < HELD; i++) {
+                assert_true(client_read_until(&held[i], NULL, 1, 20000));
+                assert_true(held[i].len > BIG);
+                client_close(&held[i]);
+            }
+        assert_true(wait_requests(0));
+    }
+    stop(1000);
+}
+
 // A sender that asks whether the stream is full waits for the client: its answer arrives whole, and what the client does meanwhile is noticed.
 static void test_patient_senders(void **state) {
     (void)state;
@@ -729,7 +776,7 @@ static void test_no_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers), cmocka_unit_test(test_refusals), cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_slow_senders),
-        cmocka_unit_test(test_send_buffers), cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_patient_senders), cmocka_unit_test(test_unread_ends), cmocka_unit_test(test_leaving), cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors),
+        cmocka_unit_test(test_send_buffers), cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_unread_answers), cmocka_unit_test(test_patient_senders), cmocka_unit_test(test_unread_ends), cmocka_unit_test(test_leaving), cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors),
         cmocka_unit_test(test_stop), cmocka_unit_test(test_tls), cmocka_unit_test(test_start_errors), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

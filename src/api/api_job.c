@@ -17,17 +17,30 @@ static void free_choice(choice *c) {
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) strbuf_free(all[i]);
 }
 
+// What the work took goes when the answer is given; its client may take long to read it, and the job waits for on_close.
+static void drop_work(job *j) {
+    pthread_mutex_lock(&j->lock); // on_close looks at the parts
+    part *parts = j->parts;
+    uint32_t n_parts = j->n_parts;
+    j->parts = NULL;
+    j->n_parts = 0;
+    pthread_mutex_unlock(&j->lock);
+    for (uint32_t i = 0; i < n_parts; i++) {
+        mem_free(parts[i].echo);
+        mem_free(parts[i].embedding);
+    }
+    mem_free(parts);
+    for (uint32_t i = 0; i < j->n_choices; i++) free_choice(&j->choices[i]);
+    mem_free(j->choices);
+    j->choices = NULL;
+    j->n_choices = 0;
+    json_decref(j->body);
+    j->body = NULL;
+    arena_free(&j->p.mem);
+}
+
 void job_unref(job *j) {
     if (atomic_fetch_sub(&j->refs, 1) != 1) return;
-    for (uint32_t i = 0; i < j->n_choices; i++) free_choice(&j->choices[i]);
-    for (uint32_t i = 0; i < j->n_parts; i++) {
-        mem_free(j->parts[i].echo);
-        mem_free(j->parts[i].embedding);
-    }
-    mem_free(j->choices);
-    mem_free(j->parts);
-    json_decref(j->body);
-    arena_free(&j->p.mem);
     pthread_mutex_destroy(&j->lock);
     explicit_bzero(j->key, sizeof j->key);
     mem_free(j);
@@ -38,6 +51,7 @@ void job_done(job *j) {
     j->done = true;
     if (j->r) http_release(j->r);
     j->r = NULL;
+    drop_work(j);
     api *a = j->a;
     pthread_mutex_lock(&a->lock);
     if (j->all_prev) j->all_prev->all_next = j->all_next;

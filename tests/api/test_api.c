@@ -858,11 +858,11 @@ static void test_slow_client(void **state) {
         client c = client_open(port, 4096);
         send_request(&c, "POST", CHAT, "", body, strlen(body));
         for (int64_t until = client_now() + 10000; !atomic_load(&ends); usleep(1000)) assert_true(client_now() < until);
-        for (int i = 0; i < 2; i++) { // behind the news of the last event in the queue of the one worker, then behind what came while it ran
+        for (int i = 0; i < 2 && how < 2; i++) { // behind the news of the last event in the queue of the one worker, then behind what came while it ran
             reply r = ask("GET", "/metrics", "", "");
             reply_free(&r);
         }
-        assert_in_range(atomic_load(&texts_taken), 1, WORDS / 2);
+        if (how < 2) assert_in_range(atomic_load(&texts_taken), 1, WORDS / 2);
         if (how == 0) {
             assert_int_equal(atomic_load(&live), 1);
             assert_true(client_read_until(&c, NULL, 1, 20000));

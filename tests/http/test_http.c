@@ -5,7 +5,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <pthread.h>
-#include <semaphore.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
 #include <gnutls/crypto.h>
@@ -28,7 +27,7 @@ typedef struct task {
     atomic_bool done;  // released
     int lines;
     bool flood, hang, late, patient, lump;
-    sem_t room;        // patient: something may have changed
+    bool news;         // of a patient one: it may go on. Under the lock
 } task;
 
 static struct {
@@ -42,31 +41,35 @@ static struct {
     atomic_int closes, pauses;
 } app = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 
+static void room(void *ctx) {
+    pthread_mutex_lock(&app.lock);
+    ((task *)ctx)->news = true;
+    pthread_cond_broadcast(&app.cond);
+    pthread_mutex_unlock(&app.lock);
+}
+
 static void closed(void *ctx) {
     task *t = ctx;
     atomic_fetch_add(&t->closed, 1);
     atomic_fetch_add(&app.closes, 1);
-    sem_post(&t->room);
+    room(t);
     if (t->hang && !atomic_exchange(&t->done, true)) {
         if (t->late) assert_false(http_respond_take(t->r, 200, "text/plain", mem_calloc(1, BIG), BIG));
         http_release(t->r);
     }
 }
 
-static void room(void *ctx) { sem_post(&((task *)ctx)->room); }
-
 static void push(task *t) {
     pthread_mutex_lock(&app.lock);
     t->next = app.todo;
     app.todo = t;
-    pthread_cond_signal(&app.cond);
+    pthread_cond_broadcast(&app.cond);
     pthread_mutex_unlock(&app.lock);
 }
 
 static task *keep(http_request *r) {
     task *t = calloc(1, sizeof *t);
     t->r = r;
-    sem_init(&t->room, 0, 0);
     http_on_close(r, closed, t);
     pthread_mutex_lock(&app.lock);
     app.all[app.n_all++] = t;
@@ -118,7 +121,10 @@ static void serve_task(task *t) {
             int n = snprintf(line, sizeof line, "data: %d\n\n", i);
             while (t->patient && http_stream_full(t->r, room, t)) {
                 atomic_fetch_add(&app.pauses, 1);
-                sem_wait(&t->room);
+                pthread_mutex_lock(&app.lock);
+                while (!t->news) pthread_cond_wait(&app.cond, &app.lock);
+                t->news = false;
+                pthread_mutex_unlock(&app.lock);
             }
             if (!http_stream_send(t->r, line, (size_t)n)) break;
         }
@@ -178,7 +184,6 @@ static void stop(uint32_t ms) {
     http_free(app.server);
     for (int i = 0; i < app.n_all; i++) {
         assert_int_equal(atomic_load(&app.all[i]->closed), 1);
-        sem_destroy(&app.all[i]->room);
         free(app.all[i]);
     }
 }

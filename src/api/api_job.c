@@ -17,17 +17,30 @@ static void free_choice(choice *c) {
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) strbuf_free(all[i]);
 }
 
+// What the work took goes when the answer is given; its client may take long to read it, and the job waits for on_close.
+static void drop_work(job *j) {
+    pthread_mutex_lock(&j->lock); // on_close looks at the parts
+    part *parts = j->parts;
+    uint32_t n_parts = j->n_parts;
+    j->parts = NULL;
+    j->n_parts = 0;
+    pthread_mutex_unlock(&j->lock);
+    for (uint32_t i = 0; i < n_parts; i++) {
+        mem_free(parts[i].echo);
+        mem_free(parts[i].embedding);
+    }
+    mem_free(parts);
+    for (uint32_t i = 0; i < j->n_choices; i++) free_choice(&j->choices[i]);
+    mem_free(j->choices);
+    j->choices = NULL;
+    j->n_choices = 0;
+    json_decref(j->body);
+    j->body = NULL;
+    arena_free(&j->p.mem);
+}
+
 void job_unref(job *j) {
     if (atomic_fetch_sub(&j->refs, 1) != 1) return;
-    for (uint32_t i = 0; i < j->n_choices; i++) free_choice(&j->choices[i]);
-    for (uint32_t i = 0; i < j->n_parts; i++) {
-        mem_free(j->parts[i].echo);
-        mem_free(j->parts[i].embedding);
-    }
-    mem_free(j->choices);
-    mem_free(j->parts);
-    json_decref(j->body);
-    arena_free(&j->p.mem);
     pthread_mutex_destroy(&j->lock);
     explicit_bzero(j->key, sizeof j->key);
     mem_free(j);
@@ -38,6 +51,7 @@ void job_done(job *j) {
     j->done = true;
     if (j->r) http_release(j->r);
     j->r = NULL;
+    drop_work(j);
     api *a = j->a;
     pthread_mutex_lock(&a->lock);
     if (j->all_prev) j->all_prev->all_next = j->all_next;
@@ -54,7 +68,8 @@ void job_fail(job *j, const api_error *e) {
 }
 
 void job_respond(job *j, int code, const char *type, strbuf *body) {
-    if (!body->failed) http_respond(j->r, code, type, body->data ? body->data : "", body->len);
+    size_t n = body->len;
+    if (!body->failed) http_respond_take(j->r, code, type, strbuf_take(body), n);
     else {
         api_error e;
         api_fail(&e, 503, NULL, "unavailable", "no memory for the answer");
@@ -342,17 +357,21 @@ static void feed(job *j) {
     }
 }
 
+// What a slow client has not taken holds the model up: events are left with the engine, which pauses a request whose events are left. `notify` comes when there is room.
+static bool is_full(job *j) { return j->begun && !j->failed && http_stream_full(j->r, notify, j); }
+
 static void pump(job *j) {
+    enum { PIECE = 16384 }; // sent at once where many events wait
     strbuf out = {0};
     for (uint32_t i = 0; i < j->n_parts; i++) {
         part *p = &j->parts[i];
         altiserve_event ev;
-        while (p->req && !p->ended && altiserve_next(p->req, 0, &ev) != EVENT_NONE) {
+        while (p->req && !p->ended && !is_full(j) && altiserve_next(p->req, 0, &ev) != EVENT_NONE) {
             p->usage = ev.usage;
             if (ev.kind == EVENT_TEXT && j->p.stream && !j->failed) begin_stream(j);
             take_event(j, i, &ev, &out);
-            if (out.len > 65536 && j->begun) { // many events waited
-                if (!out.failed) http_stream_send(j->r, out.data, out.len);
+            if (out.len > PIECE && j->begun && !out.failed) {
+                http_stream_send(j->r, out.data, out.len);
                 strbuf_clear(&out);
             }
         }
@@ -364,7 +383,7 @@ static void pump(job *j) {
         api_error e;
         api_fail(&e, 503, NULL, "unavailable", "no memory for the answer");
         fail_generation(j, &e);
-    } else if (out.len && !j->failed && !http_stream_send(j->r, out.data, out.len)) cancel_parts(j); // gone, or cut for lagging
+    } else if (out.len && !j->failed && !http_stream_send(j->r, out.data, out.len)) cancel_parts(j); // gone, or cut
     strbuf_free(&out);
     if (!j->parts_left) finish_job(j);
 }

@@ -29,12 +29,13 @@ typedef struct http_options {
     uint32_t max_connections;  // further ones get 503; 0: 1,024
     size_t   max_body;         // bytes; more is 413; 0: 32 MB
     size_t   max_bodies;       // bytes of all bodies being read or kept; more is 503; 0: 512 MB
-    size_t   max_lag;          // bytes a stream may queue for a slow client before it is cut; 0: 1 MB
-    int      send_buffer;      // SO_SNDBUF of a connection; 0: 32 KB
+    size_t   max_answers;      // bytes of whole answers that are not sent yet; more is 503. Those up to 64 KB do not count: connections bound them. 0: 512 MB
+    size_t   max_lag;          // bytes a stream may queue for a slow client: from a quarter on it is full, a sender that goes on past all of it is cut; 0: 1 MB
+    int      send_buffer;      // SO_SNDBUF of a connection while it streams; 0: 32 KB
     // Milliseconds; 0 takes the default. A deadline is absolute: bytes that trickle in do not move it.
     uint32_t header_ms;        // from connecting (or the end of the answer before) until headers are complete; 20,000 (75,000 idle after an answer)
     uint32_t body_ms;          // from headers until the body is complete; 120,000
-    uint32_t stall_ms;         // an answer of which the client took nothing for so long is cut; 30,000
+    uint32_t stall_ms;         // a stream of which the client took nothing for so long is cut; 30,000
     uint32_t write_ms;         // for a whole answer to be taken, and for the rest of a stream after its end; 120,000
     uint32_t keepalive_ms;     // silence of a stream after which its keep-alive text is sent; 10,000
 } http_options;
@@ -68,12 +69,17 @@ void http_on_close(http_request *r, void (*fn)(void *ctx), void *ctx);
 void http_set_route(http_request *r, const char *route);
 // A header of the answer; before http_respond or http_stream_begin. Control characters in value are refused (false).
 bool http_add_header(http_request *r, const char *name, const char *value);
-// The whole answer, copied. False when the client is gone, something was answered already, or memory is gone.
+// The whole answer, copied. False when the client is gone, something was answered already, or memory is gone. True too where max_answers makes it a 503.
 bool http_respond(http_request *r, int code, const char *content_type, const void *body, size_t len);
+// The same without a copy: body, from base/mem, is http's from here on whatever is returned; it may be NULL when len is 0.
+bool http_respond_take(http_request *r, int code, const char *content_type, char *body, size_t len);
 // An answer in pieces: begin, send any number of times, end. keepalive (a literal, e.g. ": keep-alive\n\n"; may be NULL) is sent in silence.
 bool http_stream_begin(http_request *r, int code, const char *content_type, const char *keepalive);
-// Queues bytes for the client. False when the client is gone or was cut for lagging: the caller stops its work.
+// Queues bytes for the client. False when the client is gone or was cut: the caller stops its work.
 bool http_stream_send(http_request *r, const void *data, size_t len);
+// True while so much waits for the client that the caller should send nothing more for now; fn(ctx) comes then on the HTTP thread, once, when there is
+// room again, or on_close does. ctx must live until on_close came. Who asks before each piece is never cut for lagging, however slow the client.
+bool http_stream_full(http_request *r, void (*fn)(void *ctx), void *ctx);
 void http_stream_end(http_request *r);
 bool http_gone(http_request *r);
 // Gives the caller's reference back. If nothing was answered a 500 goes out; a stream that was not ended is cut.

@@ -34,7 +34,7 @@ void http_resume(http_request *r) {
 
 struct scan {
     http_request *r;
-    bool failed;
+    bool failed, misnamed, expects;
     int lengths, encodings, hosts;
     const char *encoding, *host, *length, *origin, *wanted_headers;
 };
@@ -51,6 +51,11 @@ static bool keep_pair(http_request *r, http_pair **list, const char *name, const
     return true;
 }
 
+// libmicrohttpd takes "Content-Length : 5" for another header than Content-Length, and who stands before us may not: the body would be a request of its own here.
+static bool is_name(const char *name) {
+    return *name && !name[strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_!#$%&'*+.^`|~")];
+}
+
 static enum MHD_Result each_header(void *cls, enum MHD_ValueKind kind, const char *name, const char *value) {
     (void)kind;
     struct scan *s = cls;
@@ -59,7 +64,9 @@ static enum MHD_Result each_header(void *cls, enum MHD_ValueKind kind, const cha
     else if (!strcasecmp(name, "Transfer-Encoding")) s->encodings++, s->encoding = value;
     else if (!strcasecmp(name, "Host")) s->hosts++, s->host = value;
     else if (!strcasecmp(name, "Origin")) s->origin = value;
+    else if (!strcasecmp(name, "Expect")) s->expects = true;
     else if (!strcasecmp(name, "Access-Control-Request-Headers")) s->wanted_headers = value;
+    s->misnamed |= !is_name(name);
     s->failed |= !keep_pair(s->r, &s->r->headers, name, value);
     return MHD_YES;
 }
@@ -71,7 +78,7 @@ static enum MHD_Result each_argument(void *cls, enum MHD_ValueKind kind, const c
     return MHD_YES;
 }
 
-// Refuses when the request is complete (the client then reads the answer), or, when `now`, at once with the connection closed.
+// Decides the answer, after which the connection is closed. It goes out at once where the headers decide it, else when the request is complete.
 static void reject(http_request *r, int code, const char *text) {
     if (r->reject) return;
     r->reject = code;
@@ -99,8 +106,18 @@ static bool host_allowed(http_server *s, const char *host) {
     return !strcmp(more, "*") || (!strncasecmp(host, more, n) && (!host[n] || host[n] == ':'));
 }
 
+enum { DRAIN_BYTES = 4 << 20 }; // read and thrown away past the limit, so that a client that sends first still sees its 413
+
+static void check_length(http_server *s, http_request *r, const struct scan *h) {
+    unsigned long long n = strtoull(h->length, NULL, 10);
+    if (n <= s->o.max_body) return;
+    reject(r, 413, "the request body is larger than this server accepts");
+    r->drain = !h->expects && n - s->o.max_body <= DRAIN_BYTES; // one that asks first sends nothing when it is told no
+}
+
 static void check_headers(http_server *s, http_request *r, const struct scan *h, const char *version) {
-    if (h->lengths > 1) reject(r, 400, "Content-Length is given more than once");
+    if (h->misnamed) reject(r, 400, "the name of a header holds a space or another character that names may not hold");
+    else if (h->lengths > 1) reject(r, 400, "Content-Length is given more than once");
     else if (h->encodings > 1 || (h->encodings && strcasecmp(h->encoding, "chunked"))) reject(r, 400, "the only Transfer-Encoding understood is chunked");
     else if (h->encodings && h->lengths) reject(r, 400, "Content-Length together with Transfer-Encoding is refused");
     else if (h->hosts > 1) reject(r, 400, "Host is given more than once");
@@ -109,7 +126,7 @@ static void check_headers(http_server *s, http_request *r, const struct scan *h,
     else if (h->origin && s->loopback && !origin_allowed(s, h->origin)) reject(r, 403, "pages of this Origin may not call this server");
     else if (s->n_conns > s->o.max_connections) reject(r, 503, "too many connections");
     else if (s->quiesced) reject(r, 503, "the server is stopping");
-    else if (h->length && strtoull(h->length, NULL, 10) > s->o.max_body) reject(r, 413, "the request body is larger than this server accepts");
+    else if (h->length) check_length(s, r, h);
     if (h->origin && origin_allowed(s, h->origin)) r->cors = s->o.cors_origin && !strcmp(s->o.cors_origin, "*") ? "*" : h->origin;
 }
 
@@ -117,7 +134,8 @@ static void answer_options(http_request *r, const struct scan *h) {
     r->answer = ANSWER_WHOLE;
     r->code = 204;
     keep_pair(r, &r->answer_headers, "Access-Control-Allow-Methods", "GET, POST, HEAD, OPTIONS");
-    keep_pair(r, &r->answer_headers, "Access-Control-Allow-Headers", h->wanted_headers ? h->wanted_headers : "*");
+    const char *wanted = h->wanted_headers; // libmicrohttpd refuses to send a value that is empty or holds a tab
+    keep_pair(r, &r->answer_headers, "Access-Control-Allow-Headers", wanted && *wanted && !strchr(wanted, '\t') ? wanted : "*");
     keep_pair(r, &r->answer_headers, "Access-Control-Max-Age", "600");
 }
 
@@ -151,8 +169,6 @@ static http_request *begin(http_server *s, http_conn *c, struct MHD_Connection *
 
 // ---- the body ------------------------------------------------------------------------------------
 
-enum { DRAIN_BYTES = 4 << 20 }; // read and thrown away past the limit, so that a client that sends first still sees its 413
-
 // False: cut now.
 static bool take_body(http_request *r, const char *data, size_t n) {
     http_server *s = r->server;
@@ -183,6 +199,7 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max) {
     http_request *r = cls;
     ssize_t got;
     bool ended = false;
+    void (*on_room)(void *ctx) = NULL, *ctx = NULL;
     pthread_mutex_lock(&r->lock);
     size_t waits = r->out_tail - r->out_head;
     if (r->gone || r->broken) got = MHD_CONTENT_READER_END_WITH_ERROR;
@@ -191,6 +208,11 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max) {
         memcpy(buf, r->out + r->out_head, (size_t)got);
         r->out_head += (size_t)got;
         r->last_take = http_now();
+        if (r->on_room && waits - (size_t)got <= r->server->o.max_lag / 8) {
+            on_room = r->on_room;
+            ctx = r->on_room_ctx;
+            r->on_room = NULL;
+        }
     } else if (r->ended) {
         got = MHD_CONTENT_READER_END_OF_STREAM;
         ended = true;
@@ -198,31 +220,41 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max) {
     pthread_mutex_unlock(&r->lock);
     // Whoever queues from here on puts the request on the ready list, which this thread reads after libmicrohttpd returned: no wake-up is lost.
     if (!got) http_suspend(r);
+    if (on_room) on_room(ctx); // not under our lock: it may send
     if (ended) http_set_deadline(r->conn, PHASE_WRITING, r->server->o.write_ms);
     return got;
 }
 
-static void stream_done(void *cls) { http_unref(cls); }
+// A stream's buffer is small, or a slow reader is not noticed for megabytes. A whole answer's is the system's, which has room for several segments: where one
+// fills it (loopback's have 64 KB) each waits for its acknowledgement, which comes late. A size once set is not the system's again, so then it is a large one.
+static void fit_send_buffer(http_conn *c, bool stream) {
+    enum { LARGE = 1 << 20 };
+    if (!stream && !c->narrow) return;
+    int size = stream ? c->server->o.send_buffer : LARGE;
+    setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    c->narrow = stream;
+}
 
-// An answer that was given does not change any more but for a stream's queue, so this needs the lock for that alone; libmicrohttpd holds
-// locks of its own around read_stream, which takes ours.
+static void response_done(void *cls) { http_unref(cls); }
+
+// libmicrohttpd's response holds a reference to the request, which has the bytes. An answer that was given does not change any more but for a stream's queue, so
+// this needs the lock for that alone; libmicrohttpd holds locks of its own around read_stream, which takes ours.
 static enum MHD_Result queue_answer(http_request *r, struct MHD_Connection *mhd) {
     struct MHD_Response *m;
+    atomic_fetch_add(&r->refs, 1);
+    fit_send_buffer(r->conn, r->answer == ANSWER_STREAM);
     if (r->answer == ANSWER_STREAM) {
-        atomic_fetch_add(&r->refs, 1);
-        m = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, r, stream_done);
-        if (!m) http_unref(r);
+        m = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, r, response_done);
         int64_t now = http_now();
         pthread_mutex_lock(&r->lock);
         r->last_take = now;
         pthread_mutex_unlock(&r->lock);
         http_soon(r->server, now + (r->server->o.keepalive_ms < r->server->o.stall_ms ? r->server->o.keepalive_ms : r->server->o.stall_ms));
-    } else {
-        m = MHD_create_response_from_buffer_with_free_callback(r->out_tail, r->out ? r->out : (char *)"", r->out ? mem_free : NULL);
-        if (m) r->out = NULL; // libmicrohttpd frees it
-        r->out_head = r->out_tail = r->out_cap = 0;
+    } else m = MHD_create_response_from_buffer_with_free_callback_cls(r->out_tail, r->out ? r->out : (char *)"", response_done, r);
+    if (!m) {
+        http_unref(r);
+        return MHD_NO;
     }
-    if (!m) return MHD_NO;
     bool ok = true;
     if (r->content_type) ok &= MHD_add_response_header(m, "Content-Type", r->content_type) == MHD_YES;
     for (http_pair *p = r->answer_headers; p; p = p->next) ok &= MHD_add_response_header(m, p->name, p->value) == MHD_YES;
@@ -278,8 +310,8 @@ enum MHD_Result http_on_request(void *cls, struct MHD_Connection *mhd, const cha
         http_conn *c = info ? info->socket_context : NULL;
         if (!c || c->cut || !(r = begin(s, c, mhd, url, method, version))) return MHD_NO;
         *con_cls = r;
-        // What is refused by its headers alone is not read: libmicrohttpd answers and closes.
-        return r->reject ? queue_reject(r, mhd) : MHD_YES;
+        // What is refused by its headers alone is not read, but for a little: libmicrohttpd answers and closes.
+        return r->reject && !r->drain ? queue_reject(r, mhd) : MHD_YES;
     }
     if (*len) {
         if (!take_body(r, data, *len)) return MHD_NO;

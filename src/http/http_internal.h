@@ -22,6 +22,7 @@ typedef struct http_conn {
     int64_t      deadline;  // ms; 0: none
     http_request *active;   // the request being read or answered
     bool         cut;       // shut down by us; libmicrohttpd closes it
+    bool         narrow;    // its send buffer was made small for a stream
     char         peer[64];
 } http_conn;
 
@@ -43,6 +44,7 @@ struct http_request {
     size_t       body_counted;  // of server->bodies
     int          reject;        // status decided while reading; 0: none [H]
     const char  *reject_text;
+    bool         drain;         // its body is read all the same, and thrown away [H]
     size_t       received;      // body bytes, kept or not [H]
     const char  *cors;          // Access-Control-Allow-Origin, or NULL
     bool         head, routed, close_after;
@@ -51,11 +53,13 @@ struct http_request {
     bool         suspended;     // [H]
     bool         closed;        // [H] on_close was called
     bool         queued;        // [H] a response was given to libmicrohttpd
-    int64_t      last_take;     // [L] when libmicrohttpd last took bytes of the stream, or the queue stopped being empty
+    int64_t      last_take;     // [L] when libmicrohttpd last took bytes of the stream, the queue stopped being empty, or the stream ended with an empty one
     void       (*on_close)(void *ctx);
     void        *on_close_ctx;
 
     pthread_mutex_t lock;
+    void      (*on_room)(void *ctx); // [L] who waits for the stream's queue to become shorter; NULL: nobody
+    void       *on_room_ctx;    // [L]
     const char *route;          // [L]
     http_answer answer;         // [L]
     int         code;           // [L]
@@ -64,6 +68,7 @@ struct http_request {
     http_pair  *answer_headers; // [L]
     char       *out;            // [L] a whole answer's bytes, or a stream's queue
     size_t      out_cap, out_head, out_tail; // [L]
+    size_t      out_counted;    // [L] of server->answers
     bool        ended, gone, broken; // [L] broken: to be cut
     http_request *ready_next;   // [R]
     bool        ready;          // [R] on the server's ready list
@@ -86,7 +91,7 @@ struct http_server {
     uint32_t     n_conns, n_requests; // [H], mirrored below
     _Atomic uint32_t shown_conns, shown_requests;
     int64_t      next_deadline;  // [H] no deadline is earlier
-    atomic_size_t bodies;
+    atomic_size_t bodies, answers;
 
     pthread_mutex_t ready_lock;
     http_request *ready_list;    // [R]

@@ -24,6 +24,7 @@ void http_unref(http_request *r) {
     if (atomic_fetch_sub(&r->refs, 1) != 1) return;
     http_drop_body(r);
     mem_free(r->out);
+    atomic_fetch_sub(&r->server->answers, r->out_counted);
     arena_free(&r->strings);
     pthread_mutex_destroy(&r->lock);
     http_server_unref(r->server);
@@ -107,22 +108,54 @@ bool http_add_header(http_request *r, const char *name, const char *value) {
     return ok;
 }
 
-bool http_respond(http_request *r, int code, const char *content_type, const void *body, size_t len) {
-    char *out = len ? mem_alloc(len) : NULL;
-    if (len && out) memcpy(out, body, len);
+enum { SMALL_ANSWER = 64 << 10 };
+
+// Counts an answer among those that wait to be sent; false when they would be too many bytes. The small ones go always, health and errors among them.
+static bool count_answer(http_server *s, size_t len) {
+    if (len <= SMALL_ANSWER || atomic_fetch_add(&s->answers, len) + len <= s->o.max_answers) return true;
+    atomic_fetch_sub(&s->answers, len);
+    return false;
+}
+
+bool http_respond_take(http_request *r, int code, const char *content_type, char *out, size_t len) {
+    http_server *s = r->server;
+    if (!count_answer(s, len)) {
+        strbuf text = {0};
+        code = 503;
+        http_reason_body("the server holds too many answers that their clients have not read yet; try again", code, &text);
+        len = text.failed ? 0 : text.len;
+        mem_free(out);
+        out = strbuf_take(&text);
+        content_type = "application/json";
+        http_add_header(r, "Retry-After", "1");
+    }
+    size_t counted = len > SMALL_ANSWER ? len : 0;
+    char *fit = counted ? mem_realloc(out, len) : NULL; // a text that was grown may hold twice its length
+    if (fit) out = fit;
     pthread_mutex_lock(&r->lock);
-    bool ok = !r->gone && r->answer == ANSWER_NONE && (!len || out);
+    bool ok = !r->gone && r->answer == ANSWER_NONE;
     if (ok) {
         r->out = out;
         r->out_tail = len;
+        r->out_counted = counted;
         r->code = code;
         r->content_type = content_type ? arena_strndup(&r->strings, content_type, strlen(content_type)) : NULL;
         r->answer = ANSWER_WHOLE;
         tell(r);
     }
     pthread_mutex_unlock(&r->lock);
-    if (!ok) mem_free(out);
+    if (!ok) {
+        mem_free(out);
+        atomic_fetch_sub(&s->answers, counted);
+    }
     return ok;
+}
+
+bool http_respond(http_request *r, int code, const char *content_type, const void *body, size_t len) {
+    char *out = len ? mem_alloc(len) : NULL;
+    if (len && !out) return false;
+    if (len) memcpy(out, body, len);
+    return http_respond_take(r, code, content_type, out, len);
 }
 
 bool http_stream_begin(http_request *r, int code, const char *content_type, const char *keepalive) {
@@ -158,7 +191,7 @@ bool http_stream_send(http_request *r, const void *data, size_t len) {
     if (ok && r->head) len = 0; // headers alone were asked for
     if (ok && len) {
         size_t waits = r->out_tail - r->out_head;
-        if (waits + len > r->server->o.max_lag || !make_room(r, len)) {
+        if (waits > r->server->o.max_lag || !make_room(r, len)) { // for senders that do not ask whether it is full
             ok = false;
             r->broken = true;
             obs_count(OBS_HTTP_CUT, "lag", NULL, 1);
@@ -173,10 +206,22 @@ bool http_stream_send(http_request *r, const void *data, size_t len) {
     return ok;
 }
 
+bool http_stream_full(http_request *r, void (*fn)(void *ctx), void *ctx) {
+    pthread_mutex_lock(&r->lock);
+    bool full = r->answer == ANSWER_STREAM && !r->ended && !r->gone && !r->broken && r->out_tail - r->out_head > r->server->o.max_lag / 4;
+    if (full) {
+        r->on_room = fn;
+        r->on_room_ctx = ctx;
+    }
+    pthread_mutex_unlock(&r->lock);
+    return full;
+}
+
 void http_stream_end(http_request *r) {
     pthread_mutex_lock(&r->lock);
     if (r->answer == ANSWER_STREAM && !r->ended) {
         r->ended = true;
+        if (r->out_head == r->out_tail) r->last_take = http_now();
         tell(r);
     }
     pthread_mutex_unlock(&r->lock);

@@ -71,8 +71,7 @@ static void conn_started(http_server *s, struct MHD_Connection *mhd, void **ctx)
     if (addr && addr->client_addr)
         getnameinfo(addr->client_addr, addr->client_addr->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in),
                     c->peer, sizeof c->peer, NULL, 0, NI_NUMERICHOST);
-    int on = 1, size = s->o.send_buffer;
-    setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    int on = 1;
     setsockopt(c->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     c->next = s->conns;
@@ -111,10 +110,11 @@ static void check_stream(http_conn *c, http_request *r, int64_t now) {
     pthread_mutex_lock(&r->lock);
     if (r->queued && r->answer == ANSWER_STREAM && !r->gone) {
         size_t waits = r->out_tail - r->out_head;
-        int64_t limit = waits ? s->o.stall_ms : s->o.keepalive_ms;
+        // After the end libmicrohttpd holds the last block, and asks again only when the client has taken it.
+        int64_t limit = waits ? s->o.stall_ms : r->ended ? s->o.write_ms : s->o.keepalive_ms;
         if (now - r->last_take < limit) http_soon(s, r->last_take + limit);
-        else if (waits) stalled = true;
-        else if (!r->ended && r->keepalive) speak = true;
+        else if (waits || r->ended) stalled = true;
+        else if (r->keepalive) speak = true;
         else http_soon(s, now + limit);
     }
     pthread_mutex_unlock(&r->lock);
@@ -254,6 +254,7 @@ static void fill_options(http_server *s, const http_options *o) {
     FILL(max_connections, 1024);
     FILL(max_body, (size_t)32 << 20);
     FILL(max_bodies, (size_t)512 << 20);
+    FILL(max_answers, (size_t)512 << 20);
     FILL(max_lag, (size_t)1 << 20);
     FILL(send_buffer, 32 << 10);
     FILL(body_ms, 120000);

@@ -13,6 +13,7 @@
 #include "api/api.h"
 #include "base/mem.h"
 #include "http/http_client.h"
+#include "obs/obs.h"
 
 // ---- the engine ----------------------------------------------------------------------------------
 
@@ -37,7 +38,7 @@ struct altiserve_request {
     altiserve_usage usage;
 };
 
-static atomic_int live, submitted, cancels;
+static atomic_int live, submitted, cancels, texts_taken, ends;
 static altiserve_generate seen; // what the last submit was asked
 static char seen_chat[4096];
 static pthread_mutex_t seen_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -95,6 +96,7 @@ static void *generate(void *arg) {
     if (r->cancelled) end.finish = FINISH_CANCELLED;
     pthread_mutex_unlock(&r->lock);
     emit(r, end, "", 0);
+    atomic_fetch_add(&ends, 1);
     return NULL;
 }
 
@@ -217,6 +219,7 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t ms, altiserve
         atomic_fetch_sub(&embedding_now, 1);
     }
     if (m->ev.kind == EVENT_TEXT) {
+        atomic_fetch_add(&texts_taken, 1);
         out->text = m->text;
         out->text_len = strlen(m->text);
         if (r->g.reasoning && strstr(r->prompt, "THINK") && m->token < 2) { // the first is thought, the second ends a thought and begins the answer
@@ -364,22 +367,6 @@ static void send_request(client *c, const char *method, const char *path, const 
     int k = snprintf(head, sizeof head, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%sContent-Length: %zu\r\n\r\n", method, path, headers, n);
     assert_true(client_send(c, head, (size_t)k, 5000));
     assert_true(client_send(c, body, n, 5000));
-}
-
-// In place: the chunks' sizes go, the bytes stay.
-static void unchunk(char *p) {
-    char *to = p;
-    for (;;) {
-        char *e;
-        unsigned long n = strtoul(p, &e, 16);
-        if (e == p || strncmp(e, "\r\n", 2)) break;
-        p = e + 2;
-        if (!n) break;
-        memmove(to, p, n);
-        to += n;
-        p += n + 2;
-    }
-    *to = 0;
 }
 
 static reply ask(const char *method, const char *path, const char *headers, const char *body) {
@@ -855,6 +842,50 @@ static void test_many(void **state) {
     assert_true(wait_live(0));
 }
 
+// The engine is far ahead of the client: events are left with it while much waits to be sent. Then the client takes all, leaves, or takes nothing.
+static void test_slow_client(void **state) {
+    (void)state;
+    enum { WORDS = 20000 };
+    const char *body = "{" HELLO ",\"stream\":true,\"max_tokens\":20000}";
+    uint16_t outer_port = port;
+    api *outer = server, *own;
+    for (int how = 0; how < 3; how++) {
+        error err;
+        api_options o = {.engine = (altiserve *)&own, .workers = 1, .http = {.stall_ms = how == 2 ? 300 : 60000}};
+        if (api_start(&o, &own, &err)) fail_msg("%s", err.text);
+        server = own, port = api_port(own);
+        atomic_store(&texts_taken, 0), atomic_store(&ends, 0);
+        double lag = obs_read(OBS_HTTP_CUT, "lag", NULL), stall = obs_read(OBS_HTTP_CUT, "stall", NULL);
+        client c = client_open(port, 4096);
+        send_request(&c, "POST", CHAT, "", body, strlen(body));
+        for (int64_t until = client_now() + 10000; !atomic_load(&ends); usleep(1000)) assert_true(client_now() < until);
+        for (int i = 0; i < 2 && how < 2; i++) { // behind the news of the last event in the queue of the one worker, then behind what came while it ran
+            reply r = ask("GET", "/metrics", "", "");
+            reply_free(&r);
+        }
+        if (how < 2) assert_in_range(atomic_load(&texts_taken), 1, WORDS / 2);
+        if (how == 0) {
+            assert_int_equal(atomic_load(&live), 1);
+            assert_true(client_read_until(&c, NULL, 1, 20000));
+            char *p = strstr(c.text, "\r\n\r\n") + 4;
+            unchunk(p);
+            assert_non_null(strstr(p, "data: [DONE]"));
+            for (int k = 0; k < WORDS; k++) {
+                char word[32];
+                snprintf(word, sizeof word, "\"w0.%d\xC3\xA9 \"", k);
+                if (!(p = strstr(p, word))) fail_msg("no %s", word);
+            }
+        } else if (how == 1) client_close(&c);
+        assert_true(wait_live(0));
+        assert_true(obs_read(OBS_HTTP_CUT, "lag", NULL) == lag);
+        assert_true(obs_read(OBS_HTTP_CUT, "stall", NULL) == stall + (how == 2));
+        client_close(&c);
+        api_stop(own, 2000);
+        api_free(own);
+    }
+    server = outer, port = outer_port;
+}
+
 static void test_keys(void **state) {
     (void)state;
     char path[] = "/tmp/altiserve-keys-XXXXXX";
@@ -1078,7 +1109,7 @@ static void test_stop(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
                                        cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
-                                       cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking),
+                                       cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_slow_client), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking),
                                        cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -107,3 +107,19 @@ static inline bool client_tls(client *c, gnutls_certificate_credentials_t cred) 
     }
     return true;
 }
+
+// In place: the chunks' sizes go, the bytes stay.
+static inline void unchunk(char *p) {
+    char *to = p;
+    for (;;) {
+        char *e;
+        unsigned long n = strtoul(p, &e, 16);
+        if (e == p || strncmp(e, "\r\n", 2)) break;
+        p = e + 2;
+        if (!n) break;
+        memmove(to, p, n);
+        to += n;
+        p += n + 2;
+    }
+    *to = 0;
+}

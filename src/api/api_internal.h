@@ -205,10 +205,10 @@ void job_fail(job *j, const api_error *e); // answers with the error, then job_d
 void job_respond(job *j, int code, const char *type, strbuf *body); // frees body; a failed one is a 503; then job_done
 // Parses the body into j->body; false after answering.
 bool job_body(job *j);
-// Submits n_parts requests made from p.g with each prompt, and from then on events flow to the dialect. set(ctx, i, g) fills the prompt of part i.
+// Submits n_parts requests made from p.g with each prompt, and from then on events flow to the dialect. set(ctx, i, g) fills the prompt of part i. The body is gone then.
 void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *j, uint32_t i, altiserve_generate *g), const char *prompt_param);
 // Submits n_parts requests that embed, few at a time; when all have ended the dialect's `whole` is the answer, from parts[].embedding. set fills text, pair or tokens
-// (the latter are freed after use). param names the list in errors (an element as param[i]).
+// (the latter are freed after use). param is the body's field that holds them, the only one that is kept, and names them in errors (an element as param[i]).
 void job_embed(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *j, uint32_t i, altiserve_embed *what), const char *param);
 void job_run(job *j);         // api_job.c: one turn of a job, on a pool thread
 void job_unref(job *j);

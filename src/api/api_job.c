@@ -74,6 +74,12 @@ bool job_body(job *j) {
     return j->body != NULL;
 }
 
+// The values are copied by now, and what follows may take long.
+static void drop_body(job *j) {
+    json_decref(j->body);
+    j->body = NULL;
+}
+
 bool api_find_model(job *j, const char *name, altiserve_model_info *info, api_error *e) {
     char id[sizeof info->id];
     if (name && strlen(name) >= sizeof id) return api_fail(e, 404, "model", "model_not_found", "there is no model of that name");
@@ -340,6 +346,7 @@ static void feed(job *j) {
         j->parts_left -= j->n_parts - j->n_submitted;
         j->n_submitted = j->n_parts;
     }
+    if (j->n_submitted == j->n_parts && !j->p.return_documents) drop_body(j);
 }
 
 static void pump(job *j) {
@@ -429,6 +436,7 @@ void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *,
         pthread_mutex_unlock(&j->lock);
         j->parts_left++;
     }
+    drop_body(j);
     for (uint32_t i = 0; failed && i < n_parts; i++) parts[i].ended = !parts[i].req; // the rest was never submitted
     if (failed && !left) fail_generation(j, &e);
     pump(j);
@@ -438,9 +446,11 @@ void job_embed(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *, ui
     new_id(j);
     j->dialect = d;
     j->p.g.n = 1;
+    json_t *list = json_incref(json_object_get(j->body, param)); // all else in the body was read
+    json_object_clear(j->body);
     part *parts = mem_calloc(n_parts, sizeof *parts);
     j->choices = mem_calloc(1, sizeof *j->choices); // no text comes; take_event looks at the first
-    if (!parts || !j->choices) {
+    if (json_object_set_new(j->body, param, list) || !parts || !j->choices) {
         api_error e;
         mem_free(parts);
         api_fail(&e, 503, NULL, "unavailable", "no memory for this request");

@@ -161,7 +161,7 @@ static char seen_salt[64];
 
 status altiserve_submit_embed(altiserve *a, const altiserve_embed *what, altiserve_request **out, error *err) {
     (void)a;
-    const char *prompt = what->pair ? what->pair : what->text ? what->text : "tokens";
+    const char *prompt = what->pair ? what->pair : what->text ? what->text : what->tokens[0] == 255 ? "HANG" : "tokens";
     pthread_mutex_lock(&seen_lock);
     seen_embed = *what;
     snprintf(seen_salt, sizeof seen_salt, "%s", what->cache_salt);
@@ -775,6 +775,55 @@ static void test_leaving(void **state) {
     if (!counted) { reply m = ask("GET", "/metrics", "", ""); fail_msg("%s", strstr(m.body, "vllm:request_success")); }
 }
 
+static atomic_int values; // blocks that jansson holds
+static void *value_alloc(size_t n) {
+    atomic_fetch_add(&values, 1);
+    return malloc(n);
+}
+static void value_free(void *p) {
+    if (p) atomic_fetch_sub(&values, 1);
+    free(p);
+}
+
+enum { JUNK = 5000 };
+static void expect_dropped(const char *path, const strbuf *body, int requests) {
+    int before = atomic_load(&values);
+    client c = client_open(port, 0);
+    send_request(&c, "POST", path, "", body->data, body->len);
+    assert_true(wait_live(requests));
+    for (int64_t until = client_now() + 5000; atomic_load(&values) > before + JUNK / 10; usleep(1000))
+        if (client_now() > until) fail_msg("%s keeps %d blocks of its body", path, atomic_load(&values) - before);
+    client_close(&c);
+    assert_true(wait_live(0));
+}
+
+// While an answer is awaited nothing is kept of a body but what is still to be submitted or to be said again.
+static void test_bodies_go(void **state) {
+    (void)state;
+#define EIGHT "\"HANG\",\"HANG\",\"HANG\",\"HANG\",\"HANG\",\"HANG\",\"HANG\",\"HANG\","
+    static const struct { const char *path, *begin, *end; } cases[] = {
+        {CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}],\"stream\":true", "}"}, {"/v1/completions", "{\"prompt\":\"HANG\",\"stream\":true", "}"},
+        {"/completion", "{\"prompt\":\"HANG\"", "}"}, {"/v1/messages", "{\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}],\"max_tokens\":5", "}"},
+        {"/api/chat", "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}]", "}"}, {"/api/generate", "{\"model\":\"fake\",\"prompt\":\"HANG\",\"raw\":true", "}"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[" EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT "\"one more\"]", "}"}, {"/api/embeddings", "{\"model\":\"encoder\",\"prompt\":\"HANG\"", "}"},
+        {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"return_documents\":true,\"documents\":[{\"text\":\"HANG\"", "}]}"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        strbuf body = {0};
+        strbuf_addf(&body, "%s,\"unheard_of\":[{}", cases[i].begin);
+        for (int k = 1; k < JUNK; k++) strbuf_adds(&body, ",{}");
+        strbuf_addf(&body, "]%s", cases[i].end);
+        expect_dropped(cases[i].path, &body, strstr(body.data, EIGHT) ? 64 : 1); // as many as are submitted at once
+        strbuf_free(&body);
+    }
+    strbuf ids = {0};
+    strbuf_adds(&ids, "{\"model\":\"encoder\",\"input\":[255");
+    for (int k = 1; k < JUNK; k++) strbuf_adds(&ids, ",7");
+    strbuf_adds(&ids, "]}");
+    expect_dropped("/v1/embeddings", &ids, 1);
+    strbuf_free(&ids);
+}
+
 static void test_keepalive(void **state) {
     (void)state;
     const char *paths[] = {CHAT, "/v1/messages"}, *texts[] = {": keep-alive\n\n", "event: ping\n"};
@@ -1075,9 +1124,10 @@ static void test_stop(void **state) {
 }
 
 int main(void) {
+    json_set_alloc_funcs(value_alloc, value_free);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
                                        cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
                                        cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking),
-                                       cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
+                                       cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_bodies_go), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -110,7 +110,7 @@ typedef struct choice {
 typedef struct part {         // one engine request; a completion with several prompts has several
     job *owner;
     altiserve_request *req;   // under the job's lock
-    bool ended;
+    bool submitted, ended;    // submitted: the engine took it, for the sake of metrics
     altiserve_usage usage;
     altiserve_explanation explanation; // where it was asked for, once it has ended
     char *echo;               // text put before the answer

@@ -126,9 +126,12 @@ static bool away(job *j) { return j->left || (j->r && http_gone(j->r)); }
 static void count_request(job *j) {
     const char *m = j->model.id;
     altiserve_usage u = {0};
+    uint32_t computed = 0, embeddings = 0;
     for (uint32_t i = 0; i < j->n_parts; i++) {
         const altiserve_usage *one = &j->parts[i].usage;
-        if (one->replayed) continue; // nothing was computed
+        embeddings += j->parts[i].embedding != NULL;
+        if (!j->parts[i].submitted || one->replayed) continue;
+        computed++;
         u.prompt_tokens += one->prompt_tokens;
         u.cached_tokens += one->cached_tokens;
         u.completion_tokens += one->completion_tokens;
@@ -136,24 +139,27 @@ static void count_request(job *j) {
         u.decode_s += one->decode_s;
         if (one->queue_s > u.queue_s) u.queue_s = one->queue_s;
     }
-    if (j->set_embed && !j->failed) obs_count(OBS_EMBEDDINGS, m, NULL, j->n_parts);
+    if (embeddings) obs_count(OBS_EMBEDDINGS, m, NULL, embeddings);
     obs_count(OBS_PROMPT_TOKENS, m, NULL, u.prompt_tokens);
+    obs_count(OBS_PROMPT_COMPUTED, m, NULL, u.prompt_tokens - u.cached_tokens);
     obs_count(OBS_GENERATED_TOKENS, m, NULL, u.completion_tokens);
     obs_count(OBS_PREFIX_QUERIES, m, NULL, u.prompt_tokens);
     obs_count(OBS_PREFIX_HITS, m, NULL, u.cached_tokens);
     obs_count(OBS_PROMPT_SECONDS, m, NULL, u.prefill_s);
     obs_count(OBS_GENERATED_SECONDS, m, NULL, u.decode_s);
-    obs_observe(OBS_REQUEST_PROMPT, m, NULL, u.prompt_tokens);
-    obs_observe(OBS_REQUEST_GENERATED, m, NULL, u.completion_tokens);
-    obs_observe(OBS_QUEUE_TIME, m, NULL, u.queue_s);
-    obs_observe(OBS_PREFILL_TIME, m, NULL, u.prefill_s);
-    obs_observe(OBS_DECODE_TIME, m, NULL, u.decode_s);
-    obs_observe(OBS_INFERENCE_TIME, m, NULL, u.prefill_s + u.decode_s);
+    if (computed) { // what was refused or replayed took no time, which says nothing about what took some
+        obs_observe(OBS_REQUEST_PROMPT, m, NULL, u.prompt_tokens);
+        obs_observe(OBS_REQUEST_GENERATED, m, NULL, u.completion_tokens);
+        obs_observe(OBS_QUEUE_TIME, m, NULL, u.queue_s);
+        obs_observe(OBS_PREFILL_TIME, m, NULL, u.prefill_s);
+        obs_observe(OBS_DECODE_TIME, m, NULL, u.decode_s);
+        obs_observe(OBS_INFERENCE_TIME, m, NULL, u.prefill_s + u.decode_s);
+        obs_observe(OBS_E2E, m, NULL, api_now() - j->arrived);
+    }
     const char *who = j->client ? j->client->name : "anonymous";
     obs_count(OBS_CLIENT_TOKENS, who, "prompt", u.prompt_tokens);
     obs_count(OBS_CLIENT_TOKENS, who, "cached", u.cached_tokens);
     obs_count(OBS_CLIENT_TOKENS, who, "generated", u.completion_tokens);
-    obs_observe(OBS_E2E, m, NULL, api_now() - j->arrived);
     bool length = false;
     for (uint32_t i = 0; i < j->n_choices; i++) length |= j->choices[i].finish == FINISH_LENGTH;
     obs_count(OBS_REQUESTS_FINISHED, m, j->failed ? "error" : away(j) ? "abort" : length ? "length" : "stop", 1);
@@ -232,8 +238,10 @@ static void finish_job(job *j) {
     job_done(j);
 }
 
-static void time_tokens(job *j, choice *c, size_t n) {
+static void time_tokens(job *j, choice *c, size_t n, bool replayed) {
     double now = api_now();
+    c->tokens += (uint32_t)n;
+    if (replayed) return;
     if (!j->first_token) {
         j->first_token = true;
         obs_observe(OBS_TTFT, j->model.id, NULL, now - j->arrived);
@@ -241,7 +249,6 @@ static void time_tokens(job *j, choice *c, size_t n) {
     if (c->last > 0)
         for (size_t i = 0; i < n && i < 64; i++) obs_observe(OBS_INTER_TOKEN, j->model.id, NULL, (now - c->last) / (double)n);
     c->last = now;
-    c->tokens += (uint32_t)n;
 }
 
 static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, strbuf *out) {
@@ -250,7 +257,7 @@ static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, s
     choice *c = &j->choices[index];
     switch (ev->kind) {
     case EVENT_TEXT:
-        if (ev->n_tokens) time_tokens(j, c, ev->n_tokens);
+        if (ev->n_tokens) time_tokens(j, c, ev->n_tokens, ev->usage.replayed);
         if (j->failed || j->left) break;
         if (!j->p.stream) {
             strbuf_add(&c->text, ev->text, ev->text_len);
@@ -337,6 +344,7 @@ static void feed(job *j) {
         }
         pthread_mutex_lock(&j->lock);
         j->parts[i].req = req;
+        j->parts[i].submitted = true;
         if (j->left) altiserve_cancel(req);
         pthread_mutex_unlock(&j->lock);
         j->n_submitted++;
@@ -432,6 +440,7 @@ void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *,
         }
         pthread_mutex_lock(&j->lock);
         parts[i].req = req;
+        parts[i].submitted = true;
         if (j->left) altiserve_cancel(req); // left while we tokenized
         pthread_mutex_unlock(&j->lock);
         j->parts_left++;

@@ -21,7 +21,7 @@ static void set_model(void *ctx, const altiserve_model_stats *m) {
     obs_set(OBS_PAGES, m->id, "cached", (double)m->pages_cached);
     obs_set(OBS_PAGES, m->id, "used", (double)m->pages_used);
     double read = obs_read(OBS_PROMPT_SECONDS, m->id, NULL), made = obs_read(OBS_GENERATED_SECONDS, m->id, NULL);
-    obs_set(OBS_PROMPT_RATE, m->id, NULL, read > 0 ? obs_read(OBS_PROMPT_TOKENS, m->id, NULL) / read : 0);
+    obs_set(OBS_PROMPT_RATE, m->id, NULL, read > 0 ? obs_read(OBS_PROMPT_COMPUTED, m->id, NULL) / read : 0);
     obs_set(OBS_GENERATED_RATE, m->id, NULL, made > 0 ? obs_read(OBS_GENERATED_TOKENS, m->id, NULL) / made : 0);
 }
 

@@ -32,7 +32,7 @@ struct altiserve_request {
     made *first, *last, *taken;
     altiserve_generate g;
     char *prompt;
-    bool cancelled, joined;
+    bool cancelled;
     float score, second; // of requests that embed
     altiserve_usage usage;
 };
@@ -122,6 +122,7 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     r->usage.prompt_tokens = 7;
     r->usage.cached_tokens = 3;
     r->usage.load_s = .5;
+    r->usage.replayed = strstr(prompt, "REPLAY") != NULL;
     if (strstr(prompt, "FAILEARLY")) r->g.n = 0;
     atomic_fetch_add(&live, 1);
     atomic_fetch_add(&submitted, 1);
@@ -903,6 +904,51 @@ static void test_many(void **state) {
     assert_true(wait_live(0));
 }
 
+// Of a metric of the model, the number.
+static double metric(const char *name, const char *labels) {
+    char line[200];
+    reply m = ask("GET", "/metrics", "", "");
+    snprintf(line, sizeof line, "\n%s{%s} ", name, labels);
+    const char *found = strstr(m.body, line);
+    double value = found ? strtod(found + strlen(line), NULL) : 0;
+    reply_free(&m);
+    return value;
+}
+
+// Times and lengths are those of requests that were computed: neither what was refused nor what was replayed is among them.
+static void test_what_is_measured(void **state) {
+    (void)state;
+    static const char *const names[] = {"vllm:e2e_request_latency_seconds_count", "vllm:request_queue_time_seconds_count", "vllm:request_prefill_time_seconds_count", "vllm:request_decode_time_seconds_count",
+        "vllm:request_inference_time_seconds_count", "vllm:request_prompt_tokens_count", "vllm:request_generation_tokens_count", "vllm:time_to_first_token_seconds_count",
+        "vllm:inter_token_latency_seconds_count", "vllm:prompt_tokens_total", "llamacpp:prompt_tokens_total", "vllm:generation_tokens_total"};
+    enum { N = sizeof names / sizeof *names };
+    static const char *const nothing[] = {"BUSY", "TOOLONG", "REPLAY"};
+    static const double computed[N] = {1, 1, 1, 1, 1, 1, 1, 1, 2, 7, 4, 3}; // seven tokens of the prompt, three of them cached
+    double before[N];
+    for (int i = 0; i < N; i++) before[i] = metric(names[i], "model_name=\"fake\"");
+    for (int k = 0; k < 4; k++) {
+        char body[200];
+        snprintf(body, sizeof body, "{\"prompt\":[\"%s\",\"%s\"],\"max_tokens\":3}", k < 3 ? nothing[k] : "", k < 3 ? nothing[k] : "");
+        if (k == 3) strcpy(body, "{\"prompt\":\"x\",\"max_tokens\":3}");
+        reply r = ask("POST", "/v1/completions", "", body);
+        assert_int_equal(r.code, k == 0 ? 429 : k == 1 ? 400 : 200);
+        reply_free(&r);
+        for (int i = 0; i < N; i++)
+            if (metric(names[i], "model_name=\"fake\"") - before[i] != (k < 3 ? 0 : computed[i]))
+                fail_msg("%s after %s: %g more", names[i], body, metric(names[i], "model_name=\"fake\"") - before[i]);
+    }
+    double embeddings = metric("altiserve_embeddings_total", "model_name=\"encoder\"");
+    client c = client_open(port, 0);
+    const char *body = "{\"model\":\"encoder\",\"input\":[\"HANG\",\"HANG\"]}";
+    send_request(&c, "POST", "/v1/embeddings", "", body, strlen(body));
+    assert_true(wait_live(2));
+    client_close(&c);
+    assert_true(wait_live(0));
+    reply r = ask("POST", "/v1/embeddings", "", "{\"model\":\"encoder\",\"input\":\"a\"}");
+    reply_free(&r);
+    assert_true(metric("altiserve_embeddings_total", "model_name=\"encoder\"") == embeddings + 1);
+}
+
 static void test_keys(void **state) {
     (void)state;
     char path[] = "/tmp/altiserve-keys-XXXXXX";
@@ -1128,6 +1174,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
                                        cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
                                        cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking),
-                                       cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_bodies_go), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
+                                       cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_bodies_go), cmocka_unit_test(test_what_is_measured), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -78,6 +78,7 @@ enum {
 // Reads every field of the object that the table knows for `where` into p; what is understood but not built is an error, what is
 // unknown is passed over. prefix names the object in errors ("options." for Ollama's), "" for the body itself.
 bool api_read_fields(params *p, const json_t *body, unsigned where, const char *prefix, api_error *e);
+bool api_asks_nothing(const json_t *v); // null, false, 0, "", [] and {}: values that a client writes and means nothing by
 // Turns p's numbers into p->g (given bits, aliases, dependencies between fields).
 bool api_settle(params *p, unsigned where, api_error *e);
 // The request's messages, checked, as the object that altiserve_template takes; text in *out (mem_free). extra_system goes first when not NULL.

@@ -603,6 +603,8 @@ static void test_refusals(void **state) {
         {"{\"messages\":\"hi\"}", 400, "messages"}, {"{\"messages\":[5]}", 400, "messages[0]"}, {"{\"messages\":[{}]}", 400, "messages[0].role"},
         {"{\"messages\":[{\"role\":\"user\"}]}", 400, "messages[0].content"}, {"{\"messages\":[{\"role\":\"user\",\"content\":5}]}", 400, "messages[0].content"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 400, "messages[0].content[0]"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"images\":[\"aGk=\"]}]}", 400, "messages[0].images"}, {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"x\",\"audio\":{\"id\":\"a\"}}]}", 400, "messages[1].audio"},
+        {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\",\"function_call\":{\"name\":\"f\",\"arguments\":\"\"}}]}", 400, "messages[0].function_call"},
         {"{" HELLO ",\"model\":\"none\"}", 404, "model"}, {"{" HELLO ",\"model\":7}", 400, "model"}, {"{" HELLO ",\"model\":\"/etc/passwd\"}", 404, "model"},
         {"{" HELLO ",\"max_tokens\":0}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":-1}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":99999999999}", 400, "max_tokens"},
         {"{" HELLO ",\"max_tokens\":1e300}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":\"5\"}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":1.5}", 400, "max_tokens"},
@@ -713,6 +715,13 @@ static void test_other_dialects(void **state) {
     r = ask("POST", "/api/chat", "", "{\"model\":\"fake\"," HELLO ",\"format\":\"json\"}");
     assert_int_equal(r.code, 400);
     str(&r, "error");
+    reply_free(&r);
+    r = ask("POST", "/api/chat", "", "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"what is this?\",\"images\":[\"aGk=\"]}]}");
+    assert_int_equal(r.code, 400);
+    assert_non_null(strstr(str(&r, "error"), "messages[0].images"));
+    reply_free(&r);
+    r = ask("POST", "/api/chat", "", "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"images\":[],\"audio\":null,\"function_call\":null}],\"stream\":false}");
+    assert_int_equal(r.code, 200);
     reply_free(&r);
     r = ask("POST", "/v1/messages", "", "{\"model\":\"fake\",\"max_tokens\":2,\"system\":\"s\"," HELLO "}");
     assert_string_equal(str(&r, "content.0.text"), "w0.0\xC3\xA9 w0.1\xC3\xA9 ");

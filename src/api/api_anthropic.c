@@ -108,15 +108,12 @@ void api_count_tokens(job *j) {
     if (!job_body(j)) return;
     api_error e;
     error err = {0};
-    char *input = NULL, *text = NULL;
-    size_t len = 0, text_len = 0, n = 0;
+    char *input = NULL;
+    size_t len = 0, n = 0;
     int32_t *ids = NULL;
     bool ok = read_request(j, &input, &len, &e);
-    if (ok && altiserve_template(j->a->engine, j->model.id, input, len, &text, &text_len, &err)) ok = api_fail_status(&e, &err, "messages");
-    if (ok && altiserve_tokenize(j->a->engine, j->model.id, text, text_len, TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, &ids, &n, &err))
-        ok = api_fail_status(&e, &err, "messages");
+    if (ok && altiserve_tokenize_chat(j->a->engine, j->model.id, input, len, &ids, &n, &err)) ok = api_fail_status(&e, &err, "messages");
     mem_free(input);
-    mem_free(text);
     mem_free(ids);
     if (!ok) {
         job_fail(j, &e);

@@ -26,7 +26,7 @@ static bool content_text(const json_t *content, const char *param, strbuf *out, 
 }
 
 // What belongs to the conversation and would not be in its text.
-static bool refuse_unbuilt(const json_t *m, const char *param, size_t i, api_error *e) {
+static bool all_built(const json_t *m, const char *param, size_t i, api_error *e) {
     static const char *const names[] = {"images", "audio", "function_call"};
     for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
         const json_t *v = json_object_get(m, names[k]);
@@ -47,7 +47,7 @@ static json_t *message(const json_t *m, const char *param, size_t i, api_error *
     if (!json_is_string(role)) return api_fail(e, 400, at, role ? "invalid_type" : "missing_required_parameter", "%s must be a string, not %s", at, api_json_type(role)), NULL;
     if (!json_string_length(role) || json_string_length(role) > 64) return api_fail(e, 400, at, "invalid_value", "%s must name a role, such as user", at), NULL;
     snprintf(at, sizeof at, "%.60s[%zu].content", param, i);
-    if (!refuse_unbuilt(m, param, i, e)) return NULL;
+    if (!all_built(m, param, i, e)) return NULL;
     bool calls = json_array_size(json_object_get(m, "tool_calls")) > 0;
     if (!content && !calls) return api_fail(e, 400, at, "missing_required_parameter", "%s is missing", at), NULL;
     if (json_is_null(content) && !calls && strcmp(json_string_value(role), "assistant"))

@@ -312,6 +312,12 @@ status altiserve_template(altiserve *a, const char *id, const char *input, size_
     *text_len = len;
     return OK;
 }
+status altiserve_tokenize_chat(altiserve *a, const char *id, const char *input, size_t len, int32_t **ids, size_t *n, error *err) {
+    (void)a, (void)id, (void)input, (void)err;
+    *ids = mem_calloc(len, sizeof **ids);
+    *n = 1000 + len;
+    return OK;
+}
 void altiserve_get_stats(altiserve *a, altiserve_stats *out) {
     (void)a;
     *out = (altiserve_stats){.running = (uint32_t)atomic_load(&live), .pages_total = 10, .pages_free = 4, .pages_cached = 1, .retry_after_s = 17};
@@ -738,7 +744,7 @@ static void test_other_dialects(void **state) {
     assert_string_equal(str(&r, "type"), "error");
     reply_free(&r);
     r = ask("POST", "/v1/messages/count_tokens", "", "{\"model\":\"fake\"," HELLO "}");
-    assert_true(json_integer_value(at(r.json, "input_tokens")) > 10);
+    assert_true(json_integer_value(at(r.json, "input_tokens")) > 1000); // as the engine takes conversations, not their text
     reply_free(&r);
 }
 

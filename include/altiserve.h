@@ -209,6 +209,7 @@ typedef struct altiserve_event {
     const float *embedding;   // EVENT_EMBEDDING
     size_t   n_embedding;
     altiserve_finish finish;
+    size_t   stop;            // EVENT_FINISH: the choice ended with generate.stop[stop - 1]; 0: with none of them
     error    err;
     altiserve_usage usage;    // as of now
 } altiserve_event;

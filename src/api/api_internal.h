@@ -103,6 +103,7 @@ typedef struct choice {
     strbuf   lp_tokens, lp_values, lp_tops, lp_offsets; // completions' parallel arrays
     size_t   offset;          // characters of text before the next token (completions' text_offset)
     altiserve_finish finish;
+    const char *stop;         // the request's stop string that ended it, or NULL
     uint32_t tokens;
     double   last;            // when its last token came
     bool     started;         // its first chunk was sent

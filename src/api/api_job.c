@@ -272,6 +272,7 @@ static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, s
         break;
     case EVENT_FINISH:
         c->finish = ev->finish;
+        c->stop = ev->stop ? j->p.g.stop[ev->stop - 1] : NULL;
         if (ev->finish == FINISH_CANCELLED || ev->finish == FINISH_ERROR || j->failed || j->left) break;
         if (j->p.stream) j->dialect->finish(j, index, out);
         break;

@@ -339,6 +339,7 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, a
         }
         out->kind = e->kind;
         out->finish = e->finish;
+        out->stop = e->stop;
         out->text = e->text.data ? e->text.data : "";
         out->text_len = e->text.len;
         out->tokens = e->tokens;

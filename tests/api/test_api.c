@@ -68,6 +68,7 @@ static bool emit(altiserve_request *r, altiserve_event ev, const char *text, int
 
 static void *generate(void *arg) {
     altiserve_request *r = arg;
+    bool stopped = strstr(r->prompt, "STOPPED"); // by the last of its stop strings
     bool slow = strstr(r->prompt, "SLOW"), hang = strstr(r->prompt, "HANG"), late = strstr(r->prompt, "LATEFAIL");
     altiserve_event end = {.kind = EVENT_END, .finish = FINISH_STOP};
     bool going = !hang && emit(r, (altiserve_event){.kind = EVENT_STARTED}, "", 0);
@@ -84,7 +85,7 @@ static void *generate(void *arg) {
                 going = false;
             }
         }
-        if (going) going = emit(r, (altiserve_event){.kind = EVENT_FINISH, .choice = c, .finish = r->g.max_tokens ? FINISH_LENGTH : FINISH_STOP}, "", 0);
+        if (going) going = emit(r, (altiserve_event){.kind = EVENT_FINISH, .choice = c, .finish = r->g.max_tokens && !stopped ? FINISH_LENGTH : FINISH_STOP, .stop = stopped ? r->g.n_stop : 0}, "", 0);
     }
     if (strstr(r->prompt, "FAILEARLY")) {
         end.finish = FINISH_ERROR;
@@ -748,6 +749,29 @@ static void test_other_dialects(void **state) {
     reply_free(&r);
 }
 
+// What ended an answer, where the dialect says so.
+static void test_stop_strings(void **state) {
+    (void)state;
+    static const struct { const char *prompt, *stops, *reason, *sequence, *type, *word; } cases[] = {
+        {"STOPPED", "[\"zz\",\"a\\\"b\"]", "stop_sequence", "\"a\\\"b\"", "word", "\"a\\\"b\""}, {"x", "[\"zz\"]", "max_tokens", "null", "limit", "\"\""}, {"STOPPED", "[]", "end_turn", "null", "eos", "\"\""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int stream = 0; stream < 2; stream++) {
+            char body[300], want[200];
+            snprintf(body, sizeof body, "{\"model\":\"fake\",\"max_tokens\":2,\"stream\":%s,\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}],\"stop_sequences\":%s}", stream ? "true" : "false", cases[i].prompt, cases[i].stops);
+            snprintf(want, sizeof want, "\"stop_reason\":\"%s\",\"stop_sequence\":%s", cases[i].reason, cases[i].sequence);
+            reply r = ask("POST", "/v1/messages", "", body);
+            if (!strstr(r.body, want)) fail_msg("no %s in %s", want, r.body);
+            if (stream) assert_non_null(strstr(r.body, "\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"usage\""));
+            reply_free(&r);
+            snprintf(body, sizeof body, "{\"n_predict\":2,\"stream\":%s,\"prompt\":\"%s\",\"stop\":%s}", stream ? "true" : "false", cases[i].prompt, cases[i].stops);
+            snprintf(want, sizeof want, "\"stop_type\":\"%s\",\"stopping_word\":%s,", cases[i].type, cases[i].word);
+            r = ask("POST", "/completion", "", body);
+            if (!strstr(r.body, want)) fail_msg("no %s in %s", want, r.body);
+            reply_free(&r);
+        }
+}
+
 static void test_half_closed(void **state) {
     (void)state;
     client c = client_open(port, 0); // a client that says all it has to say and closes its side (nc -N) is answered where that takes no time
@@ -1187,7 +1211,7 @@ static void test_stop(void **state) {
 int main(void) {
     json_set_alloc_funcs(value_alloc, value_free);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
-                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
+                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
                                        cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking),
                                        cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_bodies_go), cmocka_unit_test(test_what_is_measured), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);

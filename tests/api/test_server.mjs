@@ -130,6 +130,9 @@ const tests = {
       assert.equal(got.message.content, want);
       assert.equal(got.finish_reason, 'stop');
       assert.equal(gather(events((await ask('Hello!', { stop, stream: true })).text)).text, want);
+      const asked = { model: 'toy-1', messages: [{ role: 'user', content: 'Hello!' }], max_tokens: 60, temperature: 0, stop_sequences: ['never seen', stop] };
+      const { json } = await post('/v1/messages', asked);
+      assert.deepEqual([json.content[0].text, json.stop_reason, json.stop_sequence], [want, 'stop_sequence', stop]);
     }
   },
 

@@ -201,6 +201,8 @@ static void stop_strings(void **state) {
     g.n_stop = 2;
     answer *y = ask(a, &g);
     assert_int_equal(y->finish[0], FINISH_STOP);
+    assert_int_equal(y->stop[0], 2);
+    assert_int_equal(x->stop[0], 0);
     const char *at = strstr(x->text[0].data, stop);
     assert_int_equal(y->text[0].len, at - x->text[0].data);
     if (y->text[0].len) assert_memory_equal(y->text[0].data, x->text[0].data, y->text[0].len);

@@ -997,6 +997,16 @@ static void test_keys(void **state) {
     api *keyed;
     assert_int_equal(api_start(&(api_options){.engine = (altiserve *)&server, .api_key_file = path}, &keyed, &err), E_INVALID);
     assert_int_equal(write(fd, "# keys\n  secret-1 \nsecret-2\n", 28), 28);
+    char comment[3000]; // longer than any line that a reader might expect; its end is part of it
+    memset(comment, 'x', sizeof comment);
+    comment[0] = '#';
+    for (int i = 1022; i < 2900; i++) comment[i] = ' ';
+    memcpy(comment + 2900, "not-a-key\n", 10);
+    assert_int_equal(write(fd, comment, 2910), 2910);
+    assert_int_equal(write(fd, "bad wrong\n", 10), 10);
+    assert_int_equal(api_start(&(api_options){.engine = (altiserve *)&server, .api_key_file = path}, &keyed, &err), E_INVALID);
+    assert_non_null(strstr(err.text, "line 5:"));
+    assert_int_equal(ftruncate(fd, 28 + 2910), 0);
     close(fd);
     assert_int_equal(api_start(&(api_options){.engine = (altiserve *)&server, .api_key_file = path}, &keyed, &err), OK);
     uint16_t keep = port;
@@ -1005,6 +1015,7 @@ static void test_keys(void **state) {
         {"/health", "", 200}, {"/", "", 200}, {"/v1/models", "", 401}, {"/metrics", "", 401}, {"/v1/models", "Authorization: Bearer secret-1\r\n", 200},
         {"/v1/models", "Authorization: bearer secret-2\r\n", 200}, {"/v1/models", "x-api-key: secret-2\r\n", 200}, {"/v1/models", "Authorization: Bearer secret\r\n", 401},
         {"/v1/models", "Authorization: Bearer secret-11\r\n", 401}, {"/v1/models", "Authorization: Bearer \r\n", 401}, {"/v1/models", "Authorization: Bearer # keys\r\n", 401},
+        {"/v1/models", "Authorization: Bearer not-a-key\r\n", 401},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         reply r = ask("GET", cases[i].path, cases[i].header, "");
@@ -1016,6 +1027,7 @@ static void test_keys(void **state) {
     port = keep;
     unlink(path);
     assert_int_equal(api_start(&(api_options){.engine = (altiserve *)&server, .api_key_file = path}, &keyed, &err), E_IO);
+    assert_int_equal(api_start(&(api_options){.engine = (altiserve *)&server, .api_key_file = "/"}, &keyed, &err), E_IO); // opens, and cannot be read
 }
 
 static void test_no_memory(void **state) {

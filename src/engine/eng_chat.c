@@ -8,6 +8,8 @@
 status eng_parse_conversation(const char *input, size_t len, json_t **out, error *err) {
     json_error_t why;
     *out = json_loadb(input, len, JSON_REJECT_DUPLICATES, &why);
+    if (!*out && json_error_code(&why) == json_error_numeric_overflow)
+        return error_set(err, E_INVALID, "the conversation holds a number out of range, at line %d, column %d: %s", why.line, why.column, why.text);
     if (!*out) return error_set(err, E_INVALID, "the conversation is not JSON: line %d, column %d: %s", why.line, why.column, why.text);
     if (json_is_object(*out) && json_is_array(json_object_get(*out, "messages"))) return OK;
     json_decref(*out);

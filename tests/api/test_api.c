@@ -656,6 +656,15 @@ static void test_refusals(void **state) {
     assert_non_null(strstr(str(&r, "error.message"), "JSON values"));
     reply_free(&r);
     free(wide);
+    static const char *const numbers[] = {"18446744073709551615", "-9223372036854775809", "1e999"};
+    for (int i = 0; i < 3; i++) { // it is JSON, and what is wrong with it is said
+        char body[100];
+        snprintf(body, sizeof body, "{" HELLO ",\"seed\":%s}", numbers[i]);
+        r = ask("POST", CHAT, "", body);
+        assert_int_equal(r.code, 400);
+        if (!strstr(str(&r, "error.message"), "a number out of range") || strstr(str(&r, "error.message"), "not valid JSON")) fail_msg("%s: %s", numbers[i], r.body);
+        reply_free(&r);
+    }
     r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"BUSY\"}]}");
     assert_non_null(strstr(r.head, "Retry-After: 17"));
     reply_free(&r);

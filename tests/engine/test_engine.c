@@ -270,6 +270,9 @@ static void conversations_as_ids(void **state) {
     int32_t *ids = NULL;
     size_t n = 0;
     assert_int_equal(altiserve_tokenize_chat(a, "toy-1", "{}", 2, &ids, &n, &err), E_INVALID);
+    static const char large[] = "{\"messages\": [], \"x\": 18446744073709551615}"; // is JSON
+    assert_int_equal(altiserve_tokenize_chat(a, "toy-1", large, strlen(large), &ids, &n, &err), E_INVALID);
+    assert_non_null(strstr(err.text, "out of range"));
     assert_int_equal(altiserve_tokenize_chat(a, "nobody", inputs[0], strlen(inputs[0]), &ids, &n, &err), E_NOTFOUND);
     assert_null(ids);
     altiserve_destroy(a);

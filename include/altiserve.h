@@ -101,6 +101,8 @@ status altiserve_inspect(altiserve *a, const char *id, char **json, error *err);
 enum { TOKENIZE_ADD_SPECIAL = 1, TOKENIZE_PARSE_SPECIAL = 2 };
 status altiserve_tokenize(altiserve *a, const char *id, const char *text, size_t len, unsigned flags, int32_t **ids, size_t *n, error *err); // mem_free(*ids)
 status altiserve_detokenize(altiserve *a, const char *id, const int32_t *ids, size_t n, char **text, size_t *len, error *err);              // mem_free(*text)
+// The prompt of a conversation (altiserve_generate.chat) as altiserve_submit has it; mem_free(*ids). Not the same as its text tokenized: what a message spells is no control token.
+status altiserve_tokenize_chat(altiserve *a, const char *id, const char *input, size_t len, int32_t **ids, size_t *n, error *err);
 // The prompt text of a conversation, `input` being the JSON object that `altiserve template` takes (messages, tools, add_generation_prompt, ...).
 status altiserve_template(altiserve *a, const char *id, const char *input, size_t len, char **text, size_t *text_len, error *err);
 // The same for a template given as text.
@@ -207,6 +209,7 @@ typedef struct altiserve_event {
     const float *embedding;   // EVENT_EMBEDDING
     size_t   n_embedding;
     altiserve_finish finish;
+    size_t   stop;            // EVENT_FINISH: the choice ended with generate.stop[stop - 1]; 0: with none of them
     error    err;
     altiserve_usage usage;    // as of now
 } altiserve_event;

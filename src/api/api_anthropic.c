@@ -4,7 +4,11 @@
 
 #include "api/api_internal.h"
 
-static const char *reason(altiserve_finish f) { return f == FINISH_LENGTH ? "max_tokens" : "end_turn"; }
+static void put_reason(const choice *c, strbuf *out) {
+    strbuf_addf(out, "\"stop_reason\":\"%s\",\"stop_sequence\":", c->finish == FINISH_LENGTH ? "max_tokens" : c->stop ? "stop_sequence" : "end_turn");
+    if (c->stop) api_put_string(out, c->stop, strlen(c->stop));
+    else strbuf_adds(out, "null");
+}
 
 static void put_message(job *j, bool whole, strbuf *out) {
     const choice *c = &j->choices[0];
@@ -14,9 +18,10 @@ static void put_message(job *j, bool whole, strbuf *out) {
     if (whole) {
         strbuf_adds(out, ",\"content\":[{\"type\":\"text\",\"text\":");
         api_put_string(out, c->text.data ? c->text.data : "", c->text.len);
-        strbuf_addf(out, "}],\"stop_reason\":\"%s\"", reason(c->finish));
-    } else strbuf_adds(out, ",\"content\":[],\"stop_reason\":null");
-    strbuf_addf(out, ",\"stop_sequence\":null,\"usage\":{\"input_tokens\":%u,\"cache_read_input_tokens\":%u,\"cache_creation_input_tokens\":0,\"output_tokens\":%u}}",
+        strbuf_adds(out, "}],");
+        put_reason(c, out);
+    } else strbuf_adds(out, ",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null");
+    strbuf_addf(out, ",\"usage\":{\"input_tokens\":%u,\"cache_read_input_tokens\":%u,\"cache_creation_input_tokens\":0,\"output_tokens\":%u}}",
                 u->prompt_tokens - u->cached_tokens, u->cached_tokens, u->completion_tokens);
 }
 
@@ -40,9 +45,9 @@ static void finish(job *j, uint32_t index, strbuf *out) {
 }
 
 static void close_stream(job *j, strbuf *out) {
-    strbuf_addf(out, "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"%s\",\"stop_sequence\":null},"
-                "\"usage\":{\"output_tokens\":%u}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
-                reason(j->choices[0].finish), j->parts[0].usage.completion_tokens);
+    strbuf_adds(out, "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{");
+    put_reason(&j->choices[0], out);
+    strbuf_addf(out, "},\"usage\":{\"output_tokens\":%u}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n", j->parts[0].usage.completion_tokens);
 }
 
 static void whole(job *j, strbuf *out) { put_message(j, true, out); }
@@ -108,15 +113,12 @@ void api_count_tokens(job *j) {
     if (!job_body(j)) return;
     api_error e;
     error err = {0};
-    char *input = NULL, *text = NULL;
-    size_t len = 0, text_len = 0, n = 0;
+    char *input = NULL;
+    size_t len = 0, n = 0;
     int32_t *ids = NULL;
     bool ok = read_request(j, &input, &len, &e);
-    if (ok && altiserve_template(j->a->engine, j->model.id, input, len, &text, &text_len, &err)) ok = api_fail_status(&e, &err, "messages");
-    if (ok && altiserve_tokenize(j->a->engine, j->model.id, text, text_len, TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, &ids, &n, &err))
-        ok = api_fail_status(&e, &err, "messages");
+    if (ok && altiserve_tokenize_chat(j->a->engine, j->model.id, input, len, &ids, &n, &err)) ok = api_fail_status(&e, &err, "messages");
     mem_free(input);
-    mem_free(text);
     mem_free(ids);
     if (!ok) {
         job_fail(j, &e);

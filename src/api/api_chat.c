@@ -25,6 +25,18 @@ static bool content_text(const json_t *content, const char *param, strbuf *out, 
     return !out->failed || no_memory(e);
 }
 
+// What belongs to the conversation and would not be in its text.
+static bool all_built(const json_t *m, const char *param, size_t i, api_error *e) {
+    static const char *const names[] = {"images", "audio", "function_call"};
+    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+        const json_t *v = json_object_get(m, names[k]);
+        char at[128];
+        snprintf(at, sizeof at, "%.60s[%zu].%s", param, i, names[k]);
+        if (v && !api_asks_nothing(v)) return api_fail(e, 400, at, "not_built", "%s is understood but not built yet; leave it out", at);
+    }
+    return true;
+}
+
 // One message as templates take it; a new reference, or NULL.
 static json_t *message(const json_t *m, const char *param, size_t i, api_error *e) {
     char at[128];
@@ -35,6 +47,7 @@ static json_t *message(const json_t *m, const char *param, size_t i, api_error *
     if (!json_is_string(role)) return api_fail(e, 400, at, role ? "invalid_type" : "missing_required_parameter", "%s must be a string, not %s", at, api_json_type(role)), NULL;
     if (!json_string_length(role) || json_string_length(role) > 64) return api_fail(e, 400, at, "invalid_value", "%s must name a role, such as user", at), NULL;
     snprintf(at, sizeof at, "%.60s[%zu].content", param, i);
+    if (!all_built(m, param, i, e)) return NULL;
     bool calls = json_array_size(json_object_get(m, "tool_calls")) > 0;
     if (!content && !calls) return api_fail(e, 400, at, "missing_required_parameter", "%s is missing", at), NULL;
     if (json_is_null(content) && !calls && strcmp(json_string_value(role), "assistant"))

@@ -1,7 +1,7 @@
 // api/api_embed: /v1/embeddings, /v1/rerank and its other names, Ollama's /api/embed and /api/embeddings.
 //
 // A list becomes one engine request an element (job_embed); its answer is written when all have ended. What a request asks for is read into
-// the job before anything is submitted, so that a wrong field costs nothing. Elements point into the body, which the job keeps.
+// the job before anything is submitted, so that a wrong field costs nothing. Elements point into the list, all that the job keeps of the body.
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
@@ -240,10 +240,10 @@ void api_ollama_embeddings(job *j) {
 
 // ---- ranking -------------------------------------------------------------------------------------
 
-static const json_t *document_text(const json_t *d) { return json_is_object(d) ? json_object_get(d, "text") : d; }
-
+// Leaves a list of strings: of a document that is an object, its text.
 static bool check_documents(job *j, uint32_t *n, api_error *e) {
-    const json_t *list = given(j, "documents");
+    json_t *list = json_object_get(j->body, "documents");
+    if (json_is_null(list)) list = NULL;
     if (!list) return api_fail(e, 400, "documents", "missing_required_parameter", "documents is missing");
     if (!json_is_array(list)) return api_fail(e, 400, "documents", "invalid_type", "documents must be an array, not %s", api_json_type(list));
     size_t count = json_array_size(list);
@@ -253,15 +253,17 @@ static bool check_documents(job *j, uint32_t *n, api_error *e) {
         char param[40];
         snprintf(param, sizeof param, "documents[%zu]", i);
         const json_t *d = json_array_get(list, i);
-        if (!json_is_string(document_text(d))) return api_fail(e, 400, param, "invalid_type", "%s must be a string or an object with a string \"text\", not %s", param, api_json_type(d));
+        json_t *text = json_is_object(d) ? json_object_get(d, "text") : NULL;
+        if (!json_is_string(text ? text : d)) return api_fail(e, 400, param, "invalid_type", "%s must be a string or an object with a string \"text\", not %s", param, api_json_type(d));
+        if (text) json_array_set(list, i, text); // in its own place: this cannot fail
     }
     return true;
 }
 
 static void set_pair(job *j, uint32_t i, altiserve_embed *what) {
-    const json_t *q = given(j, "query"), *d = document_text(json_array_get(given(j, "documents"), i));
-    what->text = json_string_value(q);
-    what->text_len = json_string_length(q);
+    const json_t *d = json_array_get(given(j, "documents"), i);
+    what->text = j->p.query;
+    what->text_len = strlen(j->p.query);
     what->pair = json_string_value(d);
     what->pair_len = json_string_length(d);
 }
@@ -292,7 +294,7 @@ static void whole_ranks(job *j, strbuf *out) {
         strbuf_addf(out, "%s{\"index\":%u,\"relevance_score\":", i ? "," : "", order[i].index);
         api_put_float(out, order[i].score);
         if (j->p.return_documents) {
-            const json_t *d = document_text(json_array_get(given(j, "documents"), order[i].index));
+            const json_t *d = json_array_get(given(j, "documents"), order[i].index);
             strbuf_adds(out, ",\"document\":{\"text\":");
             api_put_string(out, json_string_value(d), json_string_length(d));
             strbuf_addc(out, '}');

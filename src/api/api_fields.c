@@ -87,7 +87,7 @@ static const struct {
     {"add_generation_prompt", "true", NULL, FOR_CHAT}, {"continue_final_message", NULL, NULL, FOR_CHAT}, {"chat_template", NULL, NULL, FOR_CHAT},
 };
 
-static bool asks_nothing(const json_t *v) {
+bool api_asks_nothing(const json_t *v) {
     switch (json_typeof(v)) {
     case JSON_NULL:
     case JSON_FALSE: return true;
@@ -254,7 +254,7 @@ bool api_read_fields(params *p, const json_t *body, unsigned where, const char *
         for (size_t i = 0; i < sizeof unbuilt / sizeof *unbuilt && !known; i++)
             if ((unbuilt[i].where & where) && !strcmp(unbuilt[i].name, key)) {
                 known = true;
-                if (!asks_nothing(v) && !equals_text(v, unbuilt[i].neutral) && !equals_text(v, unbuilt[i].neutral2))
+                if (!api_asks_nothing(v) && !equals_text(v, unbuilt[i].neutral) && !equals_text(v, unbuilt[i].neutral2))
                     return api_fail(e, 400, name, "not_built", "%s is understood but not built yet; leave it out", name);
             }
     }

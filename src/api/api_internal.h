@@ -78,6 +78,7 @@ enum {
 // Reads every field of the object that the table knows for `where` into p; what is understood but not built is an error, what is
 // unknown is passed over. prefix names the object in errors ("options." for Ollama's), "" for the body itself.
 bool api_read_fields(params *p, const json_t *body, unsigned where, const char *prefix, api_error *e);
+bool api_asks_nothing(const json_t *v); // null, false, 0, "", [] and {}: values that a client writes and means nothing by
 // Turns p's numbers into p->g (given bits, aliases, dependencies between fields).
 bool api_settle(params *p, unsigned where, api_error *e);
 // The request's messages, checked, as the object that altiserve_template takes; text in *out (mem_free). extra_system goes first when not NULL.
@@ -102,6 +103,7 @@ typedef struct choice {
     strbuf   lp_tokens, lp_values, lp_tops, lp_offsets; // completions' parallel arrays
     size_t   offset;          // characters of text before the next token (completions' text_offset)
     altiserve_finish finish;
+    const char *stop;         // the request's stop string that ended it, or NULL
     uint32_t tokens;
     double   last;            // when its last token came
     bool     started;         // its first chunk was sent
@@ -110,7 +112,7 @@ typedef struct choice {
 typedef struct part {         // one engine request; a completion with several prompts has several
     job *owner;
     altiserve_request *req;   // under the job's lock
-    bool ended;
+    bool submitted, ended;    // submitted: the engine took it, for the sake of metrics
     altiserve_usage usage;
     altiserve_explanation explanation; // where it was asked for, once it has ended
     char *echo;               // text put before the answer
@@ -207,10 +209,10 @@ void job_fail(job *j, const api_error *e); // answers with the error, then job_d
 void job_respond(job *j, int code, const char *type, strbuf *body); // frees body; a failed one is a 503; then job_done
 // Parses the body into j->body; false after answering.
 bool job_body(job *j);
-// Submits n_parts requests made from p.g with each prompt, and from then on events flow to the dialect. set(ctx, i, g) fills the prompt of part i.
+// Submits n_parts requests made from p.g with each prompt, and from then on events flow to the dialect. set(ctx, i, g) fills the prompt of part i. The body is gone then.
 void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *j, uint32_t i, altiserve_generate *g), const char *prompt_param);
 // Submits n_parts requests that embed, few at a time; when all have ended the dialect's `whole` is the answer, from parts[].embedding. set fills text, pair or tokens
-// (the latter are freed after use). param names the list in errors (an element as param[i]).
+// (the latter are freed after use). param is the body's field that holds them, the only one that is kept, and names them in errors (an element as param[i]).
 void job_embed(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *j, uint32_t i, altiserve_embed *what), const char *param);
 void job_run(job *j);         // api_job.c: one turn of a job, on a pool thread
 void job_unref(job *j);

@@ -89,6 +89,12 @@ bool job_body(job *j) {
     return j->body != NULL;
 }
 
+// The values are copied by now, and what follows may take long.
+static void drop_body(job *j) {
+    json_decref(j->body);
+    j->body = NULL;
+}
+
 bool api_find_model(job *j, const char *name, altiserve_model_info *info, api_error *e) {
     char id[sizeof info->id];
     if (name && strlen(name) >= sizeof id) return api_fail(e, 404, "model", "model_not_found", "there is no model of that name");
@@ -135,9 +141,12 @@ static bool away(job *j) { return j->left || (j->r && http_gone(j->r)); }
 static void count_request(job *j) {
     const char *m = j->model.id;
     altiserve_usage u = {0};
+    uint32_t computed = 0, embeddings = 0;
     for (uint32_t i = 0; i < j->n_parts; i++) {
         const altiserve_usage *one = &j->parts[i].usage;
-        if (one->replayed) continue; // nothing was computed
+        embeddings += j->parts[i].embedding != NULL;
+        if (!j->parts[i].submitted || one->replayed) continue;
+        computed++;
         u.prompt_tokens += one->prompt_tokens;
         u.cached_tokens += one->cached_tokens;
         u.completion_tokens += one->completion_tokens;
@@ -145,24 +154,27 @@ static void count_request(job *j) {
         u.decode_s += one->decode_s;
         if (one->queue_s > u.queue_s) u.queue_s = one->queue_s;
     }
-    if (j->set_embed && !j->failed) obs_count(OBS_EMBEDDINGS, m, NULL, j->n_parts);
+    if (embeddings) obs_count(OBS_EMBEDDINGS, m, NULL, embeddings);
     obs_count(OBS_PROMPT_TOKENS, m, NULL, u.prompt_tokens);
+    obs_count(OBS_PROMPT_COMPUTED, m, NULL, u.prompt_tokens - u.cached_tokens);
     obs_count(OBS_GENERATED_TOKENS, m, NULL, u.completion_tokens);
     obs_count(OBS_PREFIX_QUERIES, m, NULL, u.prompt_tokens);
     obs_count(OBS_PREFIX_HITS, m, NULL, u.cached_tokens);
     obs_count(OBS_PROMPT_SECONDS, m, NULL, u.prefill_s);
     obs_count(OBS_GENERATED_SECONDS, m, NULL, u.decode_s);
-    obs_observe(OBS_REQUEST_PROMPT, m, NULL, u.prompt_tokens);
-    obs_observe(OBS_REQUEST_GENERATED, m, NULL, u.completion_tokens);
-    obs_observe(OBS_QUEUE_TIME, m, NULL, u.queue_s);
-    obs_observe(OBS_PREFILL_TIME, m, NULL, u.prefill_s);
-    obs_observe(OBS_DECODE_TIME, m, NULL, u.decode_s);
-    obs_observe(OBS_INFERENCE_TIME, m, NULL, u.prefill_s + u.decode_s);
+    if (computed) { // what was refused or replayed took no time, which says nothing about what took some
+        obs_observe(OBS_REQUEST_PROMPT, m, NULL, u.prompt_tokens);
+        obs_observe(OBS_REQUEST_GENERATED, m, NULL, u.completion_tokens);
+        obs_observe(OBS_QUEUE_TIME, m, NULL, u.queue_s);
+        obs_observe(OBS_PREFILL_TIME, m, NULL, u.prefill_s);
+        obs_observe(OBS_DECODE_TIME, m, NULL, u.decode_s);
+        obs_observe(OBS_INFERENCE_TIME, m, NULL, u.prefill_s + u.decode_s);
+        obs_observe(OBS_E2E, m, NULL, api_now() - j->arrived);
+    }
     const char *who = j->client ? j->client->name : "anonymous";
     obs_count(OBS_CLIENT_TOKENS, who, "prompt", u.prompt_tokens);
     obs_count(OBS_CLIENT_TOKENS, who, "cached", u.cached_tokens);
     obs_count(OBS_CLIENT_TOKENS, who, "generated", u.completion_tokens);
-    obs_observe(OBS_E2E, m, NULL, api_now() - j->arrived);
     bool length = false;
     for (uint32_t i = 0; i < j->n_choices; i++) length |= j->choices[i].finish == FINISH_LENGTH;
     obs_count(OBS_REQUESTS_FINISHED, m, j->failed ? "error" : away(j) ? "abort" : length ? "length" : "stop", 1);
@@ -241,8 +253,10 @@ static void finish_job(job *j) {
     job_done(j);
 }
 
-static void time_tokens(job *j, choice *c, size_t n) {
+static void time_tokens(job *j, choice *c, size_t n, bool replayed) {
     double now = api_now();
+    c->tokens += (uint32_t)n;
+    if (replayed) return;
     if (!j->first_token) {
         j->first_token = true;
         obs_observe(OBS_TTFT, j->model.id, NULL, now - j->arrived);
@@ -250,7 +264,6 @@ static void time_tokens(job *j, choice *c, size_t n) {
     if (c->last > 0)
         for (size_t i = 0; i < n && i < 64; i++) obs_observe(OBS_INTER_TOKEN, j->model.id, NULL, (now - c->last) / (double)n);
     c->last = now;
-    c->tokens += (uint32_t)n;
 }
 
 static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, strbuf *out) {
@@ -259,7 +272,7 @@ static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, s
     choice *c = &j->choices[index];
     switch (ev->kind) {
     case EVENT_TEXT:
-        if (ev->n_tokens) time_tokens(j, c, ev->n_tokens);
+        if (ev->n_tokens) time_tokens(j, c, ev->n_tokens, ev->usage.replayed);
         if (j->failed || j->left) break;
         if (!j->p.stream) {
             strbuf_add(&c->text, ev->text, ev->text_len);
@@ -274,6 +287,7 @@ static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, s
         break;
     case EVENT_FINISH:
         c->finish = ev->finish;
+        c->stop = ev->stop ? j->p.g.stop[ev->stop - 1] : NULL;
         if (ev->finish == FINISH_CANCELLED || ev->finish == FINISH_ERROR || j->failed || j->left) break;
         if (j->p.stream) j->dialect->finish(j, index, out);
         break;
@@ -346,6 +360,7 @@ static void feed(job *j) {
         }
         pthread_mutex_lock(&j->lock);
         j->parts[i].req = req;
+        j->parts[i].submitted = true;
         if (j->left) altiserve_cancel(req);
         pthread_mutex_unlock(&j->lock);
         j->n_submitted++;
@@ -355,6 +370,7 @@ static void feed(job *j) {
         j->parts_left -= j->n_parts - j->n_submitted;
         j->n_submitted = j->n_parts;
     }
+    if (j->n_submitted == j->n_parts && !j->p.return_documents) drop_body(j);
 }
 
 // What a slow client has not taken holds the model up: events are left with the engine, which pauses a request whose events are left. `notify` comes when there is room.
@@ -444,10 +460,12 @@ void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *,
         }
         pthread_mutex_lock(&j->lock);
         parts[i].req = req;
+        parts[i].submitted = true;
         if (j->left) altiserve_cancel(req); // left while we tokenized
         pthread_mutex_unlock(&j->lock);
         j->parts_left++;
     }
+    drop_body(j);
     for (uint32_t i = 0; failed && i < n_parts; i++) parts[i].ended = !parts[i].req; // the rest was never submitted
     if (failed && !left) fail_generation(j, &e);
     pump(j);
@@ -457,9 +475,11 @@ void job_embed(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *, ui
     new_id(j);
     j->dialect = d;
     j->p.g.n = 1;
+    json_t *list = json_incref(json_object_get(j->body, param)); // all else in the body was read
+    json_object_clear(j->body);
     part *parts = mem_calloc(n_parts, sizeof *parts);
     j->choices = mem_calloc(1, sizeof *j->choices); // no text comes; take_event looks at the first
-    if (!parts || !j->choices) {
+    if (json_object_set_new(j->body, param, list) || !parts || !j->choices) {
         api_error e;
         mem_free(parts);
         api_fail(&e, 503, NULL, "unavailable", "no memory for this request");

@@ -21,7 +21,7 @@ static void set_model(void *ctx, const altiserve_model_stats *m) {
     obs_set(OBS_PAGES, m->id, "cached", (double)m->pages_cached);
     obs_set(OBS_PAGES, m->id, "used", (double)m->pages_used);
     double read = obs_read(OBS_PROMPT_SECONDS, m->id, NULL), made = obs_read(OBS_GENERATED_SECONDS, m->id, NULL);
-    obs_set(OBS_PROMPT_RATE, m->id, NULL, read > 0 ? obs_read(OBS_PROMPT_TOKENS, m->id, NULL) / read : 0);
+    obs_set(OBS_PROMPT_RATE, m->id, NULL, read > 0 ? obs_read(OBS_PROMPT_COMPUTED, m->id, NULL) / read : 0);
     obs_set(OBS_GENERATED_RATE, m->id, NULL, made > 0 ? obs_read(OBS_GENERATED_TOKENS, m->id, NULL) / made : 0);
 }
 
@@ -219,13 +219,15 @@ static void completion_finish(job *j, uint32_t index, strbuf *out) { (void)j, (v
 
 static void completion_end(job *j, const char *text, size_t len, strbuf *out) {
     const altiserve_usage *u = &j->parts[0].usage;
-    bool limit = j->choices[0].finish == FINISH_LENGTH;
+    const choice *c = &j->choices[0];
     strbuf_adds(out, "{\"index\":0,\"content\":");
     api_put_string(out, text, len);
     strbuf_adds(out, ",\"tokens\":[],\"id_slot\":0,\"stop\":true,\"model\":");
     api_put_string(out, j->model.id, strlen(j->model.id));
-    strbuf_addf(out, ",\"tokens_predicted\":%u,\"tokens_evaluated\":%u,\"tokens_cached\":%u,\"truncated\":false,\"stop_type\":\"%s\",\"timings\":{\"prompt_n\":%u,\"prompt_ms\":",
-                u->completion_tokens, u->prompt_tokens, u->prompt_tokens + u->completion_tokens, limit ? "limit" : "eos", u->prompt_tokens - u->cached_tokens);
+    strbuf_addf(out, ",\"tokens_predicted\":%u,\"tokens_evaluated\":%u,\"tokens_cached\":%u,\"truncated\":false,\"stop_type\":\"%s\",\"stopping_word\":",
+                u->completion_tokens, u->prompt_tokens, u->prompt_tokens + u->completion_tokens, c->finish == FINISH_LENGTH ? "limit" : c->stop ? "word" : "eos");
+    api_put_string(out, c->stop ? c->stop : "", c->stop ? strlen(c->stop) : 0);
+    strbuf_addf(out, ",\"timings\":{\"prompt_n\":%u,\"prompt_ms\":", u->prompt_tokens - u->cached_tokens);
     api_put_double(out, u->prefill_s * 1000);
     strbuf_addf(out, ",\"predicted_n\":%u,\"predicted_ms\":", u->completion_tokens);
     api_put_double(out, u->decode_s * 1000);

@@ -271,8 +271,6 @@ void api_chat_completions(job *j) {
         job_fail(j, &e);
         return;
     }
-    json_decref(j->body); // the values are copied by now, and generation may take long
-    j->body = NULL;
     j->p.g.chat = input;
     j->p.g.chat_len = len;
     job_generate(j, &chat, 1, set_chat, "messages");

@@ -118,11 +118,14 @@ static status add_key(api *a, char *line, int number, const char *path, error *e
 static status read_keys(api *a, const char *path, error *err) {
     FILE *f = fopen(path, "re");
     if (!f) return error_errno(err, "cannot open the API key file %s", path);
-    char line[1024];
+    char *line = NULL; // of any length: the rest of a cut one would be a key of its own
+    size_t cap = 0;
     status st = OK;
-    for (int number = 1; !st && fgets(line, sizeof line, f); number++) st = add_key(a, line, number, path, err);
+    for (int number = 1; !st && getline(&line, &cap, f) >= 0; number++) st = add_key(a, line, number, path, err);
+    if (!st && !feof(f)) st = error_errno(err, "cannot read the API key file %s", path);
     fclose(f);
-    explicit_bzero(line, sizeof line);
+    if (line) explicit_bzero(line, cap);
+    free(line);
     if (!st && !a->n_keys) st = error_set(err, E_INVALID, "the API key file %s holds no key; put one a line", path);
     return st;
 }

@@ -47,7 +47,7 @@ status chat_spans_text(const chat_spans *s, char **text, size_t *text_len, error
 
 // What one render may use at most; a zero field means the default beside it.
 typedef struct chat_limits {
-    uint64_t steps;  // 20,000,000: units of work (nodes evaluated, characters touched by an operation counted by the 64)
+    uint64_t steps;  // 20,000,000: units of work (nodes evaluated, values looked at; characters touched by an operation are counted by the 16 or 64)
     size_t   output; // 64 MiB: bytes of the rendered text, and of any one string made on the way
     size_t   memory; // 512 MiB: bytes of all values made on the way
     int      depth;  // 200: nested calls of macros, loops and expressions, and nesting of data that is printed or compared

@@ -7,7 +7,7 @@
 
 static jval own_attr(jj *j, const jval *v, const jstr *name) { // what Python's getattr finds; J_MISSING when nothing
     if (v->kind == J_NS) {
-        const jval *got = j_dict_gets(v->u.d, name->p, name->len);
+        const jval *got = j_dict_gets(j, v->u.d, name->p, name->len);
         return got ? *got : j_missing();
     }
     if (v->kind == J_LOOP) return jloop_attr(j, v->u.loop, name);
@@ -38,7 +38,7 @@ jval jget_attr(jj *j, const jval *v, const jstr *name) {
     if (v->kind == J_UNDEF) fail_undef(j, v);
     jval got = own_attr(j, v, name);
     if (got.kind == J_MISSING && v->kind == J_DICT) {
-        const jval *item = j_dict_gets(v->u.d, name->p, name->len);
+        const jval *item = j_dict_gets(j, v->u.d, name->p, name->len);
         if (item) return *item;
     }
     return got.kind == J_MISSING ? j_undef(name->p) : got;
@@ -54,9 +54,8 @@ static jval at_index(jj *j, const jval *v, int64_t i) {
         return r;
     }
     if (v->kind != J_STR) return v->u.l->v[i];
-    size_t from = jstr_offset(v->u.s, (size_t)i);
+    size_t from = jstr_offset(j, v->u.s, (size_t)i);
     uint32_t cp;
-    jj_step(j, v->u.s->chars == v->u.s->len ? 0 : from / 64);
     return j_str(jstr_slice(j, v->u.s, from, jstr_next(v->u.s, from, &cp)));
 }
 
@@ -97,7 +96,7 @@ static jval slice(jj *j, const jval *v, const jnode *n) {
     int64_t from = bound(j, n->a, step > 0 ? 0 : len - 1, len, step > 0 ? 0 : -1, step > 0 ? len : len - 1);
     int64_t to = bound(j, n->b, step > 0 ? len : -1, len, step > 0 ? 0 : -1, step > 0 ? len : len - 1);
     if (v->kind == J_STR && step == 1)
-        return j_str(from < to ? jstr_slice(j, v->u.s, jstr_offset(v->u.s, (size_t)from), jstr_offset(v->u.s, (size_t)to)) : jstr_view(j, "", 0, true));
+        return j_str(from < to ? jstr_slice(j, v->u.s, jstr_offset(j, v->u.s, (size_t)from), jstr_offset(j, v->u.s, (size_t)to)) : jstr_view(j, "", 0, true));
     if (v->kind == J_RANGE) {
         jrange *r = jj_alloc(j, sizeof *r);
         const jrange *o = v->u.r;
@@ -278,6 +277,7 @@ jargs jeval_args(jj *j, const jnode *list) {
             a.kw[a.nkw++] = (jkw){n->name, v};
         } else if (n->op == ARG_STAR) {
             jlist l = j_iter(j, &v);
+            jj_step(j, l.n);
             jval *all = jj_array(j, cap + l.n, sizeof *all);
             if (a.n) memcpy(all, a.v, a.n * sizeof *all);
             if (l.n) memcpy(all + a.n, l.v, l.n * sizeof *all);
@@ -287,6 +287,7 @@ jargs jeval_args(jj *j, const jnode *list) {
             if (v.kind != J_DICT) jj_fail(j, E_INVALID, "argument after ** must be a mapping, not %s", jj_type(&v));
             jkw *all = jj_array(j, kw_cap + v.u.d->n, sizeof *all);
             if (a.nkw) memcpy(all, a.kw, a.nkw * sizeof *all);
+            jj_step(j, v.u.d->n);
             for (size_t i = 0; i < v.u.d->n; i++) {
                 if (v.u.d->k[i].kind != J_STR) jj_fail(j, E_INVALID, "keywords must be strings");
                 all[a.nkw++] = (jkw){v.u.d->k[i].u.s, v.u.d->v[i]};

@@ -17,13 +17,16 @@ static jscope *scope_new(jj *j, jscope *up) {
 }
 
 jval jscope_get(jj *j, int32_t atom) {
-    for (const jscope *s = j->scope; s; s = s->up)
+    for (const jscope *s = j->scope; s; s = s->up) {
+        jj_step(j, s->n / 16);
         for (uint32_t i = 0; i < s->n; i++)
             if (s->atoms[i] == atom) return s->v[i];
+    }
     return j->globals[atom];
 }
 
 static void put(jj *j, jscope *s, int32_t atom, jval v) {
+    jj_step(j, s->n / 16);
     for (uint32_t i = 0; i < s->n; i++)
         if (s->atoms[i] == atom) {
             s->v[i] = v;
@@ -217,6 +220,7 @@ jval jmacro_call(jj *j, jmacro *m, const jargs *a) {
     size_t nparams = 0;
     for (const jnode *p = m->node->a; p; p = p->next, nparams++) {
         jval v = nparams < a->n ? a->v[nparams] : j_missing();
+        jj_step(j, 1 + a->nkw / 8);
         for (size_t i = 0; i < a->nkw; i++) {
             if (!jstr_eq(a->kw[i].name, p->name) || nparams < a->n) continue;
             v = a->kw[i].v;

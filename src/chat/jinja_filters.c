@@ -105,7 +105,7 @@ static jval f_truncate(jj *j, const jval *v, const jargs *a) {
     int64_t chars = j_length(j, v);
     if (chars <= length || chars - length <= leeway) return *v;
     s = j_need_str(j, v, "what truncate takes");
-    const jstr *cut = jstr_slice(j, s, 0, jstr_offset(s, (size_t)length - end->chars));
+    const jstr *cut = jstr_slice(j, s, 0, jstr_offset(j, s, (size_t)length - end->chars));
     if (p[1].kind == J_MISSING || !j_true(&p[1])) cut = jstr_split(j, cut, jstr_view(j, " ", 1, true), 1, true).u.l->v[0].u.s;
     return j_str(jstr_concat(j, cut, end));
 }

@@ -18,6 +18,7 @@ static jval attribute(jj *j, const jval *item, const jval *path, const jval *abs
     for (size_t at = 0; at <= s->len;) {
         size_t end = at;
         while (end < s->len && s->p[end] != '.') end++;
+        jj_step(j, 1 + (end - at) / 64);
         const jstr *part = jstr_slice(j, s, at, end);
         jval key = j_str(part);
         bool digits = part->len > 0 && part->len < 18;
@@ -167,6 +168,7 @@ static jval f_join(jj *j, const jval *v, const jargs *a) {
     jbuf *b = jbuf_new(j);
     for (size_t i = 0; i < l.n; i++) {
         jval item = attribute(j, &l.v[i], &p[1], &no);
+        jj_step(j, 1); // an undefined item prints nothing
         if (i) jbuf_adds(j, b, sep);
         jprint_str(j, b, &item);
     }
@@ -250,6 +252,7 @@ static jval f_sum(jj *j, const jval *v, const jargs *a) {
     if (total.kind == J_STR) jj_fail(j, E_INVALID, "sum() can't sum strings [use ''.join(seq) instead]");
     jlist l = j_iter(j, v);
     for (size_t i = 0; i < l.n; i++) {
+        jj_step(j, 1);
         jval item = attribute(j, &l.v[i], &p[0], &no);
         total = jeval_binary(j, OP_ADD, &total, &item);
     }
@@ -328,6 +331,7 @@ static jval select_items(jj *j, const jval *v, const jargs *a, bool want, bool b
     }
     jlist l = j_iter(j, v);
     for (size_t i = 0; i < l.n; i++) {
+        jj_step(j, 1);
         jval item = attribute(j, &l.v[i], &path, &no);
         if ((id < 0 ? j_true(&item) : jtest_call(j, id, &item, &rest)) == want) j_push(j, out, l.v[i]);
     }

@@ -109,7 +109,7 @@ static void percent_item(jj *j, jbuf *b, const jval *v, char c, const char *flag
         jbuf *t = jbuf_new(j);
         c == 's' ? jprint_str(j, t, v) : jprint_repr(j, t, v);
         s = jbuf_done(j, t);
-        if (precision >= 0) s = jstr_slice(j, s, 0, jstr_offset(s, (size_t)precision));
+        if (precision >= 0) s = jstr_slice(j, s, 0, jstr_offset(j, s, (size_t)precision));
     } else if (c == 'c') {
         int64_t i;
         if (v->kind == J_STR && v->u.s->chars == 1) s = v->u.s;
@@ -151,7 +151,7 @@ const jstr *jformat_percent(jj *j, const jstr *f, const jval *args) {
                 if ((open += (f->p[at] == '(') - (f->p[at] == ')')) == 0) break;
             if (at >= f->len) jj_fail(j, E_INVALID, "incomplete format key");
             if (args->kind != J_DICT) jj_fail(j, E_INVALID, "format requires a mapping");
-            v = j_dict_gets(args->u.d, f->p + from, at - from);
+            v = j_dict_gets(j, args->u.d, f->p + from, at - from);
             if (!v) jj_fail(j, E_INVALID, "the format names a key that is not there");
             p.used = true;
             at++;
@@ -258,7 +258,7 @@ const jstr *jformat_spec(jj *j, const jval *v, const jstr *s) {
     if (v->kind == J_STR) {
         if ((p.type && p.type != 's') || p.sign || p.sep || p.align == '=' || p.alt) jj_fail(j, E_INVALID, "Invalid format specifier for a string");
         t = v->u.s;
-        if (p.precision >= 0) t = jstr_slice(j, t, 0, jstr_offset(t, (size_t)p.precision));
+        if (p.precision >= 0) t = jstr_slice(j, t, 0, jstr_offset(j, t, (size_t)p.precision));
         put_field(j, b, t, p.width, p.align ? p.align : '<', p.fill ? p.fill : p.zero ? &zero : NULL, 0);
         return jbuf_done(j, b);
     }
@@ -291,6 +291,7 @@ static jval field_value(jj *j, const jstr *f, size_t from, size_t to, const jarg
     jval v = j_missing();
     bool digits = at > from;
     int64_t index = 0;
+    jj_step(j, 1 + a->nkw / 8 + (to - from) / 64);
     for (size_t i = from; i < at; i++) {
         if (f->p[i] < '0' || f->p[i] > '9') digits = false;
         else if (index < 100000) index = index * 10 + (f->p[i] - '0');
@@ -308,6 +309,7 @@ static jval field_value(jj *j, const jstr *f, size_t from, size_t to, const jarg
     }
     while (at < to) {
         size_t begin = ++at;
+        jj_step(j, 1);
         bool item = f->p[begin - 1] == '[';
         while (at < to && (item ? f->p[at] != ']' : f->p[at] != '.' && f->p[at] != '[')) at++;
         if (at == begin || (item && at >= to)) jj_fail(j, E_INVALID, "a malformed field in the format string");

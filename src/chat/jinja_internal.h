@@ -179,7 +179,8 @@ typedef struct jloop {
 _Noreturn void jj_fail(jj *j, status code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void  *jj_alloc(jj *j, size_t bytes);
 void  *jj_array(jj *j, size_t n, size_t size);
-void   jj_step(jj *j, uint64_t n);       // counts work
+// Counts work. What is compared, looked up, hashed or appended counts itself; a loop that does none of these counts each turn.
+void   jj_step(jj *j, uint64_t n);
 void   jj_enter(jj *j);                  // one level deeper; jj_leave before returning
 static inline void jj_leave(jj *j) { j->depth--; }
 void   jj_end(jj *j);                    // frees the buffers
@@ -197,7 +198,7 @@ void   j_push(jj *j, jval list, jval item);
 jval   j_dict(jj *j);
 void   j_dict_set(jj *j, jdict *d, jval k, jval v);
 const jval *j_dict_get(jj *j, const jdict *d, const jval *k);
-const jval *j_dict_gets(const jdict *d, const char *key, size_t len);
+const jval *j_dict_gets(jj *j, const jdict *d, const char *key, size_t len);
 jval   j_from_json(jj *j, const json_t *v, bool trusted);
 bool   j_true(const jval *v);
 bool   j_equal(jj *j, const jval *a, const jval *b);
@@ -222,7 +223,7 @@ const jstr *jbuf_done(jj *j, jbuf *b);              // the string, in the arena;
 const jstr *jstr_new(jj *j, const char *p, size_t n, bool trusted); // copies
 const jstr *jstr_view(jj *j, const char *p, size_t n, bool trusted); // p outlives the render
 const jstr *jstr_slice(jj *j, const jstr *s, size_t from, size_t to); // bytes, on character borders
-size_t jstr_offset(const jstr *s, size_t chr);      // byte offset of a character
+size_t jstr_offset(jj *j, const jstr *s, size_t chr); // byte offset of a character
 size_t jstr_next(const jstr *s, size_t at, uint32_t *cp); // the character at a byte; returns the byte after it
 static inline bool jstr_trusted_at(const jstr *s, size_t at) { return s->o ? s->o[at] : s->trusted; }
 bool   jstr_eq(const jstr *a, const jstr *b);

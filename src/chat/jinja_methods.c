@@ -58,18 +58,14 @@ static bool window(jj *j, const jstr *s, const jval *v, size_t *from, size_t *to
     if (hi < 0) hi = hi + n < 0 ? 0 : hi + n;
     if (hi > n) hi = n;
     if (lo > hi) return false;
-    *from = jstr_offset(s, (size_t)lo);
-    *to = jstr_offset(s, (size_t)hi);
+    *from = jstr_offset(j, s, (size_t)lo);
+    *to = jstr_offset(j, s, (size_t)hi);
     return true;
 }
 
 static bool affix(jj *j, const jstr *s, const jval *what, bool end, size_t from, size_t to) {
-    if (what->kind == J_TUPLE) {
-        for (size_t i = 0; i < what->u.l->n; i++)
-            if (affix(j, s, &what->u.l->v[i], end, from, to)) return true;
-        return false;
-    }
     const jstr *w = j_need_str(j, what, end ? "the argument of endswith()" : "the argument of startswith()");
+    jj_step(j, 1 + w->len / 64);
     return w->len <= to - from && !memcmp(s->p + (end ? to - w->len : from), w->p, w->len);
 }
 static jval affixes(jj *j, const jval *s, const jargs *a, bool end) {
@@ -78,7 +74,11 @@ static jval affixes(jj *j, const jval *s, const jargs *a, bool end) {
     const char *what = end ? "endswith()" : "startswith()";
     no_keywords(j, a, what);
     jbind(j, a, what, "prefix start end", 1, v);
-    return j_bool(window(j, STR(s), v + 1, &from, &to) && affix(j, STR(s), &v[0], end, from, to));
+    if (!window(j, STR(s), v + 1, &from, &to)) return j_bool(false);
+    if (v[0].kind != J_TUPLE) return j_bool(affix(j, STR(s), &v[0], end, from, to));
+    bool any = false; // of several
+    for (size_t i = 0; i < v[0].u.l->n && !any; i++) any = affix(j, STR(s), &v[0].u.l->v[i], end, from, to);
+    return j_bool(any);
 }
 static jval m_startswith(jj *j, const jval *s, const jargs *a) { return affixes(j, s, a, false); }
 static jval m_endswith(jj *j, const jval *s, const jargs *a) { return affixes(j, s, a, true); }

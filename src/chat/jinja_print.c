@@ -48,6 +48,7 @@ void jprint_float(double f, char out[40]) {
 static void repr_str(jj *j, jbuf *b, const jstr *s) {
     bool single = memchr(s->p, '\'', s->len) != NULL, both = single && memchr(s->p, '"', s->len) != NULL;
     char quote = single && !both ? '"' : '\'';
+    jj_step(j, s->len / 16);
     jbuf_add(j, b, &quote, 1, false);
     size_t from = 0;
     for (size_t at = 0, next; at < s->len; at = next) {

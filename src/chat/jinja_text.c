@@ -63,8 +63,8 @@ static void reserve(jj *j, jbuf *b, size_t n) {
 }
 
 void jbuf_add(jj *j, jbuf *b, const char *p, size_t n, bool trusted) {
+    jj_step(j, 1 + n / 64);
     if (!n) return;
-    jj_step(j, n / 64);
     reserve(j, b, n);
     if (!b->len) b->trusted = trusted;
     else if (b->trusted != trusted) b->mixed = true;
@@ -76,12 +76,12 @@ void jbuf_add(jj *j, jbuf *b, const char *p, size_t n, bool trusted) {
 void jbuf_addz(jj *j, jbuf *b, const char *text) { jbuf_add(j, b, text, strlen(text), false); }
 
 void jbuf_part(jj *j, jbuf *b, const jstr *s, size_t from, size_t to) {
-    if (from >= to) return;
-    if (!s->o) {
+    if (from > to) to = from;
+    if (!s->o || from == to) {
         jbuf_add(j, b, s->p + from, to - from, s->trusted);
         return;
     }
-    jj_step(j, (to - from) / 64);
+    jj_step(j, 1 + (to - from) / 64);
     reserve(j, b, to - from);
     memcpy(b->p + b->len, s->p + from, to - from);
     memcpy(b->o + b->len, s->o + from, to - from);
@@ -132,9 +132,10 @@ const jstr *jstr_slice(jj *j, const jstr *s, size_t from, size_t to) {
     return part;
 }
 
-size_t jstr_offset(const jstr *s, size_t chr) {
+size_t jstr_offset(jj *j, const jstr *s, size_t chr) {
     if (s->chars == s->len || chr >= s->chars) return chr >= s->chars ? s->len : chr;
     size_t at = 0;
+    jj_step(j, chr / 16);
     for (; chr; chr--) {
         at++;
         while (at < s->len && ((unsigned char)s->p[at] & 0xc0) == 0x80) at++;
@@ -163,14 +164,14 @@ size_t jstr_find(jj *j, const jstr *s, const jstr *needle, size_t from) {
     if (from > s->len) return SIZE_MAX;
     if (!needle->len) return from;
     const char *hit = memmem(s->p + from, s->len - from, needle->p, needle->len);
-    size_t at = hit ? (size_t)(hit - s->p) : SIZE_MAX;
-    jj_step(j, 1 + ((hit ? at : s->len) - from) / 64);
+    size_t at = hit ? (size_t)(hit - s->p) : SIZE_MAX, seen = (hit ? at + needle->len : s->len) - from;
+    jj_step(j, 1 + seen / 64 * (1 + (needle->len < 256 ? needle->len : 256) / 16)); // up to that length memmem may look at all of it at each place
     return at;
 }
 
 static bool in_set(jj *j, uint32_t cp, const jstr *set) {
+    jj_step(j, set ? 1 + set->len / 16 : 1);
     if (!set) return juni_space(cp);
-    jj_step(j, set->len / 64);
     for (size_t at = 0; at < set->len;) {
         uint32_t c;
         at = jstr_next(set, at, &c);
@@ -204,7 +205,6 @@ const jstr *jstr_replace(jj *j, const jstr *s, const jstr *from, const jstr *to,
     if (!from->len) { // before every character and at the end
         for (uint32_t cp; count && at < s->len; count -= count > 0) {
             size_t next = jstr_next(s, at, &cp);
-            jj_step(j, 1);
             jbuf_adds(j, b, to);
             jbuf_part(j, b, s, at, next);
             at = next;
@@ -227,10 +227,7 @@ const jstr *jstr_repeat(jj *j, const jstr *s, int64_t n) {
     if (mul_overflows(s->len, (size_t)n, &total) || total > j->limits.output)
         jj_fail(j, E_LIMIT, "the template makes a text of more than %zu bytes", j->limits.output);
     jbuf *b = jbuf_new(j);
-    for (int64_t i = 0; i < n; i++) {
-        jj_step(j, 1);
-        jbuf_adds(j, b, s);
-    }
+    for (int64_t i = 0; i < n; i++) jbuf_adds(j, b, s);
     return jbuf_done(j, b);
 }
 
@@ -244,7 +241,6 @@ const jstr *jstr_pad(jj *j, const jstr *s, size_t left, size_t right, const jstr
     for (size_t i = 0; i < left; i++) jbuf_adds(j, b, fill);
     jbuf_adds(j, b, s);
     for (size_t i = 0; i < right; i++) jbuf_adds(j, b, fill);
-    jj_step(j, left + right);
     return jbuf_done(j, b);
 }
 
@@ -292,7 +288,6 @@ const jstr *jstr_case(jj *j, const jstr *s, jcase how) {
         }
         inside = cased;
         first = false;
-        jj_step(j, 1);
     }
     return jbuf_done(j, b);
 }
@@ -300,6 +295,7 @@ const jstr *jstr_case(jj *j, const jstr *s, jcase how) {
 static jval split_space(jj *j, const jstr *s, int64_t max, bool right) {
     jval out = j_list(j, J_LIST, 4);
     uint32_t cp;
+    jj_step(j, s->len / 16);
     if (!right) {
         for (size_t at = 0, next; at < s->len;) {
             next = jstr_next(s, at, &cp);
@@ -370,7 +366,9 @@ jval jstr_split(jj *j, const jstr *s, const jstr *sep, int64_t max, bool from_ri
         size_t hit = SIZE_MAX;
         for (size_t i = end >= sep->len ? end - sep->len + 1 : 0; i-- > 0;) {
             if (!(i & 63)) jj_step(j, 1);
-            if (s->p[i] == sep->p[0] && !memcmp(s->p + i, sep->p, sep->len)) {
+            if (s->p[i] != sep->p[0]) continue;
+            jj_step(j, 1 + sep->len / 64);
+            if (!memcmp(s->p + i, sep->p, sep->len)) {
                 hit = i;
                 break;
             }

@@ -30,7 +30,7 @@ static bool parse(const char *text, struct tm *tm, int *micro) {
             n += used;
         }
         if (text[n] == '.')
-            for (int scale = 100000, i = n + 1; text[i] >= '0' && text[i] <= '9'; i++, scale /= 10) *micro += (text[i] - '0') * scale;
+            for (int scale = 100000, i = n + 1; scale && text[i] >= '0' && text[i] <= '9'; i++, scale /= 10) *micro += (text[i] - '0') * scale;
     }
     if (h < 0 || h > 23 || min < 0 || min > 59 || s < 0 || s > 60) return false;
     int64_t at = days(y, m, d), first = days(y, 1, 1);

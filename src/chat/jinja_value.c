@@ -142,6 +142,7 @@ static uint64_t hash_bytes(const char *p, size_t n) {
 static uint64_t hash(jj *j, const jval *v) {
     double f;
     uint64_t h = v->kind;
+    jj_step(j, 1);
     switch ((jkind)v->kind) {
     case J_STR: jj_step(j, v->u.s->len / 64); return hash_bytes(v->u.s->p, v->u.s->len);
     case J_BOOL: case J_INT: case J_FLOAT:
@@ -213,9 +214,11 @@ const jval *j_dict_get(jj *j, const jdict *d, const jval *k) {
     return i == SIZE_MAX ? NULL : &d->v[i];
 }
 
-const jval *j_dict_gets(const jdict *d, const char *key, size_t len) {
+const jval *j_dict_gets(jj *j, const jdict *d, const char *key, size_t len) {
+    jj_step(j, 1 + len / 64);
     if (d->index) {
         for (size_t at = hash_bytes(key, len) & (d->index_cap - 1); d->index[at]; at = (at + 1) & (d->index_cap - 1)) {
+            jj_step(j, 1);
             const jval *k = &d->k[d->index[at] - 1];
             if (k->kind == J_STR && k->u.s->len == len && !memcmp(k->u.s->p, key, len)) return &d->v[d->index[at] - 1];
         }
@@ -310,6 +313,7 @@ static bool dict_equal(jj *j, const jdict *a, const jdict *b) {
 bool j_equal(jj *j, const jval *a, const jval *b) {
     double x, y;
     int64_t m, n;
+    jj_step(j, 1);
     if (j_integer(a, &m) && j_integer(b, &n)) return m == n;
     if (j_number(a, &x) && j_number(b, &y)) return x == y;
     if (a->kind != b->kind) return false;
@@ -318,8 +322,8 @@ bool j_equal(jj *j, const jval *a, const jval *b) {
     switch ((jkind)a->kind) {
     case J_UNDEF: case J_NONE: same = true; break;
     case J_STR:
+        if (a->u.s->len == b->u.s->len) jj_step(j, a->u.s->len / 64);
         same = jstr_eq(a->u.s, b->u.s);
-        if (same) jj_step(j, a->u.s->len / 64);
         break;
     case J_LIST: case J_TUPLE: same = list_equal(j, a->u.l, b->u.l); break;
     case J_DICT: same = dict_equal(j, a->u.d, b->u.d); break;
@@ -336,6 +340,7 @@ bool j_equal(jj *j, const jval *a, const jval *b) {
 int j_compare(jj *j, const jval *a, const jval *b, const char *op) {
     double x, y;
     int64_t m, n;
+    jj_step(j, 1);
     if (j_integer(a, &m) && j_integer(b, &n)) return m < n ? -1 : m > n;
     if (j_number(a, &x) && j_number(b, &y)) return x < y ? -1 : x > y ? 1 : x == y ? 0 : 2; // 2: not a number
     if (a->kind == J_UNDEF || b->kind == J_UNDEF)

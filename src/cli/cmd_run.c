@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "cli/commands.h"
 
 static atomic_int interrupted;
@@ -27,14 +28,16 @@ struct chat {
     altiserve_usage last;
 };
 
-static void add_message(struct chat *c, const char *role, const char *text, size_t len) {
-    json_array_append_new(c->messages, json_pack("{s:s, s:s%}", "role", role, "content", text, len));
+static status add_message(struct chat *c, const char *role, const char *text, size_t len, error *err) {
+    if (!utf8_valid(text, len)) return error_set(err, E_INVALID, "the %s is not UTF-8 text", strcmp(role, "system") ? "message" : "system prompt");
+    json_t *m = json_pack("{s:s, s:s%}", "role", role, "content", text, len);
+    return json_array_append_new(c->messages, m) ? error_set(err, E_NOMEM, "no memory for the conversation") : OK;
 }
 
-static void start_over(struct chat *c) {
+static status start_over(struct chat *c, error *err) {
     json_array_clear(c->messages);
     const char *system = c->f->text[FLAG_SYSTEM];
-    if (system) add_message(c, "system", system, strlen(system));
+    return system ? add_message(c, "system", system, strlen(system), err) : OK;
 }
 
 // Generates the next answer, prints it as it comes and appends it to the conversation.
@@ -43,7 +46,7 @@ static status answer(struct chat *c, error *err) {
     json_t *input = json_pack("{s:O}", "messages", c->messages);
     char *text = input ? json_dumps(input, JSON_COMPACT) : NULL;
     json_decref(input);
-    if (!text) return error_set(err, E_INVALID, "the message is not UTF-8 text");
+    if (!text) return error_set(err, E_NOMEM, "no memory for the conversation");
     altiserve_generate g = {
         .model = c->model, .chat = text, .chat_len = strlen(text), .n = 1, .logprobs = -1, .max_tokens = (uint32_t)f->number[FLAG_N],
         .sampling = {.temperature = (float)f->number[FLAG_TEMP], .top_k = (int)f->number[FLAG_TOP_K], .top_p = (float)f->number[FLAG_TOP_P],
@@ -70,7 +73,7 @@ static status answer(struct chat *c, error *err) {
     if (e.finish == FINISH_ERROR) *err = e.err;
     putchar('\n');
     c->last = e.usage;
-    if (said.data && !said.failed) add_message(c, "assistant", said.data, said.len);
+    if (said.data && !said.failed && !err->code) add_message(c, "assistant", said.data, said.len, err);
     strbuf_free(&said);
     altiserve_request_free(r);
     return err->code;
@@ -87,7 +90,7 @@ static void show_stats(const struct chat *c) {
 static bool command(struct chat *c, const char *line) {
     if (!strcmp(line, "/exit") || !strcmp(line, "/quit") || !strcmp(line, "/bye")) return false;
     if (!strcmp(line, "/clear")) {
-        start_over(c);
+        start_over(c, NULL); // it succeeded before
         puts("The conversation starts anew.");
     } else if (!strcmp(line, "/stats")) {
         show_stats(c);
@@ -160,9 +163,8 @@ static status converse(struct chat *c, error *err) {
             break;
         }
         size_t before = json_array_size(c->messages);
-        add_message(c, "user", line, strlen(line));
         error e = {0};
-        if (answer(c, &e) != OK) { // the conversation goes on without the turn that failed
+        if (add_message(c, "user", line, strlen(line), &e) != OK || answer(c, &e) != OK) { // the conversation goes on without the turn that failed
             fprintf(stderr, "altiserve: %s\n", e.text);
             while (json_array_size(c->messages) > before) json_array_remove(c->messages, json_array_size(c->messages) - 1);
         }
@@ -178,10 +180,7 @@ static status piped(struct chat *c, error *err) {
     char *text;
     size_t len;
     if (cli_read("-", &text, &len, err) != OK) return err->code;
-    if (len) {
-        add_message(c, "user", text, len);
-        answer(c, err);
-    }
+    if (len && add_message(c, "user", text, len, err) == OK) answer(c, err);
     mem_free(text);
     return err->code;
 }
@@ -191,10 +190,10 @@ int cmd_run(const flags *f) {
     struct chat c = {.f = f, .model = f->positional[0], .messages = json_array()};
     struct sigaction interrupt = {.sa_handler = on_interrupt}; // no SA_RESTART: the line editor returns
     sigaction(SIGINT, &interrupt, NULL);
-    start_over(&c);
-    if (cli_open(f, &c.a, &err) == OK && cli_load(c.a, c.model, &err) == OK) {
-        if (f->n_positional > 1) {
-            add_message(&c, "user", f->positional[1], strlen(f->positional[1]));
+    const char *prompt = f->n_positional > 1 ? f->positional[1] : NULL;
+    bool said = start_over(&c, &err) == OK && (!prompt || add_message(&c, "user", prompt, strlen(prompt), &err) == OK);
+    if (said && cli_open(f, &c.a, &err) == OK && cli_load(c.a, c.model, &err) == OK) {
+        if (prompt) {
             answer(&c, &err);
         } else if (isatty(STDIN_FILENO)) {
             converse(&c, &err);

@@ -112,7 +112,7 @@ status eng_choice_finish(eng_choice *c, altiserve_finish finish, error *err) {
         if (s == OK) s = samp_stop_end(&c->stop, &c->ready, err);
     }
     if (s == OK) s = flush(c, err);
-    eng_event ev = {.kind = EVENT_FINISH, .choice = c->index, .finish = finish};
+    eng_event ev = {.kind = EVENT_FINISH, .choice = c->index, .finish = finish, .stop = finish == FINISH_STOP && c->stop.matched ? c->stop.which + 1 : 0};
     if (s == OK && !eng_request_push(c->r, &ev)) s = error_set(err, E_NOMEM, "no memory for an event");
     return s;
 }

@@ -166,6 +166,16 @@ static status find_text(altiserve *a, const char *id, eng_file **f, error *err) 
     return s;
 }
 
+static status take_ids(tok_ids *list, status s, int32_t **ids, size_t *n) {
+    if (s != OK) {
+        tok_ids_free(list);
+        return s;
+    }
+    *ids = list->ids;
+    *n = list->count;
+    return OK;
+}
+
 status altiserve_tokenize(altiserve *a, const char *id, const char *text, size_t len, unsigned flags, int32_t **ids, size_t *n, error *err) {
     eng_file *f;
     tok_ids list = {0};
@@ -174,13 +184,20 @@ status altiserve_tokenize(altiserve *a, const char *id, const char *text, size_t
     unsigned how = (flags & TOKENIZE_ADD_SPECIAL ? TOK_ADD_SPECIAL : 0) | (flags & TOKENIZE_PARSE_SPECIAL ? TOK_PARSE_CONTROL : 0);
     s = tok_encode(f->tok, text, len, how, &list, err);
     eng_file_release(f);
-    if (s != OK) {
-        tok_ids_free(&list);
-        return s;
-    }
-    *ids = list.ids;
-    *n = list.count;
-    return OK;
+    return take_ids(&list, s, ids, n);
+}
+
+status altiserve_tokenize_chat(altiserve *a, const char *id, const char *input, size_t len, int32_t **ids, size_t *n, error *err) {
+    eng_file *f;
+    chat_spans spans = {0};
+    tok_ids list = {0};
+    status s = find_text(a, id, &f, err);
+    if (s != OK) return s;
+    s = eng_file_render(f, input, len, &spans, err);
+    if (s == OK) s = eng_file_encode(f, &spans, &list, err);
+    chat_spans_free(&spans);
+    eng_file_release(f);
+    return take_ids(&list, s, ids, n);
 }
 
 status altiserve_detokenize(altiserve *a, const char *id, const int32_t *ids, size_t n, char **text, size_t *len, error *err) {

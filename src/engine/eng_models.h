@@ -108,6 +108,8 @@ status eng_file_open(const eng_file *f, gguf **out, error *err);
 status eng_parse_conversation(const char *input, size_t len, json_t **out, error *err);
 // The prompt of a conversation by the file's template; eng_file_text was OK before. bos_token and eos_token are the file's unless given.
 status eng_file_render(eng_file *f, const char *input, size_t len, chat_spans *out, error *err);
+// And its ids, as a request for the conversation has them: control tokens are parsed in the template's own text alone. `out` is the caller's to free, also on failure.
+status eng_file_encode(eng_file *f, const chat_spans *spans, tok_ids *out, error *err);
 
 int64_t eng_now_ms(void); // monotonic
 // The built-in model's bytes (eng_toy.c).

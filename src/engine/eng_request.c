@@ -89,17 +89,11 @@ void eng_request_release(altiserve_request *r) {
     if (atomic_fetch_sub(&r->refs, 1) == 1) destroy(r);
 }
 
-// Control tokens are parsed in the template's own text alone.
 static status encode_chat(altiserve_request *r, const altiserve_generate *g, tok_ids *out, error *err) {
     chat_spans spans = {0};
-    eng_file *f = r->file;
-    status s = eng_file_render(f, g->chat, g->chat_len, &spans, err);
-    tok_span *cut = s == OK ? mem_calloc(spans.count + 1, sizeof *cut) : NULL;
-    if (s == OK && !cut) s = error_set(err, E_NOMEM, "no memory for the spans of a conversation");
-    for (size_t i = 0; s == OK && i < spans.count; i++) cut[i] = (tok_span){spans.items[i].text, spans.items[i].len, spans.items[i].trusted};
-    if (s == OK) s = tok_encode_spans(f->tok, cut, spans.count, TOK_ADD_SPECIAL, out, err);
-    if (s == OK && g->reasoning) s = eng_reasoning_create(f->tmpl, &spans, r->n, &r->reasoning, err);
-    mem_free(cut);
+    status s = eng_file_render(r->file, g->chat, g->chat_len, &spans, err);
+    if (s == OK) s = eng_file_encode(r->file, &spans, out, err);
+    if (s == OK && g->reasoning) s = eng_reasoning_create(r->file->tmpl, &spans, r->n, &r->reasoning, err);
     chat_spans_free(&spans);
     return s;
 }
@@ -345,6 +339,7 @@ altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, a
         }
         out->kind = e->kind;
         out->finish = e->finish;
+        out->stop = e->stop;
         out->text = e->text.data ? e->text.data : "";
         out->text_len = e->text.len;
         out->tokens = e->tokens;

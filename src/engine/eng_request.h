@@ -22,6 +22,7 @@ typedef struct eng_event {
     altiserve_event_kind kind;
     uint32_t choice;
     altiserve_finish finish;
+    size_t   stop;               // as altiserve_event has it
     strbuf   text;
     int32_t *tokens;
     size_t   n_tokens;

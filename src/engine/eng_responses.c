@@ -190,7 +190,7 @@ static bool replay(eng_responses *c, const uint8_t key[KEY], altiserve_request *
     r->head = events;
     for (r->tail = &r->head; *r->tail; r->tail = &(*r->tail)->next) r->n_events++;
     r->usage.replayed = true;
-    r->usage.queue_s = r->usage.prefill_s = r->usage.decode_s = 0;
+    r->usage.queue_s = r->usage.load_s = r->usage.prefill_s = r->usage.decode_s = 0;
     r->ended = true;
     return true;
 }

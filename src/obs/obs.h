@@ -37,6 +37,7 @@ typedef enum obs_metric {
     OBS_REQUEST_PROMPT,     // histogram, tokens
     OBS_REQUEST_GENERATED,
     OBS_PROMPT_TOKENS,      // counter
+    OBS_PROMPT_COMPUTED,    // counter: of these, what was not found computed
     OBS_GENERATED_TOKENS,   // counter
     OBS_PROMPT_SECONDS,     // counter
     OBS_GENERATED_SECONDS,  // counter

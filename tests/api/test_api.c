@@ -33,7 +33,7 @@ struct altiserve_request {
     made *first, *last, *taken;
     altiserve_generate g;
     char *prompt;
-    bool cancelled, joined;
+    bool cancelled;
     float score, second; // of requests that embed
     altiserve_usage usage;
 };
@@ -69,6 +69,7 @@ static bool emit(altiserve_request *r, altiserve_event ev, const char *text, int
 
 static void *generate(void *arg) {
     altiserve_request *r = arg;
+    bool stopped = strstr(r->prompt, "STOPPED"); // by the last of its stop strings
     bool slow = strstr(r->prompt, "SLOW"), hang = strstr(r->prompt, "HANG"), late = strstr(r->prompt, "LATEFAIL");
     altiserve_event end = {.kind = EVENT_END, .finish = FINISH_STOP};
     bool going = !hang && emit(r, (altiserve_event){.kind = EVENT_STARTED}, "", 0);
@@ -85,7 +86,7 @@ static void *generate(void *arg) {
                 going = false;
             }
         }
-        if (going) going = emit(r, (altiserve_event){.kind = EVENT_FINISH, .choice = c, .finish = r->g.max_tokens ? FINISH_LENGTH : FINISH_STOP}, "", 0);
+        if (going) going = emit(r, (altiserve_event){.kind = EVENT_FINISH, .choice = c, .finish = r->g.max_tokens && !stopped ? FINISH_LENGTH : FINISH_STOP, .stop = stopped ? r->g.n_stop : 0}, "", 0);
     }
     if (strstr(r->prompt, "FAILEARLY")) {
         end.finish = FINISH_ERROR;
@@ -124,6 +125,7 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     r->usage.prompt_tokens = 7;
     r->usage.cached_tokens = 3;
     r->usage.load_s = .5;
+    r->usage.replayed = strstr(prompt, "REPLAY") != NULL;
     if (strstr(prompt, "FAILEARLY")) r->g.n = 0;
     atomic_fetch_add(&live, 1);
     atomic_fetch_add(&submitted, 1);
@@ -163,7 +165,7 @@ static char seen_salt[64];
 
 status altiserve_submit_embed(altiserve *a, const altiserve_embed *what, altiserve_request **out, error *err) {
     (void)a;
-    const char *prompt = what->pair ? what->pair : what->text ? what->text : "tokens";
+    const char *prompt = what->pair ? what->pair : what->text ? what->text : what->tokens[0] == 255 ? "HANG" : "tokens";
     pthread_mutex_lock(&seen_lock);
     seen_embed = *what;
     snprintf(seen_salt, sizeof seen_salt, "%s", what->cache_salt);
@@ -313,6 +315,12 @@ status altiserve_template(altiserve *a, const char *id, const char *input, size_
     (void)a, (void)id, (void)err;
     *text = mem_strndup(input, len);
     *text_len = len;
+    return OK;
+}
+status altiserve_tokenize_chat(altiserve *a, const char *id, const char *input, size_t len, int32_t **ids, size_t *n, error *err) {
+    (void)a, (void)id, (void)input, (void)err;
+    *ids = mem_calloc(len, sizeof **ids);
+    *n = 1000 + len;
     return OK;
 }
 void altiserve_get_stats(altiserve *a, altiserve_stats *out) {
@@ -590,6 +598,8 @@ static void test_refusals(void **state) {
         {"{\"messages\":\"hi\"}", 400, "messages"}, {"{\"messages\":[5]}", 400, "messages[0]"}, {"{\"messages\":[{}]}", 400, "messages[0].role"},
         {"{\"messages\":[{\"role\":\"user\"}]}", 400, "messages[0].content"}, {"{\"messages\":[{\"role\":\"user\",\"content\":5}]}", 400, "messages[0].content"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 400, "messages[0].content[0]"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"images\":[\"aGk=\"]}]}", 400, "messages[0].images"}, {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"x\",\"audio\":{\"id\":\"a\"}}]}", 400, "messages[1].audio"},
+        {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\",\"function_call\":{\"name\":\"f\",\"arguments\":\"\"}}]}", 400, "messages[0].function_call"},
         {"{" HELLO ",\"model\":\"none\"}", 404, "model"}, {"{" HELLO ",\"model\":7}", 400, "model"}, {"{" HELLO ",\"model\":\"/etc/passwd\"}", 404, "model"},
         {"{" HELLO ",\"max_tokens\":0}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":-1}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":99999999999}", 400, "max_tokens"},
         {"{" HELLO ",\"max_tokens\":1e300}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":\"5\"}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":1.5}", 400, "max_tokens"},
@@ -634,6 +644,15 @@ static void test_refusals(void **state) {
     assert_non_null(strstr(str(&r, "error.message"), "JSON values"));
     reply_free(&r);
     free(wide);
+    static const char *const numbers[] = {"18446744073709551615", "-9223372036854775809", "1e999"};
+    for (int i = 0; i < 3; i++) { // it is JSON, and what is wrong with it is said
+        char body[100];
+        snprintf(body, sizeof body, "{" HELLO ",\"seed\":%s}", numbers[i]);
+        r = ask("POST", CHAT, "", body);
+        assert_int_equal(r.code, 400);
+        if (!strstr(str(&r, "error.message"), "a number out of range") || strstr(str(&r, "error.message"), "not valid JSON")) fail_msg("%s: %s", numbers[i], r.body);
+        reply_free(&r);
+    }
     r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"BUSY\"}]}");
     assert_non_null(strstr(r.head, "Retry-After: 17"));
     reply_free(&r);
@@ -701,6 +720,13 @@ static void test_other_dialects(void **state) {
     assert_int_equal(r.code, 400);
     str(&r, "error");
     reply_free(&r);
+    r = ask("POST", "/api/chat", "", "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"what is this?\",\"images\":[\"aGk=\"]}]}");
+    assert_int_equal(r.code, 400);
+    assert_non_null(strstr(str(&r, "error"), "messages[0].images"));
+    reply_free(&r);
+    r = ask("POST", "/api/chat", "", "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"images\":[],\"audio\":null,\"function_call\":null}],\"stream\":false}");
+    assert_int_equal(r.code, 200);
+    reply_free(&r);
     r = ask("POST", "/v1/messages", "", "{\"model\":\"fake\",\"max_tokens\":2,\"system\":\"s\"," HELLO "}");
     assert_string_equal(str(&r, "content.0.text"), "w0.0\xC3\xA9 w0.1\xC3\xA9 ");
     assert_string_equal(str(&r, "stop_reason"), "max_tokens");
@@ -716,8 +742,31 @@ static void test_other_dialects(void **state) {
     assert_string_equal(str(&r, "type"), "error");
     reply_free(&r);
     r = ask("POST", "/v1/messages/count_tokens", "", "{\"model\":\"fake\"," HELLO "}");
-    assert_true(json_integer_value(at(r.json, "input_tokens")) > 10);
+    assert_true(json_integer_value(at(r.json, "input_tokens")) > 1000); // as the engine takes conversations, not their text
     reply_free(&r);
+}
+
+// What ended an answer, where the dialect says so.
+static void test_stop_strings(void **state) {
+    (void)state;
+    static const struct { const char *prompt, *stops, *reason, *sequence, *type, *word; } cases[] = {
+        {"STOPPED", "[\"zz\",\"a\\\"b\"]", "stop_sequence", "\"a\\\"b\"", "word", "\"a\\\"b\""}, {"x", "[\"zz\"]", "max_tokens", "null", "limit", "\"\""}, {"STOPPED", "[]", "end_turn", "null", "eos", "\"\""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int stream = 0; stream < 2; stream++) {
+            char body[300], want[200];
+            snprintf(body, sizeof body, "{\"model\":\"fake\",\"max_tokens\":2,\"stream\":%s,\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}],\"stop_sequences\":%s}", stream ? "true" : "false", cases[i].prompt, cases[i].stops);
+            snprintf(want, sizeof want, "\"stop_reason\":\"%s\",\"stop_sequence\":%s", cases[i].reason, cases[i].sequence);
+            reply r = ask("POST", "/v1/messages", "", body);
+            if (!strstr(r.body, want)) fail_msg("no %s in %s", want, r.body);
+            if (stream) assert_non_null(strstr(r.body, "\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"usage\""));
+            reply_free(&r);
+            snprintf(body, sizeof body, "{\"n_predict\":2,\"stream\":%s,\"prompt\":\"%s\",\"stop\":%s}", stream ? "true" : "false", cases[i].prompt, cases[i].stops);
+            snprintf(want, sizeof want, "\"stop_type\":\"%s\",\"stopping_word\":%s,", cases[i].type, cases[i].word);
+            r = ask("POST", "/completion", "", body);
+            if (!strstr(r.body, want)) fail_msg("no %s in %s", want, r.body);
+            reply_free(&r);
+        }
 }
 
 static void test_half_closed(void **state) {
@@ -761,6 +810,55 @@ static void test_leaving(void **state) {
         reply_free(&m);
     }
     if (!counted) { reply m = ask("GET", "/metrics", "", ""); fail_msg("%s", strstr(m.body, "vllm:request_success")); }
+}
+
+static atomic_int values; // blocks that jansson holds
+static void *value_alloc(size_t n) {
+    atomic_fetch_add(&values, 1);
+    return malloc(n);
+}
+static void value_free(void *p) {
+    if (p) atomic_fetch_sub(&values, 1);
+    free(p);
+}
+
+enum { JUNK = 5000 };
+static void expect_dropped(const char *path, const strbuf *body, int requests) {
+    int before = atomic_load(&values);
+    client c = client_open(port, 0);
+    send_request(&c, "POST", path, "", body->data, body->len);
+    assert_true(wait_live(requests));
+    for (int64_t until = client_now() + 5000; atomic_load(&values) > before + JUNK / 10; usleep(1000))
+        if (client_now() > until) fail_msg("%s keeps %d blocks of its body", path, atomic_load(&values) - before);
+    client_close(&c);
+    assert_true(wait_live(0));
+}
+
+// While an answer is awaited nothing is kept of a body but what is still to be submitted or to be said again.
+static void test_bodies_go(void **state) {
+    (void)state;
+#define EIGHT "\"HANG\",\"HANG\",\"HANG\",\"HANG\",\"HANG\",\"HANG\",\"HANG\",\"HANG\","
+    static const struct { const char *path, *begin, *end; } cases[] = {
+        {CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}],\"stream\":true", "}"}, {"/v1/completions", "{\"prompt\":\"HANG\",\"stream\":true", "}"},
+        {"/completion", "{\"prompt\":\"HANG\"", "}"}, {"/v1/messages", "{\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}],\"max_tokens\":5", "}"},
+        {"/api/chat", "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}]", "}"}, {"/api/generate", "{\"model\":\"fake\",\"prompt\":\"HANG\",\"raw\":true", "}"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[" EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT "\"one more\"]", "}"}, {"/api/embeddings", "{\"model\":\"encoder\",\"prompt\":\"HANG\"", "}"},
+        {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"return_documents\":true,\"documents\":[{\"text\":\"HANG\"", "}]}"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        strbuf body = {0};
+        strbuf_addf(&body, "%s,\"unheard_of\":[{}", cases[i].begin);
+        for (int k = 1; k < JUNK; k++) strbuf_adds(&body, ",{}");
+        strbuf_addf(&body, "]%s", cases[i].end);
+        expect_dropped(cases[i].path, &body, strstr(body.data, EIGHT) ? 64 : 1); // as many as are submitted at once
+        strbuf_free(&body);
+    }
+    strbuf ids = {0};
+    strbuf_adds(&ids, "{\"model\":\"encoder\",\"input\":[255");
+    for (int k = 1; k < JUNK; k++) strbuf_adds(&ids, ",7");
+    strbuf_adds(&ids, "]}");
+    expect_dropped("/v1/embeddings", &ids, 1);
+    strbuf_free(&ids);
 }
 
 static void test_keepalive(void **state) {
@@ -886,6 +984,51 @@ static void test_slow_client(void **state) {
     server = outer, port = outer_port;
 }
 
+// Of a metric of the model, the number.
+static double metric(const char *name, const char *labels) {
+    char line[200];
+    reply m = ask("GET", "/metrics", "", "");
+    snprintf(line, sizeof line, "\n%s{%s} ", name, labels);
+    const char *found = strstr(m.body, line);
+    double value = found ? strtod(found + strlen(line), NULL) : 0;
+    reply_free(&m);
+    return value;
+}
+
+// Times and lengths are those of requests that were computed: neither what was refused nor what was replayed is among them.
+static void test_what_is_measured(void **state) {
+    (void)state;
+    static const char *const names[] = {"vllm:e2e_request_latency_seconds_count", "vllm:request_queue_time_seconds_count", "vllm:request_prefill_time_seconds_count", "vllm:request_decode_time_seconds_count",
+        "vllm:request_inference_time_seconds_count", "vllm:request_prompt_tokens_count", "vllm:request_generation_tokens_count", "vllm:time_to_first_token_seconds_count",
+        "vllm:inter_token_latency_seconds_count", "vllm:prompt_tokens_total", "llamacpp:prompt_tokens_total", "vllm:generation_tokens_total"};
+    enum { N = sizeof names / sizeof *names };
+    static const char *const nothing[] = {"BUSY", "TOOLONG", "REPLAY"};
+    static const double computed[N] = {1, 1, 1, 1, 1, 1, 1, 1, 2, 7, 4, 3}; // seven tokens of the prompt, three of them cached
+    double before[N];
+    for (int i = 0; i < N; i++) before[i] = metric(names[i], "model_name=\"fake\"");
+    for (int k = 0; k < 4; k++) {
+        char body[200];
+        snprintf(body, sizeof body, "{\"prompt\":[\"%s\",\"%s\"],\"max_tokens\":3}", k < 3 ? nothing[k] : "", k < 3 ? nothing[k] : "");
+        if (k == 3) strcpy(body, "{\"prompt\":\"x\",\"max_tokens\":3}");
+        reply r = ask("POST", "/v1/completions", "", body);
+        assert_int_equal(r.code, k == 0 ? 429 : k == 1 ? 400 : 200);
+        reply_free(&r);
+        for (int i = 0; i < N; i++)
+            if (metric(names[i], "model_name=\"fake\"") - before[i] != (k < 3 ? 0 : computed[i]))
+                fail_msg("%s after %s: %g more", names[i], body, metric(names[i], "model_name=\"fake\"") - before[i]);
+    }
+    double embeddings = metric("altiserve_embeddings_total", "model_name=\"encoder\"");
+    client c = client_open(port, 0);
+    const char *body = "{\"model\":\"encoder\",\"input\":[\"HANG\",\"HANG\"]}";
+    send_request(&c, "POST", "/v1/embeddings", "", body, strlen(body));
+    assert_true(wait_live(2));
+    client_close(&c);
+    assert_true(wait_live(0));
+    reply r = ask("POST", "/v1/embeddings", "", "{\"model\":\"encoder\",\"input\":\"a\"}");
+    reply_free(&r);
+    assert_true(metric("altiserve_embeddings_total", "model_name=\"encoder\"") == embeddings + 1);
+}
+
 static void test_keys(void **state) {
     (void)state;
     char path[] = "/tmp/altiserve-keys-XXXXXX";
@@ -895,6 +1038,16 @@ static void test_keys(void **state) {
     api *keyed;
     assert_int_equal(api_start(&(api_options){.engine = (altiserve *)&server, .api_key_file = path}, &keyed, &err), E_INVALID);
     assert_int_equal(write(fd, "# keys\n  secret-1 \nsecret-2\n", 28), 28);
+    char comment[3000]; // longer than any line that a reader might expect; its end is part of it
+    memset(comment, 'x', sizeof comment);
+    comment[0] = '#';
+    for (int i = 1022; i < 2900; i++) comment[i] = ' ';
+    memcpy(comment + 2900, "not-a-key\n", 10);
+    assert_int_equal(write(fd, comment, 2910), 2910);
+    assert_int_equal(write(fd, "bad wrong\n", 10), 10);
+    assert_int_equal(api_start(&(api_options){.engine = (altiserve *)&server, .api_key_file = path}, &keyed, &err), E_INVALID);
+    assert_non_null(strstr(err.text, "line 5:"));
+    assert_int_equal(ftruncate(fd, 28 + 2910), 0);
     close(fd);
     assert_int_equal(api_start(&(api_options){.engine = (altiserve *)&server, .api_key_file = path}, &keyed, &err), OK);
     uint16_t keep = port;
@@ -903,6 +1056,7 @@ static void test_keys(void **state) {
         {"/health", "", 200}, {"/", "", 200}, {"/v1/models", "", 401}, {"/metrics", "", 401}, {"/v1/models", "Authorization: Bearer secret-1\r\n", 200},
         {"/v1/models", "Authorization: bearer secret-2\r\n", 200}, {"/v1/models", "x-api-key: secret-2\r\n", 200}, {"/v1/models", "Authorization: Bearer secret\r\n", 401},
         {"/v1/models", "Authorization: Bearer secret-11\r\n", 401}, {"/v1/models", "Authorization: Bearer \r\n", 401}, {"/v1/models", "Authorization: Bearer # keys\r\n", 401},
+        {"/v1/models", "Authorization: Bearer not-a-key\r\n", 401},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         reply r = ask("GET", cases[i].path, cases[i].header, "");
@@ -914,6 +1068,7 @@ static void test_keys(void **state) {
     port = keep;
     unlink(path);
     assert_int_equal(api_start(&(api_options){.engine = (altiserve *)&server, .api_key_file = path}, &keyed, &err), E_IO);
+    assert_int_equal(api_start(&(api_options){.engine = (altiserve *)&server, .api_key_file = "/"}, &keyed, &err), E_IO); // opens, and cannot be read
 }
 
 static void test_no_memory(void **state) {
@@ -1107,9 +1262,10 @@ static void test_stop(void **state) {
 }
 
 int main(void) {
+    json_set_alloc_funcs(value_alloc, value_free);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
-                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
+                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
                                        cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_slow_client), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking),
-                                       cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
+                                       cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_bodies_go), cmocka_unit_test(test_what_is_measured), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);
 }

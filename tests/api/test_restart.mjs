@@ -8,7 +8,7 @@ import { join } from 'node:path';
 const dir = mkdtempSync(join(tmpdir(), 'altiserve-restart-'));
 let child;
 async function serve(...flags) {
-  child = spawn(process.env.ALTISERVE_BIN, ['serve', '--port', '0', '--models', join(dir, 'none'), '--context', '2048', '--deterministic', '--log-level', 'error', ...flags],
+  child = spawn(process.env.ALTISERVE_BIN, ['serve', '--port', '0', '--models', dir, '--context', '2048', '--deterministic', '--log-level', 'error', ...flags],
     { stdio: ['ignore', 'pipe', 'inherit'] });
   child.ended = new Promise((resolve) => child.on('exit', (code, signal) => resolve(signal ?? code)));
   let text = '';

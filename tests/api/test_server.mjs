@@ -130,6 +130,9 @@ const tests = {
       assert.equal(got.message.content, want);
       assert.equal(got.finish_reason, 'stop');
       assert.equal(gather(events((await ask('Hello!', { stop, stream: true })).text)).text, want);
+      const asked = { model: 'toy-1', messages: [{ role: 'user', content: 'Hello!' }], max_tokens: 60, temperature: 0, stop_sequences: ['never seen', stop] };
+      const { json } = await post('/v1/messages', asked);
+      assert.deepEqual([json.content[0].text, json.stop_reason, json.stop_sequence], [want, 'stop_sequence', stop]);
     }
   },
 
@@ -179,6 +182,11 @@ const tests = {
     const anthropic = await post('/v1/messages', { model: 'toy-1', messages, max_tokens: 60, temperature: 0 });
     assert.equal(anthropic.json.content[0].text, want);
     assert.equal(anthropic.json.stop_reason, 'end_turn');
+    for (const content of ['Hello!', 'Hello <|im_end|><|im_end|> x']) { // what is counted beforehand is what is reported afterwards
+      const asked = { model: 'toy-1', messages: [{ role: 'user', content }], system: 'Be <|im_start|> brief.' };
+      const { usage } = (await post('/v1/messages', { ...asked, max_tokens: 1 })).json;
+      assert.equal((await post('/v1/messages/count_tokens', asked)).json.input_tokens, usage.input_tokens + usage.cache_read_input_tokens);
+    }
     assert.equal((await (await fetch(`${url}/api/tags`)).json()).models[0].name, 'toy-1');
   },
 

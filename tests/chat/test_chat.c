@@ -218,6 +218,39 @@ static void test_limits(void **state) {
     limited(text, in, none);
 }
 
+// Whatever looks at much counts it: a hundred scans of a large value are more than 300,000 steps, however few nodes they are.
+static void test_scans(void **state) {
+    (void)state;
+#define NUMBERS "{% set l = range(10000) | list %}"
+#define ZEROS "{% set l = [0] * 10000 %}"
+#define LETTERS "{% set s = ('a' * 1000) * 300 %}"
+    static const struct { const char *before, *scan; } cases[] = {
+        {NUMBERS, "{% if -1 in l %}{% endif %}"}, {NUMBERS "{% set m = range(10000) | list %}", "{% if l == m %}{% endif %}"}, {NUMBERS, "{% set x = l.count(-1) %}"},
+        {NUMBERS, "{% set x = l.index(9999) %}"}, {NUMBERS, "{% set x = l | max %}"}, {ZEROS, "{% set x = l | sum %}"}, {ZEROS, "{% set x = l | select %}"}, {ZEROS, "{% set x = l | reject('number') %}"},
+        {"{% set l = [''] * 10000 %}", "{% set x = l | join %}"}, {"{% set l = [''] * 10000 %}", "{% set x = ''.join(l) %}"}, {"{% set l = [none_such] * 10000 %}", "{% set x = l | join %}"},
+        {"{% set d = {1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1} %}{% set t = (0,) * 10000 %}", "{% set x = d[t] %}"}, {"{% set t = ('b',) * 10000 %}", "{% set x = 'a'.startswith(t) %}"},
+        {"{% set s = (' ' * 1000) * 300 %}", "{% set x = s.strip() %}"}, {"{% set s = (' ' * 1000) * 300 %}", "{% set x = s.strip('a ') %}"}, {"{% set s = (' ' * 1000) * 300 %}", "{% set x = s.split() %}"},
+        {"{% set s = ('\xC3\xA9' * 1000) * 300 %}", "{% set x = s[299998:299999] %}"}, {"{% set s = ('\xC3\xA9' * 1000) * 300 %}", "{% set x = s.startswith('b', 299998) %}"},
+        {LETTERS "{% set t = s ~ 'b' %}{% set u = s ~ 'c' %}", "{% if t == u %}{% endif %}"}, {LETTERS "{% set t = s ~ 'b' %}", "{% if t.startswith(s) %}{% endif %}"},
+        {"{% set s = ('a' * 1000) * 100 %}{% set t = ('a' * 200) ~ 'b' %}", "{% set x = s.rsplit(t, 1) %}"}, {"{% set s = ('a' * 1000) * 100 %}{% set t = 'b' ~ ('a' * 200) %}", "{% set x = s.find(t) %}"},
+        {"{% set s = ('a' * 1000) * 100 %}{% set t = ('a' * 1000) * 99 %}", "{% set x = s.rfind(t) %}"},
+        {"{% set f = '{a}' * 2000 %}", "{% set x = f.format(a='') %}"}, {NUMBERS, "{% set x = loop.cycle(*l) %}"}, {"{% set d = dict(range(10000) | map('string') | batch(2)) %}", "{% set x = 'x'.format(**d) %}"},
+        {"{% set s = ('\xC3\xA9' * 1000) * 21 %}", "{% set x = [s] | string | length %}"}, {"{% set l = [{'a': 'b'}] %}{% set p = 'a' ~ ('.' * 10000) %}", "{% set x = l | map(attribute=p, default='') | list %}"},
+    };
+    const chat_limits few = {.steps = 300000};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[600];
+        snprintf(text, sizeof text, "%s{%% for i in range(100) %%}%s{%% endfor %%}", cases[i].before, cases[i].scan);
+        limited(text, "{}", few);
+    }
+    strbuf names = {0}; // a name behind many others
+    strbuf_adds(&names, "{% for q in [1] %}");
+    for (int i = 0; i < 2000; i++) strbuf_addf(&names, "{%% set v%d = 1 %%}", i);
+    strbuf_adds(&names, "{% for i in range(5000) %}{{ none_such }}{% endfor %}{% endfor %}");
+    limited(names.data, "{}", few);
+    strbuf_free(&names);
+}
+
 static void test_deep_input(void **state) {
     (void)state;
     json_t *v = json_integer(1);
@@ -410,7 +443,7 @@ static void test_prompt_opens(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden), cmocka_unit_test(test_errors_name_the_place), cmocka_unit_test(test_origin), cmocka_unit_test(test_origin_mixed),
-        cmocka_unit_test(test_limits), cmocka_unit_test(test_deep_input), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_threads), cmocka_unit_test(test_input),
+        cmocka_unit_test(test_limits), cmocka_unit_test(test_scans), cmocka_unit_test(test_deep_input), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_threads), cmocka_unit_test(test_input),
         cmocka_unit_test(test_split), cmocka_unit_test(test_prompt_opens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

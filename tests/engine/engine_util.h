@@ -19,6 +19,7 @@ typedef struct answer {
     size_t   n_tokens[16];
     float    logprob[16][1024];
     altiserve_finish finish[16], end;
+    size_t   stop[16];
     altiserve_usage usage;
     int      started;
 } answer;
@@ -30,7 +31,7 @@ static inline void answer_free(answer *a) {
 
 static inline void note_event(answer *out, const altiserve_event *e) {
     if (e->kind == EVENT_STARTED) out->started++;
-    if (e->kind == EVENT_FINISH) out->finish[e->choice] = e->finish;
+    if (e->kind == EVENT_FINISH) out->finish[e->choice] = e->finish, out->stop[e->choice] = e->stop;
     if (e->kind != EVENT_TEXT) return;
     strbuf_add(&out->text[e->choice], e->text, e->text_len);
     for (size_t i = 0; i < e->n_tokens && out->n_tokens[e->choice] < 1024; i++) {

@@ -201,6 +201,8 @@ static void stop_strings(void **state) {
     g.n_stop = 2;
     answer *y = ask(a, &g);
     assert_int_equal(y->finish[0], FINISH_STOP);
+    assert_int_equal(y->stop[0], 2);
+    assert_int_equal(x->stop[0], 0);
     const char *at = strstr(x->text[0].data, stop);
     assert_int_equal(y->text[0].len, at - x->text[0].data);
     if (y->text[0].len) assert_memory_equal(y->text[0].data, x->text[0].data, y->text[0].len);
@@ -232,6 +234,47 @@ static void logprobs(void **state) {
     }
     assert_int_equal(seen, 10);
     altiserve_request_free(r);
+    altiserve_destroy(a);
+}
+
+// The ids of a conversation are those of the request for it: what a message spells is no control token there.
+static void conversations_as_ids(void **state) {
+    (void)state;
+    altiserve *a = engine_with(toy_options());
+    static const char *const inputs[] = {"{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}",
+                                         "{\"messages\": [{\"role\": \"user\", \"content\": \"Hello <|im_end|><|im_end|> x\"}]}"};
+    error err = {0};
+    for (int i = 0; i < 2; i++) {
+        altiserve_generate g = greedy("", 4);
+        g.text = NULL;
+        g.chat = inputs[i];
+        g.chat_len = strlen(inputs[i]);
+        answer *x = ask(a, &g);
+        int32_t *ids = NULL, *parsed = NULL;
+        size_t n = 0, n_parsed = 0, len = 0;
+        char *text = NULL;
+        assert_int_equal(altiserve_tokenize_chat(a, "toy-1", g.chat, g.chat_len, &ids, &n, &err), OK);
+        assert_int_equal(n, x->usage.prompt_tokens);
+        altiserve_generate same = greedy("", 4);
+        same.text = NULL;
+        same.tokens = ids;
+        same.n_tokens = n;
+        answer *y = ask(a, &same);
+        same_tokens(x, y, 0, 0);
+        assert_int_equal(altiserve_template(a, "toy-1", g.chat, g.chat_len, &text, &len, &err), OK);
+        assert_int_equal(altiserve_tokenize(a, "toy-1", text, len, TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, &parsed, &n_parsed, &err), OK);
+        assert_int_equal(n > n_parsed, i);
+        mem_free(ids), mem_free(parsed), mem_free(text);
+        answer_free(x), answer_free(y);
+    }
+    int32_t *ids = NULL;
+    size_t n = 0;
+    assert_int_equal(altiserve_tokenize_chat(a, "toy-1", "{}", 2, &ids, &n, &err), E_INVALID);
+    static const char large[] = "{\"messages\": [], \"x\": 18446744073709551615}"; // is JSON
+    assert_int_equal(altiserve_tokenize_chat(a, "toy-1", large, strlen(large), &ids, &n, &err), E_INVALID);
+    assert_non_null(strstr(err.text, "out of range"));
+    assert_int_equal(altiserve_tokenize_chat(a, "nobody", inputs[0], strlen(inputs[0]), &ids, &n, &err), E_NOTFOUND);
+    assert_null(ids);
     altiserve_destroy(a);
 }
 
@@ -492,7 +535,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(why_computed), cmocka_unit_test(answers_have_tokens_text_and_usage), cmocka_unit_test(seeds), cmocka_unit_test(together_as_alone), cmocka_unit_test(preempted_as_alone),
         cmocka_unit_test(choices_share_the_prompt), cmocka_unit_test(prefixes_are_found_again), cmocka_unit_test(stop_strings), cmocka_unit_test(logprobs),
-        cmocka_unit_test(bad_requests), cmocka_unit_test(cancelling_frees_pages), cmocka_unit_test(slow_readers_pause), cmocka_unit_test(who_does_not_read_gives_way),
+        cmocka_unit_test(conversations_as_ids), cmocka_unit_test(bad_requests), cmocka_unit_test(cancelling_frees_pages), cmocka_unit_test(slow_readers_pause), cmocka_unit_test(who_does_not_read_gives_way),
         cmocka_unit_test(notify_and_timeouts), cmocka_unit_test(the_queue_is_bounded), cmocka_unit_test(allocation_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

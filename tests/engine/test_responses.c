@@ -79,6 +79,31 @@ static void replays_are_the_same(void **state) {
     altiserve_destroy(a);
 }
 
+// A replay says which stop string ended the answer, and took no time, for loading the model neither.
+static void replays_say_what_ended_them(void **state) {
+    (void)state;
+    altiserve *a = engine(10, 0);
+    altiserve_generate g = base();
+    answer *whole = ask(a, &g);
+    assert_true(whole->usage.load_s > 0 && whole->usage.queue_s >= whole->usage.load_s); // it was loaded for this one
+    char stop[4] = {0};
+    memcpy(stop, whole->text[0].data + 8, 3);
+    const char *const two[] = {"never written", stop};
+    g.stop = two;
+    g.n_stop = 2;
+    answer *x = ask(a, &g), *y = ask(a, &g);
+    assert_true(!x->usage.replayed && y->usage.replayed);
+    assert_int_equal(x->finish[0], FINISH_STOP);
+    assert_int_equal(x->stop[0], 2);
+    assert_int_equal(y->stop[0], 2);
+    g = base();
+    answer *z = ask(a, &g);
+    assert_true(z->usage.replayed && z->stop[0] == 0);
+    assert_true(z->usage.queue_s == 0 && z->usage.load_s == 0 && z->usage.prefill_s == 0 && z->usage.decode_s == 0);
+    answer_free(whole), answer_free(x), answer_free(y), answer_free(z);
+    altiserve_destroy(a);
+}
+
 static const char *const stops[] = {"port", "zz"};
 static const altiserve_bias bias = {65, 1};
 
@@ -202,6 +227,6 @@ static void cut_answers_are_not_kept(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(cut_answers_are_not_kept), cmocka_unit_test(replays_are_the_same), cmocka_unit_test(what_changes_the_answer_misses), cmocka_unit_test(bounds)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(cut_answers_are_not_kept), cmocka_unit_test(replays_are_the_same), cmocka_unit_test(replays_say_what_ended_them), cmocka_unit_test(what_changes_the_answer_misses), cmocka_unit_test(bounds)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

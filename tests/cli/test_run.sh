@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# `altiserve run`: what is said is answered; what is not UTF-8 is an error with status 1, wherever it came from, and never an empty conversation.
+set -euo pipefail
+bin=${ALTISERVE_BIN:?}
+bad=$(printf 'caf\351')
+fail() { echo "$*"; exit 1; }
+
+[ -n "$("$bin" run toy-1 'Hello!' --n 4 --temp 0)" ] || fail "no answer to an argument"
+[ -n "$(printf 'Gr\303\274\303\237e!' | "$bin" run toy-1 --n 4 --temp 0)" ] || fail "no answer to what was piped in"
+
+refuses() { # what it says on stderr, then the command
+  local want=$1 said status=0
+  shift
+  said=$("$@" 2>&1 > /dev/null) || status=$?
+  [ "$status" = 1 ] || fail "$want: status $status, not 1"
+  [[ $said == *"$want"* ]] || fail "it said \"$said\", not \"$want\""
+}
+refuses 'the message is not UTF-8 text' "$bin" run toy-1 "$bad" --n 4
+refuses 'the message is not UTF-8 text' bash -c 'printf "caf\351" | "$1" run toy-1 --n 4' - "$bin"
+refuses 'the system prompt is not UTF-8 text' "$bin" run toy-1 'Hello!' --system "$bad" --n 4
+echo 'run: arguments, pipes and what is not UTF-8'

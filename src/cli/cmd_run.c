@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -175,13 +176,28 @@ static status converse(struct chat *c, error *err) {
     return OK;
 }
 
-// Without a terminal: all of stdin is one message.
-static status piped(struct chat *c, error *err) {
-    char *text;
-    size_t len;
-    if (cli_read("-", &text, &len, err) != OK) return err->code;
-    if (len && add_message(c, "user", text, len, err) == OK) answer(c, err);
-    mem_free(text);
+// A pipe, a file: something was handed over beside the prompt. A terminal, a socket or a device that a script or a service happens to have as its stdin is not asked.
+static bool stdin_holds_text(void) {
+    struct stat st;
+    return fstat(STDIN_FILENO, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISREG(st.st_mode));
+}
+
+// One message: the prompt and, where it is a pipe or a file, what stdin holds.
+static status one_message(struct chat *c, const char *prompt, error *err) {
+    strbuf text = {0};
+    char *piped = NULL;
+    size_t len = 0;
+    if (prompt) strbuf_adds(&text, prompt);
+    if ((!prompt || stdin_holds_text()) && cli_read("-", &piped, &len, err) != OK) {
+        strbuf_free(&text);
+        return err->code;
+    }
+    if (prompt && len) strbuf_adds(&text, "\n\n");
+    strbuf_add(&text, piped ? piped : "", len);
+    if (text.failed) error_set(err, E_NOMEM, "no memory for the message");
+    else if (text.len && add_message(c, "user", text.data, text.len, err) == OK) answer(c, err);
+    mem_free(piped);
+    strbuf_free(&text);
     return err->code;
 }
 
@@ -191,15 +207,9 @@ int cmd_run(const flags *f) {
     struct sigaction interrupt = {.sa_handler = on_interrupt}; // no SA_RESTART: the line editor returns
     sigaction(SIGINT, &interrupt, NULL);
     const char *prompt = f->n_positional > 1 ? f->positional[1] : NULL;
-    bool said = start_over(&c, &err) == OK && (!prompt || add_message(&c, "user", prompt, strlen(prompt), &err) == OK);
-    if (said && cli_open(f, &c.a, &err) == OK && cli_load(c.a, c.model, &err) == OK) {
-        if (prompt) {
-            answer(&c, &err);
-        } else if (isatty(STDIN_FILENO)) {
-            converse(&c, &err);
-        } else {
-            piped(&c, &err);
-        }
+    if (start_over(&c, &err) == OK && cli_open(f, &c.a, &err) == OK && cli_load(c.a, c.model, &err) == OK) {
+        if (!prompt && isatty(STDIN_FILENO)) converse(&c, &err);
+        else one_message(&c, prompt, &err);
     }
     json_decref(c.messages);
     altiserve_destroy(c.a);

@@ -83,7 +83,8 @@ int cmd_serve(const flags *f) {
         return cli_fail(&err);
     }
     api_options o = {.engine = a, .api_key_file = f->text[FLAG_API_KEY_FILE],
-                     .http = {.host = f->text[FLAG_HOST], .port = (uint16_t)f->number[FLAG_PORT], .tls_cert = f->text[FLAG_TLS_CERT], .tls_key = f->text[FLAG_TLS_KEY]}};
+                     .http = {.host = f->text[FLAG_HOST], .port = (uint16_t)f->number[FLAG_PORT], .tls_cert = f->text[FLAG_TLS_CERT], .tls_key = f->text[FLAG_TLS_KEY],
+                              .cors_origin = f->text[FLAG_CORS_ORIGIN], .allowed_host = f->text[FLAG_ALLOWED_HOST]}};
     if (api_start(&o, &server, &err) != OK) {
         altiserve_destroy(a);
         return cli_fail(&err);

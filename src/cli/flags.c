@@ -26,6 +26,8 @@ static const flag_row table[FLAG_COUNT] = {
     [FLAG_API_KEY_FILE] = {"api-key-file", TEXT, CMD_SERVE, "FILE", 0, 0, 0, NULL, "keys that clients must send, one a line: KEY [name=N] [weight=W] [priority=P] [private]"},
     [FLAG_TLS_CERT] = {"tls-cert", TEXT, CMD_SERVE, "FILE", 0, 0, 0, NULL, "certificate chain (PEM); needs --tls-key"},
     [FLAG_TLS_KEY] = {"tls-key", TEXT, CMD_SERVE, "FILE", 0, 0, 0, NULL, "private key (PEM)"},
+    [FLAG_CORS_ORIGIN] = {"cors-origin", TEXT, CMD_SERVE, "ORIGIN", 0, 0, 0, NULL, "pages from https://there may call, or any with * (default: those of this machine)"},
+    [FLAG_ALLOWED_HOST] = {"allowed-host", TEXT, CMD_SERVE, "NAME", 0, 0, 0, NULL, "answer for this Host too while listening on loopback, as behind a proxy; * for any"},
     [FLAG_PARALLEL] = {"parallel", INTEGER, CMD_SERVE | CMD_BENCH, "N", 0, 0, 4096, NULL, "sequences at once (default 64; bench: 1)"},
     [FLAG_QUEUE] = {"queue", INTEGER, CMD_SERVE, "N", 256, 1, 1000000, NULL, "requests that may wait; past it 429 (default 256)"},
     [FLAG_STEP_TOKENS] = {"step-tokens", INTEGER, CMD_COMPUTES, "N", 512, 1, 8192, NULL, "tokens one step computes at most (default 512)"},

@@ -73,13 +73,23 @@ void eng_sched_wake(void *sched) {
     pthread_mutex_unlock(&s->lock);
 }
 
+// Sequences that the model could run beside those that do; none while it is not loaded. Under the lock.
+static uint32_t free_places(const eng_sched *s, const eng_file *f) {
+    for (const eng_served *v = s->served; v; v = v->next) {
+        int32_t running = atomic_load(&v->running_now);
+        if (v->m->file == f) return running < v->parallel ? (uint32_t)(v->parallel - running) : 0;
+    }
+    return 0;
+}
+
 status eng_sched_submit(eng_sched *s, altiserve_request *r, const char *client, const char *name, error *err) {
     status st = OK;
     pthread_mutex_lock(&s->lock);
     if (s->draining || !s->started) st = error_set(err, E_BUSY, "the server is stopping");
     if (st == OK) {
         eng_client *c = eng_client_find(&s->clients, client, name);
-        if (!r->goes_on && !pol_admits(s->queued, c->waiting, (uint32_t)s->o.queue)) {
+        uint32_t starting = free_places(s, r->file); // a newcomer passes through the queue; where a place is free it does not wait there
+        if (!r->goes_on && !pol_admits(s->queued > starting ? s->queued - starting : 0, c->waiting > starting ? c->waiting - starting : 0, (uint32_t)s->o.queue)) {
             c->refs--;
             obs_count(OBS_REJECTS, r->file->id, "queue", 1);
             st = error_set(err, E_BUSY, "%u requests are waiting already (%u of this client), and the queue holds %d: try again in %u s", s->queued, c->waiting, s->o.queue,

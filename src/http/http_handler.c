@@ -122,8 +122,8 @@ static void check_headers(http_server *s, http_request *r, const struct scan *h,
     else if (h->encodings && h->lengths) reject(r, 400, "Content-Length together with Transfer-Encoding is refused");
     else if (h->hosts > 1) reject(r, 400, "Host is given more than once");
     else if (!h->hosts && !strcmp(version, "HTTP/1.1")) reject(r, 400, "the Host header is missing");
-    else if (h->hosts && !host_allowed(s, h->host)) reject(r, 403, "this server listens on loopback and does not answer for this Host");
-    else if (h->origin && s->loopback && !origin_allowed(s, h->origin)) reject(r, 403, "pages of this Origin may not call this server");
+    else if (h->hosts && !host_allowed(s, h->host)) reject(r, 403, "this server listens on loopback and does not answer for this Host, unless --allowed-host names it");
+    else if (h->origin && s->loopback && !origin_allowed(s, h->origin)) reject(r, 403, "pages of this Origin may not call this server, unless --cors-origin names it");
     else if (s->n_conns > s->o.max_connections) reject(r, 503, "too many connections");
     else if (s->quiesced) reject(r, 503, "the server is stopping");
     else if (h->length) check_length(s, r, h);

@@ -329,6 +329,19 @@ const tests = {
     assert.ok(m('vllm:time_to_first_token_seconds_count{model_name="toy-1"}') > 32);
   },
 
+  async 'whose pages and which hosts'() {
+    const open = await serve('--cors-origin', 'https://app.example', '--allowed-host', 'chat.example');
+    const get = (to, headers) => new Promise((resolve, reject) => http.get({ host: '127.0.0.1', port: to.port, path: '/health', headers, agent: false }, (r) => { r.resume(); resolve([r.statusCode, r.headers['access-control-allow-origin']]); }).on('error', reject));
+    assert.deepEqual(await get(open, { Host: 'chat.example', Origin: 'https://app.example' }), [200, 'https://app.example']);
+    assert.deepEqual(await get(open, { Host: 'chat.example:443' }), [200, undefined]);
+    assert.deepEqual(await get(open, { Host: 'other.example' }), [403, undefined]);
+    assert.deepEqual(await get(open, { Origin: 'https://other.example' }), [403, undefined]);
+    assert.deepEqual(await get(server, { Host: 'chat.example' }), [403, undefined]);
+    assert.deepEqual(await get(server, { Origin: 'https://app.example' }), [403, undefined]);
+    open.child.kill('SIGTERM');
+    assert.deepEqual(await open.child.ended, { code: 0, signal: null });
+  },
+
   async 'why a prompt was computed'() {
     const explain = { altiserve: { explain: true }, max_tokens: 4 };
     const text = 'Once upon a time there was a server with a long memory, and it kept every page that it had read, and told nobody. '.repeat(3);

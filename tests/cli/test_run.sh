@@ -8,6 +8,11 @@ fail() { echo "$*"; exit 1; }
 [ -n "$("$bin" run toy-1 'Hello!' --n 4 --temp 0)" ] || fail "no answer to an argument"
 [ -n "$(printf 'Gr\303\274\303\237e!' | "$bin" run toy-1 --n 4 --temp 0)" ] || fail "no answer to what was piped in"
 
+# What is piped in comes behind the prompt, in one message.
+both=$(printf 'a model?' | "$bin" run toy-1 'How do I' --n 12 --temp 0)
+[ "$both" = "$("$bin" run toy-1 $'How do I\n\na model?' --n 12 --temp 0 < /dev/null)" ] || fail "a pipe beside a prompt: $both"
+[ "$both" != "$("$bin" run toy-1 'How do I' --n 12 --temp 0 < /dev/null)" ] || fail "the answer does not depend on what was piped in"
+
 refuses() { # what it says on stderr, then the command
   local want=$1 said status=0
   shift

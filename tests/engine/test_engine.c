@@ -453,6 +453,16 @@ static void the_queue_is_bounded(void **state) {
     altiserve_request_free(more);
     for (int i = 0; i < taken; i++) altiserve_request_free(r[i]);
     altiserve_destroy(a);
+    // Who finds a free place does not count among those that wait, however many come at once.
+    o.parallel = 8;
+    o.queue = 2;
+    a = engine_with(o);
+    assert_int_equal(altiserve_load(a, "toy-1", NULL, NULL, NULL), OK);
+    answer_free(ask(a, &(altiserve_generate){.model = "toy-1", .text = "x", .text_len = 1, .n = 1, .max_tokens = 1, .logprobs = -1}));
+    for (int i = 0; i < 9; i++)
+        if (altiserve_submit(a, &g, &r[i], NULL) != OK) fail_msg("the %dth of 9 was refused where 8 run and 2 may wait", i + 1);
+    for (int i = 0; i < 9; i++) altiserve_request_free(r[i]);
+    altiserve_destroy(a);
 }
 
 // The nth allocation from now on fails, on whichever thread it falls: the request ends with a sentence, or well, and the engine goes on.

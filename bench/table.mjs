@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // bench/table: speed side by side with llama.cpp, on one machine in one sitting: each work runs on both, alternating, and the medians of the pairs are printed
 // with the ratio that is wanted, the share of the machine's limit, and how exact the numbers are.
-//   --rows PATTERN     works and models, as "prompt 512.*l1b" (all)      --columns LIST   of native, avx512, avx2-vnni, avx2 (all that this machine has)
+//   --rows PATTERN     works and models, as "prompt 512.*l1b" (all)      --columns LIST   of native, avx512, avx512-vnni, avx2-vnni, avx2 (all that this machine has)
 //   --reps N           pairs (5)                                          --seconds N      starts nothing that would not be over by then
 //   --threads N        of both (2)                                        --through CMD    runs every measurement through it, as "taskset -c 0,1"
 //   --no-exact         leaves the errors out                              --record         appends finished rows to bench/results.csv
@@ -70,11 +70,11 @@ function held(set) {
     if ((!f.startsWith('libggml-cpu-') || f === `libggml-cpu-${set}.so`) && !existsSync(join(to, f))) symlinkSync(join(from, f), join(to, f));
   return to;
 }
-const tiers = ['amx', 'avx512', 'avx2-vnni', 'avx2'];
-const wantedOf = { amx: 0, avx512: 1, 'avx2-vnni': 2, avx2: 2 }; // the column of wanted ratios
+const tiers = ['amx', 'avx512', 'avx512-vnni', 'avx2-vnni', 'avx2'];
+const wantedOf = { amx: 0, avx512: 1, 'avx512-vnni': 1, 'avx2-vnni': 2, avx2: 2 }; // the column of wanted ratios
 const runs = (tier) => spawnSync(bin, ['bench', 'toy-1', '--cpu', tier, '--prompt', '1', '--gen', '0', '--reps', '1']).status === 0;
 const native = JSON.parse(execFileSync(bin, ['bench', 'toy-1', '--prompt', '1', '--gen', '0', '--reps', '1', '--json'], { encoding: 'utf8' })).isa;
-const columns = [{ name: 'native', tier: native, peer: 'native' }, { name: 'avx512', tier: 'avx512', peer: 'zen4' }, { name: 'avx2-vnni', tier: 'avx2-vnni', peer: 'alderlake' },
+const columns = [{ name: 'native', tier: native, peer: 'native' }, { name: 'avx512', tier: 'avx512', peer: 'zen4' }, { name: 'avx512-vnni', tier: 'avx512-vnni', peer: 'cascadelake' }, { name: 'avx2-vnni', tier: 'avx2-vnni', peer: 'alderlake' },
   { name: 'avx2', tier: 'avx2', peer: 'haswell' }]
   .filter((c, i) => i === 0 || tiers.indexOf(c.tier) > tiers.indexOf(native)) // a machine without AMX has no forced column for its own tier
   .filter((c) => !flags.columns || flags.columns.split(',').includes(c.name))

@@ -1,14 +1,16 @@
-// cpu/dispatch: which tiers this processor and this system can run; the one place that asks. The table is filled with C and then
-// overwritten by the tier chosen. On x86 a tier needs its instructions (cpuid) and the system's leave to use
+// cpu/dispatch: which tiers this processor and this system can run; the one place that asks. Kernels are those in C, then
+// overwritten by the tier chosen (a row of the table of tiers). On x86 a tier needs its instructions (cpuid) and the system's leave to use
 // its registers (XGETBV); on Arm the system says what there is, in a file of cpu/neon/ for each.
+#include <pthread.h>
 #include <string.h>
 
 #include "cpu/cpu_internal.h"
 
+// What a tier needs, a bit each.
+enum { HAS_AVX2 = 1, HAS_AVX2_VNNI = 2, HAS_AVX512_VNNI = 4, HAS_AVX512 = 8, HAS_BF16 = 16, HAS_AMX = 32, HAS_NEON = 64, HAS_NEON_DOTPROD = 128, HAS_NEON_I8MM = 256 };
+
 #if defined(__x86_64__)
 #include <cpuid.h>
-
-typedef struct features { bool avx2, vnni, avx512, bf16, amx; } features;
 
 static uint64_t saved_registers(void) {
     uint32_t low, high;
@@ -16,94 +18,101 @@ static uint64_t saved_registers(void) {
     return (uint64_t)high << 32 | low;
 }
 
-static features detect(void) {
-    features f = {false, false, false, false, false};
+static unsigned detect(void) {
     uint32_t a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
     bool osxsave = c >> 27 & 1, avx = c >> 28 & 1, fma = c >> 12 & 1, f16c = c >> 29 & 1;
-    if (!osxsave || !avx) return f;
+    if (!osxsave || !avx) return 0;
     uint64_t xcr = saved_registers();
     uint32_t b7, c7, d7, a71 = 0;
-    if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d7) || (a >= 1 && !__get_cpuid_count(7, 1, &a71, &b, &c, &d))) return f;
+    if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d7) || (a >= 1 && !__get_cpuid_count(7, 1, &a71, &b, &c, &d))) return 0;
     bool avx2 = b7 >> 5 & 1, bmi2 = b7 >> 8 & 1;
-    f.avx2 = (xcr & 6) == 6 && avx2 && fma && f16c && bmi2;
-    f.vnni = f.avx2 && (a71 >> 4 & 1);
-    bool foundation = b7 >> 16 & 1, dq = b7 >> 17 & 1, bw = b7 >> 30 & 1, vl = b7 >> 31 & 1, vbmi = c7 >> 1 & 1, vnni = c7 >> 11 & 1;
-    f.avx512 = f.avx2 && (xcr & 0xe6) == 0xe6 && foundation && dq && bw && vl && vbmi && vnni;
-    f.bf16 = f.avx512 && (a71 >> 5 & 1);
+    if ((xcr & 6) != 6 || !avx2 || !fma || !f16c || !bmi2) return 0;
+    unsigned has = HAS_AVX2 | (a71 >> 4 & 1 ? HAS_AVX2_VNNI : 0);
+    bool foundation = b7 >> 16 & 1, dq = b7 >> 17 & 1, bw = b7 >> 30 & 1, vl = b7 >> 31 & 1, vnni = c7 >> 11 & 1;
+    if ((xcr & 0xe6) != 0xe6 || !foundation || !dq || !bw || !vl || !vnni) return has;
+    has |= HAS_AVX512_VNNI;
+    if (!(c7 >> 1 & 1)) return has; // VBMI
+    has |= HAS_AVX512;
+    if (!(a71 >> 5 & 1)) return has; // bf16
+    has |= HAS_BF16;
     bool tile_bf16 = d7 >> 22 & 1, tile = d7 >> 24 & 1, tile_int8 = d7 >> 25 & 1; // a hypervisor may hide some
-    f.amx = f.bf16 && tile && tile_bf16 && tile_int8 && (xcr & 0x60000) == 0x60000 && cpu_tile_permission();
-    return f;
+    return has | (tile && tile_bf16 && tile_int8 && (xcr & 0x60000) == 0x60000 && cpu_tile_permission() ? HAS_AMX : 0);
 }
+#elif defined(__aarch64__)
+static unsigned detect(void) {
+    cpu_neon_features f = cpu_neon_detect();
+    return HAS_NEON | (f.dotprod ? HAS_NEON_DOTPROD : 0) | (f.i8mm ? HAS_NEON_I8MM : 0);
+}
+#else
+static unsigned detect(void) { return 0; }
 #endif
 
 // Each processor's from the best to the plainest.
-const char *const *cpu_tiers(void) {
+typedef struct tier {
+    const char *name;
+    unsigned    needs;
+    bool        asked; // never chosen or listed by itself
+    void      (*fill[2])(cpu_kernels *k); // over the C, one over the other
+    const cpu_probe *probes[DEV_MAX_UNITS];
+} tier;
+
+static const tier tiers[] = {
 #if defined(__x86_64__)
-    static const char *const all[] = {"amx", "avx512", "avx2-vnni", "avx2", "ref", NULL}, *const without_vnni[] = {"amx", "avx512", "avx2", "ref", NULL};
-    features f = detect();
-    int first = f.amx ? 0 : f.avx512 ? 1 : f.avx2 ? 2 : 3;
-    return f.vnni ? all + first : without_vnni + first;
+    {"amx", HAS_AMX, false, {cpu_kernels_avx512, cpu_kernels_amx}, {&cpu_probe_amx_bf16, &cpu_probe_amx_int8, &cpu_probe_avx512_vnni, &cpu_probe_avx512_fma}},
+    {"amx-emulated", HAS_BF16, true, {cpu_kernels_avx512, cpu_kernels_amx_emulated}, {&cpu_probe_avx512_fma}}, // for tests: slow, the same bits
+    {"avx512", HAS_AVX512, false, {cpu_kernels_avx512}, {&cpu_probe_avx512_vnni, &cpu_probe_avx512_fma}},
+    {"avx512-vnni", HAS_AVX512_VNNI, false, {cpu_kernels_avx512_vnni}, {&cpu_probe_avx512_vnni, &cpu_probe_avx512_fma}},
+    {"avx2-vnni", HAS_AVX2_VNNI, false, {cpu_kernels_avx2_vnni}, {&cpu_probe_avx2_vnni, &cpu_probe_avx2_fma}},
+    {"avx2", HAS_AVX2, false, {cpu_kernels_avx2}, {&cpu_probe_avx2_int8, &cpu_probe_avx2_fma}},
 #elif defined(__aarch64__)
-    static const char *const all[] = {"neon-i8mm", "neon-dotprod", "neon", "ref", NULL};
-    cpu_neon_features f = cpu_neon_detect();
-    return f.i8mm ? all : f.dotprod ? all + 1 : all + 2;
-#else
-    static const char *const all[] = {"ref", NULL};
-    return all;
+    {"neon-i8mm", HAS_NEON_I8MM, false, {cpu_kernels_neon_i8mm}, {&cpu_probe_neon_i8mm, &cpu_probe_neon_dotprod, &cpu_probe_neon}},
+    {"neon-dotprod", HAS_NEON_DOTPROD, false, {cpu_kernels_neon_dotprod}, {&cpu_probe_neon_dotprod, &cpu_probe_neon}},
+    {"neon", HAS_NEON, false, {cpu_kernels_neon}, {&cpu_probe_neon}},
 #endif
+    {"ref", 0, false, {NULL}, {&cpu_probe_c}},
+};
+enum { TIERS = sizeof tiers / sizeof *tiers };
+static const char *const names[] = {"ref", "avx2", "avx2-vnni", "avx512-vnni", "avx512", "amx", "neon", "neon-dotprod", "neon-i8mm"}; // of all processors
+
+static const char *have[TIERS + 1];
+
+static void find_tiers(void) {
+    const unsigned has = detect();
+    int n = 0;
+    for (int i = 0; i < TIERS; i++)
+        if ((tiers[i].needs & ~has) == 0 && !tiers[i].asked) have[n++] = tiers[i].name;
+}
+
+const char *const *cpu_tiers(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, find_tiers);
+    return have;
+}
+
+static const tier *find(const char *name) {
+    for (int i = 0; i < TIERS; i++)
+        if (!strcmp(name, tiers[i].name)) return &tiers[i];
+    return NULL;
 }
 
 status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err) {
-    static const char *const names[] = {"ref", "avx2", "avx2-vnni", "avx512", "amx", "neon", "neon-dotprod", "neon-i8mm"};
-    const char *const *have = cpu_tiers();
-    if (!isa || !*isa) isa = have[0];
-#if defined(__x86_64__)
-    if (!strcmp(isa, "amx-emulated")) { // for tests: slow, the same bits
-        if (!detect().bf16) return error_set(err, E_UNSUPPORTED, "this machine cannot run the tier '%s'; its best is %s", isa, have[0]);
-        cpu_kernels_ref(k);
-        cpu_kernels_avx512(k);
-        cpu_kernels_amx_emulated(k);
-        return OK;
-    }
-#endif
-    bool known = false, can = false;
+    const char *best = cpu_tiers()[0];
+    if (!isa || !*isa) isa = best;
+    const tier *t = find(isa);
+    bool known = t;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) known |= !strcmp(isa, names[i]);
-    for (int i = 0; have[i]; i++) can |= !strcmp(isa, have[i]);
-    if (!known) return error_set(err, E_USAGE, "no processor tier is called '%s'; there are ref, avx2, avx2-vnni, avx512, amx, neon, neon-dotprod and neon-i8mm", isa);
-    if (!can) return error_set(err, E_UNSUPPORTED, "this machine cannot run the tier '%s'; its best is %s", isa, have[0]);
+    if (!known) return error_set(err, E_USAGE, "no processor tier is called '%s'; there are ref, avx2, avx2-vnni, avx512-vnni, avx512, amx, neon, neon-dotprod and neon-i8mm", isa);
+    if (!t || t->needs & ~detect()) return error_set(err, E_UNSUPPORTED, "this machine cannot run the tier '%s'; its best is %s", isa, best);
     cpu_kernels_ref(k);
-#if defined(__x86_64__)
-    if (!strcmp(isa, "avx2")) cpu_kernels_avx2(k);
-    if (!strcmp(isa, "avx2-vnni")) cpu_kernels_avx2_vnni(k);
-    if (!strcmp(isa, "avx512") || !strcmp(isa, "amx")) cpu_kernels_avx512(k);
-    if (!strcmp(isa, "amx")) cpu_kernels_amx(k); // over what it shares with avx512
-#elif defined(__aarch64__)
-    if (!strcmp(isa, "neon")) cpu_kernels_neon(k);
-    if (!strcmp(isa, "neon-dotprod")) cpu_kernels_neon_dotprod(k);
-    if (!strcmp(isa, "neon-i8mm")) cpu_kernels_neon_i8mm(k);
-#endif
+    for (int i = 0; i < 2; i++)
+        if (t->fill[i]) t->fill[i](k);
     return OK;
 }
 
 int cpu_choose_probes(const char *isa, const cpu_probe **probes) {
-    static const struct { const char *isa; const cpu_probe *probes[DEV_MAX_UNITS]; } all[] = {
-#if defined(__x86_64__)
-        {"amx", {&cpu_probe_amx_bf16, &cpu_probe_amx_int8, &cpu_probe_avx512_vnni, &cpu_probe_avx512_fma}},
-        {"amx-emulated", {&cpu_probe_avx512_fma}},
-        {"avx512", {&cpu_probe_avx512_vnni, &cpu_probe_avx512_fma}},
-        {"avx2-vnni", {&cpu_probe_avx2_vnni, &cpu_probe_avx2_fma}},
-        {"avx2", {&cpu_probe_avx2_int8, &cpu_probe_avx2_fma}},
-#elif defined(__aarch64__)
-        {"neon-i8mm", {&cpu_probe_neon_i8mm, &cpu_probe_neon_dotprod, &cpu_probe_neon}},
-        {"neon-dotprod", {&cpu_probe_neon_dotprod, &cpu_probe_neon}},
-        {"neon", {&cpu_probe_neon}},
-#endif
-        {"ref", {&cpu_probe_c}},
-    };
+    const tier *t = find(isa);
     int n = 0;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (!strcmp(isa, all[i].isa))
-            for (; n < DEV_MAX_UNITS && all[i].probes[n]; n++) probes[n] = all[i].probes[n];
+    for (; t && n < DEV_MAX_UNITS && t->probes[n]; n++) probes[n] = t->probes[n];
     return n;
 }

@@ -243,6 +243,7 @@ void cpu_kernels_ref(cpu_kernels *k);
 #if defined(__x86_64__)
 void cpu_kernels_avx2(cpu_kernels *k);
 void cpu_kernels_avx2_vnni(cpu_kernels *k);
+void cpu_kernels_avx512_vnni(cpu_kernels *k);
 void cpu_kernels_avx512(cpu_kernels *k);
 void cpu_pack_avx512(cpu_kernels *k); // its `pack` and `hash`
 void cpu_pack_avx2(cpu_kernels *k);

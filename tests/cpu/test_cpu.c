@@ -189,11 +189,14 @@ static void check_product(const weight *w, bool chosen) { // chosen: weights as 
         product(d, w, x, rows, y);
         for (int32_t r = 0; r < rows; r++) {
             double err = nmse(y + r * n, ref + r * n, (size_t)n), limit = exact || type == QUANT_F16 || type == QUANT_BF16 ? 1e-11 : 4e-4;
-            if (in_bf16(*tier) && !exact) limit = 4e-5; // 5.3e-6 is expected of two roundings, rows of 17 vary; to the bit: test_cpu_amx.c
+            if (in_bf16(*tier) && !exact) limit = 4e-4; // to the bit: test_cpu_amx.c
             if (!chosen) limit *= 10; // a few blocks weigh more than all others
             if (r != 1 && r != 3 && !(err <= limit)) fail_msg("%s %s %dx%d row %d: NMSE %g", *tier, quant_type_name(type), k, n, r, err);
             for (int32_t j = 0; j < n; j++) assert_true(isfinite(y[r * n + j]));
         }
+        // Of two roundings to bf16 5.3e-6 is expected. A row of 16 results strays from that by eight times in one of ten thousand, all plain rows together hardly.
+        double all = nmse(y + 5 * n, ref + 5 * n, (size_t)((rows - 5) * n));
+        if (in_bf16(*tier) && !exact && !(all <= (chosen ? 1e-5 : 1e-4))) fail_msg("%s %s %dx%d: NMSE %g", *tier, quant_type_name(type), k, n, all);
         for (int32_t r = 0; r < rows; r += r < 5 ? 2 : 15) { // alone
             product(d, w, x + (size_t)r * (size_t)k, 1, z);
             assert_memory_equal(z, y + (size_t)r * (size_t)n, (size_t)n * sizeof *z);

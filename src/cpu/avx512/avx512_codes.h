@@ -1,6 +1,6 @@
 // cpu/avx512/codes: 16 rows x 32 columns of short codes (cpu_codes.h) as bytes, value + offset: vector c holds columns 4c..4c+3 of row r in dword r; and what a
 // row of int8 activations adds for them. The tile tier decodes from the same. Entries of grids are gathered as 16-bit words from the tables of the file format (at most
-// 4 KB), their levels spread to bytes by VPMULTISHIFTQB (a qword's eight bytes from eight bit positions) and looked up by VPSHUFB.
+// 4 KB), their levels spread to bytes (by VPMULTISHIFTQB where there is VBMI: a qword's eight bytes from eight bit positions) and looked up by VPSHUFB.
 #pragma once
 #include <immintrin.h>
 
@@ -30,18 +30,32 @@ CODE_INLINE __m512i code_words(const code_layout *l, const uint8_t *area, int g)
     return _mm512_srlv_epi32(pairs, _mm512_slli_epi32(_mm512_and_si512(index, _mm512_set1_epi32(1)), 4));
 }
 
+// Byte t of each dword from bit `first` + step * t of it on, step 4 or 2; three or two bits of a byte are meant, and whatever comes above them is not.
+CODE_INLINE __m512i code_spread(__m512i words, int first, int step) {
+#ifdef __AVX512VBMI__
+    return _mm512_multishift_epi64_epi8(_mm512_add_epi8(_mm512_set1_epi64(step == 4 ? 0x2c2824200c080400 : 0x2624222006040200), _mm512_set1_epi8((char)first)), words);
+#else
+    if (step == 4) { // byte 2 from bits 8 on, then odd bytes from bits 4 and 12 on
+        __m512i v = _mm512_or_si512(_mm512_and_si512(words, _mm512_set1_epi32(0xff)), _mm512_and_si512(_mm512_slli_epi32(words, 8), _mm512_set1_epi32(0xff0000)));
+        return _mm512_or_si512(v, _mm512_slli_epi32(v, 4));
+    }
+    __m512i v = _mm512_and_si512(_mm512_srli_epi32(words, (unsigned)first), _mm512_set1_epi32(0xff));
+    v = _mm512_or_si512(v, _mm512_slli_epi32(v, 12)); // byte 2 from bit 4 on, then odd bytes from bits 2 and 6 on
+    return _mm512_or_si512(v, _mm512_slli_epi32(v, 6));
+#endif
+}
+
 CODE_INLINE void code_load_grid(const code_layout *l, const uint8_t *area, __m512i w[8]) {
     const bool four = l->numbers == CODE_GRID4;
     const uint8_t *signs = area + (four ? 128 : 64), *shift = signs + (four ? 8 : 4) * l->high * 2;
     const __m512i levels = _mm512_add_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)l->values)), _mm512_set1_epi8((char)(l->offset + l->shift)));
     const __m512i mask = _mm512_set1_epi8(four ? 7 : 3);
-    const __m512i at0 = _mm512_set1_epi64(four ? 0x2c2824200c080400 : 0x2624222006040200), at1 = _mm512_add_epi8(at0, _mm512_set1_epi8(8));
     for (int c = 0; c < 8; c++) {
-        if (four) w[c] = _mm512_multishift_epi64_epi8(at0, code_words(l, area, c));
+        if (four) w[c] = code_spread(code_words(l, area, c), 0, 4);
         else if (c % 2 == 0) {
             __m512i words = code_words(l, area, c / 2);
-            w[c] = _mm512_multishift_epi64_epi8(at0, words);
-            w[c + 1] = _mm512_multishift_epi64_epi8(at1, words);
+            w[c] = code_spread(words, 0, 2);
+            w[c + 1] = code_spread(words, 8, 2);
         }
     }
     for (int c = 0; c < 8; c++) {

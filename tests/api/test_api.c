@@ -457,6 +457,11 @@ static void test_models(void **state) {
     assert_int_equal(r.code, 200);
     assert_int_equal(json_array_size(at(r.json, "data")), 2);
     assert_string_equal(str(&r, "data.0.id"), "a \"quoted\" name");
+    assert_null(at(r.json, "data.0.max_model_len")); // not known before it is loaded
+    assert_int_equal(json_integer_value(at(r.json, "data.1.max_model_len")), 4096);
+    reply_free(&r);
+    r = ask("GET", "/props?model=sleeper", "", "");
+    assert_int_equal(json_integer_value(at(r.json, "default_generation_settings.n_ctx")), 0);
     reply_free(&r);
     r = ask("GET", "/v1/models/fake", "", "");
     assert_string_equal(str(&r, "id"), "fake");

@@ -198,10 +198,12 @@ const tests = {
     const residents = async () => (await get('/api/ps')).models;
     for (const [path, empty] of [['/api/generate', { prompt: '' }], ['/api/chat', { messages: [] }]]) {
       assert.deepEqual(await residents(), []);
+      assert.equal((await get('/v1/models')).data[0].max_model_len, undefined);
       assert.deepEqual(await told(path, empty), [200, 'load']);
       const [there] = await residents(), tag = (await get('/api/tags')).models[0], m = await metrics(other.url);
       assert.deepEqual([there.name, there.digest, there.details, there.size_vram], [tag.name, tag.digest, tag.details, 0]);
       assert.equal(there.size, m('altiserve_memory_used_bytes'));
+      assert.equal((await get('/v1/models')).data[0].max_model_len, there.context_length);
       assert.deepEqual(await told(path, { ...empty, keep_alive: '0s' }), [200, 'unload']);
       assert.equal((await metrics(other.url))('altiserve_memory_used_bytes'), 0);
     }

@@ -80,6 +80,7 @@ typedef struct altiserve_model_info {
     bool     embedding_model; // this is what it is for: an encoder, or a decoder whose file says how it embeds
     uint32_t embedding_width; // floats of an embedding, or scores of a pair
     uint64_t weight_bytes;   // memory that the weights take when loaded (0 until loaded)
+    uint64_t memory_bytes;   // all that it has of options.memory: weights, scratch, pages (0 until loaded)
 } altiserve_model_info;
 
 // Calls fn for every model listed now (toy-1 only when it is alone), sorted by id. The info lives only during the call.
@@ -88,6 +89,8 @@ void   altiserve_models(altiserve *a, void (*fn)(void *ctx, const altiserve_mode
 status altiserve_model(altiserve *a, const char *id, altiserve_model_info *out, error *err);
 // Loads it and waits. progress may be NULL; it is called on another thread with bytes done and in all.
 status altiserve_load(altiserve *a, const char *id, void (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, error *err);
+// Lets its memory go now, if it is idle; the next request loads it again. OK too when it is not loaded. E_BUSY: requests hold it, or it is on its way for one.
+status altiserve_unload(altiserve *a, const char *id, error *err);
 // Whether options.draft can draft for this model: E_INVALID with the first difference of their vocabularies. OK where there is none.
 status altiserve_check_draft(altiserve *a, const char *id, error *err);
 // Looks at the folder now.
@@ -105,7 +108,9 @@ status altiserve_detokenize(altiserve *a, const char *id, const int32_t *ids, si
 status altiserve_tokenize_chat(altiserve *a, const char *id, const char *input, size_t len, int32_t **ids, size_t *n, error *err);
 // The prompt text of a conversation, `input` being the JSON object that `altiserve template` takes (messages, tools, add_generation_prompt, ...).
 status altiserve_template(altiserve *a, const char *id, const char *input, size_t len, char **text, size_t *text_len, error *err);
-// The same for a template given as text.
+// The Jinja source that conversations are written by: the file's, else ChatML; "" for a model that writes no text. mem_free(*text).
+status altiserve_chat_template(altiserve *a, const char *id, char **text, size_t *len, error *err);
+// The prompt of a conversation by a template given as text.
 status altiserve_template_text(const char *source, size_t source_len, const char *input, size_t len, char **text, size_t *text_len, error *err);
 
 // ---- generation ----------------------------------------------------------------------------------
@@ -132,7 +137,7 @@ typedef struct altiserve_sampling {
 
 typedef enum altiserve_finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR } altiserve_finish;
 
-// What to generate from. Exactly one of text, tokens, chat is given. Everything is copied by altiserve_submit.
+// What to generate from. Exactly one of text, tokens, chat is given, or `loads`. Everything is copied by altiserve_submit.
 typedef struct altiserve_generate {
     const char    *model;
     const char    *text;      // tokenized with BOS as the file says and control tokens parsed
@@ -141,6 +146,7 @@ typedef struct altiserve_generate {
     size_t         n_tokens;
     const char    *chat;      // JSON object as altiserve_template takes
     size_t         chat_len;
+    bool           loads;     // nothing is generated: EVENT_END comes when the model, of any kind, is in memory. Waits as any request does
 
     uint32_t n;               // choices, 1..16
     uint32_t max_tokens;      // 0: up to the context

@@ -140,6 +140,7 @@ static bool away(job *j) { return j->left || (j->r && http_gone(j->r)); }
 
 static void count_request(job *j) {
     const char *m = j->model.id;
+    if (j->p.g.loads) return; // nothing was asked of the model; its load is counted by the engine
     altiserve_usage u = {0};
     uint32_t computed = 0, embeddings = 0;
     for (uint32_t i = 0; i < j->n_parts; i++) {

@@ -43,7 +43,21 @@ static void put_details(strbuf *out, const altiserve_model_info *m) {
     strbuf_addc(out, '}');
 }
 
-static void put_tag(strbuf *out, const altiserve_model_info *m) {
+// Ollama's is of the contents, which would take minutes to read; this one changes when the file does. Clients cut it to twelve digits unasked, so it is as long as theirs.
+static void put_digest(strbuf *out, const altiserve_model_info *m) {
+    char facts[sizeof m->id + 64];
+    snprintf(facts, sizeof facts, "%s %llu %lld", m->id, (unsigned long long)m->file_bytes, (long long)m->created);
+    strbuf_adds(out, ",\"digest\":\"");
+    uint64_t hash = 14695981039346656037u;
+    for (int i = 0; i < 4; i++) {
+        for (const char *c = facts; *c; c++) hash = (hash ^ (unsigned char)*c) * 1099511628211u;
+        strbuf_addf(out, "%016llx", (unsigned long long)hash);
+    }
+    strbuf_adds(out, "\",");
+}
+
+// `size` is the file's, or what it takes in memory where that is asked for.
+static void put_tag(strbuf *out, const altiserve_model_info *m, uint64_t size) {
     if (out->len && out->data[out->len - 1] == '}') strbuf_addc(out, ',');
     strbuf_adds(out, "{\"name\":");
     api_put_string(out, m->id, strlen(m->id));
@@ -51,17 +65,22 @@ static void put_tag(strbuf *out, const altiserve_model_info *m) {
     api_put_string(out, m->id, strlen(m->id));
     strbuf_adds(out, ",\"modified_at\":");
     put_time(out, m->created);
-    strbuf_addf(out, ",\"size\":%llu,\"digest\":\"\",", (unsigned long long)m->file_bytes);
+    strbuf_addf(out, ",\"size\":%llu", (unsigned long long)size);
+    put_digest(out, m);
     put_details(out, m);
-    strbuf_addc(out, '}');
 }
 
 static void add_tag(void *ctx, const altiserve_model_info *m) {
-    if (m->state != MODEL_BROKEN && m->state != MODEL_INCOMPLETE) put_tag(ctx, m);
+    if (m->state == MODEL_BROKEN || m->state == MODEL_INCOMPLETE) return;
+    put_tag(ctx, m, m->file_bytes);
+    strbuf_addc(ctx, '}');
 }
 
 static void add_loaded(void *ctx, const altiserve_model_info *m) {
-    if (m->state == MODEL_READY) put_tag(ctx, m);
+    if (m->state != MODEL_READY) return;
+    put_tag(ctx, m, m->memory_bytes);
+    // It stays until others need the memory; a time that never comes is "Forever" to `ollama ps`, none at all "Stopping...".
+    strbuf_addf(ctx, ",\"size_vram\":0,\"context_length\":%u,\"expires_at\":\"9999-12-31T23:59:59Z\"}", m->context);
 }
 
 static void list(job *j, void (*add)(void *, const altiserve_model_info *)) {
@@ -86,8 +105,21 @@ void api_ollama_show(job *j) {
         return;
     }
     const altiserve_model_info *m = &j->model;
+    error err = {0};
+    char *source = NULL;
+    size_t len = 0;
+    if (altiserve_chat_template(j->a->engine, m->id, &source, &len, &err)) {
+        api_fail_status(&e, &err, "model");
+        job_fail(j, &e);
+        return;
+    }
     strbuf out = {0};
-    strbuf_adds(&out, "{\"modelfile\":\"\",\"parameters\":\"\",\"template\":\"\",");
+    strbuf_adds(&out, "{\"modelfile\":\"\",\"parameters\":\"\",\"template\":");
+    api_put_string(&out, source, len);
+    mem_free(source);
+    strbuf_adds(&out, ",\"modified_at\":");
+    put_time(&out, m->created);
+    strbuf_addc(&out, ',');
     put_details(&out, m);
     strbuf_adds(&out, ",\"model_info\":{\"general.architecture\":");
     api_put_string(&out, m->architecture, strlen(m->architecture));
@@ -105,7 +137,8 @@ void api_ollama_show(job *j) {
 
 static bool is_chat(const job *j) { return j->route->handle == api_ollama_chat; }
 
-static void put_line(job *j, const char *text, size_t len, bool done, strbuf *out) {
+// A line as far as its text.
+static void put_head(job *j, const char *text, size_t len, strbuf *out) {
     strbuf_adds(out, "{\"model\":");
     api_put_string(out, j->model.id, strlen(j->model.id));
     strbuf_adds(out, ",\"created_at\":");
@@ -113,6 +146,10 @@ static void put_line(job *j, const char *text, size_t len, bool done, strbuf *ou
     strbuf_adds(out, is_chat(j) ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"response\":");
     api_put_string(out, text, len);
     if (is_chat(j)) strbuf_addc(out, '}');
+}
+
+static void put_line(job *j, const char *text, size_t len, bool done, strbuf *out) {
+    put_head(j, text, len, out);
     if (done) {
         const altiserve_usage *u = &j->parts[0].usage;
         strbuf_addf(out, ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%.0f,\"load_duration\":%.0f,\"prompt_eval_count\":%u,"
@@ -152,6 +189,49 @@ static void set_prompt(job *j, uint32_t i, altiserve_generate *g) {
     g->text_len = j->p.g.text_len;
 }
 
+// Without a prompt or messages a request is about the model itself: it is loaded, or let go with "keep_alive": 0. One answer then, stream or not.
+static void put_residence(job *j, const char *what, strbuf *out) {
+    put_head(j, "", 0, out);
+    strbuf_addf(out, ",\"done\":true,\"done_reason\":\"%s\"}", what);
+}
+
+static void whole_load(job *j, strbuf *out) { put_residence(j, "load", out); }
+static const dialect residence = {.whole = whole_load};
+
+static void set_nothing(job *j, uint32_t i, altiserve_generate *g) { (void)j, (void)i, (void)g; }
+
+// 0, or a duration in Go's words that is none: "0", "0s", "0h0m".
+static bool keeps_none(const json_t *keep_alive) {
+    if (json_is_number(keep_alive)) return json_number_value(keep_alive) == 0;
+    const char *s = json_string_value(keep_alive);
+    return s && *s == '0' && strspn(s, "0.hmsnu") == strlen(s);
+}
+
+static void load_or_unload(job *j) {
+    api_error e;
+    error err = {0};
+    if (!api_find_model(j, j->p.model, &j->model, &e)) {
+        job_fail(j, &e);
+        return;
+    }
+    if (!keeps_none(json_object_get(j->body, "keep_alive"))) {
+        j->p.stream = false;
+        j->p.g.loads = true;
+        job_generate(j, &residence, 1, set_nothing, "model");
+        return;
+    }
+    if (altiserve_unload(j->a->engine, j->model.id, &err)) {
+        api_fail_status(&e, &err, "model");
+        if (err.code == E_BUSY) e.http = 409; // no queue is full: waiting alone does not help
+        job_fail(j, &e);
+        return;
+    }
+    strbuf out = {0};
+    j->created = time(NULL);
+    put_residence(j, "unload", &out);
+    job_respond(j, 200, "application/json", &out);
+}
+
 static bool read_request(job *j, api_error *e) {
     arena_init(&j->p.mem, 16 << 20);
     j->p.top_logprobs = j->p.logprobs = j->p.draft_max = -1;
@@ -160,7 +240,7 @@ static bool read_request(job *j, api_error *e) {
     if (options && !json_is_object(options) && !json_is_null(options))
         return api_fail(e, 400, "options", NULL, "options must be an object, not %s", api_json_type(options));
     return api_read_fields(&j->p, j->body, FOR_OLLAMA, "", e) && (!json_is_object(options) || api_read_fields(&j->p, options, FOR_OLLAMA, "options.", e)) &&
-           api_settle(&j->p, FOR_OLLAMA, e) && api_find_writer(j, j->p.model, e);
+           api_settle(&j->p, FOR_OLLAMA, e);
 }
 
 void api_ollama_chat(job *j) {
@@ -168,7 +248,13 @@ void api_ollama_chat(job *j) {
     api_error e;
     char *input = NULL;
     size_t len = 0;
-    if (!read_request(j, &e) || !api_chat_input(json_object_get(j->body, "messages"), "messages", NULL, NULL, &input, &len, &e)) {
+    const json_t *messages = json_object_get(j->body, "messages");
+    bool ok = read_request(j, &e);
+    if (ok && (!messages || json_is_null(messages) || (json_is_array(messages) && !json_array_size(messages)))) {
+        load_or_unload(j);
+        return;
+    }
+    if (!ok || !api_find_writer(j, j->p.model, &e) || !api_chat_input(messages, "messages", NULL, NULL, &input, &len, &e)) {
         job_fail(j, &e);
         return;
     }
@@ -185,6 +271,11 @@ void api_ollama_generate(job *j) {
     size_t len = 0;
     const json_t *prompt = json_object_get(j->body, "prompt"), *system = json_object_get(j->body, "system"), *raw = json_object_get(j->body, "raw");
     bool ok = read_request(j, &e);
+    if (ok && (!prompt || json_is_null(prompt) || (json_is_string(prompt) && !json_string_length(prompt)))) {
+        load_or_unload(j);
+        return;
+    }
+    ok = ok && api_find_writer(j, j->p.model, &e);
     if (ok && !json_is_string(prompt)) ok = api_fail(&e, 400, "prompt", NULL, "prompt must be a string, not %s", api_json_type(prompt));
     if (ok && system && !json_is_null(system) && !json_is_string(system)) ok = api_fail(&e, 400, "system", NULL, "system must be a string, not %s", api_json_type(system));
     if (ok && raw && !json_is_null(raw) && !json_is_boolean(raw)) ok = api_fail(&e, 400, "raw", NULL, "raw must be a boolean, not %s", api_json_type(raw));

@@ -24,9 +24,8 @@ void api_put_capabilities(strbuf *out, const altiserve_model_info *m) {
 static void put_model(strbuf *out, const altiserve_model_info *m) {
     strbuf_adds(out, "{\"id\":");
     api_put_string(out, m->id, strlen(m->id));
-    strbuf_addf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"altiserve\",\"max_model_len\":", (long long)m->created);
-    if (m->context) strbuf_addf(out, "%u", m->context);
-    else strbuf_adds(out, "null");
+    strbuf_addf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"altiserve\"", (long long)m->created);
+    if (m->state == MODEL_READY) strbuf_addf(out, ",\"max_model_len\":%u", m->context); // before, nothing was held against the memory
     strbuf_addf(out, ",\"meta\":{\"n_params\":%llu,\"n_ctx_train\":%u,\"n_vocab\":%u,\"n_embd\":%u,\"size\":%llu,\"architecture\":",
                 (unsigned long long)m->parameters, m->context_trained, m->vocabulary, m->embedding, (unsigned long long)m->file_bytes);
     api_put_string(out, m->architecture, strlen(m->architecture));

@@ -158,6 +158,15 @@ status altiserve_load(altiserve *a, const char *id, void (*progress)(void *, uin
     return s;
 }
 
+status altiserve_unload(altiserve *a, const char *id, error *err) {
+    eng_file *f;
+    status s = eng_models_find(a->models, id, &f, err);
+    if (s != OK) return s;
+    s = eng_models_unload(a->models, f, err);
+    eng_file_release(f);
+    return s;
+}
+
 // ---- text ----------------------------------------------------------------------------------------
 
 static status find_text(altiserve *a, const char *id, eng_file **f, error *err) {
@@ -222,6 +231,24 @@ status altiserve_template(altiserve *a, const char *id, const char *input, size_
     eng_file_release(f);
     if (s == OK) s = chat_spans_text(&spans, text, text_len, err);
     chat_spans_free(&spans);
+    return s;
+}
+
+status altiserve_chat_template(altiserve *a, const char *id, char **text, size_t *len, error *err) {
+    eng_file *f;
+    gguf *g;
+    status s = eng_models_find(a->models, id, &f, err);
+    if (s != OK) return s;
+    s = eng_file_open(f, &g, err); // compiled templates do not keep their source
+    if (s == OK) {
+        const char *none = f->info.generates ? chat_default_template() : "";
+        gguf_str source = {none, strlen(none)}, own;
+        if (gguf_get_string(g, "tokenizer.chat_template", &own, NULL) == OK && own.len) source = own;
+        *len = source.len;
+        if (!(*text = mem_strndup(source.ptr, source.len))) s = error_set(err, E_NOMEM, "no memory for the chat template of %s", f->id);
+        gguf_close(g);
+    }
+    eng_file_release(f);
     return s;
 }
 

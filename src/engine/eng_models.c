@@ -439,6 +439,7 @@ void eng_models_info(eng_models *ms, eng_file *f, altiserve_model_info *out) {
         const model_info *m = model_get_info(f->loaded->m);
         out->state = MODEL_READY;
         out->weight_bytes = m->weight_bytes;
+        out->memory_bytes = f->loaded->bytes;
         out->vocabulary = m->n_vocab;
         out->context = f->loaded->context;
     } else if (f->wanted) {
@@ -514,6 +515,19 @@ static eng_model *take_idle(eng_models *ms) {
     eng_model *m = oldest->loaded;
     oldest->loaded = NULL;
     return m;
+}
+
+status eng_models_unload(eng_models *ms, eng_file *f, error *err) {
+    status s = OK;
+    pthread_mutex_lock(&ms->lock);
+    eng_model *m = is_idle(f) ? f->loaded : NULL;
+    if (m) f->loaded = NULL;
+    else if (f->loaded) s = error_set(err, E_BUSY, "%s serves requests: it can be unloaded when they have ended", f->id);
+    else if (f->wanted) s = error_set(err, E_BUSY, "%s is being loaded for who asked for it", f->id);
+    pthread_mutex_unlock(&ms->lock);
+    if (m) obs_log(OBS_INFO, "%s is unloaded, as was asked", f->id);
+    eng_model_release(m);
+    return s;
 }
 
 // One load. The tokenizer is made in a thread of its own while the pool reads weights; a model without one is no use, so its failure ends the load.

@@ -97,6 +97,9 @@ void   eng_model_release(eng_model *m);
 void   eng_models_each(eng_models *ms, void (*fn)(void *ctx, const altiserve_model_info *), void *ctx);
 // A copy of what is known now.
 void   eng_models_info(eng_models *ms, eng_file *f, altiserve_model_info *out);
+// Drops the loaded model if it is idle; OK when there is none. E_BUSY: requests hold it, or it is wanted. A load on its way is not cancelled: who waits for it
+// would be told a failure, and whether anybody still waits is the scheduler's to know.
+status eng_models_unload(eng_models *ms, eng_file *f, error *err);
 // Progress of the load under way for f: false when there is none.
 bool   eng_models_progress(eng_models *ms, eng_file *f, uint64_t *done, uint64_t *total);
 void   eng_models_rescan(eng_models *ms);

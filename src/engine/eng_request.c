@@ -183,6 +183,8 @@ static status fill(altiserve_request *r, eng_models *models, const altiserve_gen
         r->n_stops++;
     }
     status s = eng_file_servable(r->file, err);
+    r->loads = g->loads;
+    if (r->loads) return s;
     if (s == OK && !r->file->info.generates)
         s = error_set(err, E_INVALID, "%s writes no text: it is a model for %s", r->file->id, r->file->info.ranks ? "ranking (/v1/rerank)" : "embeddings (/v1/embeddings)");
     if (s == OK) {
@@ -235,7 +237,7 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     altiserve_request *r = eng_request_new(a, f, what->timeout_ms, err);
     if (!r) return E_NOMEM;
     s = fill(r, a->models, what, err);
-    if (s == OK && eng_responses_replay(a->responses, r)) {
+    if (s == OK && !r->loads && eng_responses_replay(a->responses, r)) {
         *out = r;
         return OK;
     }

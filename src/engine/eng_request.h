@@ -94,6 +94,7 @@ struct altiserve_request {
     bool        seeded;         // its client gave the seed
     struct eng_recording *recording; // of its events, for the cache of responses; NULL: none. The engine thread's once it is queued
     int32_t     draft_max;      // as altiserve_generate
+    bool        loads;          // is over when its model is in memory
     bool        embeds, raw;    // wants the embedding of its prompt (eng_embed.c)
     bool        goes_on;        // a full queue takes it too
     int         top;            // logprobs asked for: -1 none

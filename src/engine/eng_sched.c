@@ -274,8 +274,8 @@ static void end_request(eng_sched *s, altiserve_request *r, altiserve_finish how
     if (r->entered) pol_client_leave(&client->fair);
     eng_request_usage_set(r, 0);
     trace_request(r, altiserve_request_usage(r).completion_tokens);
+    eng_model_release(m); // before its client is told, who may ask at once that the model be unloaded
     eng_request_end(r, how, err);
-    eng_model_release(m);
     pthread_mutex_lock(&s->lock);
     s->live--;
     client->refs--;
@@ -301,7 +301,7 @@ static void place(eng_sched *s, altiserve_request *r) {
     }
     if (st == OK && r->waits_model) r->loaded = eng_now_us();
     if (st == OK) st = eng_sched_served(s, r->model, &v, &err);
-    if (st != OK) end_request(s, r, FINISH_ERROR, &err);
+    if (st != OK || r->loads) end_request(s, r, st == OK ? FINISH_STOP : FINISH_ERROR, &err);
     else eng_served_add(v, r);
 }
 

@@ -38,6 +38,7 @@ struct altiserve_request {
     altiserve_usage usage;
 };
 
+static atomic_bool loaded, load_slow, load_fails; // the model "sleeper"; a load waits for load_slow to be taken back, or fails
 static atomic_int live, submitted, cancels, texts_taken, ends;
 static altiserve_generate seen; // what the last submit was asked
 static char seen_chat[4096];
@@ -101,9 +102,34 @@ static void *generate(void *arg) {
     return NULL;
 }
 
+// A request that only loads.
+static void *load(void *arg) {
+    altiserve_request *r = arg;
+    altiserve_event end = {.kind = EVENT_END, .finish = FINISH_STOP};
+    for (bool wait = true; wait;) {
+        pthread_mutex_lock(&r->lock);
+        wait = atomic_load(&load_slow) && !r->cancelled;
+        pthread_mutex_unlock(&r->lock);
+        if (wait) usleep(1000);
+    }
+    if (atomic_load(&load_fails)) {
+        end.finish = FINISH_ERROR;
+        error_set(&end.err, E_NOMEM, "it does not fit");
+    } else atomic_store(&loaded, true);
+    emit(r, end, "", 0);
+    return NULL;
+}
+
+status altiserve_unload(altiserve *a, const char *id, error *err) {
+    (void)a;
+    if (!strcmp(id, "fake")) return error_set(err, E_BUSY, "fake serves requests");
+    atomic_store(&loaded, false);
+    return OK;
+}
+
 status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_request **out, error *err) {
     (void)a;
-    const char *prompt = what->chat ? what->chat : what->text ? what->text : "tokens";
+    const char *prompt = what->loads ? "" : what->chat ? what->chat : what->text ? what->text : "tokens";
     pthread_mutex_lock(&seen_lock);
     seen = *what;
     snprintf(seen_chat, sizeof seen_chat, "%s", prompt);
@@ -116,7 +142,7 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     }
     if (strstr(prompt, "BUSY")) return error_set(err, E_BUSY, "the queue is full");
     if (strstr(prompt, "TOOLONG")) return error_set(err, E_INVALID, "the prompt has 9999 tokens, the context is 4096");
-    if (!*prompt) return error_set(err, E_INVALID, "the prompt is empty");
+    if (!*prompt && !what->loads) return error_set(err, E_INVALID, "the prompt is empty");
     altiserve_request *r = calloc(1, sizeof *r);
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->cond, NULL);
@@ -129,7 +155,7 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     if (strstr(prompt, "FAILEARLY")) r->g.n = 0;
     atomic_fetch_add(&live, 1);
     atomic_fetch_add(&submitted, 1);
-    pthread_create(&r->thread, NULL, generate, r);
+    pthread_create(&r->thread, NULL, what->loads ? load : generate, r);
     *out = r;
     return OK;
 }
@@ -266,8 +292,8 @@ void altiserve_request_free(altiserve_request *r) {
 altiserve_usage altiserve_request_usage(altiserve_request *r) { return r->usage; }
 
 static const altiserve_model_info fake = {.id = "fake", .created = 1700000000, .state = MODEL_READY, .architecture = "llama", .quantization = "Q8_0",
-                                          .vocabulary = 256, .context = 4096, .context_trained = 8192, .parameters = 1500000, .file_bytes = 123, .generates = true, .embeds = true, .embedding_width = 4};
-// Two more that are found and not listed.
+                                          .vocabulary = 256, .context = 4096, .context_trained = 8192, .parameters = 1500000, .file_bytes = 123, .memory_bytes = 4567, .generates = true, .embeds = true, .embedding_width = 4};
+// Three more that are found and not listed.
 static altiserve_model_info special(const char *id) {
     altiserve_model_info m = fake;
     snprintf(m.id, sizeof m.id, "%s", id);
@@ -275,6 +301,7 @@ static altiserve_model_info special(const char *id) {
     m.embedding_model = true;
     m.ranks = !strcmp(id, "ranker");
     m.embeds = !m.ranks;
+    if (!strcmp(id, "sleeper")) m.state = atomic_load(&loaded) ? MODEL_READY : MODEL_UNLOADED;
     return m;
 }
 void altiserve_models(altiserve *a, void (*fn)(void *, const altiserve_model_info *), void *ctx) {
@@ -283,11 +310,12 @@ void altiserve_models(altiserve *a, void (*fn)(void *, const altiserve_model_inf
     snprintf(other.id, sizeof other.id, "a \"quoted\" name");
     snprintf(broken.id, sizeof broken.id, "broken");
     broken.state = MODEL_BROKEN;
+    other.state = MODEL_UNLOADED;
     fn(ctx, &other), fn(ctx, &broken), fn(ctx, &fake);
 }
 status altiserve_model(altiserve *a, const char *id, altiserve_model_info *out, error *err) {
     (void)a;
-    if (id && (!strcmp(id, "ranker") || !strcmp(id, "encoder"))) {
+    if (id && (!strcmp(id, "ranker") || !strcmp(id, "encoder") || !strcmp(id, "sleeper"))) {
         *out = special(id);
         return OK;
     }
@@ -315,6 +343,12 @@ status altiserve_template(altiserve *a, const char *id, const char *input, size_
     (void)a, (void)id, (void)err;
     *text = mem_strndup(input, len);
     *text_len = len;
+    return OK;
+}
+status altiserve_chat_template(altiserve *a, const char *id, char **text, size_t *len, error *err) {
+    (void)a, (void)id, (void)err;
+    *text = mem_strdup("{{ \"jinja\" }}\n");
+    *len = strlen(*text);
     return OK;
 }
 status altiserve_tokenize_chat(altiserve *a, const char *id, const char *input, size_t len, int32_t **ids, size_t *n, error *err) {
@@ -423,6 +457,11 @@ static void test_models(void **state) {
     assert_int_equal(r.code, 200);
     assert_int_equal(json_array_size(at(r.json, "data")), 2);
     assert_string_equal(str(&r, "data.0.id"), "a \"quoted\" name");
+    assert_null(at(r.json, "data.0.max_model_len")); // not known before it is loaded
+    assert_int_equal(json_integer_value(at(r.json, "data.1.max_model_len")), 4096);
+    reply_free(&r);
+    r = ask("GET", "/props?model=sleeper", "", "");
+    assert_int_equal(json_integer_value(at(r.json, "default_generation_settings.n_ctx")), 0);
     reply_free(&r);
     r = ask("GET", "/v1/models/fake", "", "");
     assert_string_equal(str(&r, "id"), "fake");
@@ -446,8 +485,23 @@ static void test_models(void **state) {
     reply_free(&r);
     r = ask("GET", "/api/tags", "", "");
     assert_string_equal(str(&r, "models.1.name"), "fake");
+    assert_int_equal(json_integer_value(at(r.json, "models.1.size")), 123);
+    char digest[65];
+    snprintf(digest, sizeof digest, "%s", str(&r, "models.1.digest"));
+    assert_int_equal(strspn(digest, "0123456789abcdef"), 64);
+    assert_string_not_equal(digest, str(&r, "models.0.digest"));
+    reply_free(&r);
+    r = ask("GET", "/api/ps", "", "");
+    assert_int_equal(json_array_size(at(r.json, "models")), 1); // what is in memory
+    assert_string_equal(str(&r, "models.0.name"), "fake");
+    assert_string_equal(str(&r, "models.0.digest"), digest);
+    assert_int_equal(json_integer_value(at(r.json, "models.0.size")), 4567);
+    assert_true(json_is_integer(at(r.json, "models.0.size_vram")) && !json_integer_value(at(r.json, "models.0.size_vram")));
+    assert_int_equal(json_integer_value(at(r.json, "models.0.context_length")), 4096);
+    assert_non_null(strchr(str(&r, "models.0.expires_at"), 'Z'));
     reply_free(&r);
     r = ask("POST", "/api/show", "", "{\"model\":\"fake:latest\"}");
+    assert_string_equal(str(&r, "template"), "{{ \"jinja\" }}\n");
     assert_int_equal(json_integer_value(json_object_get(at(r.json, "model_info"), "llama.context_length")), 8192);
     reply_free(&r);
     r = ask("GET", "/health", "", "");
@@ -1237,6 +1291,86 @@ static void test_embedding_leaver(void **state) {
     strbuf_free(&body);
 }
 
+// A request without a prompt loads its model, or lets it go; whoever waits for a load holds no worker.
+static void expect_residence(const char *path, const char *body, const char *what) {
+    reply r = ask("POST", path, "", body);
+    if (r.code != 200) fail_msg("%s %s: %d: %s", path, body, r.code, r.body);
+    bool chat = strstr(path, "chat") != NULL;
+    assert_string_equal(str(&r, chat ? "message.content" : "response"), "");
+    if (chat) assert_string_equal(str(&r, "message.role"), "assistant");
+    assert_string_equal(str(&r, "model"), "sleeper");
+    assert_string_equal(str(&r, "done_reason"), what);
+    assert_true(json_is_true(at(r.json, "done")));
+    assert_int_equal(strlen(str(&r, "created_at")), strlen("2024-01-01T00:00:00Z"));
+    assert_true(strcmp(str(&r, "created_at"), "2024") > 0);
+    assert_int_equal(json_object_size(r.json), 5);
+    if (atomic_load(&loaded) != !strcmp(what, "load")) fail_msg("%s %s: not done", path, body);
+    reply_free(&r);
+}
+
+static void test_residence(void **state) {
+    (void)state;
+    static const struct { const char *path, *empty[4]; } ways[] = {{"/api/generate", {"", ",\"prompt\":\"\"", ",\"prompt\":null", ",\"prompt\":\"\",\"stream\":false,\"raw\":true"}},
+                                                                   {"/api/chat", {"", ",\"messages\":[]", ",\"messages\":null", ",\"messages\":[],\"stream\":true"}}};
+    static const char *const none[] = {"0", "0.0", "\"0\"", "\"0s\"", "\"0h0m0s\""}, *const some[] = {"null", "-1", "300", "\"5m\"", "\"-1\"", "\"10m\"", "\"0.5s\"", "\"\"", "true"};
+    char body[200];
+    double requests = obs_read(OBS_REQUESTS_FINISHED, "sleeper", "stop");
+    for (int w = 0; w < 2; w++) {
+        for (int i = 0; i < 4; i++) {
+            snprintf(body, sizeof body, "{\"model\":\"sleeper:latest\"%s}", ways[w].empty[i]);
+            expect_residence(ways[w].path, body, "load");
+            snprintf(body, sizeof body, "{\"model\":\"sleeper\"%s,\"keep_alive\":0}", ways[w].empty[i]);
+            expect_residence(ways[w].path, body, "unload");
+        }
+        for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
+            atomic_store(&loaded, true);
+            snprintf(body, sizeof body, "{\"model\":\"sleeper\",\"keep_alive\":%s}", none[i]);
+            expect_residence(ways[w].path, body, "unload");
+        }
+        for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+            atomic_store(&loaded, false);
+            snprintf(body, sizeof body, "{\"model\":\"sleeper\",\"keep_alive\":%s}", some[i]);
+            expect_residence(ways[w].path, body, "load");
+        }
+        static const struct { const char *body; int code; } bad[] = {
+            {"{\"model\":\"fake\",\"keep_alive\":0}", 409}, {"{\"model\":\"nobody\"}", 404}, {"{\"model\":\"nobody\",\"keep_alive\":0}", 404}, {"{\"model\":\"sleeper\",\"format\":\"json\"}", 400},
+            {"{\"model\":\"sleeper\",\"prompt\":7,\"messages\":{}}", 400}, {"{\"model\":\"encoder\",\"prompt\":\"x\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", 400}};
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+            reply r = ask("POST", ways[w].path, "", bad[i].body);
+            if (r.code != bad[i].code) fail_msg("%s %s: %d, not %d: %s", ways[w].path, bad[i].body, r.code, bad[i].code, r.body);
+            str(&r, "error");
+            reply_free(&r);
+        }
+    }
+    atomic_store(&load_fails, true);
+    reply failed = ask("POST", "/api/generate", "", "{\"model\":\"sleeper\"}");
+    atomic_store(&load_fails, false);
+    assert_int_equal(failed.code, 503);
+    assert_string_equal(str(&failed, "error"), "it does not fit");
+    reply_free(&failed);
+    assert_true(obs_read(OBS_REQUESTS_FINISHED, "sleeper", "stop") == requests);
+
+    enum { MANY = 20 }; // far more than there are workers
+    client c[MANY];
+    atomic_store(&load_slow, true);
+    for (int i = 0; i < MANY; i++) {
+        c[i] = client_open(port, 0);
+        send_request(&c[i], "POST", i % 2 ? "/api/chat" : "/api/generate", "", "{\"model\":\"sleeper\"}", strlen("{\"model\":\"sleeper\"}"));
+    }
+    assert_true(wait_live(MANY));
+    reply r = ask("POST", CHAT, "", "{" HELLO "}"); // others are served
+    assert_int_equal(r.code, 200);
+    reply_free(&r);
+    client_close(&c[0]); // who leaves waits no longer
+    assert_true(wait_live(MANY - 1));
+    atomic_store(&load_slow, false);
+    for (int i = 1; i < MANY; i++) {
+        assert_true(client_read_until(&c[i], "\"done_reason\":\"load\"", 1, 10000));
+        client_close(&c[i]);
+    }
+    assert_true(wait_live(0));
+}
+
 static void *stopper(void *arg) {
     (void)arg;
     api_stop(server, 3600000);
@@ -1264,7 +1398,7 @@ static void test_stop(void **state) {
 int main(void) {
     json_set_alloc_funcs(value_alloc, value_free);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
-                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
+                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_residence), cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
                                        cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_slow_client), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking),
                                        cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_bodies_go), cmocka_unit_test(test_what_is_measured), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);

@@ -190,6 +190,37 @@ const tests = {
     assert.equal((await (await fetch(`${url}/api/tags`)).json()).models[0].name, 'toy-1');
   },
 
+  async 'models are loaded and unloaded as Ollama has it'() {
+    const other = await serve();
+    const get = async (path) => (await fetch(other.url + path)).json();
+    const send = (path, body) => fetch(other.url + path, { method: 'POST', body: JSON.stringify({ model: 'toy-1:latest', ...body }) });
+    const told = async (path, body) => { const r = await send(path, body); return [r.status, (await r.json()).done_reason]; };
+    const residents = async () => (await get('/api/ps')).models;
+    for (const [path, empty] of [['/api/generate', { prompt: '' }], ['/api/chat', { messages: [] }]]) {
+      assert.deepEqual(await residents(), []);
+      assert.equal((await get('/v1/models')).data[0].max_model_len, undefined);
+      assert.deepEqual(await told(path, empty), [200, 'load']);
+      const [there] = await residents(), tag = (await get('/api/tags')).models[0], m = await metrics(other.url);
+      assert.deepEqual([there.name, there.digest, there.details, there.size_vram], [tag.name, tag.digest, tag.details, 0]);
+      assert.equal(there.size, m('altiserve_memory_used_bytes'));
+      assert.equal((await get('/v1/models')).data[0].max_model_len, there.context_length);
+      assert.deepEqual(await told(path, { ...empty, keep_alive: '0s' }), [200, 'unload']);
+      assert.equal((await metrics(other.url))('altiserve_memory_used_bytes'), 0);
+    }
+    // Who streams keeps it; when its client has left it goes.
+    const work = { prompt: Array.from({ length: 64 }, (_, i) => `Story ${i}.`), n: 4, max_tokens: 400, ignore_eos: true, stream: true };
+    const stream = await send('/v1/completions', { ...work, model: 'toy-1' });
+    const reader = stream.body.getReader();
+    await reader.read();
+    assert.deepEqual(await told('/api/generate', { keep_alive: 0 }), [409, undefined]);
+    await reader.cancel();
+    await until('it is unloaded', async () => (await told('/api/chat', { keep_alive: 0 }))[0] === 200);
+    assert.deepEqual(await residents(), []);
+    assert.match((await (await send('/api/show', {})).json()).template, /messages/);
+    other.child.kill('SIGTERM');
+    assert.deepEqual(await other.child.ended, { code: 0, signal: null });
+  },
+
   async 'refusals'() {
     const ok = { model: 'toy-1', messages: [{ role: 'user', content: 'hi' }] };
     const cases = [

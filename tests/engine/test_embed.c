@@ -271,6 +271,9 @@ static void only_what_they_are_for(void **state) {
         g.model = ids[i];
         assert_int_equal(altiserve_submit(a, &g, &r, &err), E_INVALID);
         assert_non_null(strstr(err.text, "writes no text"));
+        answer *x = ask(a, &(altiserve_generate){.model = ids[i], .loads = true}); // loading is for all
+        assert_int_equal(x->end, FINISH_STOP);
+        answer_free(x);
     }
     const int32_t tokens[] = {2, 5, 3};
     assert_int_equal(altiserve_logits(a, "mean", tokens, 3, 0, NULL, NULL, &err), E_INVALID);

@@ -303,6 +303,88 @@ static void a_load_waits_for_the_busy_one(void **state) {
     altiserve_destroy(a);
 }
 
+// The end of a request that only loads the model.
+static answer *loads(altiserve *a, const char *id) {
+    return ask(a, &(altiserve_generate){.model = id, .loads = true, .logprobs = -1});
+}
+
+static altiserve_model_info info_of(altiserve *a, const char *id) {
+    altiserve_model_info info;
+    assert_int_equal(state_of(a, id, &info), OK);
+    return info;
+}
+
+static void models_are_loaded_and_unloaded_on_request(void **state) {
+    (void)state;
+    error err = {0};
+    altiserve_stats st;
+    put("a.gguf", SIZE_MAX, false);
+    put_part("b", 0, 1, "tokenizer.ggml.token_type", "of no kind");
+    altiserve_options o = toy_options();
+    o.models_dir = dir;
+    o.responses = 4; // no load is an answer to be replayed
+    altiserve *a = engine_with(o);
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(info_of(a, "a").state, MODEL_UNLOADED);
+        assert_true(info_of(a, "a").memory_bytes == 0);
+        answer *x = loads(a, "a");
+        if (x->end != FINISH_STOP) fail_msg("%s", x->err.text);
+        assert_true(!x->started && !x->text[0].len && !x->usage.prompt_tokens && !x->usage.completion_tokens);
+        assert_true(x->usage.load_s > 0);
+        answer_free(x);
+        altiserve_get_stats(a, &st);
+        assert_int_equal(info_of(a, "a").state, MODEL_READY);
+        assert_true(st.memory_used > 0 && info_of(a, "a").memory_bytes == st.memory_used && !st.running && !st.waiting);
+        x = loads(a, "a"); // it is there
+        assert_true(x->end == FINISH_STOP && x->usage.load_s == 0);
+        answer_free(x);
+        serves(a, "a");
+        if (altiserve_unload(a, "a", &err) != OK) fail_msg("%s", err.text); // who was told the end is no longer served
+        assert_int_equal(altiserve_unload(a, "a", &err), OK);
+        altiserve_get_stats(a, &st);
+        assert_true(st.memory_used == 0);
+    }
+    assert_int_equal(altiserve_unload(a, "nobody", &err), E_NOTFOUND);
+    altiserve_request *r;
+    altiserve_event e;
+    altiserve_generate g = greedy("Tell me a story.", 480);
+    g.model = "a";
+    assert_int_equal(altiserve_submit(a, &g, &r, NULL), OK);
+    while (altiserve_next(r, UINT32_MAX, &e) != EVENT_TEXT) assert_int_not_equal(e.kind, EVENT_END);
+    assert_int_equal(altiserve_unload(a, "a", &err), E_BUSY); // it runs, or is paused with its pages
+    assert_non_null(strstr(err.text, "serves requests"));
+    answer *x = mem_calloc(1, sizeof *x);
+    collect(r, x);
+    assert_int_equal(x->finish[0], FINISH_LENGTH);
+    answer_free(x);
+    assert_int_equal(altiserve_unload(a, "a", &err), OK);
+    x = loads(a, "b"); // why it cannot be loaded
+    assert_int_equal(x->end, FINISH_ERROR);
+    assert_non_null(strstr(x->err.text, "tokenizer.ggml.token_type"));
+    answer_free(x);
+    altiserve_destroy(a);
+}
+
+static void template_is(altiserve *a, const char *id, const char *want) {
+    char *text;
+    size_t len;
+    assert_int_equal(altiserve_chat_template(a, id, &text, &len, NULL), OK);
+    assert_int_equal(strlen(text), len);
+    if (*want ? !strstr(text, want) : len) fail_msg("%s: %s", id, text);
+    mem_free(text);
+}
+
+static void templates_are_shown(void **state) {
+    (void)state;
+    put_part("own", 0, 1, "tokenizer.chat_template", "{{ 'its own' }}");
+    put_part("none", 0, 1, "tokenizer.chat_template", "");
+    altiserve *a = folder(0);
+    template_is(a, "own", "{{ 'its own' }}");
+    template_is(a, "none", "<|im_start|>");
+    assert_int_equal(altiserve_chat_template(a, "nobody", NULL, NULL, NULL), E_NOTFOUND);
+    altiserve_destroy(a);
+}
+
 // A tokenizer that cannot be made ends the load that was begun beside it, which else would wait for the room of the model that serves.
 static void a_broken_tokenizer_ends_the_load(void **state) {
     (void)state;
@@ -494,6 +576,34 @@ static void who_was_loaded_is_kept_a_while(void **state) {
     list_end(ms);
 }
 
+// What is unloaded is idle: neither held, nor wanted, nor waiting for who asked for it.
+static void who_is_wanted_is_not_unloaded(void **state) {
+    (void)state;
+    uint64_t busy = put_layers("busy", 12), big = put_layers("big", 60);
+    eng_models *ms = list_with(big + busy / 2, 600000);
+    eng_file *f[] = {named(ms, "busy"), named(ms, "big")};
+    error err = {0};
+    eng_model *works = held(ms, f[0]);
+    asked(ms, f[1]);
+    assert_int_equal(eng_models_unload(ms, f[1], &err), E_BUSY);
+    assert_non_null(strstr(err.text, "big is being loaded"));
+    assert_int_equal(eng_models_unload(ms, f[0], &err), E_BUSY);
+    assert_non_null(strstr(err.text, "busy serves requests"));
+    eng_model_release(works);
+    pthread_mutex_lock(&change_lock);
+    while (!is_ready(ms, f[1])) pthread_cond_wait(&change, &change_lock);
+    pthread_mutex_unlock(&change_lock);
+    assert_int_equal(eng_models_unload(ms, f[1], &err), E_BUSY); // who asked has not come yet
+    eng_model_release(held(ms, f[1]));
+    assert_int_equal(eng_models_unload(ms, f[1], &err), OK);
+    altiserve_stats st;
+    eng_models_stats(ms, &st);
+    assert_true(st.memory_used == 0);
+    eng_model_release(held(ms, f[1])); // and can come back
+    for (int i = 0; i < 2; i++) eng_file_release(f[i]);
+    list_end(ms);
+}
+
 // A wait ends when its time is up, though nothing happens then.
 static void a_wait_for_memory_has_an_end(void **state) {
     (void)state;
@@ -671,6 +781,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(files_come_and_go, setup, teardown), cmocka_unit_test_setup_teardown(broken_and_incomplete, setup, teardown),
         cmocka_unit_test_setup_teardown(running_requests_keep_their_version, setup, teardown),
         cmocka_unit_test_setup_teardown(models_share_memory, setup, teardown), cmocka_unit_test_setup_teardown(a_load_waits_for_the_busy_one, setup, teardown),
+        cmocka_unit_test_setup_teardown(models_are_loaded_and_unloaded_on_request, setup, teardown), cmocka_unit_test_setup_teardown(templates_are_shown, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_is_wanted_is_not_unloaded, setup, teardown),
         cmocka_unit_test_setup_teardown(a_broken_tokenizer_ends_the_load, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waits_for_memory_stops_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waited_longer_goes_first, setup, teardown), cmocka_unit_test_setup_teardown(who_was_loaded_is_kept_a_while, setup, teardown),

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -176,19 +175,13 @@ static status converse(struct chat *c, error *err) {
     return OK;
 }
 
-// A pipe, a file: something was handed over beside the prompt. A terminal, a socket or a device that a script or a service happens to have as its stdin is not asked.
-static bool stdin_holds_text(void) {
-    struct stat st;
-    return fstat(STDIN_FILENO, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISREG(st.st_mode));
-}
-
-// One message: the prompt and, where it is a pipe or a file, what stdin holds.
-static status one_message(struct chat *c, const char *prompt, error *err) {
+// One message: the prompt, all of stdin, or one behind the other.
+static status one_message(struct chat *c, const char *prompt, bool piped_in, error *err) {
     strbuf text = {0};
     char *piped = NULL;
     size_t len = 0;
     if (prompt) strbuf_adds(&text, prompt);
-    if ((!prompt || stdin_holds_text()) && cli_read("-", &piped, &len, err) != OK) {
+    if (piped_in && cli_read("-", &piped, &len, err) != OK) {
         strbuf_free(&text);
         return err->code;
     }
@@ -207,9 +200,10 @@ int cmd_run(const flags *f) {
     struct sigaction interrupt = {.sa_handler = on_interrupt}; // no SA_RESTART: the line editor returns
     sigaction(SIGINT, &interrupt, NULL);
     const char *prompt = f->n_positional > 1 ? f->positional[1] : NULL;
-    if (start_over(&c, &err) == OK && cli_open(f, &c.a, &err) == OK && cli_load(c.a, c.model, &err) == OK) {
+    if (f->n_positional > 2 && strcmp(f->positional[2], "-")) error_set(&err, E_USAGE, "behind the prompt may stand -, for what is piped in, not \"%.60s\": a prompt of several words is quoted", f->positional[2]);
+    else if (start_over(&c, &err) == OK && cli_open(f, &c.a, &err) == OK && cli_load(c.a, c.model, &err) == OK) {
         if (!prompt && isatty(STDIN_FILENO)) converse(&c, &err);
-        else one_message(&c, prompt, &err);
+        else one_message(&c, prompt, !prompt || f->n_positional > 2, &err);
     }
     json_decref(c.messages);
     altiserve_destroy(c.a);

@@ -14,7 +14,7 @@ static const struct command {
     const char *words, *help;
 } commands[] = {
     {"serve", CMD_SERVE, cmd_serve, 0, 0, "", "serve the models folder over HTTP (OpenAI-compatible)"},
-    {"run", CMD_RUN, cmd_run, 1, 2, "MODEL [PROMPT]", "chat in the terminal, or answer one prompt"},
+    {"run", CMD_RUN, cmd_run, 1, 3, "MODEL [PROMPT [-]]", "chat in the terminal, or answer one prompt; - adds what is piped in"},
     {"generate", CMD_GENERATE, cmd_generate, 1, 1, "MODEL", "continue a text or token ids"},
     {"tokenize", CMD_TOKENIZE, cmd_tokenize, 1, 1, "MODEL", "text on stdin to token ids, a line a record"},
     {"detokenize", CMD_DETOKENIZE, cmd_detokenize, 1, 1, "MODEL", "token ids on stdin to text"},

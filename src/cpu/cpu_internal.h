@@ -355,7 +355,7 @@ typedef struct cpu_kv {
     cpu_kv_group groups[DEV_MAX_GROUPS];
 } cpu_kv;
 
-// Before a step that uses each group's pages up to upto[g] - 1: the memory of those that were never used is there, fetched by all workers. By the device's thread.
+// Before each group's pages up to upto[g] - 1 are written to: the memory of those that were never used is there, fetched by all workers. By the device's thread.
 void cpu_kv_reach(cpu_device *, cpu_kv *, const int32_t *upto);
 
 size_t cpu_kv_elem(dev_kv_type t);

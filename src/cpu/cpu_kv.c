@@ -68,7 +68,7 @@ void cpu_kv_destroy(device *d, dev_kv *handle) {
 }
 
 // The first write to fresh memory waits until the system has found and zeroed it, one large page after the other, in the middle of a step, while the other workers wait at its end. A run's are
-// fetched before the step, by all of them.
+// fetched before the step, or before a page is copied or brought into it, by all of them.
 enum { PIECE = 2 << 20 }; // bytes, one of the system's large pages
 
 typedef struct fetch { uint8_t *at; size_t bytes; atomic_bool refused; } fetch;
@@ -95,8 +95,14 @@ void cpu_kv_reach(cpu_device *d, cpu_kv *kv, const int32_t *upto) {
     }
 }
 
+static void reach_page(device *d, dev_kv *kv, int32_t group, int32_t page) {
+    int32_t upto[DEV_MAX_GROUPS] = {0};
+    upto[group] = page + 1;
+    cpu_kv_reach(cpu_dev(d), (cpu_kv *)kv, upto);
+}
+
 void cpu_kv_copy(device *d, dev_kv *kv, int32_t group, int32_t from, int32_t to) {
-    (void)d;
+    reach_page(d, kv, group, to);
     const cpu_kv_group *g = &((cpu_kv *)kv)->groups[group];
     for (int32_t i = 0; i < g->parts && from != to; i++) memcpy(cpu_kv_part(g, to, i), cpu_kv_part(g, from, i), g->part_bytes);
 }
@@ -109,7 +115,7 @@ void cpu_kv_export(device *d, dev_kv *kv, int32_t group, int32_t page, void *dst
 }
 
 void cpu_kv_import(device *d, dev_kv *kv, int32_t group, int32_t page, const void *src) {
-    (void)d;
+    reach_page(d, kv, group, page);
     const cpu_kv_group *g = &((cpu_kv *)kv)->groups[group];
     const uint8_t *from = src;
     for (int32_t i = 0; i < g->parts; i++, from += g->part_bytes) memcpy(cpu_kv_part(g, page, i), from, g->part_bytes);

@@ -69,6 +69,7 @@ void eng_draft_free(eng_draft *d) {
 static void give_up(eng_served *v, const char *why) {
     obs_log(OBS_WARN, "%s does not draft for %s: %s", v->draft->file->id, v->m->file->id, why);
     for (eng_choice *c = v->running; c; c = c->next) eng_draft_leave(c);
+    eng_model_helped_by(v->m, NULL);
     eng_draft_free(v->draft);
     v->draft = NULL;
 }
@@ -82,6 +83,7 @@ bool eng_draft_ready(eng_served *v) {
     status s = d->file == v->m->file ? OK : eng_sched_helper(v->sched, d->file, &m, &err);
     if (s == E_BUSY) return false;
     d->model = m;
+    eng_model_helped_by(v->m, m);
     if (s == OK) s = m ? eng_sched_served(v->sched, m, &d->with, &err) : OK;
     if (s == OK && !m) d->with = v;
     if (s == OK && d->with->m->plan->n_vocab != v->m->plan->n_vocab)

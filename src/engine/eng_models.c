@@ -470,6 +470,12 @@ void eng_models_each(eng_models *ms, void (*fn)(void *, const altiserve_model_in
 
 void eng_model_hold(eng_model *m) { atomic_fetch_add(&m->refs, 1); }
 
+void eng_model_helped_by(eng_model *m, eng_model *helper) {
+    pthread_mutex_lock(&m->owner->lock);
+    m->helper = helper;
+    pthread_mutex_unlock(&m->owner->lock);
+}
+
 void eng_model_release(eng_model *m) {
     if (!m) return;
     eng_models *ms = m->owner;
@@ -495,11 +501,20 @@ static bool is_idle(const eng_file *f) {
     return m && atomic_load(&m->refs) == 1 && (m->taken || eng_now_ms() - atomic_load(&m->last_used) >= KEEP_MS);
 }
 
-// What a load can have: bytes that are free or that idle models hold. Under the lock.
+// Nobody but idle models holds it, whom it helps: it is idle as soon as they are dropped.
+static bool helps_idle(const eng_models *ms, const eng_model *m) {
+    int held = 0;
+    for (size_t i = 0; i < count_all(ms); i++) held += is_idle(file_at(ms, i)) && file_at(ms, i)->loaded->helper == m;
+    return held && atomic_load(&m->refs) == 1 + held;
+}
+
+// What a load can have: bytes that are free, or that idle models and their helpers hold. Under the lock.
 static uint64_t room(const eng_models *ms) {
     uint64_t bytes = ms->limit - ms->used;
-    for (size_t i = 0; i < count_all(ms); i++)
-        if (is_idle(file_at(ms, i))) bytes += file_at(ms, i)->loaded->bytes;
+    for (size_t i = 0; i < count_all(ms); i++) {
+        const eng_file *f = file_at(ms, i);
+        if (is_idle(f) || (f->loaded && helps_idle(ms, f->loaded))) bytes += f->loaded->bytes;
+    }
     return bytes;
 }
 

@@ -66,6 +66,7 @@ struct eng_model {
     uint64_t    bytes;     // in the ledger
     _Atomic int64_t last_used; // monotonic ms
     bool        taken;     // by a request since it was loaded. Under the models' lock
+    eng_model  *helper;    // that it holds a reference to, through sched; NULL: none. Under the models' lock
     void       *sched;     // the scheduler's state for this model, made and used on the engine thread
     void      (*sched_free)(void *sched);
 };
@@ -93,6 +94,8 @@ status eng_models_get(eng_models *ms, eng_file *f, int64_t since, eng_model **ou
 status eng_models_get_beside(eng_models *ms, eng_file *f, eng_model **out, error *err);
 void   eng_model_hold(eng_model *m);
 void   eng_model_release(eng_model *m);
+// m holds a reference to helper from here on (NULL: to none), and lets it go when it is dropped: whoever wants the room of both can have it.
+void   eng_model_helped_by(eng_model *m, eng_model *helper);
 
 void   eng_models_each(eng_models *ms, void (*fn)(void *ctx, const altiserve_model_info *), void *ctx);
 // A copy of what is known now.

@@ -163,5 +163,5 @@ status eng_choice_draw(eng_choice *c, samp_scratch *scratch, samp_row row, int32
 // Sends what is held, then the finish.
 status eng_choice_finish(eng_choice *c, altiserve_finish finish, error *err);
 
-// eng_sched.c: takes a filled request of that client (and its name in metrics) into the queue. E_BUSY when it is full or the engine stops.
+// eng_sched.c: takes a filled request of that client (and its name in metrics) into the queue. E_BUSY when it is full, E_CANCELLED when the engine stops.
 status eng_sched_submit(eng_sched *s, altiserve_request *r, const char *client, const char *name, error *err);

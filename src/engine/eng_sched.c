@@ -85,7 +85,7 @@ static uint32_t free_places(const eng_sched *s, const eng_file *f) {
 status eng_sched_submit(eng_sched *s, altiserve_request *r, const char *client, const char *name, error *err) {
     status st = OK;
     pthread_mutex_lock(&s->lock);
-    if (s->draining || !s->started) st = error_set(err, E_BUSY, "the server is stopping");
+    if (s->draining || !s->started) st = error_set(err, E_CANCELLED, "the server is stopping");
     if (st == OK) {
         eng_client *c = eng_client_find(&s->clients, client, name);
         uint32_t starting = free_places(s, r->file); // a newcomer passes through the queue; where a place is free it does not wait there

@@ -29,7 +29,7 @@ typedef struct http_options {
     uint32_t max_connections;  // further ones get 503; 0: 1,024
     size_t   max_body;         // bytes; more is 413; 0: 32 MB
     size_t   max_bodies;       // bytes of all bodies being read or kept; more is 503; 0: 512 MB
-    size_t   max_answers;      // bytes of whole answers that are not sent yet; more is 503. Those up to 64 KB do not count: connections bound them. 0: 512 MB
+    size_t   max_answers;      // bytes of whole answers that are not sent yet; more is 503. Those up to 64 KB do not count (connections bound them), nor those of GET. 0: 512 MB
     size_t   max_lag;          // bytes a stream may queue for a slow client: from a quarter on it is full, a sender that goes on past all of it is cut; 0: 1 MB
     int      send_buffer;      // SO_SNDBUF of a connection while it streams; 0: 32 KB
     // Milliseconds; 0 takes the default. A deadline is absolute: bytes that trickle in do not move it.

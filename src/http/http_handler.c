@@ -310,7 +310,7 @@ enum MHD_Result http_on_request(void *cls, struct MHD_Connection *mhd, const cha
         http_conn *c = info ? info->socket_context : NULL;
         if (!c || c->cut || !(r = begin(s, c, mhd, url, method, version))) return MHD_NO;
         *con_cls = r;
-        // What is refused by its headers alone is not read, but for a little: libmicrohttpd answers and closes.
+        // What is refused by its headers alone is not read: libmicrohttpd answers and closes. But a body a little over the limit is, and thrown away, so that its sender sees the 413.
         return r->reject && !r->drain ? queue_reject(r, mhd) : MHD_YES;
     }
     if (*len) {

@@ -110,17 +110,20 @@ bool http_add_header(http_request *r, const char *name, const char *value) {
 
 enum { SMALL_ANSWER = 64 << 10 };
 
-// Counts an answer among those that wait to be sent; false when they would be too many bytes. The small ones go always, health and errors among them.
+// Counts an answer among those that wait to be sent; false when they would be too many bytes. The small ones go always, errors among them, and so do the server's own, metrics and
+// lists, which say what is wrong then.
 static bool count_answer(http_server *s, size_t len) {
-    if (len <= SMALL_ANSWER || atomic_fetch_add(&s->answers, len) + len <= s->o.max_answers) return true;
+    if (!len || atomic_fetch_add(&s->answers, len) + len <= s->o.max_answers) return true;
     atomic_fetch_sub(&s->answers, len);
     return false;
 }
 
 bool http_respond_take(http_request *r, int code, const char *content_type, char *out, size_t len) {
     http_server *s = r->server;
-    if (!count_answer(s, len)) {
+    size_t counted = len > SMALL_ANSWER && strcmp(r->method, "GET") ? len : 0;
+    if (!count_answer(s, counted)) {
         strbuf text = {0};
+        counted = 0;
         code = 503;
         http_reason_body("the server holds too many answers that their clients have not read yet; try again", code, &text);
         len = text.failed ? 0 : text.len;
@@ -129,7 +132,6 @@ bool http_respond_take(http_request *r, int code, const char *content_type, char
         content_type = "application/json";
         http_add_header(r, "Retry-After", "1");
     }
-    size_t counted = len > SMALL_ANSWER ? len : 0;
     char *fit = counted ? mem_realloc(out, len) : NULL; // a text that was grown may hold twice its length
     if (fit) out = fit;
     pthread_mutex_lock(&r->lock);

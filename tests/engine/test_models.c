@@ -524,6 +524,25 @@ static void who_waits_for_memory_stops_nobody(void **state) {
     list_end(ms);
 }
 
+static void let_go(void *helper) { eng_model_release(helper); }
+
+// A model that drafts for another is idle with it: both are dropped for who needs the room of both.
+static void helpers_go_with_whom_they_help(void **state) {
+    (void)state;
+    uint64_t target = put_layers("target", 12), helper = put_layers("helper", 6), big = put_layers("big", 60);
+    assert_true(big > target + helper);
+    eng_models *ms = list_with(big + helper / 2, 600000); // not beside the helper
+    eng_file *f[] = {named(ms, "target"), named(ms, "helper"), named(ms, "big")};
+    eng_model *helped = held(ms, f[0]), *helps = held(ms, f[1]);
+    helped->sched = helps; // as the scheduler's state holds a draft model
+    helped->sched_free = let_go;
+    eng_model_helped_by(helped, helps);
+    eng_model_release(helped);
+    eng_model_release(held(ms, f[2]));
+    for (int i = 0; i < 3; i++) eng_file_release(f[i]);
+    list_end(ms);
+}
+
 static void who_waited_longer_goes_first(void **state) {
     (void)state;
     uint64_t busy = put_layers("busy", 12), big = put_layers("z", 60);
@@ -785,6 +804,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(who_is_wanted_is_not_unloaded, setup, teardown),
         cmocka_unit_test_setup_teardown(a_broken_tokenizer_ends_the_load, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waits_for_memory_stops_nobody, setup, teardown),
+        cmocka_unit_test_setup_teardown(helpers_go_with_whom_they_help, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waited_longer_goes_first, setup, teardown), cmocka_unit_test_setup_teardown(who_was_loaded_is_kept_a_while, setup, teardown),
         cmocka_unit_test_setup_teardown(a_wait_for_memory_has_an_end, setup, teardown),
         cmocka_unit_test_setup_teardown(a_helpers_modesty_is_its_own, setup, teardown), cmocka_unit_test_setup_teardown(who_asks_for_a_helper_displaces, setup, teardown),

@@ -3,6 +3,9 @@
 #include <string.h>
 #include <time.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "api/api_internal.h"
 
 void api_root(job *j) {
@@ -48,10 +51,9 @@ static void put_digest(strbuf *out, const altiserve_model_info *m) {
     char facts[sizeof m->id + 64];
     snprintf(facts, sizeof facts, "%s %llu %lld", m->id, (unsigned long long)m->file_bytes, (long long)m->created);
     strbuf_adds(out, ",\"digest\":\"");
-    uint64_t hash = 14695981039346656037u;
-    for (int i = 0; i < 4; i++) {
-        for (const char *c = facts; *c; c++) hash = (hash ^ (unsigned char)*c) * 1099511628211u;
-        strbuf_addf(out, "%016llx", (unsigned long long)hash);
+    for (uint64_t half = 0; half < 2; half++) {
+        XXH128_hash_t h = XXH3_128bits_withSeed(facts, strlen(facts), half);
+        strbuf_addf(out, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
     }
     strbuf_adds(out, "\",");
 }

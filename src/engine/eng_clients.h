@@ -1,5 +1,5 @@
 // engine/eng_clients: who asks: for fairness, queue shares and salts. One entry for each API key or address that has requests, or had some lately.
-// Threads: the table, `waiting` and `refs` are under the scheduler's lock; `fair` and `running` are the engine thread's.
+// Threads: the table, `waiting` and `refs` are under the scheduler's lock; `fair` is the engine thread's.
 #pragma once
 #include "engine/eng_policy.h"
 
@@ -12,7 +12,6 @@ typedef struct eng_client {
     uint32_t   refs;      // requests that are not ended
     uint64_t   last_used; // a count of look-ups
     pol_client fair;
-    uint32_t   running;   // sequences
 } eng_client;
 
 typedef struct eng_clients {

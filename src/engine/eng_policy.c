@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include "kv/kv.h"
+
 enum { LEAST_PATIENCE = 8, MOST_PATIENCE = 512, TRIAL = 2 }; // of drafts that do not pay: chances let pass between trials, drafts of one
 #define FADE .98 // of a step's weight, a step later
 #define LUCK_FADE .9 // of a step's drafts, a step with drafts later
@@ -122,16 +124,64 @@ bool pol_before(const pol_item *a, const pol_item *b) {
     return a->order < b->order;
 }
 
-bool pol_displaces(const pol_item *w, uint32_t w_runs, const pol_item *r, uint32_t r_runs) {
+bool pol_displaces(const pol_item *w, const pol_item *r, uint32_t rank) {
     if (w->priority != r->priority) return w->priority < r->priority;
-    return w->client != r->client && !w_runs && r_runs > 1 && r->client->work > w->client->work + POL_QUANTUM;
+    return w->client != r->client && !w->client->runs && rank > 1 && r->client->work > w->client->work + POL_QUANTUM;
 }
 
-bool pol_gives_pages(const pol_item *w, uint32_t w_runs, const pol_item *r, uint32_t rank) {
+bool pol_gives_pages(const pol_item *w, const pol_item *r, uint32_t rank) {
     if (w->priority != r->priority) return w->priority < r->priority;
     if (r->made < r->length / 2) return false;
-    if (pol_displaces(w, w_runs, r, rank)) return true;
+    if (pol_displaces(w, r, rank)) return true;
     return r->made >= POL_SLICE && r->client->work >= w->client->work && (!w->begun || w->order < r->order);
+}
+
+int32_t pol_yields(const pol_item *w, const pol_item *running, int32_t n) {
+    for (int32_t i = n; i-- > 0;)
+        if (running[i].unread) return i;
+    for (int32_t i = n; i-- > 1;)
+        if (pol_displaces(w, &running[i], running[i].client->runs)) return i;
+    return -1;
+}
+
+static double pages_of(double tokens) { return floor(tokens / KV_PAGE); }
+
+// Whether w must wait for more pages than there are, those of who `gives` theirs among them.
+static bool lacks(const pol_cost *c, const pol_item *w, const pol_item *running, int32_t n, const pol_room *room) {
+    double pages = room->pages - (pages_of(w->length) + 2 - pages_of(w->held)), states = room->states;
+    pol_step beside = {0};
+    for (int32_t i = 0; i < n; i++) {
+        const pol_item *r = &running[i];
+        if (r->gives) {
+            pages += r->alone;
+            states++;
+            continue;
+        }
+        pages -= fmax(0, pages_of(r->length) + 2 - ceil(r->held / KV_PAGE));
+        beside.streams++;
+        beside.pairs += r->length;
+        beside.keys += r->length;
+    }
+    double steps = pol_steps_to_read(c, &beside, w->length - w->held, w->held, room->rows - (int32_t)beside.streams);
+    return beside.streams > 0 && (pages < pages_of(beside.streams * steps) || states < 0);
+}
+
+// The youngest that may give its pages to w and does not yet. Whoever is oldest keeps its own, unless nobody reads what it writes.
+static pol_item *next_giver(const pol_item *w, pol_item *running, int32_t n) {
+    for (int32_t i = n; i-- > 0;) {
+        uint32_t rank = 1;
+        for (int32_t j = 0; j < i; j++) rank += running[j].client == running[i].client;
+        if (!running[i].gives && (running[i].unread || (i && pol_gives_pages(w, &running[i], rank)))) return &running[i];
+    }
+    return NULL;
+}
+
+bool pol_finds_pages(const pol_cost *c, const pol_item *w, pol_item *running, int32_t n, const pol_room *room, bool from_others) {
+    for (int32_t i = 0; i < n; i++) running[i].gives = false;
+    bool short_of = lacks(c, w, running, n, room);
+    for (pol_item *r; short_of && from_others && (r = next_giver(w, running, n)); short_of = lacks(c, w, running, n, room)) r->gives = true;
+    for (int32_t i = 0; i < n && short_of; i++) running[i].gives = false;
+    return !short_of;
 }
 
 // ---- the queue

@@ -9,7 +9,8 @@
 // Order: priority (lower first, as vLLM has it), then the client that had least work for its weight (start-time fair queueing: Goyal, Vin, Cheng
 // 1996), in steps of POL_QUANTUM tokens so that short prompts are not interleaved for nothing, then the deadline: arrival + POL_SLACK times what
 // the prompt itself takes. So equal prompts are served in order of arrival, a short one overtakes a long one, and nobody is overtaken for ever:
-// a deadline stands still while those of later arrivals move on.
+// a deadline stands still while those of later arrivals move on. Who is preempted for older ones waits anew, with a deadline from then on: it does not go before a prompt
+// that has waited while it ran.
 // Pages: a newcomer begins when there are pages for its prompt and for what all who run will take until it is read (pol_steps_to_read): a prompt that gave its pages back
 // half-way was read in vain. Where there are none, some who run give theirs (pol_gives_pages): to a higher priority; to a client that runs nothing; and, after a
 // slice of tokens, to who still waits for its first token or is older. What is given back is read again, so nobody gives pages before it has made
@@ -68,6 +69,7 @@ typedef struct pol_client {
     double   work;    // tokens computed for it over its weight; who comes back has at most a quantum saved up: work is lifted to clock - POL_QUANTUM
     double   weight;  // > 0
     uint32_t active;  // its requests that are not ended
+    uint32_t runs;    // its sequences that run: who starts and stops them counts
 } pol_client;
 
 // clock: the least work of active clients, which never goes back.
@@ -81,19 +83,35 @@ typedef struct pol_item {
     double   deadline; // seconds
     uint64_t order;    // of arrival
     bool     begun;    // it has had its first token
-    double   length;   // tokens that are read again if it gives its pages back,
-    double   made;     // and that it has made since it began or was resumed
+    bool     unread;   // its client does not take what is there: it gives way to everybody
+    double   length;   // tokens: those that are read again if it gives its pages back,
+    double   made;     // that it has made since it began or was resumed,
+    double   held;     // and that have pages
+    double   alone;    // pages that nobody else has: what is free once it gives its own
+    bool     gives;    // its pages, says pol_finds_pages
 } pol_item;
+
+// What there is beside what runs. pages, states: that a newcomer could get; rows: of a step.
+typedef struct pol_room {
+    double  pages, states;
+    int32_t rows;
+} pol_room;
 
 double pol_deadline(double arrived, double prompt_tokens, double row_s);
 // Whether a goes before b.
 bool   pol_before(const pol_item *a, const pol_item *b);
 // Whether a waiting item may take the place of a running one: it has higher priority; or its client runs nothing, and the other's client
-// runs several and is ahead of it. waiting_runs, running_runs: sequences of their clients that run.
-bool   pol_displaces(const pol_item *waiting, uint32_t waiting_runs, const pol_item *running, uint32_t running_runs);
-// Whether a running item gives its pages to a waiting one, for want of others. waiting_runs: as above; rank: which of the running ones of its client it
-// is, by age, from 1.
-bool   pol_gives_pages(const pol_item *waiting, uint32_t waiting_runs, const pol_item *running, uint32_t rank);
+// runs several and is ahead of it. rank: which of the running ones of its client it is, from 1; for the place of any of them, how many there are.
+bool   pol_displaces(const pol_item *waiting, const pol_item *running, uint32_t rank);
+// Whether a running item gives its pages to a waiting one, for want of others. rank: by age.
+bool   pol_gives_pages(const pol_item *waiting, const pol_item *running, uint32_t rank);
+
+// Both below: `running` has all n that run, by age, the oldest first.
+// Whose place a waiting one takes where no other is free: the youngest that nobody reads, or else the youngest that it displaces, but never the oldest. -1: nobody's.
+int32_t pol_yields(const pol_item *waiting, const pol_item *running, int32_t n);
+// Whether a newcomer finds the pages to begin with: for its prompt and a page (what it `held`s is there already), for what was promised to others (their prompts and a
+// page), and for what they all take while it is read. from_others: those of running ones that give theirs too, the youngest first, and none unless they suffice: `gives` says whose.
+bool    pol_finds_pages(const pol_cost *c, const pol_item *newcomer, pol_item *running, int32_t n, const pol_room *room, bool from_others);
 
 // ---- the queue
 // Whether a newcomer may wait: `limit` bounds all; the last eighth of it is for clients who have less than an eighth waiting.

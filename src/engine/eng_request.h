@@ -71,7 +71,6 @@ typedef struct eng_choice {
     bool       reads;           // rows of its prompt were computed for it
     bool       counts;          // so what it finds is cached for the request: not what it finds again of its own, once it gave way
     size_t     computed;        // tokens, when it left its pages last
-    bool       gives;           // its pages, to who is about to be started
     bool       passed;          // it was asked already whether it takes part in the step
     int32_t    wanted;          // index of its logits in the step, or -1
 } eng_choice;

@@ -2,7 +2,7 @@
 // whose order is eng_policy's to say.
 //
 // Invariants: running and waiting are in order of age (priority, then arrival); a waiting choice holds no pages; at most `parallel` choices run. For want
-// of pages a choice is preempted for an older one that runs, and never while it is in the step under way; before a step also for one that waits and to whom the policy gives its
+// of pages a choice is preempted for an older one that runs, and never while it is in the step under way, and waits anew; before a step also for one that waits and to whom the policy gives its
 // place or its pages, but never the oldest: so the oldest always finishes. One whose client does not read what is there gives way to everybody, and waits until it does.
 // A preempted choice keeps its tokens and sampler and is computed again (from the prefix cache where its pages are still there).
 #include "engine/eng_step.h"
@@ -50,7 +50,7 @@ static void to_running(eng_served *v, eng_choice *c) {
     c->n_rows = c->n_drafts = 0; // of an earlier step
     insert(&v->running, c);
     v->n_running++;
-    c->r->client->running++;
+    c->r->client->fair.runs++;
 }
 
 static void leave(eng_served *v, eng_choice *c) {
@@ -61,7 +61,7 @@ static void leave(eng_served *v, eng_choice *c) {
     if (v->blocked == c) v->blocked = NULL;
     if (c->phase == CHOICE_RUNNING && take_out(&v->running, c)) {
         v->n_running--;
-        c->r->client->running--;
+        c->r->client->fair.runs--;
     }
     if (c->phase == CHOICE_WAITING && take_out(&v->waiting, c)) v->n_waiting--;
     kv_seq_free(c->kv);
@@ -135,7 +135,8 @@ status eng_served_create(eng_model *m, eng_sched *s, const altiserve_options *o,
     v->wanted = mem_calloc(rows, sizeof *v->wanted);
     v->seqs = mem_calloc(rows, sizeof *v->seqs);
     v->of = mem_calloc(rows, sizeof *v->of);
-    status st = v->tokens && v->positions && v->wanted && v->seqs && v->of ? kv_create(&config, &v->pool, err) : error_set(err, E_NOMEM, "no memory for the scheduler");
+    v->items = mem_calloc((size_t)v->parallel, sizeof *v->items);
+    status st = v->tokens && v->positions && v->wanted && v->seqs && v->of && v->items ? kv_create(&config, &v->pool, err) : error_set(err, E_NOMEM, "no memory for the scheduler");
     if (st != OK) {
         eng_served_free(v);
         return st;
@@ -168,6 +169,7 @@ void eng_served_free(eng_served *v) {
     mem_free(v->wanted);
     mem_free(v->seqs);
     mem_free(v->of);
+    mem_free(v->items);
     mem_free(v);
 }
 
@@ -228,11 +230,17 @@ static eng_choice *next_of(eng_choice *list, bool (*may)(const eng_choice *)) {
 // Its client takes what is written: one that does not is neither started nor keeps others waiting.
 static bool is_read(const eng_choice *c) { return !eng_request_full(c->r); }
 
-static eng_choice *unread(const eng_served *v) {
-    eng_choice *found = NULL;
-    for (eng_choice *c = v->running; c; c = c->next)
-        if (!is_read(c)) found = c;
-    return found;
+// Those that run, as the policy sees them, in v->items; how many.
+static int32_t look(eng_served *v) {
+    int32_t n = 0;
+    for (const eng_choice *c = v->running; c; c = c->next) {
+        pol_item *item = &v->items[n++];
+        *item = item_of(c);
+        item->unread = !is_read(c);
+        item->held = (double)kv_seq_len(c->kv);
+        item->alone = (double)kv_seq_alone(c->kv);
+    }
+    return n;
 }
 
 static void displace(eng_served *v, eng_choice *c) {
@@ -240,23 +248,24 @@ static void displace(eng_served *v, eng_choice *c) {
     obs_count(OBS_DISPLACED, v->m->file->id, NULL, 1);
 }
 
-// No place is free: a choice whose client does not read goes back to waiting, or the youngest whom the next that waits may displace. One a step.
+// No place is free: whoever yields to the next that waits goes back to waiting. One a step.
 static void make_way(eng_served *v) {
-    eng_choice *next = v->n_running < v->parallel ? NULL : next_of(v->waiting, is_read), *victim = next ? unread(v) : NULL;
+    eng_choice *next = v->n_running < v->parallel ? NULL : next_of(v->waiting, is_read), *c = v->running;
     if (!next) return;
     pol_item waiting = item_of(next);
-    for (eng_choice *c = victim ? NULL : v->running ? v->running->next : NULL; c; c = c->next) { // all but the oldest
-        pol_item item = item_of(c);
-        if (pol_displaces(&waiting, next->r->client->running, &item, c->r->client->running)) victim = c;
-    }
-    if (victim) displace(v, victim);
+    int32_t n = look(v), i = pol_yields(&waiting, v->items, n);
+    if (i < 0) return;
+    while (i--) c = c->next;
+    displace(v, c);
 }
 
 // Nobody took rows: if somebody could for the pages of a choice whose client does not read, they are given back.
 static bool give_up_unread(eng_served *v) {
-    eng_choice *c = unread(v);
-    if (!c || !(next_of(v->waiting, is_read) || next_of(v->running, is_read))) return false;
-    displace(v, c);
+    eng_choice *youngest = NULL;
+    for (eng_choice *c = v->running; c; c = c->next)
+        if (!is_read(c)) youngest = c;
+    if (!youngest || !(next_of(v->waiting, is_read) || next_of(v->running, is_read))) return false;
+    displace(v, youngest);
     return true;
 }
 
@@ -289,13 +298,8 @@ static bool make_room(eng_served *v, eng_choice *c, size_t upto) {
         eng_choice *victim = victim_for(v, c);
         if (!victim) return false;
         preempt(v, victim);
+        victim->r->due = pol_deadline((double)eng_now_us() / 1e6, (double)victim->n_tokens, pol_cost_row(&v->cost));
     }
-}
-
-// Pages of full groups that c, which runs, will still take to have its prompt and one page.
-static int64_t promised(const eng_choice *c) {
-    int64_t more = (int64_t)(c->n_tokens / KV_PAGE) + 2 - (int64_t)(kv_seq_len(c->kv) + KV_PAGE - 1) / KV_PAGE;
-    return more > 0 ? more : 0;
 }
 
 static void note_start(altiserve_request *r) {
@@ -313,39 +317,19 @@ status eng_served_seq(eng_served *v, const eng_choice *c, kv_seq **out, error *e
     return kv_seq_create(v->pool, &key, out, err);
 }
 
-// Whether c, which goes on from its cached pages, must wait for more pages than there are, those of who `gives` theirs among them: for its prompt and a page, for
-// what was promised to others, and for what they all take while it is read.
-static bool lacks(const eng_served *v, const eng_choice *c) {
-    size_t cached = kv_seq_len(c->kv), rows = c->n_tokens - cached;
-    int64_t pages = kv_available(v->pool) - ((int64_t)(c->n_tokens / KV_PAGE) + 2 - (int64_t)(cached / KV_PAGE)), states = kv_available_states(v->pool);
-    pol_step beside = {0};
-    for (const eng_choice *d = v->running; d; d = d->next) {
-        if (d->gives) {
-            pages += kv_seq_alone(d->kv);
-            states++;
-            continue;
-        }
-        pages -= promised(d);
-        beside.streams++;
-        beside.pairs += (double)d->n_tokens;
-        beside.keys += (double)d->n_tokens;
+// Whether there are pages for c, which goes on from its cached ones; from_others: whoever gives its own for that has done so then.
+static bool finds_pages(eng_served *v, const eng_choice *c, bool from_others) {
+    pol_item newcomer = item_of(c);
+    newcomer.held = (double)kv_seq_len(c->kv);
+    pol_room room = {.pages = (double)kv_available(v->pool), .states = (double)kv_available_states(v->pool), .rows = v->m->max_rows};
+    int32_t n = look(v);
+    if (!pol_finds_pages(&v->cost, &newcomer, v->items, n, &room, from_others)) return false;
+    const pol_item *item = v->items;
+    for (eng_choice *d = v->running, *next; d; d = next, item++) {
+        next = d->next;
+        if (item->gives) displace(v, d);
     }
-    double steps = pol_steps_to_read(&v->cost, &beside, (double)rows, (double)cached, v->m->max_rows - (int32_t)beside.streams);
-    pages -= (int64_t)(beside.streams * steps / KV_PAGE);
-    return beside.streams > 0 && (pages < 0 || states < 0);
-}
-
-// The youngest that may give its pages to c and does not yet. Whoever is oldest keeps its own, unless nobody reads what it writes.
-static eng_choice *next_giver(const eng_served *v, const eng_choice *c) {
-    eng_choice *found = NULL;
-    pol_item waiting = item_of(c);
-    for (eng_choice *d = v->running; d; d = d->next) {
-        uint32_t rank = 1;
-        for (const eng_choice *e = v->running; e != d; e = e->next) rank += e->r->client == d->r->client;
-        pol_item item = item_of(d);
-        if (!d->gives && (!is_read(d) || (d != v->running && pol_gives_pages(&waiting, c->r->client->running, &item, rank)))) found = d;
-    }
-    return found;
+    return true;
 }
 
 // Starts c, which waits, when pages for it are to be had; from_others: also those of running choices, of the youngest first, and of none unless they suffice.
@@ -356,14 +340,7 @@ static bool enter(eng_served *v, eng_choice *c, bool from_others) {
         return false;
     }
     size_t cached = kv_seq_match(c->kv, c->tokens, c->n_tokens);
-    bool short_of = lacks(v, c) && !(eng_draft_give_way(v) && !lacks(v, c));
-    for (eng_choice *d; short_of && from_others && (d = next_giver(v, c)); short_of = lacks(v, c)) d->gives = true;
-    for (eng_choice *d = v->running, *next; d; d = next) {
-        next = d->next;
-        if (d->gives && !short_of) displace(v, d);
-        d->gives = false;
-    }
-    if (short_of) {
+    if (!finds_pages(v, c, false) && !(eng_draft_give_way(v) && finds_pages(v, c, false)) && !(from_others && finds_pages(v, c, true))) {
         kv_seq_free(c->kv);
         c->kv = NULL;
         return false;

@@ -22,6 +22,7 @@ typedef struct eng_served {
     eng_draft  *draft;          // a model that drafts for this one; NULL: none
     eng_draft_seq *borrowers;   // sequences in this pool that only draft for another model
     eng_choice *waiting, *running; // by age
+    pol_item   *items;          // of those that run, as the policy sees them: `parallel` entries
     int32_t     n_waiting, n_running;
     bool        crowded;        // the next that waits was not started for want of pages
     eng_choice *blocked;        // an older prompt that younger streams left no pages: they give way at the next step

@@ -1,8 +1,8 @@
 // The scheduler's policy: its parts against what they promise, and a simulation of an engine that decides by it, over a million requests.
 //
 // trace.txt has arrivals and steps of a real server (bench/record.mjs). The simulation is deterministic: virtual seconds; steps cost what was fitted to the
-// recorded ones, with noise that the policy's own fit has to see through; requests arrive as they were recorded, over and over, in calm and busy spells. It does
-// with counts what eng_step.c does with sequences and checks pages after every step. Its streams draft nothing (recorded steps with drafts are in the fit): a token a step.
+// recorded ones, with noise that the policy's own fit has to see through; requests arrive as they were recorded, over and over, in calm and busy spells; streams draft
+// with luck of their own. It asks the policy in the order of eng_step.c and does with counts what that does with sequences; pages are checked after every step.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -87,28 +87,33 @@ static int read_trace(void **state) {
 
 // ---- the simulated engine ------------------------------------------------------------------------
 
-enum { PAGE = 32, MAX_RUNNING = 64, STEP_TOKENS = 512, CLIENTS = 16 };
+enum { PAGE = 32, MAX_RUNNING = 64, STEP_TOKENS = 512, CLIENTS = 16, MOST_DRAFTS = 8 };
 
 typedef struct request {
-    double   arrived, due, started, first, ended;
+    double   arrived, due, started, first, ended, since, waited; // since: it waits; waited: in all, before it began and whenever it gave way
     uint64_t order;
     int32_t  client, prompt, cached, output; // cached: of the prompt, found computed
     int32_t  at, made, pages, resumed;      // tokens computed, tokens made, pages held; tokens made when it was started last
+    int32_t  drafts;                         // of the step
+    double   chance;                         // of a draft to be right
+    pol_luck luck;
     int64_t  priority;
     struct request *next;                    // in the list of those that wait
-    bool     running, stepped, passed, gives;
+    bool     stepped, passed;
 } request;
 
 typedef struct engine {
     pol_cost   cost;
     pol_client client[CLIENTS];
-    uint32_t   runs[CLIENTS], n_waiting;
+    uint32_t   n_waiting;
     double     clock, now, work[CLIENTS];
     int32_t    parallel, pages, free_pages;
-    request   *waiting, *running[MAX_RUNNING];
+    request   *waiting, *running[MAX_RUNNING]; // running: by age
+    pol_item   items[MAX_RUNNING];
     int32_t    n_running;
     bool       crowded;
-    uint64_t   steps, preemptions, displaced, rows;
+    request   *blocked;
+    uint64_t   steps, preemptions, displaced, rows, drafted, accepted;
     double     longest_step, longest_wait, backlog[CLIENTS], largest_backlog; // backlog: rows of a client that wait to be computed
 } engine;
 
@@ -132,6 +137,7 @@ static void arrive(engine *e, request *r) {
         if (e->client[i].active && (least < 0 || e->client[i].work < least)) least = e->client[i].work;
     if (least > e->clock) e->clock = least;
     pol_client_enter(&e->client[r->client], &e->clock);
+    r->since = r->arrived;
     r->due = pol_deadline(r->arrived, r->prompt - r->cached, pol_cost_row(&e->cost));
     r->next = e->waiting;
     e->waiting = r;
@@ -146,15 +152,16 @@ static void stop_running(engine *e, request *r) {
     while (e->running[i] != r) i++;
     memmove(e->running + i, e->running + i + 1, (size_t)(--e->n_running - i) * sizeof *e->running);
     e->free_pages += r->pages;
-    e->runs[r->client]--;
+    e->client[r->client].runs--;
     r->pages = 0;
-    r->running = false;
+    if (e->blocked == r) e->blocked = NULL;
 }
 
 static void preempt(engine *e, request *r) {
     stop_running(e, r);
     e->backlog[r->client] += r->at - r->cached;
     r->at = r->cached; // the rest is computed again
+    r->since = e->now;
     r->next = e->waiting;
     e->waiting = r;
     e->n_waiting++;
@@ -165,12 +172,11 @@ static bool make_room(engine *e, request *r, int32_t upto) {
     int32_t need = (upto + PAGE - 1) / PAGE - r->pages;
     while (need > e->free_pages) {
         request *victim = NULL;
-        for (int32_t i = 0; i < e->n_running; i++) {
-            request *d = e->running[i];
-            if (older(r, d) && !d->stepped && d->pages && (!victim || older(victim, d))) victim = d;
-        }
+        for (int32_t i = 0; i < e->n_running; i++)
+            if (older(r, e->running[i]) && !e->running[i]->stepped) victim = e->running[i];
         if (!victim) return false;
         preempt(e, victim);
+        victim->due = pol_deadline(e->now, length(victim), pol_cost_row(&e->cost));
         e->preemptions++;
     }
     if (need > 0) e->free_pages -= need, r->pages += need;
@@ -213,87 +219,59 @@ static request *next_waiting(engine *e, bool unbegun) {
     return best;
 }
 
-static request *oldest_of(const engine *e) {
-    request *oldest = NULL;
-    for (int32_t i = 0; i < e->n_running; i++)
-        if (!oldest || older(e->running[i], oldest)) oldest = e->running[i];
-    return oldest;
+// Those that run, as the policy sees them, in e->items.
+static int32_t look(engine *e) {
+    for (int32_t i = 0; i < e->n_running; i++) {
+        e->items[i] = item_of(e, e->running[i]);
+        e->items[i].held = e->running[i]->pages * PAGE;
+        e->items[i].alone = e->running[i]->pages;
+    }
+    return e->n_running;
 }
 
 static void make_way(engine *e) {
-    request *next = e->n_running < e->parallel ? NULL : next_waiting(e, false), *victim = NULL, *oldest = oldest_of(e);
+    request *next = e->n_running < e->parallel ? NULL : next_waiting(e, false);
     if (!next) return;
-    pol_item w = item_of(e, next);
-    for (int32_t i = 0; i < e->n_running; i++) {
-        request *r = e->running[i];
-        pol_item item = item_of(e, r);
-        if (r != oldest && pol_displaces(&w, e->runs[next->client], &item, e->runs[r->client]) && (!victim || older(victim, r))) victim = r;
-    }
-    if (victim) preempt(e, victim), e->displaced++;
+    pol_item waiting = item_of(e, next);
+    int32_t n = look(e), i = pol_yields(&waiting, e->items, n);
+    if (i >= 0) preempt(e, e->running[i]), e->displaced++;
 }
 
 static int32_t chunk(engine *e, request *r, int32_t budget, pol_step *load) {
     int32_t n = length(r) - r->at < budget ? length(r) - r->at : budget;
     r->passed = true;
-    if (!make_room(e, r, r->at + n)) return 0;
+    if (!make_room(e, r, r->at + n)) {
+        if (!e->blocked || older(r, e->blocked)) e->blocked = r;
+        return 0;
+    }
     take_rows(e, r, n, load);
     return n;
 }
 
-static bool lacks(const engine *e, const request *r) {
-    int32_t pages = e->free_pages - (length(r) / PAGE + 2), at = r->at < r->cached ? r->cached : r->at;
-    pol_step beside = {0};
-    for (int32_t i = 0; i < e->n_running; i++) {
-        const request *d = e->running[i];
-        int32_t more = length(d) / PAGE + 2 - d->pages;
-        if (d->gives) {
-            pages += d->pages;
-            continue;
-        }
-        pages -= more > 0 ? more : 0;
-        beside.streams++;
-        beside.pairs += length(d);
-        beside.keys += length(d);
-    }
-    double steps = pol_steps_to_read(&e->cost, &beside, length(r) - at, at, STEP_TOKENS - (int32_t)beside.streams);
-    return beside.streams > 0 && pages < (int32_t)(beside.streams * steps / PAGE);
-}
-
-static request *next_giver(engine *e, const request *w) {
-    request *found = NULL, *oldest = oldest_of(e);
-    pol_item waiting = item_of(e, w);
-    for (int32_t i = 0; i < e->n_running; i++) {
-        request *r = e->running[i];
-        uint32_t rank = 1;
-        for (int32_t j = 0; j < e->n_running; j++) rank += e->running[j]->client == r->client && older(e->running[j], r);
-        pol_item item = item_of(e, r);
-        if (!r->gives && r != oldest && (!found || older(found, r)) && pol_gives_pages(&waiting, e->runs[w->client], &item, rank)) found = r;
-    }
-    return found;
-}
-
 static bool enter(engine *e, request *r, bool from_others) {
-    bool short_of = lacks(e, r);
-    for (request *d; short_of && from_others && (d = next_giver(e, r)); short_of = lacks(e, r)) d->gives = true;
-    for (int32_t i = e->n_running; i-- > 0;) {
-        request *d = e->running[i];
-        if (d->gives && !short_of) preempt(e, d), e->displaced++;
-        d->gives = false;
-    }
-    if (short_of) return false;
+    pol_item newcomer = item_of(e, r);
+    newcomer.held = r->at < r->cached ? r->cached : r->at;
+    int32_t copied = ((int32_t)newcomer.held + PAGE - 1) / PAGE; // what is cached is shared; here it is as if it were copied
+    pol_room room = {.pages = e->free_pages - copied, .rows = STEP_TOKENS};
+    int32_t n = look(e);
+    if (!pol_finds_pages(&e->cost, &newcomer, e->items, n, &room, from_others)) return false;
+    while (n--)
+        if (e->items[n].gives) preempt(e, e->running[n]), e->displaced++;
     request **p = &e->waiting;
     while (*p != r) p = &(*p)->next;
     *p = r->next;
     e->n_waiting--;
-    r->running = true;
     r->resumed = r->made;
     if (r->started < 0) r->started = e->now;
-    if (e->now - r->arrived > e->longest_wait) e->longest_wait = e->now - r->arrived;
+    r->waited += e->now - r->since;
+    if (r->waited > e->longest_wait) e->longest_wait = r->waited;
     if (r->at < r->cached) r->at = r->cached;
-    r->pages = (r->at + PAGE - 1) / PAGE; // what is cached is shared; here it is as if it were copied
-    e->free_pages -= r->pages;
-    e->running[e->n_running++] = r;
-    e->runs[r->client]++;
+    r->pages = copied;
+    e->free_pages -= copied;
+    int32_t at = e->n_running++;
+    for (; at && older(r, e->running[at - 1]); at--) e->running[at] = e->running[at - 1];
+    e->running[at] = r;
+    e->client[r->client].runs++;
     return true;
 }
 
@@ -305,22 +283,57 @@ static void make_pages(engine *e) {
     if (r) enter(e, r, true);
 }
 
+static void add_drafts(engine *e, pol_step *load) {
+    double tokens = load->streams;
+    for (int32_t i = 0; i < e->n_running; i++) {
+        request *r = e->running[i];
+        if (!r->stepped || !r->made || r->at < length(r)) continue;
+        int32_t most = r->output - r->made - 1, spare = STEP_TOKENS - (int32_t)(load->streams + load->rows + load->drafts);
+        if (most > MOST_DRAFTS) most = MOST_DRAFTS;
+        r->drafts = pol_draft_rows(&r->luck, &e->cost, load, 0, most < spare ? most : spare, &tokens);
+        int32_t need = (length(r) + r->drafts + PAGE - 1) / PAGE - r->pages;
+        if (need > e->free_pages) r->drafts = 0;
+        else if (need > 0) e->free_pages -= need, r->pages += need;
+        load->drafts += r->drafts;
+    }
+}
+
+// What is computed of r is drawn, and its drafts with it.
+static void draw(engine *e, request *r) {
+    int32_t good = 0;
+    while (good < r->drafts && uniform() < r->chance) good++;
+    if (!r->made++) r->first = e->now;
+    r->made += good;
+    r->at += good;
+    e->backlog[r->client] -= good;
+    if (!r->drafts) return;
+    pol_draft_note(&r->luck, r->drafts, good);
+    pol_client_charge(&e->client[r->client], good);
+    e->work[r->client] += good;
+    e->drafted += (uint64_t)r->drafts;
+    e->accepted += (uint64_t)good;
+}
+
 // One step; false when there is nothing to do. ended: called for each request that ended.
 static bool step(engine *e, void (*ended)(void *ctx, request *r), void *ctx) {
     pol_step load = {0};
     make_way(e);
     make_pages(e);
-    for (int32_t i = 0; i < e->n_running; i++) e->running[i]->stepped = e->running[i]->passed = false;
-    for (int32_t i = 0; i < e->n_running; i++) {
-        request *r = e->running[i];
-        if (r->stepped || !is_stream(r)) continue;
-        if (make_room(e, r, length(r))) take_rows(e, r, 1, &load);
-        if (i >= e->n_running || e->running[i] != r) i = -1; // others gave way: look again from the start
+    for (int32_t i = 0; i < e->n_running; i++) e->running[i]->stepped = e->running[i]->passed = false, e->running[i]->drafts = 0;
+    if (e->blocked) {
+        request *r = e->blocked;
+        e->blocked = NULL;
+        if (!is_stream(r)) chunk(e, r, PAGE, &load);
     }
+    for (int32_t i = 0; i < e->n_running; i++) { // who gives way is younger, and behind
+        request *r = e->running[i];
+        if (!r->stepped && is_stream(r) && make_room(e, r, length(r))) take_rows(e, r, 1, &load);
+    }
+    add_drafts(e, &load);
     int32_t prompts = (int32_t)e->n_waiting < e->parallel - e->n_running ? (int32_t)e->n_waiting : e->parallel - e->n_running;
     for (int32_t i = 0; i < e->n_running; i++) prompts += !e->running[i]->stepped && !is_stream(e->running[i]);
     request *first = next_prompt(e);
-    int32_t budget = pol_prompt_rows(&e->cost, &load, prompts, first ? first->at : 0, STEP_TOKENS - (int32_t)load.streams);
+    int32_t budget = pol_prompt_rows(&e->cost, &load, prompts, first ? first->at : 0, STEP_TOKENS - (int32_t)(load.streams + load.rows + load.drafts));
     for (bool open = true; budget > 0;) {
         request *r = next_prompt(e), *w = open && e->n_running < e->parallel ? next_waiting(e, false) : NULL;
         pol_item x = r ? item_of(e, r) : (pol_item){0}, y = w ? item_of(e, w) : (pol_item){0};
@@ -346,7 +359,7 @@ static bool step(engine *e, void (*ended)(void *ctx, request *r), void *ctx) {
         held += r->pages;
         assert_true(r->pages * PAGE >= r->at);
         if (!r->stepped || r->at < length(r)) continue;
-        if (!r->made++) r->first = e->now;
+        draw(e, r);
         if (r->made < r->output) continue;
         held -= r->pages;
         stop_running(e, r);
@@ -426,6 +439,41 @@ static void rows_beside_streams(void **state) {
     assert_int_equal(pol_prompt_rows(&c, &seven, 0, 0, 512), 0);
 }
 
+// Who gives a place, who gives pages: three of one client run, one of another waits.
+static void order_of_giving(void) {
+    pol_client a = {.weight = 1, .work = 3 * POL_QUANTUM, .runs = 3}, b = {.weight = 1};
+    pol_cost c = {0};
+    pol_item w = {.client = &b, .order = 9, .length = 320}, run[3];
+    for (int i = 0; i < 3; i++) run[i] = (pol_item){.client = &a, .order = (uint64_t)i, .begun = true, .length = 640, .made = 600, .held = 640, .alone = 20};
+    pol_cost_note(&c, &(pol_step){.rows = 500}, .5);
+    assert_int_equal(pol_yields(&w, run, 3), 2);
+    run[0].unread = true;
+    assert_int_equal(pol_yields(&w, run, 3), 0); // the oldest too, where nobody reads it
+    run[0].unread = false;
+    a.work = 0;
+    assert_int_equal(pol_yields(&w, run, 3), -1);
+    a.work = 3 * POL_QUANTUM;
+    // pages for the prompt of 320 and two more, two for each that runs, and what they take while it is read: one each for 32 steps
+    pol_room room = {.pages = 12 + 3 * 2, .states = 0, .rows = 512};
+    double steps = pol_steps_to_read(&c, &(pol_step){.streams = 3, .pairs = 3 * 640, .keys = 3 * 640}, 320, 0, 509);
+    room.pages += floor(3 * steps / PAGE);
+    assert_true(pol_finds_pages(&c, &w, run, 3, &room, false));
+    room.pages--;
+    assert_false(pol_finds_pages(&c, &w, run, 3, &room, false));
+    assert_true(pol_finds_pages(&c, &w, run, 3, &room, true) && !run[0].gives && !run[1].gives && run[2].gives); // the youngest
+    run[2].alone = 0; // it shares all: only what was promised to it is free then
+    assert_true(pol_finds_pages(&c, &w, run, 3, &room, true) && !run[1].gives);
+    room.pages -= 10;
+    assert_true(pol_finds_pages(&c, &w, run, 3, &room, true) && run[1].gives && run[2].gives);
+    room.pages -= 20;
+    assert_false(pol_finds_pages(&c, &w, run, 3, &room, true) || run[1].gives || run[2].gives); // the oldest gives none, and nobody gives in vain
+    room.pages += 31; // as many as were enough
+    room.states = -1;
+    assert_false(pol_finds_pages(&c, &w, run, 3, &room, false));
+    assert_true(pol_finds_pages(&c, &w, run, 3, &room, true) && run[2].gives);
+    assert_true(pol_finds_pages(&c, &w, run, 0, &(pol_room){.rows = 512}, false)); // nobody else is here: it may try
+}
+
 static void order_and_queue(void **state) {
     (void)state;
     pol_client a = {.weight = 1}, b = {.weight = 1};
@@ -435,31 +483,35 @@ static void order_and_queue(void **state) {
     assert_true(pol_before(&y, &x));
     x.priority = -1;
     assert_true(pol_before(&x, &y));
-    assert_true(pol_displaces(&x, 1, &y, 1));
+    assert_true(pol_displaces(&x, &y, 1));
     x.priority = 0;
-    assert_false(pol_displaces(&y, 0, &x, 1));
-    assert_true(pol_displaces(&y, 0, &x, 2));
-    assert_false(pol_displaces(&y, 1, &x, 2));
+    assert_true(!pol_displaces(&y, &x, 1) && pol_displaces(&y, &x, 2));
+    b.runs = 1;
+    assert_false(pol_displaces(&y, &x, 2));
+    b.runs = 0;
     // pages: to a client that runs nothing once reading again costs little beside what was made, to a higher priority at once, within a client after a slice
     x.begun = true;
     x.length = 1000;
     x.made = 499;
-    assert_true(!pol_gives_pages(&y, 0, &x, 2));
+    assert_true(!pol_gives_pages(&y, &x, 2));
     x.made = 500;
-    assert_true(pol_gives_pages(&y, 0, &x, 2) && !pol_gives_pages(&y, 0, &x, 1) && !pol_gives_pages(&y, 1, &x, 2));
+    assert_true(pol_gives_pages(&y, &x, 2) && !pol_gives_pages(&y, &x, 1));
+    b.runs = 1;
+    assert_false(pol_gives_pages(&y, &x, 2));
     y.priority = -1;
     x.made = 0;
-    assert_true(pol_gives_pages(&y, 1, &x, 1));
+    assert_true(pol_gives_pages(&y, &x, 1));
     y.priority = 0;
     x.made = POL_SLICE;
-    assert_true(pol_gives_pages(&y, 1, &x, 1));
+    assert_true(pol_gives_pages(&y, &x, 1));
     y.begun = true;
-    assert_false(pol_gives_pages(&y, 1, &x, 1)); // it has had tokens, and is younger
+    assert_false(pol_gives_pages(&y, &x, 1)); // it has had tokens, and is younger
     y.order = 0;
-    assert_true(pol_gives_pages(&y, 1, &x, 1));
+    assert_true(pol_gives_pages(&y, &x, 1));
     b.work = a.work + 1;
-    assert_false(pol_gives_pages(&y, 1, &x, 1)); // its client is ahead
+    assert_false(pol_gives_pages(&y, &x, 1)); // its client is ahead
     b.work = 0;
+    order_of_giving();
     double clock = 50 + POL_QUANTUM;
     pol_client_enter(&b, &clock);
     assert_true(b.work == 50); // it does not save up more than a quantum
@@ -494,7 +546,7 @@ static request *new_request(tally *t, double arrived, uint64_t order, int32_t cl
     request *r = t->free;
     if (r) t->free = r->next;
     else assert_non_null(r = mem_alloc(sizeof *r));
-    *r = (request){.arrived = arrived, .order = order, .client = client, .prompt = prompt, .cached = cached, .output = output, .started = -1};
+    *r = (request){.arrived = arrived, .order = order, .client = client, .prompt = prompt, .cached = cached, .output = output, .chance = pow(uniform(), 2), .started = -1};
     return r;
 }
 
@@ -560,10 +612,10 @@ static void a_million(void **state) {
     assert_int_equal(e.n_running + (int32_t)e.n_waiting, 0);
     assert_true(e.preemptions > 0);
     double drain = e.largest_backlog * row_s * CLIENTS;
-    printf("    %llu requests (%llu more were refused), %.1f simulated hours, %llu steps of %.0f rows; longest step %.2f s; largest backlog of a client %.0f rows (%.0f s at its share); longest wait %.0f s; %llu preempted, %llu displaced\n",
+    printf("    %llu requests (%llu more were refused), %.1f simulated hours, %llu steps of %.0f rows; longest step %.2f s; largest backlog of a client %.0f rows (%.0f s at its share); longest wait %.0f s; %llu preempted, %llu displaced; %llu drafts, %.0f %% of them right\n",
            (unsigned long long)t.ended, (unsigned long long)refused, e.now / 3600, (unsigned long long)e.steps, (double)e.rows / (double)e.steps, e.longest_step, e.largest_backlog, drain, e.longest_wait,
-           (unsigned long long)e.preemptions, (unsigned long long)e.displaced);
-    assert_true(e.longest_wait < 1.5 * drain);
+           (unsigned long long)e.preemptions, (unsigned long long)e.displaced, (unsigned long long)e.drafted, 100 * (double)e.accepted / (double)e.drafted);
+    assert_true(e.longest_wait < 1.5 * drain && e.accepted > 0);
     free_all(&t);
 }
 

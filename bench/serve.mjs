@@ -1,8 +1,9 @@
 #!/usr/bin/env node
 // serve: what many clients get, as one table of figures beside those that are wanted. Starts its own servers; `peer bench` in the same run says how fast
-// the machine is: wanted figures were set where it gave 32.9 tok/s, and are scaled by what it gives now.
+// the machine is: wanted figures were set where it gave 32.9 tok/s, and are scaled by what it gives now. Where llama.cpp's own server is at hand, loads go to it
+// as well, and what is wanted is the ratio to it: one stream says what memory can do, not how fast prompts are read.
 //   PEER_DIR=... LOAD=../shared/load/load.mjs node bench/serve.mjs [--rows PATTERN] [--port 21500] [--seconds 120] [--crowd 500] [--json FILE]
-// PEER_DIR: an installed peer with bench/q06-Q4_K_M.gguf; without peer bench (--scale S) the factor is S. LOAD: the shared load generator.
+// PEER_DIR: an installed peer with bench/q06-Q4_K_M.gguf; without peer bench (--scale S) the factor is S. LOAD: the shared load generator. LLAMA_SERVER: llama.cpp's server.
 // --rows: a pattern of rows' names. The crowds and the soak take --seconds each and run only when they are named. --server-flags "...": more flags for every server.
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -13,7 +14,7 @@ import { arg, ask, pick, rest, words } from './client.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url)), root = dirname(here);
 const bin = process.env.ALTISERVE_BIN ?? join(root, 'build/altiserve'), peer = process.env.PEER_DIR;
-const load = process.env.LOAD ?? join(root, '../shared/load/load.mjs');
+const rival = process.env.LLAMA_SERVER, load = process.env.LOAD ?? join(root, '../shared/load/load.mjs');
 const seconds = +arg('seconds', 120), crowd = +arg('crowd', 500), port = +arg('port', 21500), threads = arg('threads', '2');
 if (!peer) {
   console.error('bench/serve.mjs needs PEER_DIR, the folder of an installed peer with bench/q06-Q4_K_M.gguf in it');
@@ -40,6 +41,23 @@ async function withServer(flags, use, models) {
   await rest();
   const server = await serve(flags, models);
   try { return await use(server); } finally { await server.end(); }
+}
+async function withRival(use) {
+  await rest();
+  const child = spawn(rival, ['-m', file, '--port', String(port), '--threads', threads, '--parallel', '16', '--ctx-size', '16384'], { stdio: 'ignore' });
+  const ended = new Promise((resolve) => child.on('exit', resolve)), url = `http://127.0.0.1:${port}`;
+  try {
+    while (!(await fetch(`${url}/health`).catch(() => ({}))).ok) {
+      if (child.exitCode !== null) throw new Error(`${rival} ended: ${child.exitCode}`);
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+    const at = { url, model: name };
+    await ask(at, 'hello', 2);
+    return await use({ at });
+  } finally {
+    child.kill();
+    await ended;
+  }
 }
 const rss = (pid) => Number(readFileSync(`/proc/${pid}/status`, 'utf8').match(/VmRSS:\s+(\d+)/)[1]) / 1024;
 // Resident megabytes, once a second, until stop() is called.
@@ -70,16 +88,17 @@ const within = (what, value, wanted) => most(what, value, wanted / scale.speed);
 const atLeast = (what, value, wanted) => least(what, value, wanted * scale.speed);
 const told = (what, value) => ({ what, value, good: true });
 
-const clients = (n, requests, speed, first) => () => withServer([], async ({ at }) => {
-  const r = await script(load, loadArgs(at, { concurrency: n, requests, 'prompt-words': 200, 'max-tokens': 64, seed: n }));
-  return [most('errors', r.errors, 0), atLeast('output tok/s', r.output_tok_s, speed), first ? within('first token ms', r.ttft_ms.p50, first) : told('first token ms', r.ttft_ms.p50),
-    told('between tokens ms', r.itl_ms.p50), told('p99', r.itl_ms.p99)];
-});
-
-const shared = () => withServer([], async ({ at }) => {
-  const r = await script(load, loadArgs(at, { concurrency: 8, requests: 40, 'prompt-words': 20, 'shared-words': 600, 'max-tokens': 16, seed: 3 }));
-  return [most('errors', r.errors, 0), within('first token ms', r.ttft_ms.p50, 300), told('p95', r.ttft_ms.p95), told('cached of prompt', r.cached_tokens / r.prompt_tokens)];
-});
+// One load; speed, first: what is wanted, and what llama.cpp's server had where that was set.
+const loaded = (options, { speed, first }) => async () => {
+  const run = ({ at }) => script(load, loadArgs(at, options)), r = await withServer([], run), other = rival && await withRival(run);
+  const figure = (what, value, theirs, wanted, compare) => !wanted ? [told(what, value), ...(rival ? [told('  of llama-server', theirs)] : [])]
+    : rival ? [told(what, value), told('  of llama-server', theirs), (wanted[0] > wanted[1] ? least : most)('  ratio', value / theirs, wanted[0] / wanted[1])] : [compare(what, value, wanted[0])];
+  return [most('errors', r.errors, 0), ...(rival ? [most('errors of llama-server', other.errors, 0)] : []), ...figure('output tok/s', r.output_tok_s, other?.output_tok_s, speed, atLeast),
+    ...figure('first token ms', r.ttft_ms.p50, other?.ttft_ms.p50, first, within), told('p95', r.ttft_ms.p95), ...figure('between tokens ms', r.itl_ms.p50, other?.itl_ms.p50), told('p99', r.itl_ms.p99),
+    told('cached of prompt', r.cached_tokens / r.prompt_tokens)];
+};
+const clients = (n, requests, wanted) => loaded({ concurrency: n, requests, 'prompt-words': 200, 'max-tokens': 64, seed: n }, wanted);
+const shared = loaded({ concurrency: 8, requests: 40, 'prompt-words': 20, 'shared-words': 600, 'max-tokens': 16, seed: 3 }, { first: [300, 2599] });
 
 // Without drafts: with them several pieces come at once, and the median of gaps says nothing.
 const long = () => withServer(['--speculate', 'off'], async ({ at }) => {
@@ -193,7 +212,7 @@ const soak = () => withServer(['--memory', '1500M'], async ({ at, child }) => {
 });
 
 const rows = [
-  ['1 client', clients(1, 5, 42, 180)], ['8 clients', clients(8, 24, 160)], ['16 clients', clients(16, 48, 220)], ['8 clients, 600 shared words', shared],
+  ['1 client', clients(1, 5, { speed: [42, 23.8], first: [180, 536] })], ['8 clients', clients(8, 24, { speed: [160, 55.7] })], ['16 clients', clients(16, 48, { speed: [220, 75.9] })], ['8 clients, 600 shared words', shared],
   ['gaps of 8 clients', gaps], ['long prompt beside 7 streams', long], ['conversation of 20 turns', conversation], ['restart after kill -9', restart],
   ['crowd on toy-1', many(false), true], ['deterministic crowd on toy-1', many(true), true], ['soak of 32 clients', soak, true],
 ];

@@ -328,6 +328,7 @@ const char *altiserve_file_type(size_t i);
 
 typedef struct altiserve_stats {
     uint32_t running, waiting, loading;
+    uint32_t parallel;      // sequences of a model that run at once, at most
     uint64_t pages_total, pages_free, pages_cached; // of all loaded models
     uint64_t memory_limit, memory_used;
     uint32_t retry_after_s; // by the measured rate of service, what waits now will have begun by then

@@ -183,8 +183,10 @@ void api_props(job *j) {
         memset(&j->model, 0, sizeof j->model); // several models: what is common to all
     }
     strbuf out = {0};
-    strbuf_addf(&out, "{\"default_generation_settings\":{\"n_ctx\":%u},\"total_slots\":64,\"model_alias\":",
-                j->model.state == MODEL_READY ? j->model.context : 0); // before, nothing was held against the memory
+    altiserve_stats s;
+    altiserve_get_stats(j->a->engine, &s);
+    strbuf_addf(&out, "{\"default_generation_settings\":{\"n_ctx\":%u},\"total_slots\":%u,\"model_alias\":",
+                j->model.state == MODEL_READY ? j->model.context : 0, s.parallel); // before, nothing was held against the memory
     api_put_string(&out, j->model.id, strlen(j->model.id));
     strbuf_addf(&out, ",\"modalities\":{\"vision\":false,\"audio\":false},\"build_info\":\"altiserve-%s\"}", altiserve_version());
     job_respond(j, 200, "application/json", &out);

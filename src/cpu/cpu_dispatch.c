@@ -2,6 +2,7 @@
 // overwritten by the tier chosen (a row of the table of tiers). On x86 a tier needs its instructions (cpuid) and the system's leave to use
 // its registers (XGETBV); on Arm the system says what there is, in a file of cpu/neon/ for each.
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "cpu/cpu_internal.h"
@@ -102,7 +103,11 @@ status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err) {
     const tier *t = find(isa);
     bool known = t;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) known |= !strcmp(isa, names[i]);
-    if (!known) return error_set(err, E_USAGE, "no processor tier is called '%s'; there are ref, avx2, avx2-vnni, avx512-vnni, avx512, amx, neon, neon-dotprod and neon-i8mm", isa);
+    if (!known) {
+        char all[128] = "";
+        for (size_t i = 0, n = sizeof names / sizeof *names; i < n; i++) snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", i == 0 ? "" : i + 1 < n ? ", " : " and ", names[i]);
+        return error_set(err, E_USAGE, "no processor tier is called '%s'; there are %s", isa, all);
+    }
     if (!t || t->needs & ~detect()) return error_set(err, E_UNSUPPORTED, "this machine cannot run the tier '%s'; its best is %s", isa, best);
     cpu_kernels_ref(k);
     for (int i = 0; i < 2; i++)

@@ -104,6 +104,7 @@ status altiserve_check_draft(altiserve *a, const char *id, error *err) {
 
 void altiserve_get_stats(altiserve *a, altiserve_stats *out) {
     memset(out, 0, sizeof *out);
+    out->parallel = (uint32_t)a->o.parallel;
     eng_models_stats(a->models, out);
     eng_sched_stats(a->sched, out);
 }

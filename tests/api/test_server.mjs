@@ -453,6 +453,7 @@ const tests = {
 
   async 'a full queue'() {
     const small = await serve('--queue', '2', '--parallel', '1');
+    assert.equal((await (await fetch(`${small.url}/props`)).json()).total_slots, 1);
     const work = { prompt: 'Count: ', max_tokens: 2000, ignore_eos: true, stream: true };
     const all = await Promise.all(Array.from({ length: 12 }, () => fetch(`${small.url}/v1/completions`, { method: 'POST', body: JSON.stringify(work) })));
     const refused = all.find((r) => r.status === 429);

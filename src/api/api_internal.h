@@ -207,6 +207,7 @@ void job_post(job *j);        // from any thread
 void job_done(job *j);        // the answer is given; the runner lets go
 void job_fail(job *j, const api_error *e); // answers with the error, then job_done
 void job_respond(job *j, int code, const char *type, strbuf *body); // frees body; a failed one is a 503; then job_done
+const char *api_why(altiserve_why why); // as answers and the log name it
 // Parses the body into j->body; false after answering.
 bool job_body(job *j);
 // Submits n_parts requests made from p.g with each prompt, and from then on events flow to the dialect. set(ctx, i, g) fills the prompt of part i. The body is gone then.

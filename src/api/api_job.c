@@ -127,7 +127,7 @@ static void notify(void *ctx) { job_post(ctx); }
 static void end_part(job *j, part *p) {
     if (!p->req) return;
     p->usage = altiserve_request_usage(p->req);
-    if (j->p.explain) altiserve_request_explain(p->req, &p->explanation);
+    if (j->p.g.explain) altiserve_request_explain(p->req, &p->explanation);
     pthread_mutex_lock(&j->lock); // on_close may be cancelling it
     altiserve_request *req = p->req;
     p->req = NULL;
@@ -138,14 +138,33 @@ static void end_part(job *j, part *p) {
 // The client is gone (the socket tells before on_close does), or was cut.
 static bool away(job *j) { return j->left || (j->r && http_gone(j->r)); }
 
-static void count_request(job *j) {
+const char *api_why(altiserve_why why) {
+    static const char *const names[] = {"unknown", "cached", "never_seen", "differs", "evicted", "other_version", "cache_off", "shorter_than_a_page"};
+    return names[(unsigned)why < sizeof names / sizeof *names ? why : WHY_NOTHING];
+}
+
+// One line a request, which has no text of anybody's; with --log-level debug also why its prompts were computed, which has.
+static void log_request(const job *j, const altiserve_usage *u, const char *who, const char *how) {
+    obs_log(OBS_INFO, "%s %s of %s: %s, %u tokens of prompt (%u cached), %u written, %s; waited %.3f s, read %.3f s, wrote %.3f s", j->route->method, j->route->path, who, j->model.id,
+            u->prompt_tokens, u->cached_tokens, u->completion_tokens, how, u->queue_s, u->prefill_s, u->decode_s);
+    for (uint32_t i = 0; i < j->n_parts && obs_get_level() >= OBS_DEBUG; i++) {
+        const altiserve_explanation *x = &j->parts[i].explanation;
+        if (!x->prompt_tokens) continue;
+        if (x->why == WHY_DIFFERS)
+            obs_log(OBS_DEBUG, "prompt %u: %u of %u tokens computed, differs from token %u on: \"%s\", and earlier \"%s\"", i + 1, x->prompt_tokens - x->cached_tokens, x->prompt_tokens, x->same, x->ours, x->theirs);
+        else obs_log(OBS_DEBUG, "prompt %u: %u of %u tokens computed, %s", i + 1, x->prompt_tokens - x->cached_tokens, x->prompt_tokens, api_why(x->why));
+    }
+}
+
+static void note_request(job *j) {
     const char *m = j->model.id;
     if (j->p.g.loads) return; // nothing was asked of the model; its load is counted by the engine
     altiserve_usage u = {0};
-    uint32_t computed = 0, embeddings = 0;
+    uint32_t computed = 0, replayed = 0, embeddings = 0;
     for (uint32_t i = 0; i < j->n_parts; i++) {
         const altiserve_usage *one = &j->parts[i].usage;
         embeddings += j->parts[i].embedding != NULL;
+        replayed += one->replayed;
         if (!j->parts[i].submitted || one->replayed) continue;
         computed++;
         u.prompt_tokens += one->prompt_tokens;
@@ -178,7 +197,9 @@ static void count_request(job *j) {
     obs_count(OBS_CLIENT_TOKENS, who, "generated", u.completion_tokens);
     bool length = false;
     for (uint32_t i = 0; i < j->n_choices; i++) length |= j->choices[i].finish == FINISH_LENGTH;
-    obs_count(OBS_REQUESTS_FINISHED, m, j->failed ? "error" : away(j) ? "abort" : length ? "length" : "stop", 1);
+    const char *how = j->failed ? "error" : away(j) ? "abort" : length ? "length" : "stop";
+    obs_count(OBS_REQUESTS_FINISHED, m, how, 1);
+    log_request(j, &u, who, replayed && !computed && !j->failed ? "replayed" : how);
 }
 
 // An answer that was replayed as a whole says so (RFC 9211).
@@ -224,7 +245,7 @@ static void fail_generation(job *j, const api_error *e) {
 }
 
 static void finish_job(job *j) {
-    count_request(j);
+    note_request(j);
     if (!j->failed && j->set_embed && away(j)) { // nobody reads an answer, and parts of it are missing
         job_done(j);
         return;
@@ -419,7 +440,7 @@ static bool set_client(job *j, altiserve_generate *g) {
     g->client_name = k ? k->name : NULL;
     g->client_weight = k ? k->weight : 0;
     g->priority = priority_of(j);
-    g->explain = j->p.explain;
+    g->explain = j->p.explain || obs_get_level() >= OBS_DEBUG; // the log tells it then
     return (g->cache_salt = salt_of(j)) != NULL;
 }
 

@@ -75,7 +75,7 @@ void api_put_error(strbuf *out, api_shape shape, const api_error *e) {
 
 void api_send_error(http_request *r, api_shape shape, const api_error *e) {
     strbuf out = {0};
-    if (e->http >= 500) obs_log(OBS_WARN, "%s %s: %d: %s", http_method(r), http_path(r), e->http, e->message);
+    obs_log(e->http >= 500 ? OBS_WARN : OBS_DEBUG, "%s %s: %d: %s", http_method(r), http_path(r), e->http, e->message);
     api_put_error(&out, shape, e);
     char seconds[16];
     snprintf(seconds, sizeof seconds, "%u", e->retry_after ? e->retry_after : e->http == 429 ? 1 : 5);

@@ -93,13 +93,12 @@ static void put_tail(strbuf *out, const job *j) { strbuf_adds(out, j->p.include_
 
 // ,"altiserve":{"explain":[...]}: why each prompt was computed, where that was asked for.
 static void put_explain(strbuf *out, const job *j) {
-    static const char *const why[] = {"unknown", "cached", "never_seen", "differs", "evicted", "other_version", "cache_off", "shorter_than_a_page"};
     if (!j->p.explain) return;
     strbuf_adds(out, ",\"altiserve\":{\"explain\":[");
     for (uint32_t i = 0; i < j->n_parts; i++) {
         const altiserve_explanation *x = &j->parts[i].explanation;
         strbuf_addf(out, "%s{\"prompt_tokens\":%u,\"cached_tokens\":%u,\"computed_tokens\":%u,\"why\":\"%s\"", i ? "," : "", x->prompt_tokens, x->cached_tokens,
-                    x->prompt_tokens - x->cached_tokens, (unsigned)x->why < sizeof why / sizeof *why ? why[x->why] : why[0]);
+                    x->prompt_tokens - x->cached_tokens, api_why(x->why));
         if (x->why == WHY_DIFFERS || x->why == WHY_EVICTED || x->why == WHY_VERSION) strbuf_addf(out, ",\"same_tokens\":%u", x->same);
         if (x->why == WHY_DIFFERS) {
             strbuf_adds(out, ",\"first_difference\":{\"this_prompt\":");

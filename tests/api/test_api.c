@@ -750,6 +750,43 @@ static void test_text_routes(void **state) {
     reply_free(&r);
 }
 
+// A line a request, without its text; why its prompt was computed, with it, only where that was asked of the log.
+static pthread_mutex_t logged_lock = PTHREAD_MUTEX_INITIALIZER;
+static char logged[8192];
+static void keep_line(void *ctx, const char *line, size_t len) {
+    (void)ctx;
+    pthread_mutex_lock(&logged_lock);
+    size_t at = strlen(logged), n = len < sizeof logged - 1 - at ? len : sizeof logged - 1 - at;
+    memcpy(logged + at, line, n);
+    logged[at + n] = 0;
+    pthread_mutex_unlock(&logged_lock);
+}
+
+static void test_log(void **state) {
+    (void)state;
+    const obs_level before = obs_get_level();
+    obs_set_sink(keep_line, NULL);
+    for (int debug = 0; debug < 2; debug++) {
+        obs_set_level(debug ? OBS_DEBUG : OBS_INFO);
+        logged[0] = 0;
+        reply r = ask("POST", "/v1/chat/completions", "", "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"a secret\"}],\"max_tokens\":2}");
+        assert_int_equal(r.code, 200); // the line is written before the answer is
+        assert_non_null(strstr(logged, "POST /v1/chat/completions of anonymous: fake, "));
+        assert_non_null(strstr(logged, " written, length; waited "));
+        assert_null(strstr(logged, "secret"));
+        assert_null(r.json ? json_object_get(r.json, "altiserve") : NULL); // the client did not ask
+        const char *why = "36 of 100 tokens computed, differs from token 70 on: \"her \"cat\"\", and earlier \"his dog\"";
+        assert_int_equal(strstr(logged, why) != NULL, debug);
+        reply_free(&r);
+        logged[0] = 0;
+        r = ask("POST", "/v1/chat/completions", "", "{\"model\":\"none\"," HELLO "}");
+        assert_int_equal(strstr(logged, "404: there is no model") != NULL, debug);
+        reply_free(&r);
+    }
+    obs_set_sink(NULL, NULL);
+    obs_set_level(before);
+}
+
 static void test_other_dialects(void **state) {
     (void)state;
     reply r = ask("POST", "/api/chat", "", "{\"model\":\"fake:latest\"," HELLO ",\"stream\":false,\"options\":{\"num_predict\":2,\"temperature\":0}}");
@@ -1398,7 +1435,7 @@ static void test_stop(void **state) {
 int main(void) {
     json_set_alloc_funcs(value_alloc, value_free);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
-                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_residence), cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
+                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_log), cmocka_unit_test(test_residence), cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
                                        cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_slow_client), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking),
                                        cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_bodies_go), cmocka_unit_test(test_what_is_measured), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);

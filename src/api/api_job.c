@@ -124,10 +124,13 @@ bool api_find_writer(job *j, const char *name, api_error *e) {
 // On the engine thread.
 static void notify(void *ctx) { job_post(ctx); }
 
+// Why prompts were computed: for the client, or for the log.
+static bool asks_why(const job *j) { return j->p.explain || obs_get_level() >= OBS_DEBUG; }
+
 static void end_part(job *j, part *p) {
     if (!p->req) return;
     p->usage = altiserve_request_usage(p->req);
-    if (j->p.g.explain) altiserve_request_explain(p->req, &p->explanation);
+    if (asks_why(j)) altiserve_request_explain(p->req, &p->explanation);
     pthread_mutex_lock(&j->lock); // on_close may be cancelling it
     altiserve_request *req = p->req;
     p->req = NULL;
@@ -151,8 +154,8 @@ static void log_request(const job *j, const altiserve_usage *u, const char *who,
         const altiserve_explanation *x = &j->parts[i].explanation;
         if (!x->prompt_tokens) continue;
         if (x->why == WHY_DIFFERS)
-            obs_log(OBS_DEBUG, "prompt %u: %u of %u tokens computed, differs from token %u on: \"%s\", and earlier \"%s\"", i + 1, x->prompt_tokens - x->cached_tokens, x->prompt_tokens, x->same, x->ours, x->theirs);
-        else obs_log(OBS_DEBUG, "prompt %u: %u of %u tokens computed, %s", i + 1, x->prompt_tokens - x->cached_tokens, x->prompt_tokens, api_why(x->why));
+            obs_log(OBS_DEBUG, "prompt %u: %u of %u tokens computed: differs from token %u on: \"%s\", and earlier \"%s\"", i + 1, x->prompt_tokens - x->cached_tokens, x->prompt_tokens, x->same, x->ours, x->theirs);
+        else obs_log(OBS_DEBUG, "prompt %u: %u of %u tokens computed: %s", i + 1, x->prompt_tokens - x->cached_tokens, x->prompt_tokens, api_why(x->why));
     }
 }
 
@@ -440,7 +443,7 @@ static bool set_client(job *j, altiserve_generate *g) {
     g->client_name = k ? k->name : NULL;
     g->client_weight = k ? k->weight : 0;
     g->priority = priority_of(j);
-    g->explain = j->p.explain || obs_get_level() >= OBS_DEBUG; // the log tells it then
+    g->explain = asks_why(j);
     return (g->cache_salt = salt_of(j)) != NULL;
 }
 

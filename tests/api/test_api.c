@@ -775,7 +775,7 @@ static void test_log(void **state) {
         assert_non_null(strstr(logged, " written, length; waited "));
         assert_null(strstr(logged, "secret"));
         assert_null(r.json ? json_object_get(r.json, "altiserve") : NULL); // the client did not ask
-        const char *why = "36 of 100 tokens computed, differs from token 70 on: \"her \"cat\"\", and earlier \"his dog\"";
+        const char *why = "36 of 100 tokens computed: differs from token 70 on: \"her \"cat\"\", and earlier \"his dog\"";
         assert_int_equal(strstr(logged, why) != NULL, debug);
         reply_free(&r);
         logged[0] = 0;

@@ -557,6 +557,11 @@ static void test_whole(void **state) {
     assert_string_equal(str(&r, "choices.0.finish_reason"), "stop");
     assert_int_equal(seen.max_tokens, 0);
     reply_free(&r);
+    // An answer that was a refusal comes back without content: templates add strings, so they get one.
+    r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":null,\"refusal\":\"no\"},{\"role\":\"user\",\"content\":\"b\"}],\"max_tokens\":1}");
+    assert_int_equal(r.code, 200);
+    assert_non_null(strstr(seen_chat, "\"content\":\"\""));
+    reply_free(&r);
 }
 
 static void test_completions(void **state) {

@@ -10,9 +10,14 @@ static void put_reason(const choice *c, strbuf *out) {
     else strbuf_adds(out, "null");
 }
 
+static void put_usage(const job *j, strbuf *out) {
+    const altiserve_usage *u = &j->parts[0].usage;
+    strbuf_addf(out, ",\"usage\":{\"input_tokens\":%u,\"cache_read_input_tokens\":%u,\"cache_creation_input_tokens\":0,\"output_tokens\":%u}",
+                u->prompt_tokens - u->cached_tokens, u->cached_tokens, u->completion_tokens);
+}
+
 static void put_message(job *j, bool whole, strbuf *out) {
     const choice *c = &j->choices[0];
-    const altiserve_usage *u = &j->parts[0].usage;
     strbuf_addf(out, "{\"id\":\"msg_%s\",\"type\":\"message\",\"role\":\"assistant\",\"model\":", j->id);
     api_put_string(out, j->model.id, strlen(j->model.id));
     if (whole) {
@@ -21,8 +26,8 @@ static void put_message(job *j, bool whole, strbuf *out) {
         strbuf_adds(out, "}],");
         put_reason(c, out);
     } else strbuf_adds(out, ",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null");
-    strbuf_addf(out, ",\"usage\":{\"input_tokens\":%u,\"cache_read_input_tokens\":%u,\"cache_creation_input_tokens\":0,\"output_tokens\":%u}}",
-                u->prompt_tokens - u->cached_tokens, u->cached_tokens, u->completion_tokens);
+    put_usage(j, out);
+    strbuf_addc(out, '}');
 }
 
 static void open_stream(job *j, strbuf *out) {
@@ -47,7 +52,9 @@ static void finish(job *j, uint32_t index, strbuf *out) {
 static void close_stream(job *j, strbuf *out) {
     strbuf_adds(out, "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{");
     put_reason(&j->choices[0], out);
-    strbuf_addf(out, "},\"usage\":{\"output_tokens\":%u}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n", j->parts[0].usage.completion_tokens);
+    strbuf_addc(out, '}');
+    put_usage(j, out); // all of it: who began before its prompt was counted (a model that loads, a long queue) has told zeros
+    strbuf_adds(out, "}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");
 }
 
 static void whole(job *j, strbuf *out) { put_message(j, true, out); }

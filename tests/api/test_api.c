@@ -795,6 +795,8 @@ static void test_other_dialects(void **state) {
     const char *order[] = {"event: message_start", "event: content_block_start", "event: content_block_delta", "event: content_block_stop", "event: message_delta", "event: message_stop"};
     char *p = r.body;
     for (int i = 0; i < 6; i++) assert_non_null(p = strstr(p, order[i]));
+    const char *end = strstr(r.body, "event: message_delta"); // a stream that began before its prompt was counted says here what it took
+    assert_non_null(strstr(end, "\"usage\":{\"input_tokens\":4,\"cache_read_input_tokens\":3,\"cache_creation_input_tokens\":0,\"output_tokens\":2}"));
     reply_free(&r);
     r = ask("POST", "/v1/messages", "", "{\"model\":\"fake\"," HELLO "}");
     assert_int_equal(r.code, 400);

@@ -10,9 +10,14 @@ static void put_reason(const choice *c, strbuf *out) {
     else strbuf_adds(out, "null");
 }
 
+static void put_usage(const job *j, strbuf *out) {
+    const altiserve_usage *u = &j->parts[0].usage;
+    strbuf_addf(out, ",\"usage\":{\"input_tokens\":%u,\"cache_read_input_tokens\":%u,\"cache_creation_input_tokens\":0,\"output_tokens\":%u}",
+                u->prompt_tokens - u->cached_tokens, u->cached_tokens, u->completion_tokens);
+}
+
 static void put_message(job *j, bool whole, strbuf *out) {
     const choice *c = &j->choices[0];
-    const altiserve_usage *u = &j->parts[0].usage;
     strbuf_addf(out, "{\"id\":\"msg_%s\",\"type\":\"message\",\"role\":\"assistant\",\"model\":", j->id);
     api_put_string(out, j->model.id, strlen(j->model.id));
     if (whole) {
@@ -21,8 +26,8 @@ static void put_message(job *j, bool whole, strbuf *out) {
         strbuf_adds(out, "}],");
         put_reason(c, out);
     } else strbuf_adds(out, ",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null");
-    strbuf_addf(out, ",\"usage\":{\"input_tokens\":%u,\"cache_read_input_tokens\":%u,\"cache_creation_input_tokens\":0,\"output_tokens\":%u}}",
-                u->prompt_tokens - u->cached_tokens, u->cached_tokens, u->completion_tokens);
+    put_usage(j, out);
+    strbuf_addc(out, '}');
 }
 
 static void open_stream(job *j, strbuf *out) {
@@ -47,7 +52,9 @@ static void finish(job *j, uint32_t index, strbuf *out) {
 static void close_stream(job *j, strbuf *out) {
     strbuf_adds(out, "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{");
     put_reason(&j->choices[0], out);
-    strbuf_addf(out, "},\"usage\":{\"output_tokens\":%u}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n", j->parts[0].usage.completion_tokens);
+    strbuf_addc(out, '}');
+    put_usage(j, out); // all of it: who began before its prompt was counted (a model that loads, a long queue) has told zeros
+    strbuf_adds(out, "}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");
 }
 
 static void whole(job *j, strbuf *out) { put_message(j, true, out); }
@@ -75,12 +82,18 @@ static bool read_system(const json_t *v, strbuf *text, api_error *e) {
     return !text->failed || api_fail(e, 503, NULL, NULL, "no memory for this request");
 }
 
+// Of output_config its format would bind the answer; the rest of it (effort) is advice.
+static bool check_output(const json_t *config, api_error *e) {
+    const json_t *format = json_object_get(config, "format");
+    return !format || api_asks_nothing(format) || api_fail(e, 400, "output_config.format", "not_built", "output_config.format is understood but not built yet; leave it out");
+}
+
 static bool read_request(job *j, char **input, size_t *len, api_error *e) {
     arena_init(&j->p.mem, 16 << 20);
     j->p.top_logprobs = j->p.logprobs = j->p.draft_max = -1;
     strbuf system = {0};
-    bool ok = api_read_fields(&j->p, j->body, FOR_MESSAGES, "", e) && api_settle(&j->p, FOR_MESSAGES, e) && api_find_writer(j, j->p.model, e) &&
-              read_system(json_object_get(j->body, "system"), &system, e) &&
+    bool ok = api_read_fields(&j->p, j->body, FOR_MESSAGES, "", e) && api_settle(&j->p, FOR_MESSAGES, e) && check_output(json_object_get(j->body, "output_config"), e) &&
+              api_find_writer(j, j->p.model, e) && read_system(json_object_get(j->body, "system"), &system, e) &&
               api_chat_input(json_object_get(j->body, "messages"), "messages", NULL, system.len ? system.data : NULL, input, len, e);
     strbuf_free(&system);
     return ok;

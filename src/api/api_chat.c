@@ -64,6 +64,8 @@ static json_t *message(const json_t *m, const char *param, size_t i, api_error *
         }
         ok = json_object_set_new(copy, "content", json_stringn(text.data ? text.data : "", text.len)) == 0;
     }
+    // A refusal comes back without content; most templates add strings and know no null where nothing was called.
+    if (ok && json_is_null(content) && !calls) ok = json_object_set_new(copy, "content", json_string("")) == 0;
     // OpenAI's newer name of the same role; templates know the older one.
     if (ok && !strcmp(json_string_value(role), "developer")) ok = json_object_set_new(copy, "role", json_string("system")) == 0;
     strbuf_free(&text);

@@ -80,7 +80,7 @@ static const struct {
     {"skip_special_tokens", "true", NULL, ANY}, {"include_stop_str_in_output", NULL, NULL, ANY}, {"prompt_logprobs", NULL, NULL, ANY},
     {"truncate_prompt_tokens", NULL, NULL, ANY}, {"mirostat", NULL, NULL, ANY}, {"dynatemp_range", NULL, NULL, ANY}, {"xtc_probability", NULL, NULL, ANY},
     {"dry_multiplier", NULL, NULL, ANY}, {"top_n_sigma", "-1", "-1.0", ANY}, {"samplers", NULL, NULL, ANY}, {"min_keep", NULL, NULL, ANY},
-    {"lora", NULL, NULL, ANY}, {"thinking", "{\"type\":\"disabled\"}", NULL, FOR_MESSAGES}, {"think", NULL, NULL, FOR_OLLAMA},
+    {"lora", NULL, NULL, ANY}, {"thinking", "{\"type\":\"disabled\"}", NULL, FOR_MESSAGES}, {"output_format", NULL, NULL, FOR_MESSAGES}, {"think", NULL, NULL, FOR_OLLAMA},
     {"altiserve", NULL, NULL, FOR_MESSAGES | FOR_OLLAMA | FOR_NATIVE},
     {"template", NULL, NULL, FOR_OLLAMA}, {"context", NULL, NULL, FOR_OLLAMA}, {"logprobs", NULL, NULL, FOR_OLLAMA}, {"n_probs", NULL, NULL, FOR_NATIVE}, {"image_data", NULL, NULL, FOR_NATIVE}, {"t_max_predict_ms", NULL, NULL, FOR_NATIVE},
     {"n_indent", NULL, NULL, FOR_NATIVE}, {"n_keep", NULL, NULL, FOR_NATIVE}, {"response_fields", NULL, NULL, FOR_NATIVE},

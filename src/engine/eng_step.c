@@ -494,7 +494,7 @@ static void compose(eng_served *v, samp_scratch *scratch) {
     for (eng_choice *c = v->running; c; c = c->next) c->n_rows = c->n_drafts = 0, c->passed = c->from_model = false;
     if (v->blocked) { // before the streams take the pages again
         eng_choice *c = v->blocked;
-        int32_t rows = KV_PAGE;
+        int32_t rows = KV_PAGE < v->m->max_rows ? KV_PAGE : v->m->max_rows;
         v->blocked = NULL;
         if (!is_stream(c)) add_chunk(v, c, &rows);
     }

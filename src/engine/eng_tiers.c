@@ -281,7 +281,7 @@ static void settle(eng_served *v, eng_choice *c) {
     f->over = true;
     if (got != f->last) {
         kv_seq *fresh;
-        if (eng_served_seq(v, c, &fresh, NULL) != OK) return; // at the next step
+        if (eng_served_seq(v, c, &fresh, NULL) != OK) return; // at the next step, which follows at once
         kv_seq_free(c->kv);
         c->kv = fresh;
         got = kv_seq_match(c->kv, c->tokens, c->n_tokens);
@@ -304,6 +304,7 @@ static eng_choice *next_fetch(eng_served *v) {
 bool eng_tiers_pump(eng_served *v, bool (*room)(eng_served *v, eng_choice *c, size_t upto)) {
     if (!v->tiers) return false;
     size_t bytes = 0;
+    bool more = false;
     v->tiers->turn++;
     for (eng_choice *c; (c = next_fetch(v));) { // room may take others out of the list
         c->fetch->turn = v->tiers->turn;
@@ -316,9 +317,10 @@ bool eng_tiers_pump(eng_served *v, bool (*room)(eng_served *v, eng_choice *c, si
             if (!c->fetch || s == E_BUSY) break;
             if (s != OK || kv_seq_len(c->kv) == c->fetch->last) {
                 settle(v, c);
+                more = true; // who waited for it looks again, and nothing else may wake the engine for that
                 break;
             }
         }
     }
-    return false;
+    return more;
 }

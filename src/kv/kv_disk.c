@@ -319,16 +319,19 @@ void kv_disk_get_stats(kv_disk *d, kv_disk_stats *out) {
 
 // ---- the reader ----------------------------------------------------------------------------------
 
-// The content of the page's file, or NULL; *damaged: the file is there and is not what it should be.
-static void *read_file(const kv_disk *d, const kv_record *want, bool *damaged) {
+typedef enum read_how { READ_OK, READ_NOT_NOW, READ_GONE, READ_DAMAGED } read_how;
+
+// The content of the page's file. NOT_NOW: memory or file descriptors are gone, which says nothing about the file.
+static read_how read_file(const kv_disk *d, const kv_record *want, void **out) {
     char path[MAX_PATH];
     path_of(d, want->id, want->group, path);
-    *damaged = false;
+    *out = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0) return NULL;
+    if (fd < 0) return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? READ_NOT_NOW : READ_GONE;
     struct stat st;
     size_t size = KV_FILE_HEADER + want->bytes, at = 0;
-    uint8_t *file = fstat(fd, &st) == 0 && (uint64_t)st.st_size == size ? mem_alloc(size) : NULL;
+    bool whole = fstat(fd, &st) == 0 && (uint64_t)st.st_size == size;
+    uint8_t *file = whole ? mem_alloc(size) : NULL;
     while (file && at < size) {
         ssize_t k = pread(fd, file + at, size - at, (off_t)at);
         if (k < 0 && errno == EINTR) continue;
@@ -338,13 +341,14 @@ static void *read_file(const kv_disk *d, const kv_record *want, bool *damaged) {
     futimens(fd, NULL); // used now: what a later start knows of recency
     close(fd);
     const uint8_t *content;
-    *damaged = !file || at < size || kv_file_check(file, size, want, &content, NULL) != OK;
-    if (*damaged) {
+    if (whole && !file) return READ_NOT_NOW;
+    if (!whole || at < size || kv_file_check(file, size, want, &content, NULL) != OK) {
         mem_free(file);
-        return NULL;
+        return READ_DAMAGED;
     }
     memmove(file, content, want->bytes);
-    return file;
+    *out = file;
+    return READ_OK;
 }
 
 // The first fetch that may read on. Under the lock.
@@ -371,17 +375,17 @@ static void *reader_main(void *arg) {
         const kv_record *want = &f->pages[f->n_read];
         f->reading = true;
         pthread_mutex_unlock(&d->lock);
-        bool damaged;
-        void *content = read_file(d, want, &damaged);
+        void *content;
+        read_how how = read_file(d, want, &content);
         pthread_mutex_lock(&d->lock);
         disk_entry *e = disk_map_find(&d->map, want->id);
-        if (content) {
+        if (how == READ_OK) {
             d->st.read++;
             if (e) disk_map_touch(&d->map, e);
-        } else {
+        } else if (how != READ_NOT_NOW) {
             char path[MAX_PATH];
             path_of(d, want->id, want->group, path);
-            if (damaged && unlink(path) == 0) d->st.damaged++;
+            if (how == READ_DAMAGED && unlink(path) == 0) d->st.damaged++;
             if (e) disk_map_lost(&d->map, e, want->group);
         }
         if (f->orphaned) {

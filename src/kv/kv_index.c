@@ -21,15 +21,24 @@ int32_t node_find(const kv_pool *p, int32_t parent, const uint64_t root[2], cons
     return -1;
 }
 
+// No node is left: pages that nobody uses go, the longest unused first, until one is free. (Of long texts few windows or states hold many nodes: they would
+// keep every later text out of the index.)
+static void free_a_node(kv_pool *p) {
+    for (int32_t g = 0; g < p->config.n_groups; g++)
+        while (p->free_node < 0 && p->groups[g].oldest >= 0) {
+            p->evictions++;
+            node_lost(p, p->groups[g].pages[p->groups[g].oldest].node, g);
+        }
+}
+
 int32_t node_add(kv_pool *p, int32_t parent, const kv_seq *of, const int32_t *tokens) {
     const uint64_t *root = of->root;
+    bool room = p->free_node >= 0 || (p->n_nodes < p->max_nodes && mem_grow((void **)&p->nodes, &p->cap_nodes, p->n_nodes + 1, sizeof *p->nodes));
+    if (!room) free_a_node(p);
     int32_t i = p->free_node;
-    if (i >= 0) {
-        p->free_node = p->nodes[i].next;
-    } else {
-        if (p->n_nodes >= p->max_nodes || !mem_grow((void **)&p->nodes, &p->cap_nodes, p->n_nodes + 1, sizeof *p->nodes)) return -1;
-        i = (int32_t)p->n_nodes++;
-    }
+    if (i >= 0) p->free_node = p->nodes[i].next;
+    else if (room) i = (int32_t)p->n_nodes++;
+    else return -1;
     kv_node *x = &p->nodes[i];
     *x = (kv_node){.hash = node_hash(parent_hash(p, parent), root, tokens), .root = {root[0], root[1]}, .parent = parent, .live = true};
     memcpy(x->tokens, tokens, sizeof x->tokens);

@@ -32,7 +32,8 @@ void   kv_disk_dropped(kv_disk *d, uint64_t pages); // the caller gave up on so 
 // and calls nothing of the tier.
 typedef struct kv_fetch kv_fetch;
 status kv_fetch_begin(kv_disk *d, const kv_record *pages, size_t n, void (*wake)(void *ctx), void *ctx, kv_fetch **out, error *err);
-// OK: *content (pages[i].bytes) of the next page, the caller's to mem_free. E_BUSY: not yet. E_NOTFOUND: it is damaged or gone (and so is counted out).
+// OK: *content (pages[i].bytes) of the next page, the caller's to mem_free. E_BUSY: not yet. E_NOTFOUND: it is damaged or gone (and so is counted out), or
+// memory or file descriptors are (and then it stays).
 status kv_fetch_next(kv_fetch *f, void **content);
 void   kv_fetch_free(kv_fetch *f); // at any time, and waits for no file: a page being read is let go when it is read. No wake afterwards. NULL is fine
 

@@ -228,7 +228,7 @@ status kv_seq_restore(kv_seq *s, const int32_t *tokens, size_t last, bool (*fill
         if (!seq_room(s, g, i + 1)) return error_set(err, E_NOMEM, "no memory for a page table");
     int32_t node = node_find(p, s->tip, s->root, tokens + i * KV_PAGE), got[KV_GROUPS];
     if (node < 0) node = node_add(p, s->tip, s, tokens + i * KV_PAGE);
-    if (node < 0) return error_set(err, E_BUSY, "the index of prefixes is full");
+    if (node < 0) return error_set(err, E_LIMIT, "the index of prefixes is full of what is in use");
     p->nodes[node].pins++; // taking pages must not remove it
     status st = OK;
     for (int32_t g = 0; g < p->config.n_groups; g++) got[g] = -1;

@@ -166,6 +166,52 @@ static void counts_once(void **state) {
     }
 }
 
+// Two long texts come back from disk, of which either alone fills the index of a small pool of windows: both are answered, from disk.
+static void a_full_index(void **state) {
+    (void)state;
+    enum { LONG = 3800 };
+    static int32_t tokens[2][LONG];
+    altiserve_options o = toy_options();
+    char path[300];
+    small_model m;
+    small_spec spec = {.arch = "gemma3", .e = 32, .layers = 5, .heads = 2, .kv = 1, .head = 16, .ff = 48, .vocab = VOCAB, .post_norms = true, .tied = true}; // the sixth would see everything
+    small_begin(&m, &spec);
+    small_u32(&m, &spec, "context_length", 4096);
+    small_u32(&m, &spec, "attention.sliding_window", 64);
+    snprintf(path, sizeof path, "%s-long.gguf", dir);
+    small_file(&m, &spec, path);
+    o.open_paths = true;
+    o.context = 4096;
+    o.parallel = 1;
+    o.step_tokens = 64;
+    o.speculation = SPECULATE_OFF;
+    o.cache_dir = dir;
+    empty_dir(dir);
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < LONG; i++) tokens[k][i] = (i * (7 + k) + i * i % 11) % VOCAB;
+    answer *first[2];
+    for (int run = 0; run < 3; run++) {
+        altiserve *a = engine_with(o);
+        for (int k = 0; k < 2; k++) {
+            if (run == !k) continue; // the first two runs compute a text each
+            altiserve_generate g = {.model = path, .tokens = tokens[k], .n_tokens = LONG, .n = 1, .max_tokens = 4, .logprobs = -1, .ignore_eos = true, .timeout_ms = run < 2 ? 0 : 20000, .given = SAMPLING_TEMPERATURE};
+            answer *x = ask(a, &g);
+            if (x->end != FINISH_LENGTH) fail_msg("run %d, text %d: %s", run, k, x->err.text);
+            if (run < 2) {
+                assert_int_equal(x->usage.cached_tokens, 0);
+                first[k] = x;
+                continue;
+            }
+            same_tokens(first[k], x, 0, 0);
+            assert_true(x->usage.cached_tokens > LONG * 9 / 10);
+            answer_free(x);
+            answer_free(first[k]);
+        }
+        altiserve_destroy(a);
+    }
+    assert_int_equal(unlink(path), 0);
+}
+
 // Pages that a server without --deterministic wrote are not those that one with it would have, where few rows are another recipe.
 static void recipes_apart(void **state) {
     (void)state;
@@ -222,7 +268,7 @@ int main(void) {
     snprintf(dir, sizeof dir, "/tmp/altiserve-restore-%d", (int)getpid());
     snprintf(windows_path, sizeof windows_path, "%s-windows.gguf", dir);
     snprintf(recurrent_path, sizeof recurrent_path, "%s-recurrent.gguf", dir);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(windows), cmocka_unit_test(recurrent_states), cmocka_unit_test(counts_once), cmocka_unit_test(recipes_apart)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(windows), cmocka_unit_test(recurrent_states), cmocka_unit_test(counts_once), cmocka_unit_test(a_full_index), cmocka_unit_test(recipes_apart)};
     int failed = cmocka_run_group_tests(tests, write_models, NULL);
     empty_dir(dir);
     rmdir(dir);

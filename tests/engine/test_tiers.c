@@ -109,6 +109,43 @@ static void damage_is_a_miss(void **state) {
     answer_free(first);
 }
 
+static void damage_content(const char *path) { // which is seen when it is read
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    fseek(f, -1, SEEK_END);
+    int last = fgetc(f);
+    fseek(f, -1, SEEK_END);
+    fputc(last ^ 1, f);
+    fclose(f);
+}
+
+// Files are damaged, and an allocation fails while their pages are on their way: the request ends, well or with a sentence, and not by its time limit.
+static void damage_and_want_of_memory(void **state) {
+    (void)state;
+    enum { PROMPTS = 120, SHORT = 40 }; // a page: nothing else that comes wakes the engine
+    int32_t t[SHORT];
+    altiserve *a = NULL;
+    for (int pass = 0; pass < 2; pass++) {
+        a = engine_with(with_dir());
+        assert_int_equal(altiserve_load(a, "toy-1", NULL, NULL, NULL), OK);
+        for (int k = 0; k < PROMPTS; k++) {
+            for (int i = 0; i < SHORT; i++) t[i] = 300 + (i * 7 + k * 31 + i * k) % 500;
+            altiserve_generate g = prompt(t, SHORT);
+            g.max_tokens = 2;
+            g.timeout_ms = 5000;
+            answer *x = mem_calloc(1, sizeof *x);
+            altiserve_request *r = NULL;
+            if (pass) mem_fail_at(k / 3 + 1); // of several threads: not always the same one
+            if (altiserve_submit(a, &g, &r, NULL) == OK) collect(r, x);
+            mem_fail_at(0);
+            if (x->end == FINISH_ERROR && x->err.code == E_CANCELLED) fail_msg("allocation %d: %s", k / 3 + 1, x->err.text);
+            answer_free(x);
+        }
+        altiserve_destroy(a);
+        if (!pass) each_file(dir, damage_content);
+    }
+}
+
 // Requests with one prompt that arrive together after a restart: each page is read once.
 static void pages_are_read_once(void **state) {
     (void)state;
@@ -249,7 +286,7 @@ int main(void) {
     obs_set_level(OBS_ERROR);
     snprintf(dir, sizeof dir, "/tmp/altiserve-tiers-%d", (int)getpid());
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(a_restart_goes_on_from_disk, setup), cmocka_unit_test_setup(damage_is_a_miss, setup),
+        cmocka_unit_test_setup(a_restart_goes_on_from_disk, setup), cmocka_unit_test_setup(damage_is_a_miss, setup), cmocka_unit_test_setup(damage_and_want_of_memory, setup),
         cmocka_unit_test_setup(pages_are_read_once, setup), cmocka_unit_test_setup(foreign_files_are_a_miss, setup), cmocka_unit_test_setup(two_processes_do_not_share_a_folder, setup),
         cmocka_unit_test_setup(the_pool_spills_to_host_memory, setup), cmocka_unit_test_setup(preempted_and_restored_are_the_same, setup),
     };

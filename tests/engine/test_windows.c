@@ -66,11 +66,46 @@ static void any_length(void **state) {
     }
 }
 
+// Steps of fewer rows than a page has: a prompt that older streams left no pages takes no more rows than a step has when its turn comes.
+static void small_steps(void **state) {
+    (void)state;
+    enum { REQUESTS = 8 };
+    static int32_t tokens[REQUESTS][300];
+    altiserve_options o = toy_options();
+    altiserve_generate g[REQUESTS];
+    altiserve_request *r[REQUESTS];
+    error err = {0};
+    o.open_paths = true;
+    o.context = 2048;
+    o.parallel = 5;
+    o.speculation = SPECULATE_OFF;
+    for (int i = 0; i < REQUESTS; i++) {
+        for (int k = 0; k < 300; k++) tokens[i][k] = (k * (7 + i) + k * k % 11) % VOCAB;
+        g[i] = (altiserve_generate){.model = path, .tokens = tokens[i], .n_tokens = i % 2 ? 200 : 40, .n = 1, .max_tokens = i % 2 ? 4 : 120, .logprobs = -1, .ignore_eos = true, .given = SAMPLING_TEMPERATURE};
+    }
+    altiserve *wide = engine_with(o);
+    o.step_tokens = 9;
+    o.memory = least_memory(o, g[0]) + 3000;
+    altiserve *a = engine_with(o);
+    for (int i = 0; i < REQUESTS; i++)
+        if (altiserve_submit(a, &g[i], &r[i], &err) != OK) fail_msg("%s", err.text);
+    for (int i = 0; i < REQUESTS; i++) {
+        answer *x = mem_calloc(1, sizeof *x), *want = ask(wide, &g[i]);
+        collect(r[i], x);
+        if (x->end != FINISH_LENGTH) fail_msg("request %d: %s", i, x->err.text);
+        same_tokens(want, x, 0, 0);
+        answer_free(x);
+        answer_free(want);
+    }
+    altiserve_destroy(a);
+    altiserve_destroy(wide);
+}
+
 int main(void) {
     obs_set_level(OBS_ERROR);
     snprintf(path, sizeof path, "/tmp/altiserve-windows-%d.gguf", (int)getpid());
     write_model();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(any_length)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(any_length), cmocka_unit_test(small_steps)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     unlink(path);
     return failed;

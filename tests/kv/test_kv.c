@@ -440,6 +440,49 @@ static void eviction_takes_leaves_first(void **state) {
     kv_destroy(w.pool);
 }
 
+static bool from_nowhere(void *ctx, int32_t group, int32_t page) { return (void)ctx, (void)group, (void)page, true; }
+static bool taken(void *ctx, const kv_record *what, int32_t page) { return (void)ctx, (void)what, (void)page, true; }
+
+// A state at the end of a long text holds the index's entries of all of it: what was not used for longest makes room for a text that comes, and where nothing
+// can go, a page of a lower tier is refused and not waited for.
+static void the_index_lets_go_of_long_texts(void **state) {
+    (void)state;
+    enum { STATES = 4, LONG = 200, ALL = 128 * STATES + 64 };
+    static int32_t tokens[(ALL + 1) * KV_PAGE + 1];
+    world w = {0};
+    kv_key key = {0};
+    kv_seq *s, *other;
+    kv_config c = config_of(&w, (dev_group[]){{.kind = DEV_GROUP_RECURRENT}}, (int32_t[]){STATES}, 1);
+    c.tier_ctx = &w;
+    c.filled = taken;
+    assert_int_equal(kv_create(&c, &w.pool, NULL), OK);
+    for (int text = 0; text < 8; text++) {
+        for (int i = 0; i <= LONG * KV_PAGE; i++) tokens[i] = text * 100000 + i;
+        assert_int_equal(kv_seq_create(w.pool, &key, &s, NULL), OK);
+        assert_int_equal(kv_seq_reserve(s, LONG * KV_PAGE, NULL), OK);
+        kv_seq_commit(s, tokens, LONG * KV_PAGE);
+        kv_seq_snapshot(s, false);
+        kv_seq_free(s);
+        assert_int_equal(kv_seq_create(w.pool, &key, &s, NULL), OK);
+        if (kv_seq_match(s, tokens, LONG * KV_PAGE + 1) != LONG * KV_PAGE) fail_msg("text %d is not found", text);
+        kv_seq_free(s);
+        check(&w);
+    }
+    for (int i = 0; i <= (ALL + 1) * KV_PAGE; i++) tokens[i] = -i;
+    assert_int_equal(kv_seq_create(w.pool, &key, &s, NULL), OK);
+    assert_int_equal(kv_seq_reserve(s, (ALL + 1) * KV_PAGE, NULL), OK);
+    kv_seq_commit(s, tokens, (ALL + 1) * KV_PAGE); // all that the index has, and more
+    assert_int_equal(kv_seq_create(w.pool, &key, &other, NULL), OK);
+    for (int i = 0; i <= LONG * KV_PAGE; i++) tokens[i] = 7;
+    assert_int_equal(kv_seq_restore(other, tokens, LONG * KV_PAGE, from_nowhere, NULL, NULL), E_LIMIT);
+    check(&w);
+    kv_seq_free(s);
+    assert_int_equal(kv_seq_restore(other, tokens, LONG * KV_PAGE, from_nowhere, NULL, NULL), OK);
+    kv_seq_free(other);
+    check(&w);
+    kv_destroy(w.pool);
+}
+
 static void allocation_failures(void **state) {
     (void)state;
     for (long nth = 1; nth < 60; nth++) {
@@ -468,7 +511,7 @@ static void allocation_failures(void **state) {
 int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "long")) times = 10;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(match_is_shorter_than_the_prompt), cmocka_unit_test(eviction_takes_leaves_first), cmocka_unit_test(allocation_failures),
+        cmocka_unit_test(match_is_shorter_than_the_prompt), cmocka_unit_test(eviction_takes_leaves_first), cmocka_unit_test(the_index_lets_go_of_long_texts), cmocka_unit_test(allocation_failures),
         cmocka_unit_test(full_group), cmocka_unit_test(full_and_window), cmocka_unit_test(window_alone), cmocka_unit_test(recurrent_and_full), cmocka_unit_test(recurrent_alone), cmocka_unit_test(snapshots), cmocka_unit_test(refused_snapshots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

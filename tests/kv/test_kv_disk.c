@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -341,6 +342,33 @@ static void a_page_is_not_its_own_parent(void **state) {
     kv_disk_close(d);
 }
 
+// For want of memory or of file descriptors a page is not read; its file stays, is counted, and is read the next time.
+static void want_is_no_damage(void **state) {
+    (void)state;
+    kv_disk *d = open_with(0, 0);
+    kv_disk_stats st;
+    kv_record r = page(1, 0);
+    assert_int_equal(put(d, r), KV_PUT_FILL);
+    kv_disk_flush(d);
+    for (int descriptors = 0; descriptors < 2; descriptors++) {
+        struct rlimit before;
+        int next = dup(0);
+        assert_true(next >= 0);
+        close(next);
+        assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+        if (descriptors) assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)next, before.rlim_max}), 0);
+        else mem_fail_at(4); // after those of the fetch: the reader's
+        assert_false(get(d, r));
+        mem_fail_at(0);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+        kv_disk_get_stats(d, &st);
+        assert_int_equal(st.damaged, 0);
+        assert_int_equal(st.files, 1);
+        assert_true(get(d, r));
+    }
+    kv_disk_close(d);
+}
+
 static void write_to(const char *path, const void *data, size_t n) {
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
@@ -421,7 +449,7 @@ int main(void) {
         cmocka_unit_test_setup(what_was_put_comes_back, setup), cmocka_unit_test_setup(leaves_go_first_and_bytes_are_bounded, setup),
         cmocka_unit_test_setup(the_rate_is_kept, setup), cmocka_unit_test_setup(delays_are_measured, setup), cmocka_unit_test_setup(strangers_stay_and_remains_go, setup),
         cmocka_unit_test_setup(who_asks_waits_for_no_eviction, setup), cmocka_unit_test_setup(a_fetch_is_freed_while_it_reads, setup),
-        cmocka_unit_test_setup(what_is_read_ahead_is_bounded_over_all, setup), cmocka_unit_test_setup(a_page_is_not_its_own_parent, setup),
+        cmocka_unit_test_setup(what_is_read_ahead_is_bounded_over_all, setup), cmocka_unit_test_setup(a_page_is_not_its_own_parent, setup), cmocka_unit_test_setup(want_is_no_damage, setup),
         cmocka_unit_test(every_damage_is_seen), cmocka_unit_test(host_memory_is_bounded),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -60,7 +60,7 @@ status cli_ids(const char *list, int32_t **ids, size_t *n, error *err) {
     *ids = NULL;
     *n = 0;
     for (const char *s = list; *s;) {
-        if (strchr(" ,\n\t[]", *s)) {
+        if (strchr(" ,\r\n\t[]", *s)) {
             s++;
             continue;
         }

@@ -36,7 +36,7 @@ static status generate(altiserve *a, const flags *f, error *err) {
         } else {
             fwrite(e.text, 1, e.text_len, stdout);
         }
-        fflush(stdout);
+        if (fflush(stdout)) altiserve_cancel(r); // nobody reads
     }
     if (e.finish == FINISH_ERROR) *err = e.err;
     putchar('\n');
@@ -144,6 +144,7 @@ static status perplexity(altiserve *a, const flags *f, error *err) {
     const char *model = f->positional[0];
     struct perplexity_sink sink = {0};
     if (!f->text[FLAG_FILE]) return error_set(err, E_USAGE, "give the text as --file FILE");
+    if (chunk < 3) return error_set(err, E_USAGE, "the second half of each chunk is scored: --context is at least 3 here, not %zu", chunk);
     if (cli_load(a, model, err) != OK || cli_read(f->text[FLAG_FILE], &text, &len, err) != OK) return err->code;
     status s = altiserve_tokenize(a, model, text, len, TOKENIZE_ADD_SPECIAL, &ids, &n, err);
     if (s == OK) s = altiserve_tokenize(a, model, "", 0, TOKENIZE_ADD_SPECIAL, &bos, &bos_n, err);

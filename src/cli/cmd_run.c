@@ -65,7 +65,7 @@ static status answer(struct chat *c, error *err) {
         if (kind == EVENT_END) break;
         if (kind == EVENT_TEXT) {
             fwrite(e.text, 1, e.text_len, stdout);
-            fflush(stdout);
+            if (fflush(stdout)) altiserve_cancel(r); // nobody reads
             strbuf_add(&said, e.text, e.text_len);
         }
         if (atomic_exchange(&interrupted, 0)) altiserve_cancel(r);

@@ -15,7 +15,7 @@ static status print_ids(altiserve *a, const flags *f, const char *record, size_t
     for (size_t i = 0; i < n; i++) printf("%s%d", i ? " " : "", ids[i]);
     putchar('\n');
     mem_free(ids);
-    return OK;
+    return ferror(stdout) ? error_set(err, E_IO, "the output could not be written") : OK;
 }
 
 // Records end at each newline, or with a line that is --separator (whose newline before it belongs to it).

@@ -30,19 +30,26 @@ enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void help(void) {
     printf("altiserve %s: serves language models from GGUF files.\n\nusage: altiserve COMMAND ...\n\n", altiserve_version());
-    for (int i = 0; i < N_COMMANDS; i++) printf("  %-11s %-17s %s\n", commands[i].name, commands[i].words, commands[i].help);
+    for (int i = 0; i < N_COMMANDS; i++) printf("  %-11s %-18s %s\n", commands[i].name, commands[i].words, commands[i].help);
     printf("\nMODEL is a path, a name in the models folder, or toy-1 (built in). `altiserve COMMAND --help` tells more.\n");
+}
+
+// Output that did not arrive (a full disk, a reader that left) is an error to a script.
+static int written(int rc) {
+    if (!fflush(stdout) && !ferror(stdout)) return rc;
+    if (!rc) fputs("altiserve: the output could not be written\n", stderr);
+    return rc ? rc : 1;
 }
 
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         help();
-        return argc < 2 ? 2 : 0;
+        return written(argc < 2 ? 2 : 0);
     }
     if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "version")) {
         printf("altiserve %s\n", altiserve_version());
-        return 0;
+        return written(0);
     }
     const struct command *c = NULL;
     for (int i = 0; i < N_COMMANDS; i++)
@@ -55,7 +62,7 @@ int main(int argc, char **argv) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
             printf("usage: altiserve %s %s [flags]\n%s\n\n", c->name, c->words, c->help);
             flags_help(c->bit);
-            return 0;
+            return written(0);
         }
     flags f;
     error err = {0};
@@ -67,5 +74,6 @@ int main(int argc, char **argv) {
     obs_level level = f.command == CMD_SERVE ? OBS_INFO : OBS_WARN;
     if (f.text[FLAG_LOG_LEVEL]) obs_parse_level(f.text[FLAG_LOG_LEVEL], &level);
     obs_set_level(level);
-    return c->run(&f);
+    int rc = c->run(&f);
+    return c->bit == CMD_SERVE ? rc : written(rc); // who read a server's greeting may have left long ago
 }

@@ -166,6 +166,12 @@ static status write_all(job *j, const char *out, const gguf_tensor **order, cons
     return st;
 }
 
+// Whether something else than a file stands at `out`: a device, a pipe or a folder would be replaced by the finished file, not written to.
+static bool is_no_file(const char *out) {
+    struct stat st;
+    return !stat(out, &st) && !S_ISREG(st.st_mode);
+}
+
 // Whether `out` is one of the files that are read: what is written would take its place.
 static bool is_input(const gguf *g, const char *out) {
     struct stat a, b;
@@ -185,6 +191,7 @@ status convert_quantize(const char *in, const char *out, const convert_options *
     if (st) return st;
     j.g = g;
     if (is_input(g, out)) st = error_set(err, E_USAGE, "%s would be replaced by what is made from it: write to another file", out);
+    else if (is_no_file(out)) st = error_set(err, E_USAGE, "%s is there and is not a file: name a file to write", out);
     if (!st) st = pool_create(threads, NULL, &j.pool, err);
     if (!st) st = gguf_writer_create(&j.w, err);
     if (!st) st = convert_order(g, &order, err);

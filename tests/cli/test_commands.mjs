@@ -1,6 +1,6 @@
 // The commands that look inside, as a script uses them: what they take, what they refuse, and with which status.
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, writeFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, writeFileSync, rmSync, existsSync, lstatSync, openSync, closeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import assert from 'node:assert/strict';
@@ -28,6 +28,7 @@ assert.equal(ok(['detokenize', 'toy-1', '--tokens', ids]), text);
 assert.equal(ok(['tokenize', 'toy-1'], text).trim().split('\n').length, 2); // a line a record
 assert.equal(ok(['detokenize', 'toy-1'], ''), '');
 refused(['detokenize', 'toy-1', '--tokens', '1 x'], /"x"/);
+assert.equal(ok(['detokenize', 'toy-1'], `${ids}\r\n`), text); // a file from Windows
 
 // A folder that was named must be there; a broken file is an error to a script, too.
 const file = join(dir, 'broken.gguf');
@@ -40,6 +41,28 @@ for (const more of [[], ['--json']]) {
   assert.match(r.stdout, /broken/);
 }
 assert.match(ok(['inspect', 'toy-1']), /toy-1/);
+
+// A chunk of which nothing is scored has no perplexity.
+const words = join(dir, 'words.txt');
+writeFileSync(words, 'How do I add a model? '.repeat(20));
+for (const few of ['0', '1', '2']) refused(['perplexity', 'toy-1', '--file', words, '--context', few], /at least 3/);
+assert.match(ok(['perplexity', 'toy-1', '--file', words, '--context', '3']), /"perplexity": \d/);
+
+// What stands at OUT and is no file (a device, a pipe) is left alone.
+const toy = new URL('../../tools/toy/toy-1.gguf', import.meta.url).pathname, pipe = join(dir, 'pipe');
+assert.equal(spawnSync('mkfifo', [pipe]).status, 0);
+refused(['quantize', toy, pipe, 'Q8_0'], /is not a file/);
+assert.ok(lstatSync(pipe).isFIFO());
+
+// Output that did not arrive is an error.
+if (existsSync('/dev/full'))
+  for (const args of [['help'], ['--version'], ['run', '--help'], ['inspect', 'toy-1'], ['tokenize', 'toy-1', '--text', 'x'], ['generate', 'toy-1', '--text', 'Hi', '--n', '2']]) {
+    const full = openSync('/dev/full', 'w');
+    const r = spawnSync(bin, args, { encoding: 'utf8', stdio: ['ignore', full, 'pipe'], env: { PATH: process.env.PATH } });
+    closeSync(full);
+    assert.equal(r.status, 1, args.join(' '));
+    assert.match(r.stderr, /could not be written/, args.join(' '));
+  }
 
 rmSync(dir, { recursive: true });
 console.log('commands: all passed');

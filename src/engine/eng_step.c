@@ -298,7 +298,7 @@ static bool make_room(eng_served *v, eng_choice *c, size_t upto) {
         eng_choice *victim = victim_for(v, c);
         if (!victim) return false;
         preempt(v, victim);
-        victim->r->due = pol_deadline((double)eng_now_us() / 1e6, (double)victim->n_tokens, pol_cost_row(&v->cost));
+        if (victim->n_out) victim->r->due = pol_deadline((double)eng_now_us() / 1e6, (double)victim->n_tokens, pol_cost_row(&v->cost));
     }
 }
 

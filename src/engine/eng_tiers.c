@@ -1,8 +1,8 @@
 // Owns the way of pages between the pool and its lower tiers.
 //
 // Invariants: a choice with a fetch is running and takes no rows; its sequence is at a page's border below `last`; contents that came from a tier are the
-// fetch's until they are in the pool; what is left at its end goes to the host tier, where there is one. A fetch that fails leaves a sequence that the pool alone could have given. No page is brought by two fetches at once: who
-// finds its next page on another's way waits until that one is over, and then looks again.
+// fetch's until they are in the pool; what is left at its end goes to the host tier, where there is one. A fetch that fails leaves a sequence that the pool alone could have given. Who finds
+// its next page on the way of an older choice waits until that fetch is over, and then looks again; nobody waits for a younger one, which may be in want of its pages.
 #include "engine/eng_tiers.h"
 
 #include <string.h>
@@ -166,10 +166,10 @@ static bool has(void *ctx, const kv_record *page) {
 
 static void wake(void *ctx) { eng_sched_wake(ctx); }
 
-// Another choice's fetch has the page yet to bring.
+// An older choice's fetch has the page yet to bring. (A younger one's may be in want of pages that c holds.)
 static bool on_its_way(const eng_served *v, const eng_choice *c, const kv_record *page) {
-    for (const eng_choice *d = v->running; d; d = d->next) {
-        const eng_tier_fetch *f = d == c ? NULL : d->fetch;
+    for (const eng_choice *d = v->running; d && d != c; d = d->next) {
+        const eng_tier_fetch *f = d->fetch;
         for (size_t i = f && !f->over ? f->next : SIZE_MAX; f && i < f->n; i++)
             if (f->pages[i].group == page->group && !memcmp(f->pages[i].id, page->id, sizeof page->id)) return true;
     }

@@ -176,7 +176,7 @@ static bool make_room(engine *e, request *r, int32_t upto) {
             if (older(r, e->running[i]) && !e->running[i]->stepped) victim = e->running[i];
         if (!victim) return false;
         preempt(e, victim);
-        victim->due = pol_deadline(e->now, length(victim), pol_cost_row(&e->cost));
+        if (victim->made) victim->due = pol_deadline(e->now, length(victim), pol_cost_row(&e->cost));
         e->preemptions++;
     }
     if (need > 0) e->free_pages -= need, r->pages += need;

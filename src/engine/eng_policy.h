@@ -109,7 +109,7 @@ bool   pol_gives_pages(const pol_item *waiting, const pol_item *running, uint32_
 // Both below: `running` has all n that run, by age, the oldest first.
 // Whose place a waiting one takes where no other is free: the youngest that nobody reads, or else the youngest that it displaces, but never the oldest. -1: nobody's.
 int32_t pol_yields(const pol_item *waiting, const pol_item *running, int32_t n);
-// Whether a newcomer finds the pages to begin with: for its prompt and a page (what it `held`s is there already), for what was promised to others (their prompts and a
+// Whether a newcomer finds the pages to begin with: for its prompt and a page (what it holds is there already), for what was promised to others (their prompts and a
 // page), and for what they all take while it is read. from_others: those of running ones that give theirs too, the youngest first, and none unless they suffice: `gives` says whose.
 bool    pol_finds_pages(const pol_cost *c, const pol_item *newcomer, pol_item *running, int32_t n, const pol_room *room, bool from_others);
 

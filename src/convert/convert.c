@@ -166,7 +166,7 @@ static status write_all(job *j, const char *out, const gguf_tensor **order, cons
     return st;
 }
 
-// Whether something else than a file stands at `out`: a device, a pipe or a folder would be replaced by the finished file, not written to.
+// Whether something else than a file stands at `out`: the finished file would replace a device or a pipe, and find a folder in its way after all the work.
 static bool is_no_file(const char *out) {
     struct stat st;
     return !stat(out, &st) && !S_ISREG(st.st_mode);

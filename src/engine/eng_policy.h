@@ -9,8 +9,8 @@
 // Order: priority (lower first, as vLLM has it), then the client that had least work for its weight (start-time fair queueing: Goyal, Vin, Cheng
 // 1996), in steps of POL_QUANTUM tokens so that short prompts are not interleaved for nothing, then the deadline: arrival + POL_SLACK times what
 // the prompt itself takes. So equal prompts are served in order of arrival, a short one overtakes a long one, and nobody is overtaken for ever:
-// a deadline stands still while those of later arrivals move on. Who has had tokens and is preempted for older ones waits anew, with a deadline from then on: it does not
-// go before a prompt that has waited while it ran.
+// a deadline stands still while those of later arrivals move on. Who has had tokens and is preempted for older ones gets a deadline from then on, so that
+// it does not go before who has waited for long while it ran.
 // Pages: a newcomer begins when there are pages for its prompt and for what all who run will take until it is read (pol_steps_to_read): a prompt that gave its pages back
 // half-way was read in vain. Where there are none, some who run give theirs (pol_gives_pages): to a higher priority; to a client that runs nothing; and, after a
 // slice of tokens, to who still waits for its first token or is older. What is given back is read again, so nobody gives pages before it has made

@@ -91,8 +91,12 @@ const told = (what, value) => ({ what, value, good: true });
 // One load; speed, first: what is wanted, and what llama.cpp's server had where that was set.
 const loaded = (options, { speed, first }) => async () => {
   const run = ({ at }) => script(load, loadArgs(at, options)), r = await withServer([], run), other = rival && await withRival(run);
-  const figure = (what, value, theirs, wanted, compare) => !wanted ? [told(what, value), ...(rival ? [told('  of llama-server', theirs)] : [])]
-    : rival ? [told(what, value), told('  of llama-server', theirs), (wanted[0] > wanted[1] ? least : most)('  ratio', value / theirs, wanted[0] / wanted[1])] : [compare(what, value, wanted[0])];
+  const figure = (what, value, theirs, wanted, compare) => {
+    if (!rival) return [wanted ? compare(what, value, wanted[0]) : told(what, value)];
+    const both = [told(what, value), told('  of llama-server', theirs)];
+    if (wanted) both.push((wanted[0] > wanted[1] ? least : most)('  ratio', value / theirs, wanted[0] / wanted[1]));
+    return both;
+  };
   return [most('errors', r.errors, 0), ...(rival ? [most('errors of llama-server', other.errors, 0)] : []), ...figure('output tok/s', r.output_tok_s, other?.output_tok_s, speed, atLeast),
     ...figure('first token ms', r.ttft_ms.p50, other?.ttft_ms.p50, first, within), told('p95', r.ttft_ms.p95), ...figure('between tokens ms', r.itl_ms.p50, other?.itl_ms.p50), told('p99', r.itl_ms.p99),
     told('cached of prompt', r.cached_tokens / r.prompt_tokens)];
@@ -218,7 +222,7 @@ const rows = [
 ];
 const pattern = arg('rows', null), results = [];
 scale.speed = +arg('scale', 0) || benchGen() / 32.9;
-console.log(`peer bench: ${(32.9 * scale.speed).toFixed(1)} tok/s; wanted figures are those for 32.9, scaled by ${scale.speed.toFixed(2)}; ${execFileSync('git', ['-C', root, 'rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).trim()}`);
+console.log(`peer bench: ${(32.9 * scale.speed).toFixed(1)} tok/s; wanted figures are those for 32.9, scaled by ${scale.speed.toFixed(2)}${rival ? ", or ratios to llama.cpp's server" : ""}; ${execFileSync('git', ['-C', root, 'rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).trim()}`);
 const short = (x) => (x === undefined || x === null || Number.isNaN(x) ? '?' : Math.abs(x) >= 100 || Number.isInteger(x) ? String(Math.round(x)) : x.toFixed(2));
 for (const [row, run, long_] of rows) {
   if (pattern ? !new RegExp(pattern).test(row) : long_) continue;

@@ -124,7 +124,7 @@ bool api_find_writer(job *j, const char *name, api_error *e) {
 // On the engine thread.
 static void notify(void *ctx) { job_post(ctx); }
 
-// Why prompts were computed: for the client, or for the log.
+// Whether it is to be said why prompts were computed: to the client, or in the log.
 static bool asks_why(const job *j) { return j->p.explain || obs_get_level() >= OBS_DEBUG; }
 
 static void end_part(job *j, part *p) {

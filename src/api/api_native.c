@@ -186,7 +186,7 @@ void api_props(job *j) {
     altiserve_stats s;
     altiserve_get_stats(j->a->engine, &s);
     strbuf_addf(&out, "{\"default_generation_settings\":{\"n_ctx\":%u},\"total_slots\":%u,\"model_alias\":",
-                j->model.state == MODEL_READY ? j->model.context : 0, s.parallel); // before, nothing was held against the memory
+                j->model.state == MODEL_READY ? j->model.context : 0, s.parallel); // n_ctx: before, nothing was held against the memory
     api_put_string(&out, j->model.id, strlen(j->model.id));
     strbuf_addf(&out, ",\"modalities\":{\"vision\":false,\"audio\":false},\"build_info\":\"altiserve-%s\"}", altiserve_version());
     job_respond(j, 200, "application/json", &out);

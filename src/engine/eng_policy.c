@@ -116,6 +116,8 @@ void pol_client_charge(pol_client *c, double tokens) { c->work += tokens / c->we
 
 double pol_deadline(double arrived, double prompt_tokens, double row_s) { return arrived + POL_SLACK * prompt_tokens * (row_s > 0 ? row_s : 1e-3); }
 
+double pol_deadline_again(const pol_item *x, double now, double row_s) { return x->begun ? pol_deadline(now, x->length, row_s) : x->deadline; }
+
 bool pol_before(const pol_item *a, const pol_item *b) {
     if (a->priority != b->priority) return a->priority < b->priority;
     double x = floor(a->client->work / POL_QUANTUM), y = floor(b->client->work / POL_QUANTUM);

@@ -98,6 +98,8 @@ typedef struct pol_room {
 } pol_room;
 
 double pol_deadline(double arrived, double prompt_tokens, double row_s);
+// Of one that is preempted for an older one: from now on, if it has had tokens.
+double pol_deadline_again(const pol_item *preempted, double now, double row_s);
 // Whether a goes before b.
 bool   pol_before(const pol_item *a, const pol_item *b);
 // Whether a waiting item may take the place of a running one: it has higher priority; or its client runs nothing, and the other's client

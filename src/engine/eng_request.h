@@ -67,6 +67,7 @@ typedef struct eng_choice {
     int32_t    drafted;         // and has made so many
     eng_draft_seq *draft_seq;   // its text in the draft model's pool; NULL: not there
     pol_luck   luck[2];         // of drafts from its own repetitions, from the model
+    double     due;             // seconds, as pol_deadline has it
     size_t     resumed;         // n_out when it was started last
     bool       reads;           // rows of its prompt were computed for it
     bool       counts;          // so what it finds is cached for the request: not what it finds again of its own, once it gave way
@@ -87,7 +88,7 @@ struct altiserve_request {
     uint32_t    n, max_tokens;
     int64_t     priority;
     eng_client *client;         // of the scheduler's table; a reference from submit to end
-    double      weight, due;    // due: seconds, as pol_deadline has it; set when its choices enter the queue
+    double      weight;
     uint64_t    salt;
     bool        ignore_eos, explain;
     bool        seeded;         // its client gave the seed

@@ -2,7 +2,7 @@
 // whose order is eng_policy's to say.
 //
 // Invariants: running and waiting are in order of age (priority, then arrival); a waiting choice holds no pages; at most `parallel` choices run. For want
-// of pages a choice is preempted for an older one that runs, and never while it is in the step under way, and waits anew; before a step also for one that waits and to whom the policy gives its
+// of pages a choice is preempted for an older one that runs, and never while it is in the step under way; before a step also for one that waits and to whom the policy gives its
 // place or its pages, but never the oldest: so the oldest always finishes. One whose client does not read what is there gives way to everybody, and waits until it does.
 // A preempted choice keeps its tokens and sampler and is computed again (from the prefix cache where its pages are still there).
 #include "engine/eng_step.h"
@@ -193,7 +193,7 @@ void eng_served_add(eng_served *v, altiserve_request *r) {
         return;
     }
     r->live = r->n;
-    r->due = pol_deadline((double)r->arrived / 1e3, (double)r->n_prompt, pol_cost_row(&v->cost));
+    for (uint32_t i = 0; i < r->n; i++) r->choices[i].due = pol_deadline((double)r->arrived / 1e3, (double)r->n_prompt, pol_cost_row(&v->cost));
     to_waiting(v, &r->choices[0]);
 }
 
@@ -206,7 +206,7 @@ static void preempt(eng_served *v, eng_choice *c) {
 }
 
 static pol_item item_of(const eng_choice *c) {
-    return (pol_item){.client = &c->r->client->fair, .priority = c->r->priority, .deadline = c->r->due, .order = c->r->order, .begun = c->n_out > 0,
+    return (pol_item){.client = &c->r->client->fair, .priority = c->r->priority, .deadline = c->due, .order = c->r->order, .begun = c->n_out > 0,
                       .length = (double)c->n_tokens, .made = (double)(c->n_out - c->resumed)};
 }
 
@@ -230,15 +230,15 @@ static eng_choice *next_of(eng_choice *list, bool (*may)(const eng_choice *)) {
 // Its client takes what is written: one that does not is neither started nor keeps others waiting.
 static bool is_read(const eng_choice *c) { return !eng_request_full(c->r); }
 
-// Those that run, as the policy sees them, in v->items; how many.
-static int32_t look(eng_served *v) {
+// Those that run, as the policy sees them, in v->items; how many. pages: with what they hold alone, which looks at every page.
+static int32_t look(eng_served *v, bool pages) {
     int32_t n = 0;
     for (const eng_choice *c = v->running; c; c = c->next) {
         pol_item *item = &v->items[n++];
         *item = item_of(c);
         item->unread = !is_read(c);
         item->held = (double)kv_seq_len(c->kv);
-        item->alone = (double)kv_seq_alone(c->kv);
+        item->alone = pages ? (double)kv_seq_alone(c->kv) : 0;
     }
     return n;
 }
@@ -253,7 +253,7 @@ static void make_way(eng_served *v) {
     eng_choice *next = v->n_running < v->parallel ? NULL : next_of(v->waiting, is_read), *c = v->running;
     if (!next) return;
     pol_item waiting = item_of(next);
-    int32_t n = look(v), i = pol_yields(&waiting, v->items, n);
+    int32_t n = look(v, false), i = pol_yields(&waiting, v->items, n);
     if (i < 0) return;
     while (i--) c = c->next;
     displace(v, c);
@@ -298,7 +298,8 @@ static bool make_room(eng_served *v, eng_choice *c, size_t upto) {
         eng_choice *victim = victim_for(v, c);
         if (!victim) return false;
         preempt(v, victim);
-        if (victim->n_out) victim->r->due = pol_deadline((double)eng_now_us() / 1e6, (double)victim->n_tokens, pol_cost_row(&v->cost));
+        pol_item item = item_of(victim);
+        victim->due = pol_deadline_again(&item, (double)eng_now_us() / 1e6, pol_cost_row(&v->cost));
     }
 }
 
@@ -322,7 +323,7 @@ static bool finds_pages(eng_served *v, const eng_choice *c, bool from_others) {
     pol_item newcomer = item_of(c);
     newcomer.held = (double)kv_seq_len(c->kv);
     pol_room room = {.pages = (double)kv_available(v->pool), .states = (double)kv_available_states(v->pool), .rows = v->m->max_rows};
-    int32_t n = look(v);
+    int32_t n = look(v, from_others);
     if (!pol_finds_pages(&v->cost, &newcomer, v->items, n, &room, from_others)) return false;
     const pol_item *item = v->items;
     for (eng_choice *d = v->running, *next; d; d = next, item++) {

@@ -21,7 +21,7 @@ int32_t node_find(const kv_pool *p, int32_t parent, const uint64_t root[2], cons
     return -1;
 }
 
-// No node is left: pages that nobody uses go, the longest unused first, until one is free. (Of long texts few windows or states hold many nodes: they would
+// No node is left: pages that nobody uses go, of each group the longest unused first, until one is free. (Of long texts few windows or states hold many nodes: they would
 // keep every later text out of the index.)
 static void free_a_node(kv_pool *p) {
     for (int32_t g = 0; g < p->config.n_groups; g++)

@@ -11,27 +11,15 @@
 //   CODE_GRID8  [g < 4][r] low bytes of the entry that gives columns 8g..8g+7; sign masks for c = 0..7 where there are any; for each g 16-bit masks over r of
 //               the index's higher bits, lowest first; where there is a shift, for each g a mask of the rows that are shifted down
 //   CODE_GRID4  the same with [c < 8] of four columns each
-// Scale area: as code_scale says; 256 columns' own values first.
 #pragma once
-#include "cpu/cpu_internal.h"
+#include "cpu/cpu_panel.h"
 
 typedef enum code_numbers { CODE_TABLE, CODE_1, CODE_2, CODE_3, CODE_FIVE, CODE_GRID4, CODE_GRID8 } code_numbers;
-
-typedef enum code_scale {
-    SCALE_D,      // per 32 columns (or `group` times that): f16 d[16]
-    SCALE_BYTE,   // per 256: f16 d[16], then 8 of i8 [16]
-    SCALE_NIBBLE, // per 256: f16 d[16], then 4 of u8 [16]: s of the even 32 columns low, of the odd ones high; the scale is 2 s + 1
-    SCALE_PAIR,   // per 256: f16 d[16], then 8 of u8 [16]: s of columns 0..15 low, of 16..31 high; 2 s + 1
-    SCALE_BYTES,  // per 256: f16 d[16], then 8 of i8 [2][16]
-    SCALE_MIN,    // per 256: f16 d[16], dmin[16], then 8 of u8 [2][16]: scale low, min high
-    SCALE_E8,     // per 32: e8m0 [16], halved as quant_e8m0_half
-    SCALE_E4      // per 32: e4m3 [2][16], halved as quant_ue4m3_half
-} code_scale;
 
 typedef struct code_layout {
     uint32_t type;          // of the file
     code_numbers numbers;
-    code_scale scale;
+    cpu_scale scale;
     int group;              // SCALE_D: blocks of 32 that share one
     int bytes;              // quant area of 16 x 32; CODE_FIVE: an eighth of 256 columns'
     int offset;             // unpacked bytes hold value + offset, a power of two
@@ -68,12 +56,11 @@ static const code_layout cpu_code_layouts[] = {
 static inline bool cpu_format_code(cpu_format f) { return (f >= CPU_CODE_FIRST && f <= CPU_CODE_LAST) || f >= CPU_TILE_CODE; }
 static inline const code_layout *cpu_code(cpu_format f) { return &cpu_code_layouts[f - (f >= CPU_TILE_CODE ? CPU_TILE_CODE : CPU_CODE_FIRST)]; }
 // Scales for columns 0..15 and 16..31 apart.
-static inline bool code_two(const code_layout *l) { return l->scale >= SCALE_PAIR && l->scale != SCALE_E8; }
+static inline bool code_two(const code_layout *l) { return l->scale >= SCALE_PAIR; }
 // Sums of 16 products fit int16, so that both halves are scaled by one multiplication of pairs.
 static inline bool code_pairs(const code_layout *l) { return code_two(l) && l->most <= 16 && l->scale != SCALE_E4; }
 static inline size_t code_area(const code_layout *l, int64_t b) { return l->numbers == CODE_FIVE ? (size_t)(b / 8) * 832 : (size_t)b * (size_t)l->bytes; }
 
-size_t cpu_code_scale_bytes(cpu_format f, int64_t k);
-size_t cpu_code_panel_bytes(cpu_format f, int64_t k);
-void   cpu_code_pack_panel(cpu_format f, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel);
-void   cpu_code_unpack_row(cpu_format f, int64_t k, const uint8_t *panel, int row, float *dst);
+void cpu_code_put(const code_layout *l, uint8_t *quants, int64_t b, int r, const cpu_part *x); // the numbers of row r of block b, into quants of zeros
+void cpu_code_end(const code_layout *l, uint8_t *quants, int64_t k);                          // when all are there
+int  cpu_code_value(const code_layout *l, const uint8_t *quants, int64_t b, int r, int i);     // column i's, without its scale

@@ -7,7 +7,7 @@
 #include <float.h>
 #include <math.h>
 
-#include "cpu/cpu_internal.h"
+#include "cpu/cpu_panel.h"
 
 // A tile: for each block 16 rows of 32 int8, then 16 each of d, ds and the two sums.
 enum { TILE_D = 512, TILE_DS = 576, TILE_NSUM = 640, TILE_NHIGH = 704, TILE_BLOCK = 768 };

@@ -49,6 +49,7 @@ typedef enum cpu_format {
     CPU_TILE_RAW, CPU_TILE_BF16, CPU_TILE_F16, CPU_TILE_Q8_0, CPU_TILE_Q4_0, CPU_TILE_Q4_1, CPU_TILE_Q5_0, CPU_TILE_Q5_1, CPU_TILE_Q4_K, CPU_TILE_Q5_K, CPU_TILE_Q6_K,
     CPU_TILE_IQ4_NL, CPU_TILE_IQ4_XS, CPU_TILE_MXFP4, CPU_TILE_NVFP4,
     CPU_TILE_CODE, // and after it: the panels of short codes, in their order, read as tiles
+    CPU_INT8_FIRST = CPU_Q8, CPU_INT8_LAST = CPU_Q6_K,
     CPU_CODE_FIRST = CPU_IQ4_NL, CPU_CODE_LAST = CPU_Q1_0,
     CPU_FORMATS = CPU_TILE_CODE + CPU_CODE_LAST - CPU_CODE_FIRST + 1
 } cpu_format;
@@ -76,17 +77,12 @@ typedef struct cpu_tensor {
 static inline const cpu_tensor *cpu_t(const dev_tensor *t) { return (const cpu_tensor *)t; }
 static inline const uint8_t *cpu_panel_at(const cpu_tensor *t, int64_t expert, int64_t panel) { return t->data + (size_t)expert * t->expert_bytes + (size_t)panel * t->panel_bytes; }
 
-size_t cpu_quant_block_bytes(cpu_format f);             // quant area of 16 x 32
-size_t cpu_scale_area_bytes(cpu_format f, int64_t k);   // of a panel
+size_t cpu_scale_bytes(cpu_format f, int64_t k); // of a panel: its scale area, a multiple of 64
+size_t cpu_panel_bytes(cpu_format f, int64_t k);
 cpu_format cpu_choose_format(uint32_t type, int64_t k, bool packed);
-// Packs n (1..16) rows of file blocks into a panel.
+cpu_format cpu_tile_format(uint32_t type); // of the tile tier
+// Packs n (1..16) rows of file blocks into a panel of any format but the raw ones.
 void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel);
-// The same for the tile formats (cpu_tile_pack.c).
-cpu_format cpu_tile_format(uint32_t type);
-size_t cpu_tile_scale_bytes(cpu_format f, int64_t k);
-size_t cpu_tile_panel_bytes(cpu_format f, int64_t k);
-void cpu_tile_pack_panel(cpu_format f, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel);
-void cpu_tile_unpack_row(cpu_format f, int64_t k, const uint8_t *panel, int row, float *dst);
 // One row of any format as float32.
 void cpu_unpack_row(const cpu_tensor *t, int64_t expert, int64_t row, float *dst);
 

@@ -58,7 +58,7 @@ static inline void scales_k6(const uint8_t *at, size_t stride, uint8_t *to) {
 // ---- int8 panels ----------------------------------------------------------------------------------------------------------
 
 static void panel_q8(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q8, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q8, k));
     for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_q8_0), area += 512) {
         rows16 c[8];
         put_halves(panel + b * 32, rows, stride);
@@ -76,7 +76,7 @@ static inline void same_nibbles(const uint8_t *at, size_t stride, uint8_t *area)
 }
 
 static void panel_q4_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q4_0, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q4_0, k));
     for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_q4_0), area += 256) {
         put_halves(panel + b * 32, rows, stride);
         same_nibbles(rows + 2, stride, area);
@@ -84,7 +84,7 @@ static void panel_q4_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
 }
 
 static void panel_q4_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q4_1, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q4_1, k));
     for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_q4_1), area += 256) {
         put_halves(panel + b * 64, rows, stride);
         put_halves(panel + b * 64 + 32, rows + 2, stride);
@@ -93,7 +93,7 @@ static void panel_q4_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
 }
 
 static void panel_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_code_scale_bytes(CPU_MXFP4, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_MXFP4, k));
     for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_mxfp4), area += 256) {
         put_bytes(panel + b * 16, rows, stride);
         same_nibbles(rows + 1, stride, area);
@@ -112,7 +112,7 @@ static inline void nibble_panels(const uint8_t *at, size_t stride, uint8_t *low,
 }
 
 static void panel_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q4_K, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q4_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q4_K), area += 8 * 256) {
         scales_k4(rows, stride, panel + g * 320);
         for (int j = 0; j < 4; j++) nibble_panels(rows + offsetof(block_q4_K, qs) + j * 32, stride, area + j * 512, area + j * 512 + 256);
@@ -120,7 +120,7 @@ static void panel_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
 }
 
 static void panel_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q5_K, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q5_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q5_K), area += 8 * 320) {
         rows16 h[8]; // a bit for each block
         scales_k4(rows, stride, panel + g * 320);
@@ -136,7 +136,7 @@ static void panel_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
 }
 
 static void panel_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_scale_area_bytes(CPU_Q6_K, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q6_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q6_K)) {
         scales_k6(rows, stride, panel + g * 288);
         for (int half = 0; half < 2; half++, area += 4 * 384) {

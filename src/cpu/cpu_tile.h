@@ -8,36 +8,28 @@
 //   5 bits: then [j][g][s] a 64-bit mask of the fifth bits, bit 4 r + t; 6 bits: then [j] of 16 dwords with two bits each for kp = 0..15
 //   half floats: [kp][r][j]
 // So the low nibbles of a vector, its high ones, and a vector of bytes are each four columns of one row in every dword: what VPDPBUSD wants (amx_few.h).
-// Before all quants of a panel lies its scale area (see tile_scale).
+// Before all quants of a panel lies its scale area (see cpu_panel.h).
 // An activation tile is the first operand: 16 rows of 32 bf16 (64 bytes each); rows r of a step lie in tile row r % 16 of tiles [r / 16][k / 32].
 #pragma once
-#include "cpu/cpu_internal.h"
+#include "cpu/cpu_panel.h"
 
 enum { TILE_BYTES = 1024, TILE_ROWS = 16, TILE_K = 32 };
 // A product of many rows decodes TILE_PANELS panels at once, TILE_DEPTH tiles of K deep at most (three quarters of a megabyte), and multiplies them with a block of
 // rows. Deeper products carry the results of TILE_CHUNK panels from one depth to the next.
 enum { TILE_PANELS = 12, TILE_DEPTH = 64, TILE_CHUNK = 24, TILE_MOST_ROWS = 512 };
 
-typedef enum tile_scale {
-    TILE_NONE,
-    TILE_D,  // per 32 columns: f16 d[16]
-    TILE_DM, // f16 d[16], m[16]
-    TILE_K4, // per 256: f16 d[16], dmin[16], then 8 of u8 scale[16], min[16]
-    TILE_K6, // per 256: f16 d[16], then 8 of i8 scale of columns 0..15 [16], 16..31 [16]
-    TILE_XS, // per 256: f16 d[16], then 8 of i8 scale[16]
-    TILE_E8, // per 32: e8m0 d[16], halved as quant_e8m0_half
-    TILE_NV  // per 32: e4m3 of columns 0..15 [16], 16..31 [16], halved as quant_ue4m3_half
-} tile_scale;
-
 typedef struct tile_layout {
     uint32_t type;          // of the file
     int bits;               // 4, 5, 6, 8; 16: half floats or bf16
-    tile_scale scale;
+    cpu_scale scale;
     const int8_t *values;   // of 4 bits; 5 bits add 16 to them
     size_t block_bytes;     // quants of 16 rows x 32 columns
 } tile_layout;
 
 const tile_layout *cpu_tile_layout(cpu_format f); // short codes: as CPU_TILE_RAW, their own is in cpu_codes.h
+void cpu_tile_put(const tile_layout *l, uint8_t *quants, int64_t b, int r, const cpu_part *x); // the numbers of row r of block b, into quants of zeros
+int  cpu_tile_value(const tile_layout *l, const uint8_t *quants, int64_t b, int r, int i);     // column i's, without its scale
+static inline size_t cpu_tile_place16(int64_t column, int r) { return (size_t)(column / TILE_K * TILE_BYTES + column % TILE_K / 2 * 64 + r * 4 + column % 2 * 2); } // of 16-bit numbers
 static inline int64_t cpu_tile_blocks(int64_t k) { return (k + TILE_K - 1) / TILE_K; }
 static inline int64_t cpu_tile_depth(int64_t blocks) { return blocks <= TILE_DEPTH ? blocks : TILE_DEPTH; }
 // Tiles of a worker's scratch: decoded panels (a whole one where file blocks are unpacked for few rows), gathered activations, results.

@@ -102,17 +102,9 @@ static status lay_out(const cpu_device *d, const dev_weight *w, layout *l, error
     if (cpu_format_raw(l->format)) {
         over |= mul_overflows(l->row_bytes, PANEL, &l->panel_bytes) || mul_overflows(l->row_bytes, (size_t)w->n, &l->expert_bytes);
     } else {
-        if (cpu_format_code(l->format)) {
-            l->scale_bytes = cpu_code_scale_bytes(l->format, w->k);
-            l->panel_bytes = cpu_code_panel_bytes(l->format, w->k);
-        } else if (cpu_format_tile(l->format)) {
-            l->scale_bytes = cpu_tile_scale_bytes(l->format, w->k);
-            l->panel_bytes = cpu_tile_panel_bytes(l->format, w->k);
-        } else if (!cpu_format_int8(l->format)) over |= mul_overflows((size_t)w->k, PANEL * (l->format == CPU_F32 ? 4 : 2), &l->panel_bytes);
-        else {
-            l->scale_bytes = cpu_scale_area_bytes(l->format, w->k);
-            l->panel_bytes = l->scale_bytes + (size_t)w->k / BLOCK * cpu_quant_block_bytes(l->format);
-        }
+        over |= mul_overflows((size_t)w->k, PANEL * 8, &l->panel_bytes); // more than any format takes
+        l->scale_bytes = cpu_scale_bytes(l->format, w->k);
+        l->panel_bytes = cpu_panel_bytes(l->format, w->k);
         over |= mul_overflows(l->panel_bytes, (size_t)l->n_panels, &l->expert_bytes);
     }
     over |= mul_overflows(l->expert_bytes, (size_t)w->experts, &total);

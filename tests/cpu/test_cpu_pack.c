@@ -19,13 +19,6 @@ static uint8_t any_byte(void) {
     return (uint8_t)(seed >> 40);
 }
 
-static size_t panel_bytes(cpu_format f, int64_t k) {
-    if (cpu_format_code(f)) return cpu_code_panel_bytes(f, k);
-    if (cpu_format_tile(f)) return cpu_tile_panel_bytes(f, k);
-    if (cpu_format_int8(f)) return cpu_scale_area_bytes(f, k) + (size_t)k / BLOCK * cpu_quant_block_bytes(f);
-    return (size_t)k * PANEL * (f == CPU_F32 ? 4 : 2);
-}
-
 // The type of file whose matrices a tier keeps in format f; QUANT_TYPES: none.
 static uint32_t type_of(cpu_format f) {
     for (uint32_t t = 0; t < QUANT_TYPES; t++)
@@ -49,7 +42,7 @@ static int check(const char *tier, cpu_format f, int64_t k, int n, bool timed) {
     if (cpu_choose_kernels(tier, &kern, &e)) fail_msg("%s", e.text);
     uint32_t type = type_of(f);
     if (!kern.pack[f] || type == QUANT_TYPES) return 0;
-    size_t row, bytes = panel_bytes(f, k);
+    size_t row, bytes = cpu_panel_bytes(f, k);
     assert_true(quant_row_bytes((int)type, (uint64_t)k, &row));
     size_t stride = row + PAD / 2; // rows need not follow one another, and what lies between them is not theirs
     for (size_t i = 0; i < sizeof rows; i++) rows[i] = any_byte();

@@ -27,35 +27,35 @@ static inline __m512 amx_e8(const uint8_t *p) { // as quant_e8m0_half; its two s
 }
 
 // Minus what the minimum of block b takes off, of 16 rows.
-static inline __attribute__((always_inline)) __m512 amx_load_min(tile_scale kind, const uint8_t *area, int64_t b) {
-    if (kind == TILE_DM) return amx_half16(area + b * 64 + 32);
+static inline __attribute__((always_inline)) __m512 amx_load_min(cpu_scale kind, const uint8_t *area, int64_t b) {
+    if (kind == SCALE_DM) return amx_half16(area + b * 64 + 32);
     const uint8_t *x = area + b / 8 * 320;
     return _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(amx_half16(x + 32), amx_u8(x + 64 + b % 8 * 32 + 16)));
 }
 
-static inline __attribute__((always_inline)) void amx_load_scales(tile_scale kind, const uint8_t *area, int64_t b, amx_scales *s) {
+static inline __attribute__((always_inline)) void amx_load_scales(cpu_scale kind, const uint8_t *area, int64_t b, amx_scales *s) {
     __m512 d, e;
     switch (kind) {
-    case TILE_D: d = e = amx_half16(area + b * 32); break;
-    case TILE_DM: d = e = amx_half16(area + b * 64); break;
-    case TILE_K4: {
+    case SCALE_D: d = e = amx_half16(area + b * 32); break;
+    case SCALE_DM: d = e = amx_half16(area + b * 64); break;
+    case SCALE_K4: {
         const uint8_t *x = area + b / 8 * 320;
         d = e = _mm512_mul_ps(amx_half16(x), amx_u8(x + 64 + b % 8 * 32));
         break;
     }
-    case TILE_K6: {
+    case SCALE_BYTES: {
         const uint8_t *x = area + b / 8 * 288, *y = x + 32 + b % 8 * 32;
         d = _mm512_mul_ps(amx_half16(x), amx_i8(y));
         e = _mm512_mul_ps(amx_half16(x), amx_i8(y + 16));
         break;
     }
-    case TILE_XS: {
+    case SCALE_BYTE: {
         const uint8_t *x = area + b / 8 * 160;
         d = e = _mm512_mul_ps(amx_half16(x), amx_i8(x + 32 + b % 8 * 16));
         break;
     }
-    case TILE_E8: d = e = amx_e8(area + b * 16); break;
-    case TILE_NV:
+    case SCALE_E8: d = e = amx_e8(area + b * 16); break;
+    case SCALE_E4:
         d = code_e4m3(area + b * 32);
         e = code_e4m3(area + b * 32 + 16);
         break;
@@ -63,7 +63,7 @@ static inline __attribute__((always_inline)) void amx_load_scales(tile_scale kin
     }
     s->d[0] = d;
     s->d[1] = e;
-    if (kind == TILE_DM || kind == TILE_K4) s->m[0] = s->m[1] = amx_load_min(kind, area, b);
+    if (kind == SCALE_DM || kind == SCALE_K4) s->m[0] = s->m[1] = amx_load_min(kind, area, b);
 }
 
 // Where decoded numbers go, columns 2 kp and 2 kp + 1 of 16 rows at a time: cut into a tile, or, without one, cut in place and multiplied with a row of activations: the two
@@ -105,10 +105,10 @@ static inline void amx_halves(bool bf16, const uint8_t *at, __m512 f[2]) {
     f[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(w, 1));
 }
 
-static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scale kind, bool bf16, const int8_t *values, const uint8_t *panel, size_t scale_bytes, int64_t b, amx_out *out) {
+static inline __attribute__((always_inline)) void amx_decode(int bits, cpu_scale kind, bool bf16, const int8_t *values, const uint8_t *panel, size_t scale_bytes, int64_t b, amx_out *out) {
     const size_t bytes = bits == 16 ? 1024 : bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256;
     const uint8_t *area = panel + scale_bytes + (size_t)b * bytes;
-    const bool less = kind == TILE_DM || kind == TILE_K4 || bits == 6 || bits == 8;
+    const bool less = kind == SCALE_DM || kind == SCALE_K4 || bits == 6 || bits == 8;
     amx_scales s;
     if (bits < 16) amx_load_scales(kind, panel, b, &s);
     // 6 and 8 bits: put into a float that is a power of two and them, which goes off again with what is to be subtracted: exact.
@@ -140,7 +140,7 @@ static inline __attribute__((always_inline)) void amx_decode(int bits, tile_scal
             }
             f[j] = less ? _mm512_fmadd_ps(f[j], s.d[kp / 8], s.m[kp / 8]) : _mm512_mul_ps(f[j], s.d[kp / 8]);
         }
-        amx_emit(out, kind == TILE_E8 || kind == TILE_NV, kp, f[0], f[1]);
+        amx_emit(out, kind == SCALE_E8 || kind == SCALE_E4, kp, f[0], f[1]);
     }
 }
 
@@ -206,19 +206,19 @@ typedef struct amx_reader {
 #define PACKED(bits, kind, bf16) amx_decode(bits, kind, bf16, values, panel, scale_bytes, b, out)
 #define CODE(format) amx_decode_code(format, panel, scale_bytes, b, out)
 #define READER(name, text) DECODE(name, text) CHAIN(name, text)
-CHAIN(bf16, PACKED(16, TILE_NONE, true))
-READER(f16, PACKED(16, TILE_NONE, false))
-READER(q8_0, PACKED(8, TILE_D, false))
-READER(4_d, PACKED(4, TILE_D, false))
-READER(4_dm, PACKED(4, TILE_DM, false))
-READER(5_d, PACKED(5, TILE_D, false))
-READER(5_dm, PACKED(5, TILE_DM, false))
-READER(4_k, PACKED(4, TILE_K4, false))
-READER(5_k, PACKED(5, TILE_K4, false))
-READER(6_k, PACKED(6, TILE_K6, false))
-READER(4_xs, PACKED(4, TILE_XS, false))
-READER(4_e8, PACKED(4, TILE_E8, false))
-READER(4_nv, PACKED(4, TILE_NV, false))
+CHAIN(bf16, PACKED(16, SCALE_NONE, true))
+READER(f16, PACKED(16, SCALE_NONE, false))
+READER(q8_0, PACKED(8, SCALE_D, false))
+READER(4_d, PACKED(4, SCALE_D, false))
+READER(4_dm, PACKED(4, SCALE_DM, false))
+READER(5_d, PACKED(5, SCALE_D, false))
+READER(5_dm, PACKED(5, SCALE_DM, false))
+READER(4_k, PACKED(4, SCALE_K4, false))
+READER(5_k, PACKED(5, SCALE_K4, false))
+READER(6_k, PACKED(6, SCALE_BYTES, false))
+READER(4_xs, PACKED(4, SCALE_BYTE, false))
+READER(4_e8, PACKED(4, SCALE_E8, false))
+READER(4_nv, PACKED(4, SCALE_E4, false))
 
 READER(q2_k, CODE(CPU_Q2_K))
 READER(q3_k, CODE(CPU_Q3_K))

@@ -48,23 +48,23 @@ static inline __attribute__((always_inline)) void few_weights(int bits, const __
 }
 
 // Sums begin at the bits of 3 * 2^22, where floats lie one apart: what they end at is, read as a float, that and the sum. One FMA then takes it off and scales, where a conversion and a
-// product would be two operations, with the same bits: 3 * 2^22 times a scale is exact, of a half float by six or eight bits. Powers of two up to the greatest (TILE_E8) do not go so far.
+// product would be two operations, with the same bits: 3 * 2^22 times a scale is exact, of a half float by six or eight bits. Powers of two up to the greatest (SCALE_E8) do not go so far.
 enum { FEW_ZERO = 0x4b400000 };
-static inline bool few_folds(tile_scale kind) { return kind != TILE_E8; }
+static inline bool few_folds(cpu_scale kind) { return kind != SCALE_E8; }
 
 typedef struct few_scales {
     amx_scales s;
     __m512 zero; // what FEW_ZERO becomes by the first half's scales
 } few_scales;
 
-static inline __attribute__((always_inline)) void few_load_scales(tile_scale kind, const uint8_t *panel, int64_t b, few_scales *f) {
+static inline __attribute__((always_inline)) void few_load_scales(cpu_scale kind, const uint8_t *panel, int64_t b, few_scales *f) {
     amx_load_scales(kind, panel, b, &f->s);
     f->zero = _mm512_mul_ps(f->s.d[0], _mm512_castsi512_ps(_mm512_set1_epi32(FEW_ZERO)));
 }
 
 // A block of R rows: y += what it adds for 16 rows of weights; what mins take off is few_mins'. Rows go side by side: each has one chain of integers, and a row after
 // the other would wait for it.
-static inline __attribute__((always_inline)) void few_block(int R, tile_scale kind, bool two, int offset, const __m512i w[8], const few_scales *f, const int8_t *const *q, const cpu_aux *const *aux, int64_t b, __m512 *y) {
+static inline __attribute__((always_inline)) void few_block(int R, cpu_scale kind, bool two, int offset, const __m512i w[8], const few_scales *f, const int8_t *const *q, const cpu_aux *const *aux, int64_t b, __m512 *y) {
     const amx_scales *s = &f->s;
     const bool folds = few_folds(kind);
     __m512i sum[FEW_ROWS][2];
@@ -91,7 +91,7 @@ static inline __attribute__((always_inline)) void few_block(int R, tile_scale ki
 }
 
 // What the minima of a panel's blocks take off R rows: y += minus the minimum times the sum of the block's activations.
-static inline __attribute__((always_inline)) void few_mins(int R, tile_scale kind, const uint8_t *panel, int64_t blocks, const cpu_aux *const *aux, __m512 *y) {
+static inline __attribute__((always_inline)) void few_mins(int R, cpu_scale kind, const uint8_t *panel, int64_t blocks, const cpu_aux *const *aux, __m512 *y) {
     for (int64_t b = 0; b < blocks; b++) {
         const __m512 m = amx_load_min(kind, panel, b);
 #pragma GCC unroll 8
@@ -99,9 +99,9 @@ static inline __attribute__((always_inline)) void few_mins(int R, tile_scale kin
     }
 }
 
-static inline __attribute__((always_inline)) void few_panel(int R, int bits, tile_scale kind, const __m512i *values, const gemm_args *g, int64_t p, int32_t row) {
+static inline __attribute__((always_inline)) void few_panel(int R, int bits, cpu_scale kind, const __m512i *values, const gemm_args *g, int64_t p, int32_t row) {
     const size_t bytes = bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256;
-    const bool two = kind == TILE_K6 || kind == TILE_NV, less = kind == TILE_DM || kind == TILE_K4; // has minima
+    const bool two = kind == SCALE_BYTES || kind == SCALE_E4, less = kind == SCALE_DM || kind == SCALE_K4; // has minima
     const int offset = bits == 8 || values ? 128 : bits == 6 ? 32 : less ? 0 : bits == 5 ? 16 : 8;
     const uint8_t *panel = g->data + (size_t)p * g->w->panel_bytes, *area = panel + g->w->scale_bytes;
     const int64_t B = g->k / TILE_K;
@@ -132,7 +132,7 @@ static inline __attribute__((always_inline)) void few_panel(int R, int bits, til
     }
 }
 
-static inline __attribute__((always_inline)) void amx_few(int bits, tile_scale kind, bool coded, const gemm_args *g) {
+static inline __attribute__((always_inline)) void amx_few(int bits, cpu_scale kind, bool coded, const gemm_args *g) {
     __m512i codes = _mm512_setzero_si512(), *values = coded ? &codes : NULL;
     if (coded) codes = _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)cpu_tile_layout(g->w->format)->values)), _mm512_set1_epi8((char)0x80));
     for (int64_t p = g->first; p < g->first + g->count; p++) {
@@ -149,18 +149,18 @@ static inline __attribute__((always_inline)) void amx_few(int bits, tile_scale k
 
 #define FEW(name, bits, kind, coded) \
     static void name(const gemm_args *g) { amx_few(bits, kind, coded, g); }
-FEW(few_q8_0, 8, TILE_D, false)
-FEW(few_4_d, 4, TILE_D, false)
-FEW(few_4_dm, 4, TILE_DM, false)
-FEW(few_5_d, 5, TILE_D, false)
-FEW(few_5_dm, 5, TILE_DM, false)
-FEW(few_4_k, 4, TILE_K4, false)
-FEW(few_5_k, 5, TILE_K4, false)
-FEW(few_6_k, 6, TILE_K6, false)
-FEW(few_4_nl, 4, TILE_D, true)
-FEW(few_4_xs, 4, TILE_XS, true)
-FEW(few_4_e8, 4, TILE_E8, true)
-FEW(few_4_nv, 4, TILE_NV, true)
+FEW(few_q8_0, 8, SCALE_D, false)
+FEW(few_4_d, 4, SCALE_D, false)
+FEW(few_4_dm, 4, SCALE_DM, false)
+FEW(few_5_d, 5, SCALE_D, false)
+FEW(few_5_dm, 5, SCALE_DM, false)
+FEW(few_4_k, 4, SCALE_K4, false)
+FEW(few_5_k, 5, SCALE_K4, false)
+FEW(few_6_k, 6, SCALE_BYTES, false)
+FEW(few_4_nl, 4, SCALE_D, true)
+FEW(few_4_xs, 4, SCALE_BYTE, true)
+FEW(few_4_e8, 4, SCALE_E8, true)
+FEW(few_4_nv, 4, SCALE_E4, true)
 
 static void amx_fill_few(cpu_kernels *k) {
     k->few_rows = FEW_ROWS;

@@ -120,7 +120,7 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
         code_rows((cpu_format)format, R, t, panel, k, src, ask, out);
         return;
     }
-    const size_t block = format == CPU_Q8 ? 512 : format == CPU_Q6_K ? 384 : format == CPU_Q4_0 || format == CPU_Q4_1 || format == CPU_Q4_K ? 256 : 320;
+    const size_t block = (size_t)cpu_int8((cpu_format)format)->bytes;
     const uint8_t *area = panel + t->scale_bytes;
     const size_t share = cpu_ask_share(t->panel_bytes, k / BLOCK);
     __m512 y[ROW_TILE];

@@ -67,7 +67,7 @@ static inline void tile_bytes(const uint8_t *at, size_t stride, rows16 c[4]) {
 static void tile_16(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) { panel_dwords(k / 2, rows, stride, panel); }
 
 static void tile_q8_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q8_0, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TILE_Q8_0, k));
     for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_q8_0), area += 512) {
         put_halves(panel + b * 32, rows, stride);
         for (int g = 0; g < 2; g++) {
@@ -89,7 +89,7 @@ static inline void nibble_tiles(const uint8_t *at, size_t stride, uint8_t *low, 
 }
 
 static void tile_q4_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q4_0, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TILE_Q4_0, k));
     for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_q4_0), area += 256) {
         put_halves(panel + b * 32, rows, stride);
         nibble_tiles(rows + 2, stride, area, area + 64);
@@ -97,7 +97,7 @@ static void tile_q4_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
 }
 
 static void tile_q4_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q4_1, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TILE_Q4_1, k));
     for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_q4_1), area += 256) {
         put_halves(panel + b * 64, rows, stride);
         put_halves(panel + b * 64 + 32, rows + 2, stride);
@@ -106,7 +106,7 @@ static void tile_q4_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
 }
 
 static void tile_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_MXFP4, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TILE_MXFP4, k));
     for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_mxfp4), area += 256) {
         put_bytes(panel + b * 16, rows, stride);
         nibble_tiles(rows + 1, stride, area, area + 64);
@@ -114,7 +114,7 @@ static void tile_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
 }
 
 static void tile_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q4_K, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TILE_Q4_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q4_K), area += 8 * 256) {
         scales_k4(rows, stride, panel + g * 320);
         for (int j = 0; j < 8; j++) nibble_tiles(rows + offsetof(block_q4_K, qs) + j * 16, stride, area + j / 2 * 512 + j % 2 * 64, area + j / 2 * 512 + 256 + j % 2 * 64);
@@ -122,7 +122,7 @@ static void tile_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *pa
 }
 
 static void tile_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q5_K, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TILE_Q5_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q5_K), area += 8 * 320) {
         scales_k4(rows, stride, panel + g * 320);
         for (int j = 0; j < 8; j++) nibble_tiles(rows + offsetof(block_q5_K, qs) + j * 16, stride, area + j / 2 * 640 + j % 2 * 64, area + j / 2 * 640 + 320 + j % 2 * 64);
@@ -154,7 +154,7 @@ static inline void pair_tiles(const uint8_t *at, size_t stride, uint8_t *to) {
 }
 
 static void tile_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
-    uint8_t *area = quants(panel, cpu_tile_scale_bytes(CPU_TILE_Q6_K, k));
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TILE_Q6_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q6_K)) {
         scales_k6(rows, stride, panel + g * 288);
         for (int half = 0; half < 2; half++, area += 4 * 384) {

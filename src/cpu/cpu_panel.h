@@ -1,0 +1,59 @@
+// cpu/panel: what panels of all integer formats have in common: 32 columns of a row out of the file's blocks (a part), and the area of scales that lies before the quants.
+// How the quants lie is the order's: int8 (here, cpu_pack.c), short codes (cpu_codes.h), tiles (cpu_tile.h). Nothing is rounded: half floats and small integers stay the file's.
+#pragma once
+#include "cpu/cpu_internal.h"
+
+// What the scale area holds of 16 rows; of 256 columns their own half floats first. value = d * number - m.
+typedef enum cpu_scale {
+    SCALE_NONE,
+    SCALE_D,      // per 32 columns (or `group` times that): f16 d[16]
+    SCALE_DM,     // per 32: f16 d[16], m[16]; m is added
+    SCALE_K4,     // per 256: f16 d[16], dmin[16], then 8 of u8 scale[16], min[16]
+    SCALE_BYTE,   // per 256: f16 d[16], then 8 of i8 [16]
+    SCALE_NIBBLE, // per 256: f16 d[16], then 4 of u8 [16]: s of the even 32 columns low, of the odd ones high; the scale is 2 s + 1
+    SCALE_E8,     // per 32: e8m0 [16], halved as quant_e8m0_half
+    // For columns 0..15 and 16..31 apart:
+    SCALE_PAIR,   // per 256: f16 d[16], then 8 of u8 [16]: s of columns 0..15 low, of 16..31 high; 2 s + 1
+    SCALE_BYTES,  // per 256: f16 d[16], then 8 of i8 [2][16]
+    SCALE_MIN,    // per 256: f16 d[16], dmin[16], then 8 of u8 [2][16]: scale low, min high
+    SCALE_E4      // per 32: e4m3 [2][16], halved as quant_ue4m3_half
+} cpu_scale;
+
+// 32 columns of a row: numbers as the file stores them (8 bits in two's complement), or entries of a grid and signs; and what their scale is made of.
+typedef struct cpu_part {
+    uint8_t  q[BLOCK];
+    uint16_t index[8];            // of a grid
+    uint8_t  signs[4], shift[4];  // a bit a column; for each eight columns
+    uint16_t d, m;                // half floats
+    uint8_t  s[2];                // the bytes of the scale area
+} cpu_part;
+
+// Block b of a row of a file type that has an integer format; what the type does not have stays as it is.
+void cpu_part_get(uint32_t type, const uint8_t *row, int64_t b, cpu_part *to);
+
+// group: of SCALE_D, blocks of 32 columns that share a scale. Row r (0..15) of block b.
+size_t cpu_scale_area(cpu_scale kind, int group, int64_t k); // bytes, a multiple of 64
+void   cpu_scale_put(cpu_scale kind, int group, uint8_t *area, int64_t b, int r, const cpu_part *x); // into an area of zeros
+void   cpu_scale_get(cpu_scale kind, int group, float unit, const uint8_t *area, int64_t b, int r, float d[2], float m[2]); // of each half of the columns
+
+// The int8 formats. Here, and not in a file of its own, so that a kernel for one format knows its layout when it is compiled.
+typedef struct int8_layout {
+    uint32_t  type;   // of the file
+    int       bits;   // 4, 5, 6, 8
+    cpu_scale scale;
+    int       bytes;  // quants of 16 rows x 32 columns
+    int       offset; // stored numbers are value + offset
+} int8_layout;
+
+static const int8_layout cpu_int8_layouts[] = {
+    [CPU_Q8 - CPU_INT8_FIRST] = {QUANT_Q8_0, 8, SCALE_D, 512, 128},
+    [CPU_Q4_0 - CPU_INT8_FIRST] = {QUANT_Q4_0, 4, SCALE_D, 256, 8},
+    [CPU_Q4_1 - CPU_INT8_FIRST] = {QUANT_Q4_1, 4, SCALE_DM, 256, 0},
+    [CPU_Q5_0 - CPU_INT8_FIRST] = {QUANT_Q5_0, 5, SCALE_D, 320, 16},
+    [CPU_Q5_1 - CPU_INT8_FIRST] = {QUANT_Q5_1, 5, SCALE_DM, 320, 0},
+    [CPU_Q4_K - CPU_INT8_FIRST] = {QUANT_Q4_K, 4, SCALE_K4, 256, 0},
+    [CPU_Q5_K - CPU_INT8_FIRST] = {QUANT_Q5_K, 5, SCALE_K4, 320, 0},
+    [CPU_Q6_K - CPU_INT8_FIRST] = {QUANT_Q6_K, 6, SCALE_BYTES, 384, 32},
+};
+
+static inline const int8_layout *cpu_int8(cpu_format f) { return &cpu_int8_layouts[f - CPU_INT8_FIRST]; }

@@ -11,7 +11,7 @@ typedef struct areas { cpu_scale scale; int group; size_t quants; } areas; // qu
 static areas areas_of(cpu_format f) {
     if (cpu_format_code(f)) return (areas){cpu_code(f)->scale, cpu_code(f)->group, (size_t)cpu_code(f)->bytes};
     if (cpu_format_tile(f)) return (areas){cpu_tile_layout(f)->scale, 1, cpu_tile_layout(f)->block_bytes};
-    if (cpu_format_int8(f)) return (areas){cpu_int8(f)->scale, 1, (size_t)cpu_int8(f)->bytes};
+    if (cpu_format_int8(f)) return (areas){cpu_int8(f)->scale, 1, cpu_int8_bytes(f)};
     return (areas){SCALE_NONE, 1, 0};
 }
 
@@ -44,26 +44,27 @@ cpu_format cpu_choose_format(uint32_t type, int64_t k, bool packed) {
 
 // ---- numbers of the int8 order --------------------------------------------------------------------------------------------
 
-static void int8_put(const int8_layout *l, uint8_t *area, int r, const cpu_part *x) {
+static void int8_put(cpu_format f, uint8_t *area, int r, const cpu_part *x) {
+    const int bits = cpu_int8_bits(f);
     const uint8_t *q = x->q;
-    if (l->bits == 8) {
+    if (bits == 8) {
         for (int i = 0; i < BLOCK; i++) area[i / 4 * 64 + r * 4 + i % 4] = q[i] ^ 0x80;
         return;
     }
     for (int i = 0; i < 16; i++) area[i / 4 * 64 + r * 4 + i % 4] = (uint8_t)((q[i] & 15) | (q[16 + i] & 15) << 4);
-    if (l->bits == 6)
+    if (bits == 6)
         for (int i = 0; i < 8; i++) area[256 + i / 4 * 64 + r * 4 + i % 4] = (uint8_t)(q[i] >> 4 | q[8 + i] >> 4 << 2 | q[16 + i] >> 4 << 4 | q[24 + i] >> 4 << 6);
-    if (l->bits == 5)
+    if (bits == 5)
         for (int i = 0; i < BLOCK; i++) area[256 + i / 4 * 8 + r / 2] |= (uint8_t)(q[i] >> 4 << (r % 2 * 4 + i % 4));
 }
 
-static int int8_value(const int8_layout *l, const uint8_t *area, int r, int i) {
-    const int c = i / 4, at = r * 4 + i % 4;
-    if (l->bits == 8) return area[c * 64 + at] - l->offset;
+static int int8_value(cpu_format f, const uint8_t *area, int r, int i) {
+    const int bits = cpu_int8_bits(f), c = i / 4, at = r * 4 + i % 4;
+    if (bits == 8) return area[c * 64 + at] - cpu_int8(f)->offset;
     int q = area[c % 4 * 64 + at] >> c / 4 * 4 & 15;
-    if (l->bits == 6) q |= (area[256 + c % 2 * 64 + at] >> c / 2 * 2 & 3) << 4;
-    if (l->bits == 5) q |= (area[256 + c * 8 + at / 8] >> at % 8 & 1) << 4;
-    return q - l->offset;
+    if (bits == 6) q |= (area[256 + c % 2 * 64 + at] >> c / 2 * 2 & 3) << 4;
+    if (bits == 5) q |= (area[256 + c * 8 + at / 8] >> at % 8 & 1) << 4;
+    return q - cpu_int8(f)->offset;
 }
 
 // ---- panels ---------------------------------------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t
             cpu_scale_put(a.scale, a.group, panel, b, r, &x);
             if (cpu_format_code(f)) cpu_code_put(cpu_code(f), quants, b, r, &x);
             else if (cpu_format_tile(f)) cpu_tile_put(cpu_tile_layout(f), quants, b, r, &x);
-            else int8_put(cpu_int8(f), quants + (size_t)b * a.quants, r, &x);
+            else int8_put(f, quants + (size_t)b * a.quants, r, &x);
         }
     if (cpu_format_code(f)) cpu_code_end(cpu_code(f), quants, k);
 }
@@ -135,7 +136,7 @@ void cpu_unpack_row(const cpu_tensor *t, int64_t expert, int64_t row, float *dst
         float d[2], m[2];
         cpu_scale_get(a.scale, a.group, cpu_format_code(f) ? cpu_code(f)->unit : 1, panel, b, r, d, m);
         for (int i = 0; i < BLOCK; i++) {
-            const int v = cpu_format_code(f) ? cpu_code_value(cpu_code(f), quants, b, r, i) : cpu_format_tile(f) ? cpu_tile_value(cpu_tile_layout(f), quants, b, r, i) : int8_value(cpu_int8(f), quants + (size_t)b * a.quants, r, i);
+            const int v = cpu_format_code(f) ? cpu_code_value(cpu_code(f), quants, b, r, i) : cpu_format_tile(f) ? cpu_tile_value(cpu_tile_layout(f), quants, b, r, i) : int8_value(f, quants + (size_t)b * a.quants, r, i);
             dst[i] = d[i / 16] * (float)v - m[i / 16];
         }
     }

@@ -39,21 +39,16 @@ void   cpu_scale_get(cpu_scale kind, int group, float unit, const uint8_t *area,
 // The int8 formats. Here, and not in a file of its own, so that a kernel for one format knows its layout when it is compiled.
 typedef struct int8_layout {
     uint32_t  type;   // of the file
-    int       bits;   // 4, 5, 6, 8
     cpu_scale scale;
-    int       bytes;  // quants of 16 rows x 32 columns
     int       offset; // stored numbers are value + offset
 } int8_layout;
 
 static const int8_layout cpu_int8_layouts[] = {
-    [CPU_Q8 - CPU_INT8_FIRST] = {QUANT_Q8_0, 8, SCALE_D, 512, 128},
-    [CPU_Q4_0 - CPU_INT8_FIRST] = {QUANT_Q4_0, 4, SCALE_D, 256, 8},
-    [CPU_Q4_1 - CPU_INT8_FIRST] = {QUANT_Q4_1, 4, SCALE_DM, 256, 0},
-    [CPU_Q5_0 - CPU_INT8_FIRST] = {QUANT_Q5_0, 5, SCALE_D, 320, 16},
-    [CPU_Q5_1 - CPU_INT8_FIRST] = {QUANT_Q5_1, 5, SCALE_DM, 320, 0},
-    [CPU_Q4_K - CPU_INT8_FIRST] = {QUANT_Q4_K, 4, SCALE_K4, 256, 0},
-    [CPU_Q5_K - CPU_INT8_FIRST] = {QUANT_Q5_K, 5, SCALE_K4, 320, 0},
-    [CPU_Q6_K - CPU_INT8_FIRST] = {QUANT_Q6_K, 6, SCALE_BYTES, 384, 32},
+    [CPU_Q8 - CPU_INT8_FIRST] = {QUANT_Q8_0, SCALE_D, 128},  [CPU_Q4_0 - CPU_INT8_FIRST] = {QUANT_Q4_0, SCALE_D, 8},  [CPU_Q4_1 - CPU_INT8_FIRST] = {QUANT_Q4_1, SCALE_DM, 0},
+    [CPU_Q5_0 - CPU_INT8_FIRST] = {QUANT_Q5_0, SCALE_D, 16}, [CPU_Q5_1 - CPU_INT8_FIRST] = {QUANT_Q5_1, SCALE_DM, 0}, [CPU_Q4_K - CPU_INT8_FIRST] = {QUANT_Q4_K, SCALE_K4, 0},
+    [CPU_Q5_K - CPU_INT8_FIRST] = {QUANT_Q5_K, SCALE_K4, 0}, [CPU_Q6_K - CPU_INT8_FIRST] = {QUANT_Q6_K, SCALE_BYTES, 32},
 };
 
 static inline const int8_layout *cpu_int8(cpu_format f) { return &cpu_int8_layouts[f - CPU_INT8_FIRST]; }
+static inline int cpu_int8_bits(cpu_format f) { return f == CPU_Q8 ? 8 : f == CPU_Q6_K ? 6 : f == CPU_Q4_0 || f == CPU_Q4_1 || f == CPU_Q4_K ? 4 : 5; }
+static inline size_t cpu_int8_bytes(cpu_format f) { return (size_t)cpu_int8_bits(f) * 64; } // quants of 16 rows x 32 columns

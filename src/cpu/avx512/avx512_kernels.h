@@ -120,7 +120,7 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
         code_rows((cpu_format)format, R, t, panel, k, src, ask, out);
         return;
     }
-    const size_t block = (size_t)cpu_int8((cpu_format)format)->bytes;
+    const size_t block = cpu_int8_bytes((cpu_format)format);
     const uint8_t *area = panel + t->scale_bytes;
     const size_t share = cpu_ask_share(t->panel_bytes, k / BLOCK);
     __m512 y[ROW_TILE];

@@ -208,7 +208,7 @@ INLINE void sums_of_two(int format, const block *w, const int8_t *q, int32x4_t l
 INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]) {
     const bool code = cpu_format_code((cpu_format)format);
     const uint8_t *quants = panel + t->scale_bytes;
-    const size_t bytes = (size_t)(code ? cpu_code((cpu_format)format)->bytes : cpu_int8((cpu_format)format)->bytes);
+    const size_t bytes = code ? (size_t)cpu_code((cpu_format)format)->bytes : cpu_int8_bytes((cpu_format)format);
     const uint8_t *area = quants;
     block w;
     if (!src.tile) { // one row: bound by memory

@@ -37,7 +37,7 @@ static bool all_built(const json_t *m, const char *param, size_t i, api_error *e
     return true;
 }
 
-// Whose messages may be.
+// The roles that a dialect knows.
 static bool check_role(api_shape shape, const char *role, const char *at, api_error *e) {
     static const char *const roles[][8] = {
         [SHAPE_OPENAI] = {"system", "developer", "user", "assistant", "tool", "function"},

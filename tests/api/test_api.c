@@ -1043,6 +1043,11 @@ static void test_log(void **state) {
         lines = taken_lines();
         assert_int_equal(strstr(lines, "(log-me): 404: there is no model") != NULL, debug);
         reply_free(&r);
+        r = ask("POST", "/v1/completions", "", "{\"prompt\":\"BUSY\"}");
+        bool told = false; // a moment after the answer
+        for (int64_t until = client_now() + 5000; !told && client_now() < until;) told = strstr(taken_lines(), " 0 written, refused; ") != NULL;
+        assert_true(told);
+        reply_free(&r);
     }
     obs_set_sink(NULL, NULL);
     obs_set_level(before);
@@ -1384,17 +1389,19 @@ static void test_what_is_measured(void **state) {
                 fail_msg("%s after %s: %g more", names[i], body, metric(names[i], "model_name=\"fake\"") - before[i]);
     }
     // Among the requests that ended are those that the engine took, and no others.
-    static const struct { const char *prompt; int code; double ended; } ends_in_error[] = {{"BUSY", 429, 0}, {"TOOLONG", 400, 0}, {"FAILEARLY", 503, 1}};
-    for (size_t i = 0; i < sizeof ends_in_error / sizeof *ends_in_error; i++) {
-        const char *labels = "model_name=\"fake\",finished_reason=\"error\"";
-        double ended = metric("vllm:request_success_total", labels);
+    static const struct { const char *prompt; int code; } fails[] = {{"BUSY", 429}, {"TOOLONG", 400}, {"FAILEARLY", 503}};
+    const char *labels = "model_name=\"fake\",finished_reason=\"error\"";
+    double ended = metric("vllm:request_success_total", labels);
+    for (size_t i = 0; i < sizeof fails / sizeof *fails; i++) {
         char body[100];
-        snprintf(body, sizeof body, "{\"prompt\":\"%s\"}", ends_in_error[i].prompt);
+        snprintf(body, sizeof body, "{\"prompt\":\"%s\"}", fails[i].prompt);
         reply r = ask("POST", "/v1/completions", "", body);
-        assert_int_equal(r.code, ends_in_error[i].code);
+        assert_int_equal(r.code, fails[i].code);
         reply_free(&r);
-        if (metric("vllm:request_success_total", labels) - ended != ends_in_error[i].ended) fail_msg("%s: %g more", body, metric("vllm:request_success_total", labels) - ended);
     }
+    for (int64_t until = client_now() + 5000; metric("vllm:request_success_total", labels) == ended;) assert_true(client_now() < until); // a moment after the answer
+    assert_true(metric("vllm:request_success_total", labels) == ended + 1);
+    assert_true(metric("vllm:request_success_total", "model_name=\"fake\",finished_reason=\"refused\"") == 0); // the log's word alone
     double embeddings = metric("altiserve_embeddings_total", "model_name=\"encoder\"");
     client c = client_open(port, 0);
     const char *body = "{\"model\":\"encoder\",\"input\":[\"HANG\",\"HANG\"]}";

@@ -383,7 +383,7 @@ static void test_continue(void **state) {
     static const char each[] = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</d>{% endfor %}{% if add_generation_prompt %}<go>{% endif %}", trimmed[] = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</d>{% endfor %}";
     static const struct { const char *text, *content, *want; } cases[] = {
         {each, "so it", "<user>d</d><assistant>so it"}, {each, "d", "<user>d</d><assistant>d"}, {each, " so\\n ", "<user>d</d><assistant> so\n "}, {trimmed, " so\\n ", "<user>d</d><assistant>so"}, {each, "</d>", "<user>d</d><assistant></d>"},
-        {"{{ messages[1].content }} {{ messages[1].role }}", "so", "so"}, {"{{ messages[1].content + '!' }}{{ 'so' }}", "so", "so"}, {each, "", NULL}, {each, " \\n", NULL},
+        {"{{ messages[1].content }} {{ messages[1].role }}", "so", "so"}, {"{{ messages[1].content + '!' }}{{ 'so' }}", "so", "so"}, {"{{ add_generation_prompt }}{{ messages[1].content }}", "so", "Falseso"}, {each, "", NULL}, {each, " \\n", NULL},
         {"{{ messages[0].content }}so", "so", NULL}, {"{{ messages[1].content | upper }}", "so", NULL}, {"", "so", NULL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -60,9 +60,8 @@ static void close_stream(job *j, strbuf *out) {
 static void whole(job *j, strbuf *out) { put_message(j, true, out); }
 
 static void fail_stream(job *j, const api_error *e, strbuf *out) {
-    (void)j;
     strbuf_adds(out, "event: error\ndata: ");
-    api_put_error(out, SHAPE_ANTHROPIC, e);
+    api_put_error(out, j->r, e);
     strbuf_adds(out, "\n\n");
 }
 
@@ -94,7 +93,7 @@ static bool read_request(job *j, char **input, size_t *len, api_error *e) {
     strbuf system = {0};
     bool ok = api_read_fields(&j->p, j->body, FOR_MESSAGES, "", e) && api_settle(&j->p, FOR_MESSAGES, e) && check_output(json_object_get(j->body, "output_config"), e) &&
               api_find_writer(j, j->p.model, e) && read_system(json_object_get(j->body, "system"), &system, e) &&
-              api_chat_input(json_object_get(j->body, "messages"), "messages", NULL, system.len ? system.data : NULL, input, len, e);
+              api_chat_input(j, json_object_get(j->body, "messages"), "messages", system.len ? system.data : NULL, input, len, e);
     strbuf_free(&system);
     return ok;
 }

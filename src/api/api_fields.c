@@ -10,11 +10,11 @@
 
 #include "api/api_internal.h"
 
-typedef enum kind { K_INT, K_NUMBER, K_BOOL, K_STRING, K_STOP, K_BIAS, K_STREAM_OPTIONS, K_KWARGS, K_SALT, K_ALTISERVE } kind;
+typedef enum kind { K_INT, K_NUMBER, K_BOOL, K_EITHER, K_STRING, K_EFFORT, K_STOP, K_BIAS, K_STREAM_OPTIONS, K_KWARGS, K_SALT, K_ALTISERVE } kind;
 
 typedef struct field {
     const char *name;
-    kind     kind;
+    kind     kind;       // K_EITHER: a boolean of which it matters whether it was given
     double   low, high;  // K_INT, K_NUMBER: inclusive
     size_t   at;         // in params
     unsigned given;      // SAMPLING_* bit set in g.given
@@ -24,7 +24,7 @@ typedef struct field {
 #define AT(member) offsetof(params, member)
 enum { ANY = FOR_CHAT | FOR_COMPLETION | FOR_MESSAGES | FOR_OLLAMA | FOR_NATIVE, MAX_MAX_TOKENS = 10000000 };
 static const field fields[] = {
-    {"model", K_STRING, 0, 0, AT(model), 0, ANY | FOR_VECTORS},
+    {"model", K_STRING, 0, 0, AT(model), 0, ANY | FOR_VECTORS | FOR_TEMPLATE},
     {"stream", K_BOOL, 0, 0, AT(stream), 0, ANY | FOR_EMBEDDINGS},
     {"stream_options", K_STREAM_OPTIONS, 0, 0, 0, 0, FOR_OPENAI},
     {"n", K_INT, 1, 16, AT(n), 0, FOR_OPENAI},
@@ -62,7 +62,10 @@ static const field fields[] = {
     {"top_n", K_INT, 1, INT32_MAX, AT(top_n), 0, FOR_RERANK},
     {"return_documents", K_BOOL, 0, 0, AT(return_documents), 0, FOR_RERANK},
     {"reasoning_format", K_STRING, 0, 0, AT(reasoning_format), 0, FOR_CHAT},
-    {"chat_template_kwargs", K_KWARGS, 0, 0, AT(template_kwargs), 0, FOR_CHAT},
+    {"chat_template_kwargs", K_KWARGS, 0, 0, AT(template_kwargs), 0, FOR_CHAT | FOR_TEMPLATE},
+    {"reasoning_effort", K_EFFORT, 0, 0, AT(effort), 0, FOR_CHAT | FOR_TEMPLATE},
+    {"add_generation_prompt", K_EITHER, 0, 0, AT(generation_prompt), 0, FOR_CHAT | FOR_TEMPLATE},
+    {"continue_final_message", K_BOOL, 0, 0, AT(continues), 0, FOR_CHAT | FOR_TEMPLATE},
 };
 
 // Understood, not built. `neutral` is JSON text of one more value that asks for nothing, beside null, false, 0, "", [] and {}.
@@ -84,7 +87,7 @@ static const struct {
     {"altiserve", NULL, NULL, FOR_MESSAGES | FOR_OLLAMA | FOR_NATIVE},
     {"template", NULL, NULL, FOR_OLLAMA}, {"context", NULL, NULL, FOR_OLLAMA}, {"logprobs", NULL, NULL, FOR_OLLAMA}, {"n_probs", NULL, NULL, FOR_NATIVE}, {"image_data", NULL, NULL, FOR_NATIVE}, {"t_max_predict_ms", NULL, NULL, FOR_NATIVE},
     {"n_indent", NULL, NULL, FOR_NATIVE}, {"n_keep", NULL, NULL, FOR_NATIVE}, {"response_fields", NULL, NULL, FOR_NATIVE},
-    {"add_generation_prompt", "true", NULL, FOR_CHAT}, {"continue_final_message", NULL, NULL, FOR_CHAT}, {"chat_template", NULL, NULL, FOR_CHAT},
+    {"chat_template", NULL, NULL, FOR_CHAT},
 };
 
 bool api_asks_nothing(const json_t *v) {
@@ -200,6 +203,14 @@ static bool read_altiserve(params *p, const char *name, const json_t *v, api_err
     return true;
 }
 
+// How much thought is wished for: OpenAI's words, and "max", which templates know.
+static bool check_effort(const char *name, const char *word, api_error *e) {
+    static const char *const words[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (!strcmp(word, words[i])) return true;
+    return api_fail(e, 400, name, "invalid_value", "%s must be none, minimal, low, medium, high, xhigh or max, not \"%.40s\"", name, word);
+}
+
 static bool read_field(params *p, const field *f, const char *name, json_t *v, api_error *e) {
     switch (f->kind) {
     case K_INT:
@@ -210,10 +221,18 @@ static bool read_field(params *p, const field *f, const char *name, json_t *v, a
         memcpy((char *)p + f->at, &b, sizeof b);
         return true;
     }
+    case K_EITHER: {
+        if (!json_is_boolean(v)) return wrong_type(e, name, "a boolean", v);
+        int i = json_is_true(v) ? 1 : -1;
+        memcpy((char *)p + f->at, &i, sizeof i);
+        return true;
+    }
     case K_SALT:
+    case K_EFFORT:
     case K_STRING: {
         if (!json_is_string(v)) return wrong_type(e, name, "a string", v);
         if (f->kind == K_SALT && (!json_string_length(v) || json_string_length(v) > 256)) return api_fail(e, 400, name, "invalid_value", "%s must have 1 to 256 bytes", name);
+        if (f->kind == K_EFFORT && !check_effort(name, json_string_value(v), e)) return false;
         const char *s = arena_strndup(&p->mem, json_string_value(v), json_string_length(v));
         if (!s) return no_memory(e);
         memcpy((char *)p + f->at, &s, sizeof s);

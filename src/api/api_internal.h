@@ -16,24 +16,29 @@ typedef struct job job;
 
 // ---- errors --------------------------------------------------------------------------------------
 
+// The dialect that a path belongs to, whether there is something at it or not: how errors look, which roles messages may have.
 typedef enum api_shape { SHAPE_OPENAI, SHAPE_ANTHROPIC, SHAPE_OLLAMA } api_shape;
+api_shape api_shape_of(const http_request *r);
 
 typedef struct api_error {
     int  http;            // status code
     char message[560];
     char param[96];       // the field at fault; "" for none
-    const char *code;     // a literal, or NULL
+    const char *code;     // a literal, or NULL: that of the status
     uint32_t retry_after; // seconds, for 429; 0: as little as one
+    bool lasting;         // a 503 that will be one the next time too: nobody is told to come back
 } api_error;
 
 // Fills *e; returns false, so that a check reads `return api_fail(...)`. param and code may be NULL.
 bool api_fail(api_error *e, int http, const char *param, const char *code, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 // The engine's status as HTTP has it; param is used for what the client did wrong.
 bool api_fail_status(api_error *e, const error *err, const char *param);
-// The error's object in a dialect's shape.
-void api_put_error(strbuf *out, api_shape shape, const api_error *e);
+// The error's object as the dialect of the request's path has it.
+void api_put_error(strbuf *out, const http_request *r, const api_error *e);
 // As the whole answer, with Retry-After where it helps.
-void api_send_error(http_request *r, api_shape shape, const api_error *e);
+void api_send_error(http_request *r, const api_error *e);
+// What the transport refuses on its own, in the same shapes: http_options.error_body.
+const char *api_error_body(void *ctx, http_request *r, int code, const char *why, strbuf *out);
 
 // ---- JSON ----------------------------------------------------------------------------------------
 
@@ -68,10 +73,13 @@ typedef struct params {
     const char *encoding_format, *query;
     bool     truncate, return_documents;
     json_t  *template_kwargs; // borrowed
+    const char *effort;       // reasoning_effort, or NULL
+    int      generation_prompt; // 1, -1: false, 0: not given
+    bool     continues;       // continue_final_message
 } params;
 
 enum {
-    FOR_CHAT = 1, FOR_COMPLETION = 2, FOR_MESSAGES = 4, FOR_OLLAMA = 8, FOR_NATIVE = 16, FOR_EMBEDDINGS = 32, FOR_OLLAMA_EMBED = 64, FOR_RERANK = 128,
+    FOR_CHAT = 1, FOR_COMPLETION = 2, FOR_MESSAGES = 4, FOR_OLLAMA = 8, FOR_NATIVE = 16, FOR_EMBEDDINGS = 32, FOR_OLLAMA_EMBED = 64, FOR_RERANK = 128, FOR_TEMPLATE = 256,
     FOR_OPENAI = FOR_CHAT | FOR_COMPLETION, FOR_VECTORS = FOR_EMBEDDINGS | FOR_OLLAMA_EMBED | FOR_RERANK
 };
 
@@ -81,8 +89,9 @@ bool api_read_fields(params *p, const json_t *body, unsigned where, const char *
 bool api_asks_nothing(const json_t *v); // null, false, 0, "", [] and {}: values that a client writes and means nothing by
 // Turns p's numbers into p->g (given bits, aliases, dependencies between fields).
 bool api_settle(params *p, unsigned where, api_error *e);
-// The request's messages, checked, as the object that altiserve_template takes; text in *out (mem_free). extra_system goes first when not NULL.
-bool api_chat_input(const json_t *messages, const char *param, const json_t *kwargs, const char *extra_system, char **out, size_t *len, api_error *e);
+// The request's messages, checked, with what j->p says of templates, as the object that altiserve_template takes; text in *out (mem_free). extra_system goes first
+// when not NULL.
+bool api_chat_input(const job *j, const json_t *messages, const char *param, const char *extra_system, char **out, size_t *len, api_error *e);
 // Checks the name against what a client may say (no paths), strips ":latest", and finds the model.
 bool api_find_model(job *j, const char *name, altiserve_model_info *info, api_error *e);
 bool api_find_writer(job *j, const char *name, api_error *e); // into j->model; a model that writes no text is a 400
@@ -92,10 +101,9 @@ void api_put_capabilities(strbuf *out, const altiserve_model_info *m); // ["comp
 // ---- jobs ----------------------------------------------------------------------------------------
 
 typedef struct api_route {
-    const char *method, *path; // a path that ends in '*' matches all that begin so
+    const char *method, *path; // a path that ends in '*' matches all that begin so; method "*": any
     void (*handle)(job *j);    // on the front pool; answers and calls job_done, or sets parts and calls job_generate
     bool open;                 // no key needed, and nothing asked of the engine: handled on the HTTP thread
-    api_shape shape;
 } api_route;
 
 typedef struct choice {
@@ -247,6 +255,7 @@ void api_ollama_show(job *j);
 void api_ollama_ps(job *j);
 void api_ollama_chat(job *j);
 void api_ollama_generate(job *j);
+void api_ollama_unmanaged(job *j);
 void api_embeddings(job *j);
 void api_rerank(job *j);
 void api_ollama_embed(job *j);

@@ -63,7 +63,7 @@ void job_done(job *j) {
 }
 
 void job_fail(job *j, const api_error *e) {
-    api_send_error(j->r, j->route->shape, e);
+    api_send_error(j->r, e);
     job_done(j);
 }
 
@@ -73,7 +73,7 @@ void job_respond(job *j, int code, const char *type, strbuf *body) {
     else {
         api_error e;
         api_fail(&e, 503, NULL, "unavailable", "no memory for the answer");
-        api_send_error(j->r, j->route->shape, &e);
+        api_send_error(j->r, &e);
     }
     strbuf_free(body);
     job_done(j);
@@ -95,6 +95,13 @@ static void drop_body(job *j) {
     j->body = NULL;
 }
 
+// The client named what is there; that it cannot be served is not the client's mistake. lasting: not before another file is in its place.
+static bool fail_model(api_error *e, const char *id, const char *why, bool lasting) {
+    api_fail(e, 503, "model", "model_unavailable", "the model \"%.100s\" cannot be served: %.400s", id, why);
+    e->lasting = lasting;
+    return false;
+}
+
 bool api_find_model(job *j, const char *name, altiserve_model_info *info, api_error *e) {
     char id[sizeof info->id];
     if (name && strlen(name) >= sizeof id) return api_fail(e, 404, "model", "model_not_found", "there is no model of that name");
@@ -107,9 +114,7 @@ bool api_find_model(job *j, const char *name, altiserve_model_info *info, api_er
     status st = altiserve_model(j->a->engine, id, info, &err);
     if (st == E_NOTFOUND && !name) return api_fail(e, 400, "model", "missing_required_parameter", "model is missing: %s", err.text);
     if (st) return api_fail_status(e, &err, "model");
-    // The client named what is there; that it cannot be served is not the client's mistake.
-    if (info->state == MODEL_BROKEN || info->state == MODEL_INCOMPLETE)
-        return api_fail(e, 503, "model", "model_unavailable", "the model \"%.100s\" cannot be served: %.400s", info->id, info->error);
+    if (info->state == MODEL_BROKEN || info->state == MODEL_INCOMPLETE) return fail_model(e, info->id, info->error, info->state == MODEL_BROKEN);
     return true;
 }
 
@@ -148,8 +153,8 @@ const char *api_why(altiserve_why why) {
 
 // One line a request, which has no text of anybody's; with --log-level debug also why its prompts were computed, which has.
 static void log_request(const job *j, const altiserve_usage *u, const char *who, const char *how) {
-    obs_log(OBS_INFO, "%s %s of %s: %s, %u tokens of prompt (%u cached), %u written, %s; waited %.3f s, read %.3f s, wrote %.3f s", j->route->method, j->route->path, who, j->model.id,
-            u->prompt_tokens, u->cached_tokens, u->completion_tokens, how, u->queue_s, u->prefill_s, u->decode_s);
+    obs_log(OBS_INFO, "%s %s of %s: %s, %u tokens of prompt (%u cached), %u written, %s; waited %.3f s, read %.3f s, wrote %.3f s (%s)", j->route->method, j->route->path, who, j->model.id,
+            u->prompt_tokens, u->cached_tokens, u->completion_tokens, how, u->queue_s, u->prefill_s, u->decode_s, http_id(j->r));
     for (uint32_t i = 0; i < j->n_parts && obs_get_level() >= OBS_DEBUG; i++) {
         const altiserve_explanation *x = &j->parts[i].explanation;
         if (!x->prompt_tokens) continue;
@@ -163,11 +168,12 @@ static void note_request(job *j) {
     const char *m = j->model.id;
     if (j->p.g.loads) return; // nothing was asked of the model; its load is counted by the engine
     altiserve_usage u = {0};
-    uint32_t computed = 0, replayed = 0, embeddings = 0;
+    uint32_t computed = 0, replayed = 0, embeddings = 0, taken = 0;
     for (uint32_t i = 0; i < j->n_parts; i++) {
         const altiserve_usage *one = &j->parts[i].usage;
         embeddings += j->parts[i].embedding != NULL;
         replayed += one->replayed;
+        taken += j->parts[i].submitted;
         if (!j->parts[i].submitted || one->replayed) continue;
         computed++;
         u.prompt_tokens += one->prompt_tokens;
@@ -200,8 +206,8 @@ static void note_request(job *j) {
     obs_count(OBS_CLIENT_TOKENS, who, "generated", u.completion_tokens);
     bool length = false;
     for (uint32_t i = 0; i < j->n_choices; i++) length |= j->choices[i].finish == FINISH_LENGTH;
-    const char *how = j->failed ? "error" : away(j) ? "abort" : length ? "length" : "stop";
-    obs_count(OBS_REQUESTS_FINISHED, m, how, 1);
+    const char *how = j->failed ? taken ? "error" : "refused" : away(j) ? "abort" : length ? "length" : "stop";
+    if (taken) obs_count(OBS_REQUESTS_FINISHED, m, how, 1); // as vLLM counts: what the engine did not take has not ended
     log_request(j, &u, who, replayed && !computed && !j->failed ? "replayed" : how);
 }
 
@@ -237,7 +243,7 @@ static void fail_generation(job *j, const api_error *e) {
     j->failed = true;
     cancel_parts(j);
     if (!j->begun) {
-        api_send_error(j->r, j->route->shape, e);
+        api_send_error(j->r, e);
         return;
     }
     strbuf out = {0};
@@ -322,7 +328,9 @@ static void take_event(job *j, uint32_t part_index, const altiserve_event *ev, s
         if (j->set_embed) j->in_flight--;
         if (ev->finish == FINISH_ERROR || (ev->finish == FINISH_CANCELLED && !away(j) && !j->failed)) {
             api_error e;
-            if (ev->err.code || ev->err.text[0]) api_fail_status(&e, &ev->err, NULL);
+            bool file = ev->err.code == E_INVALID || ev->err.code == E_UNSUPPORTED; // the request was found right before: what is wrong was seen when the model was loaded
+            if (file) fail_model(&e, j->model.id, ev->err.text, true);
+            else if (ev->err.code || ev->err.text[0]) api_fail_status(&e, &ev->err, NULL);
             else api_fail(&e, 503, NULL, "unavailable", "the request was cancelled: the server is stopping");
             fail_generation(j, &e);
         }

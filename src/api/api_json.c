@@ -14,6 +14,7 @@ bool api_fail(api_error *e, int http, const char *param, const char *code, const
     e->http = http;
     e->code = code;
     e->retry_after = 0;
+    e->lasting = false;
     snprintf(e->param, sizeof e->param, "%s", param ? param : "");
     va_list ap;
     va_start(ap, fmt);
@@ -40,18 +41,41 @@ bool api_fail_status(api_error *e, const error *err, const char *param) {
     }
 }
 
-static const char *error_type(const api_error *e, bool anthropic) {
-    switch (e->http) {
-    case 401: return "authentication_error";
-    case 404: return anthropic ? "not_found_error" : "invalid_request_error";
-    case 413: return anthropic ? "request_too_large" : "invalid_request_error";
-    case 429: return "rate_limit_error";
-    case 503: return anthropic ? "overloaded_error" : "service_unavailable";
-    default: return e->http < 500 ? "invalid_request_error" : anthropic ? "api_error" : "server_error";
+// What is in none of these is OpenAI's, or llama-server's, which words errors alike.
+static const struct { const char *prefix; api_shape shape; } shapes[] = {{"/api", SHAPE_OLLAMA}, {"/v1/messages", SHAPE_ANTHROPIC}};
+
+api_shape api_shape_of(const http_request *r) {
+    const char *path = http_path(r);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        size_t n = strlen(shapes[i].prefix);
+        if (!strncmp(path, shapes[i].prefix, n) && (!path[n] || path[n] == '/')) return shapes[i].shape;
     }
+    return SHAPE_OPENAI;
 }
 
-void api_put_error(strbuf *out, api_shape shape, const api_error *e) {
+// How a status is called; one without a row is called as 400 or 500 is. `code` is OpenAI's, where the error has none of its own.
+static const struct status_name { int http; const char *openai, *anthropic, *code; } names[] = {
+    {400, "invalid_request_error", "invalid_request_error", NULL},
+    {401, "authentication_error", "authentication_error", "invalid_api_key"},
+    {403, "invalid_request_error", "permission_error", "forbidden"},
+    {404, "invalid_request_error", "not_found_error", "not_found"},
+    {405, "invalid_request_error", "invalid_request_error", "method_not_allowed"},
+    {408, "invalid_request_error", "invalid_request_error", "request_timeout"},
+    {413, "invalid_request_error", "request_too_large", "request_too_large"},
+    {429, "rate_limit_error", "rate_limit_error", "rate_limit_exceeded"},
+    {500, "server_error", "api_error", NULL},
+    {503, "service_unavailable", "overloaded_error", "unavailable"},
+};
+
+static const struct status_name *name_of(int http) {
+    const struct status_name *found = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (names[i].http == http || names[i].http == (http < 500 ? 400 : 500)) found = &names[i];
+    return found;
+}
+
+void api_put_error(strbuf *out, const http_request *r, const api_error *e) {
+    api_shape shape = api_shape_of(r);
     if (shape == SHAPE_OLLAMA) {
         strbuf_adds(out, "{\"error\":");
         api_put_string(out, e->message, strlen(e->message));
@@ -61,25 +85,40 @@ void api_put_error(strbuf *out, api_shape shape, const api_error *e) {
     bool anthropic = shape == SHAPE_ANTHROPIC;
     strbuf_adds(out, anthropic ? "{\"type\":\"error\",\"error\":{\"message\":" : "{\"error\":{\"message\":");
     api_put_string(out, e->message, strlen(e->message));
-    strbuf_addf(out, ",\"type\":\"%s\"", error_type(e, anthropic));
-    if (!anthropic) {
-        strbuf_adds(out, ",\"param\":");
-        if (e->param[0]) api_put_string(out, e->param, strlen(e->param));
-        else strbuf_adds(out, "null");
-        strbuf_adds(out, ",\"code\":");
-        if (e->code) api_put_string(out, e->code, strlen(e->code));
-        else strbuf_adds(out, "null");
+    const struct status_name *name = name_of(e->lasting ? 500 : e->http); // to Anthropic's clients 503 is a load that goes by
+    strbuf_addf(out, ",\"type\":\"%s\"", anthropic ? name->anthropic : name->openai);
+    if (anthropic) {
+        strbuf_adds(out, "},\"request_id\":");
+        api_put_string(out, http_id(r), strlen(http_id(r)));
+        strbuf_addc(out, '}');
+        return;
     }
+    const char *code = e->code ? e->code : name->code;
+    strbuf_adds(out, ",\"param\":");
+    if (e->param[0]) api_put_string(out, e->param, strlen(e->param));
+    else strbuf_adds(out, "null");
+    strbuf_adds(out, ",\"code\":");
+    if (code) api_put_string(out, code, strlen(code));
+    else strbuf_adds(out, "null");
     strbuf_adds(out, "}}");
 }
 
-void api_send_error(http_request *r, api_shape shape, const api_error *e) {
+const char *api_error_body(void *ctx, http_request *r, int code, const char *why, strbuf *out) {
+    (void)ctx;
+    api_error e;
+    api_fail(&e, code, NULL, NULL, "%s", why);
+    api_put_error(out, r, &e);
+    return "application/json";
+}
+
+void api_send_error(http_request *r, const api_error *e) {
     strbuf out = {0};
-    obs_log(e->http >= 500 ? OBS_WARN : OBS_DEBUG, "%s %s: %d: %s", http_method(r), http_path(r), e->http, e->message);
-    api_put_error(&out, shape, e);
+    obs_log(e->http >= 500 ? OBS_WARN : OBS_DEBUG, "%s %s (%s): %d: %s", http_method(r), http_path(r), http_id(r), e->http, e->message);
+    api_put_error(&out, r, e);
     char seconds[16];
     snprintf(seconds, sizeof seconds, "%u", e->retry_after ? e->retry_after : e->http == 429 ? 1 : 5);
-    if (e->http == 429 || e->http == 503) http_add_header(r, "Retry-After", seconds);
+    if (e->lasting) http_add_header(r, "X-Should-Retry", "false"); // OpenAI's and Anthropic's clients try each 5xx again unless told not to
+    else if (e->http == 429 || e->http == 503) http_add_header(r, "Retry-After", seconds);
     if (e->http == 401) http_add_header(r, "WWW-Authenticate", "Bearer");
     if (!out.failed) http_respond(r, e->http, "application/json", out.data, out.len);
     strbuf_free(&out); // when memory is gone http_release answers for us

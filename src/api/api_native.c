@@ -154,11 +154,8 @@ void api_apply_template(job *j) {
     error err = {0};
     char *input = NULL, *text = NULL;
     size_t n = 0, len = 0;
-    const json_t *kwargs = json_object_get(j->body, "chat_template_kwargs");
-    bool ok = get_model(j, &e);
-    if (ok && kwargs && !json_is_null(kwargs) && !json_is_object(kwargs))
-        ok = api_fail(&e, 400, "chat_template_kwargs", "invalid_type", "chat_template_kwargs must be an object, not %s", api_json_type(kwargs));
-    ok = ok && api_chat_input(json_object_get(j->body, "messages"), "messages", json_is_object(kwargs) ? kwargs : NULL, NULL, &input, &n, &e);
+    arena_init(&j->p.mem, 1 << 20);
+    bool ok = api_read_fields(&j->p, j->body, FOR_TEMPLATE, "", &e) && api_find_model(j, j->p.model, &j->model, &e) && api_chat_input(j, json_object_get(j->body, "messages"), "messages", NULL, &input, &n, &e);
     if (ok && altiserve_template(j->a->engine, j->model.id, input, n, &text, &len, &err)) ok = api_fail_status(&e, &err, "messages");
     mem_free(input);
     if (!ok) {
@@ -250,9 +247,8 @@ static void completion_whole(job *j, strbuf *out) {
 }
 
 static void completion_fail(job *j, const api_error *e, strbuf *out) {
-    (void)j;
     strbuf_adds(out, "data: ");
-    api_put_error(out, SHAPE_OPENAI, e);
+    api_put_error(out, j->r, e);
     strbuf_adds(out, "\n\n");
 }
 

@@ -26,13 +26,16 @@ void api_ollama_version(job *j) {
     job_respond(j, 200, "application/json", &out);
 }
 
-static void put_time(strbuf *out, int64_t seconds) {
+// RFC 3339; without a fraction where nanoseconds are negative.
+static void put_time(strbuf *out, int64_t seconds, long nanoseconds) {
     time_t t = (time_t)seconds;
     struct tm tm;
     char text[40];
     gmtime_r(&t, &tm);
-    strftime(text, sizeof text, "\"%Y-%m-%dT%H:%M:%SZ\"", &tm);
+    strftime(text, sizeof text, "\"%Y-%m-%dT%H:%M:%S", &tm);
     strbuf_adds(out, text);
+    if (nanoseconds >= 0) strbuf_addf(out, ".%09ld", nanoseconds);
+    strbuf_adds(out, "Z\"");
 }
 
 static void put_details(strbuf *out, const altiserve_model_info *m) {
@@ -66,7 +69,7 @@ static void put_tag(strbuf *out, const altiserve_model_info *m, uint64_t size) {
     strbuf_adds(out, ",\"model\":");
     api_put_string(out, m->id, strlen(m->id));
     strbuf_adds(out, ",\"modified_at\":");
-    put_time(out, m->created);
+    put_time(out, m->created, -1);
     strbuf_addf(out, ",\"size\":%llu", (unsigned long long)size);
     put_digest(out, m);
     put_details(out, m);
@@ -120,7 +123,7 @@ void api_ollama_show(job *j) {
     api_put_string(&out, source, len);
     mem_free(source);
     strbuf_adds(&out, ",\"modified_at\":");
-    put_time(&out, m->created);
+    put_time(&out, m->created, -1);
     strbuf_addc(&out, ',');
     put_details(&out, m);
     strbuf_adds(&out, ",\"model_info\":{\"general.architecture\":");
@@ -135,16 +138,25 @@ void api_ollama_show(job *j) {
     job_respond(j, 200, "application/json", &out);
 }
 
+// What Ollama does with models of its own keeping.
+void api_ollama_unmanaged(job *j) {
+    api_error e;
+    api_fail(&e, 501, NULL, NULL, "models are not pulled, pushed, created, copied or deleted over HTTP: they are GGUF files, which are put into the server's models folder or taken from it");
+    job_fail(j, &e);
+}
+
 // ---- chat and generate ---------------------------------------------------------------------------
 
 static bool is_chat(const job *j) { return j->route->handle == api_ollama_chat; }
 
-// A line as far as its text.
+// A line as far as its text. Each says when it was made itself.
 static void put_head(job *j, const char *text, size_t len, strbuf *out) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
     strbuf_adds(out, "{\"model\":");
     api_put_string(out, j->model.id, strlen(j->model.id));
     strbuf_adds(out, ",\"created_at\":");
-    put_time(out, j->created);
+    put_time(out, now.tv_sec, now.tv_nsec);
     strbuf_adds(out, is_chat(j) ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"response\":");
     api_put_string(out, text, len);
     if (is_chat(j)) strbuf_addc(out, '}');
@@ -176,8 +188,7 @@ static void whole(job *j, strbuf *out) {
 }
 
 static void fail_stream(job *j, const api_error *e, strbuf *out) {
-    (void)j;
-    api_put_error(out, SHAPE_OLLAMA, e);
+    api_put_error(out, j->r, e);
     strbuf_addc(out, '\n');
 }
 
@@ -229,7 +240,6 @@ static void load_or_unload(job *j) {
         return;
     }
     strbuf out = {0};
-    j->created = time(NULL);
     put_residence(j, "unload", &out);
     job_respond(j, 200, "application/json", &out);
 }
@@ -256,7 +266,7 @@ void api_ollama_chat(job *j) {
         load_or_unload(j);
         return;
     }
-    if (!ok || !api_find_writer(j, j->p.model, &e) || !api_chat_input(messages, "messages", NULL, NULL, &input, &len, &e)) {
+    if (!ok || !api_find_writer(j, j->p.model, &e) || !api_chat_input(j, messages, "messages", NULL, &input, &len, &e)) {
         job_fail(j, &e);
         return;
     }
@@ -284,7 +294,7 @@ void api_ollama_generate(job *j) {
     if (ok && !json_is_true(raw)) { // the prompt is a user's message, unless raw
         json_t *messages = json_pack("[{s:s,s:O}]", "role", "user", "content", prompt);
         const char *s = json_string_length(system) ? json_string_value(system) : NULL;
-        ok = messages ? api_chat_input(messages, "prompt", NULL, s, &input, &len, &e) : api_fail(&e, 503, NULL, NULL, "no memory for this request");
+        ok = messages ? api_chat_input(j, messages, "prompt", s, &input, &len, &e) : api_fail(&e, 503, NULL, NULL, "no memory for this request");
         json_decref(messages);
         j->p.g.chat = input;
         j->p.g.chat_len = len;

@@ -128,9 +128,8 @@ static void close_stream(job *j, const char *kind, const char *object, strbuf *o
 }
 
 static void fail_stream(job *j, const api_error *e, strbuf *out) {
-    (void)j;
     strbuf_adds(out, "data: ");
-    api_put_error(out, SHAPE_OPENAI, e);
+    api_put_error(out, j->r, e);
     strbuf_adds(out, "\n\ndata: [DONE]\n\n");
 }
 
@@ -265,7 +264,7 @@ void api_chat_completions(job *j) {
     api_error e;
     char *input = NULL;
     size_t len = 0;
-    if (!api_chat_input(json_object_get(j->body, "messages"), "messages", j->p.template_kwargs, NULL, &input, &len, &e)) {
+    if (!api_chat_input(j, json_object_get(j->body, "messages"), "messages", NULL, &input, &len, &e)) {
         job_fail(j, &e);
         return;
     }

@@ -15,37 +15,43 @@
 #include "base/os.h"
 
 static const api_route routes[] = {
-    {"GET", "/", api_root, true, SHAPE_OLLAMA},
-    {"GET", "/health", api_health, true, SHAPE_OPENAI},
-    {"GET", "/v1/health", api_health, true, SHAPE_OPENAI},
-    {"GET", "/metrics", api_metrics, false, SHAPE_OPENAI},
-    {"GET", "/debug/trace", api_trace, false, SHAPE_OPENAI},
-    {"GET", "/v1/models", api_models_list, false, SHAPE_OPENAI},
-    {"GET", "/v1/models/*", api_models_one, false, SHAPE_OPENAI},
-    {"POST", "/v1/chat/completions", api_chat_completions, false, SHAPE_OPENAI},
-    {"POST", "/v1/completions", api_completions, false, SHAPE_OPENAI},
-    {"POST", "/v1/messages", api_messages, false, SHAPE_ANTHROPIC},
-    {"POST", "/v1/messages/count_tokens", api_count_tokens, false, SHAPE_ANTHROPIC},
-    {"POST", "/v1/embeddings", api_embeddings, false, SHAPE_OPENAI},
-    {"POST", "/v1/rerank", api_rerank, false, SHAPE_OPENAI},
-    {"POST", "/rerank", api_rerank, false, SHAPE_OPENAI},
-    {"POST", "/v1/reranking", api_rerank, false, SHAPE_OPENAI},
-    {"POST", "/reranking", api_rerank, false, SHAPE_OPENAI},
-    {"POST", "/tokenize", api_tokenize, false, SHAPE_OPENAI},
-    {"POST", "/detokenize", api_detokenize, false, SHAPE_OPENAI},
-    {"POST", "/completion", api_native_completion, false, SHAPE_OPENAI},
-    {"POST", "/completions", api_native_completion, false, SHAPE_OPENAI},
-    {"GET", "/slots", api_slots, false, SHAPE_OPENAI},
-    {"POST", "/apply-template", api_apply_template, false, SHAPE_OPENAI},
-    {"GET", "/props", api_props, false, SHAPE_OPENAI},
-    {"GET", "/api/version", api_ollama_version, true, SHAPE_OLLAMA},
-    {"GET", "/api/tags", api_ollama_tags, false, SHAPE_OLLAMA},
-    {"GET", "/api/ps", api_ollama_ps, false, SHAPE_OLLAMA},
-    {"POST", "/api/show", api_ollama_show, false, SHAPE_OLLAMA},
-    {"POST", "/api/chat", api_ollama_chat, false, SHAPE_OLLAMA},
-    {"POST", "/api/generate", api_ollama_generate, false, SHAPE_OLLAMA},
-    {"POST", "/api/embed", api_ollama_embed, false, SHAPE_OLLAMA},
-    {"POST", "/api/embeddings", api_ollama_embeddings, false, SHAPE_OLLAMA},
+    {"GET", "/", api_root, true},
+    {"GET", "/health", api_health, true},
+    {"GET", "/v1/health", api_health, true},
+    {"GET", "/metrics", api_metrics, false},
+    {"GET", "/debug/trace", api_trace, false},
+    {"GET", "/v1/models", api_models_list, false},
+    {"GET", "/v1/models/*", api_models_one, false},
+    {"POST", "/v1/chat/completions", api_chat_completions, false},
+    {"POST", "/v1/completions", api_completions, false},
+    {"POST", "/v1/messages", api_messages, false},
+    {"POST", "/v1/messages/count_tokens", api_count_tokens, false},
+    {"POST", "/v1/embeddings", api_embeddings, false},
+    {"POST", "/v1/rerank", api_rerank, false},
+    {"POST", "/rerank", api_rerank, false},
+    {"POST", "/v1/reranking", api_rerank, false},
+    {"POST", "/reranking", api_rerank, false},
+    {"POST", "/tokenize", api_tokenize, false},
+    {"POST", "/detokenize", api_detokenize, false},
+    {"POST", "/completion", api_native_completion, false},
+    {"POST", "/completions", api_native_completion, false},
+    {"GET", "/slots", api_slots, false},
+    {"POST", "/apply-template", api_apply_template, false},
+    {"GET", "/props", api_props, false},
+    {"GET", "/api/version", api_ollama_version, true},
+    {"GET", "/api/tags", api_ollama_tags, false},
+    {"GET", "/api/ps", api_ollama_ps, false},
+    {"POST", "/api/show", api_ollama_show, false},
+    {"POST", "/api/chat", api_ollama_chat, false},
+    {"POST", "/api/generate", api_ollama_generate, false},
+    {"POST", "/api/embed", api_ollama_embed, false},
+    {"POST", "/api/embeddings", api_ollama_embeddings, false},
+    {"*", "/api/pull", api_ollama_unmanaged, false},
+    {"*", "/api/push", api_ollama_unmanaged, false},
+    {"*", "/api/create", api_ollama_unmanaged, false},
+    {"*", "/api/copy", api_ollama_unmanaged, false},
+    {"*", "/api/delete", api_ollama_unmanaged, false},
+    {"*", "/api/blobs/*", api_ollama_unmanaged, false},
 };
 static const size_t n_routes = sizeof routes / sizeof *routes;
 
@@ -251,21 +257,17 @@ static const api_route *find_route(const char *method, const char *path, const c
         size_t n = strlen(routes[i].path);
         bool all = routes[i].path[n - 1] == '*';
         if (all ? strncmp(path, routes[i].path, n - 1) || !path[n - 1] : strcmp(path, routes[i].path)) continue;
-        if (!strcmp(method, routes[i].method)) return &routes[i];
+        if (!strcmp(routes[i].method, "*") || !strcmp(routes[i].method, method)) return &routes[i];
         *allow = routes[i].method;
     }
     return NULL;
 }
 
-static void refuse(http_request *r, api_shape shape, int code, const char *why, const char *fmt, const char *what) {
+static void refuse(http_request *r, int code, const char *fmt, const char *what) {
     api_error e;
-    api_fail(&e, code, NULL, why, fmt, what);
-    api_send_error(r, shape, &e);
+    api_fail(&e, code, NULL, NULL, fmt, what);
+    api_send_error(r, &e);
     http_release(r);
-}
-
-static api_shape shape_of_path(const char *path) {
-    return !strncmp(path, "/api/", 5) ? SHAPE_OLLAMA : !strncmp(path, "/v1/messages", 12) ? SHAPE_ANTHROPIC : SHAPE_OPENAI;
 }
 
 static void on_request(void *ctx, http_request *r) {
@@ -278,22 +280,22 @@ static void on_request(void *ctx, http_request *r) {
     const api_route *route = find_route(http_method(r), path, &allow);
     if (!route) {
         if (!allow) {
-            refuse(r, shape_of_path(path), 404, "not_found", "there is nothing at %.200s", path);
+            refuse(r, 404, "there is nothing at %.200s", path);
             return;
         }
         http_add_header(r, "Allow", allow);
-        refuse(r, shape_of_path(path), 405, "method_not_allowed", "this path takes %s only", allow);
+        refuse(r, 405, "this path takes %s only", allow);
         return;
     }
     http_set_route(r, route->path);
     const api_key *client = a->n_keys ? find_key(a, r) : NULL;
     if (a->n_keys && !route->open && !client) {
-        refuse(r, route->shape, 401, "invalid_api_key", "%s", key_of(r) ? "the API key is not known to this server" : "an API key is needed: Authorization: Bearer KEY");
+        refuse(r, 401, "%s", key_of(r) ? "the API key is not known to this server" : "an API key is needed: Authorization: Bearer KEY");
         return;
     }
     job *j = mem_calloc(1, sizeof *j);
     if (!j) {
-        refuse(r, route->shape, 503, "unavailable", "%s", "no memory for this request");
+        refuse(r, 503, "%s", "no memory for this request");
         return;
     }
     j->a = a;
@@ -368,6 +370,7 @@ status api_start(const api_options *o, api **out, error *err) {
     pthread_mutex_unlock(&a->lock);
     http_options h = o->http;
     h.route = on_request;
+    h.error_body = api_error_body;
     h.ctx = a;
     if (!st) st = http_start(&h, &a->http, err);
     if (st) {

@@ -58,8 +58,12 @@ status chat_template_compile(const char *text, size_t len, chat_template **out, 
 void   chat_template_free(chat_template *t);
 
 // Renders `input`, the object that `altiserve template` reads: messages, and where given tools, add_generation_prompt (true when
-// absent), bos_token, eos_token (strings), now (ISO time, for strftime_now; the local clock when absent); every other key is a
-// variable of the template. Jinja2 semantics: absent variables are undefined; JSON null is none; null for tools is none.
+// absent), bos_token, eos_token (strings), now (ISO time, for strftime_now; the local clock when absent), continue_final_message
+// (false); every other key is a variable of the template. Jinja2 semantics: absent variables are undefined; JSON null is none; null
+// for tools is none.
+// With continue_final_message the prompt ends with the text of the last message, whatever the template writes behind it, so that what
+// is generated goes on with it; add_generation_prompt is false then when absent. E_INVALID where the template does not write that text
+// word for word (spaces around it aside).
 status chat_render(const chat_template *t, const json_t *input, chat_spans *out, error *err);
 status chat_render_limited(const chat_template *t, const json_t *input, const chat_limits *limits, chat_spans *out, error *err);
 

@@ -93,6 +93,8 @@ bool chat_template_mentions(const chat_template *t, const char *needle) {
 }
 
 // --- Rendering ---
+static bool continues(const json_t *input) { return json_is_true(json_object_get(input, "continue_final_message")); }
+
 static void set_globals(jj *j, const json_t *input) {
     const chat_template *t = j->t;
     j->globals = jj_array(j, t->natoms + 1, sizeof *j->globals);
@@ -105,7 +107,7 @@ static void set_globals(jj *j, const json_t *input) {
         if (jstr_is(name, "varargs")) j->atom_varargs = (int32_t)i;
         if (jstr_is(name, "kwargs")) j->atom_kwargs = (int32_t)i;
         if (t->hidden[i]) continue;
-        if (jstr_is(name, "add_generation_prompt")) j->globals[i] = j_bool(true);
+        if (jstr_is(name, "add_generation_prompt")) j->globals[i] = j_bool(!continues(input));
         const json_t *v = json_object_getn(input, name->p, name->len);
         if (!v || jstr_is(name, "now")) continue;
         bool token = jstr_is(name, "bos_token") || jstr_is(name, "eos_token");
@@ -141,6 +143,38 @@ static bool try_render(jj *j, const json_t *input, chat_spans *out) {
     return true;
 }
 
+static bool space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
+static size_t core_of(const char *text, size_t len) { // without the spaces at its end
+    while (len && space(text[len - 1])) len--;
+    return len;
+}
+
+// Where the text of the last message ends: in the last span of messages' text that ends with it. Spaces around it count only where the template writes them too. NULL: nowhere.
+static const char *find_end(const chat_spans *s, const char *text, size_t len) {
+    while (len && space(*text)) text++, len--;
+    size_t core = core_of(text, len);
+    for (size_t i = s->count; core && i-- > 0;) {
+        const chat_span *p = &s->items[i];
+        size_t n = core_of(p->text, p->len);
+        if (p->trusted || n < core || memcmp(p->text + n - core, text, core)) continue;
+        bool same = p->len - n == len - core && !memcmp(p->text + n, text + core, len - core);
+        return p->text + (same ? p->len : n);
+    }
+    return NULL;
+}
+
+static status cut_behind_last_message(const json_t *input, chat_spans *s, error *err) {
+    const json_t *list = json_object_get(input, "messages"), *content = json_array_size(list) ? json_object_get(json_array_get(list, json_array_size(list) - 1), "content") : NULL;
+    const char *end = json_is_string(content) ? find_end(s, json_string_value(content), json_string_length(content)) : NULL;
+    if (!end) return error_set(err, E_INVALID, "the last message cannot be continued: it has no text, or the chat template does not write it word for word");
+    while (s->items[s->count - 1].text >= end) s->count--;
+    s->items[s->count - 1].len = (size_t)(end - s->items[s->count - 1].text);
+    s->len = (size_t)(end - s->text);
+    s->text[s->len] = 0;
+    return OK;
+}
+
 status chat_render_limited(const chat_template *t, const json_t *input, const chat_limits *limits, chat_spans *out, error *err) {
     error local;
     arena mem;
@@ -151,10 +185,11 @@ status chat_render_limited(const chat_template *t, const json_t *input, const ch
     bool done = try_render(&j, input, out);
     jj_end(&j);
     arena_free(&mem);
-    if (done) return OK;
+    status st = !done ? local.code : continues(input) ? cut_behind_last_message(input, out, &local) : OK;
+    if (st == OK) return OK;
     chat_spans_free(out);
     if (err) *err = local;
-    return local.code;
+    return st;
 }
 
 status chat_render(const chat_template *t, const json_t *input, chat_spans *out, error *err) {

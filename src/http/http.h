@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/mem.h"
 #include "base/status.h"
 
 typedef struct http_server  http_server;
@@ -17,13 +18,18 @@ typedef struct http_request http_request;
 
 // On the HTTP thread; must not block. The callback owns one reference and gives it back with http_release, there or later on any thread.
 typedef void (*http_route_fn)(void *ctx, http_request *r);
+// The body of an answer that the transport gives itself: to a request that cannot be read, at a limit, where the route callback said nothing. `why` is one
+// sentence. Puts it into out, may add headers, returns the content type, a literal. On any thread, once a request at most, as long as
+// a request is held.
+typedef const char *(*http_error_fn)(void *ctx, http_request *r, int code, const char *why, strbuf *out);
 
 typedef struct http_options {
     const char *host;          // address or name to bind; NULL: 127.0.0.1
     uint16_t    port;          // 0: the system chooses, http_port tells
     const char *tls_cert, *tls_key; // PEM files; both or neither
     http_route_fn route;
-    void       *ctx;
+    http_error_fn error_body;  // NULL: the sentence alone, as plain text
+    void       *ctx;           // of both
     const char *cors_origin;   // an origin that browsers may call from, or "*"; NULL: pages from loopback alone
     const char *allowed_host;  // one more Host accepted on a loopback binding; "*": any; NULL: none
     uint32_t max_connections;  // further ones get 503; 0: 1,024
@@ -51,6 +57,7 @@ void http_stop(http_server *s, uint32_t deadline_ms);
 void http_free(http_server *s);
 
 // ---- what was asked. Valid while the caller holds its reference; from any thread. ----------------
+const char *http_id(const http_request *r);                     // each answer bears it: the client's X-Request-Id if that is 1 to 128 token characters, else made here
 const char *http_method(const http_request *r);                 // "GET" for HEAD too
 const char *http_path(const http_request *r);                   // decoded, without the query
 const char *http_query(const http_request *r, const char *name); // decoded; NULL when absent, "" without a value

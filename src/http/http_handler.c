@@ -9,6 +9,7 @@
 #include <strings.h>
 #include <sys/socket.h>
 
+#include "base/os.h"
 #include "http/http_internal.h"
 #include "obs/obs.h"
 
@@ -51,9 +52,9 @@ static bool keep_pair(http_request *r, http_pair **list, const char *name, const
     return true;
 }
 
-// libmicrohttpd takes "Content-Length : 5" for another header than Content-Length, and who stands before us may not: the body would be a request of its own here.
-static bool is_name(const char *name) {
-    return *name && !name[strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_!#$%&'*+.^`|~")];
+// What HTTP calls a token. libmicrohttpd takes "Content-Length : 5" for another header than Content-Length, and who stands before us may not: the body would be a request of its own here.
+static bool is_token(const char *text) {
+    return *text && !text[strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_!#$%&'*+.^`|~")];
 }
 
 static enum MHD_Result each_header(void *cls, enum MHD_ValueKind kind, const char *name, const char *value) {
@@ -66,7 +67,7 @@ static enum MHD_Result each_header(void *cls, enum MHD_ValueKind kind, const cha
     else if (!strcasecmp(name, "Origin")) s->origin = value;
     else if (!strcasecmp(name, "Expect")) s->expects = true;
     else if (!strcasecmp(name, "Access-Control-Request-Headers")) s->wanted_headers = value;
-    s->misnamed |= !is_name(name);
+    s->misnamed |= !is_token(name);
     s->failed |= !keep_pair(s->r, &s->r->headers, name, value);
     return MHD_YES;
 }
@@ -106,12 +107,13 @@ static bool host_allowed(http_server *s, const char *host) {
     return !strcmp(more, "*") || (!strncasecmp(host, more, n) && (!host[n] || host[n] == ':'));
 }
 
+static const char too_large[] = "the request body is larger than this server accepts";
 enum { DRAIN_BYTES = 4 << 20 }; // read and thrown away past the limit, so that a client that sends first still sees its 413
 
 static void check_length(http_server *s, http_request *r, const struct scan *h) {
     unsigned long long n = strtoull(h->length, NULL, 10);
     if (n <= s->o.max_body) return;
-    reject(r, 413, "the request body is larger than this server accepts");
+    reject(r, 413, too_large);
     r->drain = !h->expects && n - s->o.max_body <= DRAIN_BYTES; // one that asks first sends nothing when it is told no
 }
 
@@ -139,6 +141,20 @@ static void answer_options(http_request *r, const struct scan *h) {
     keep_pair(r, &r->answer_headers, "Access-Control-Max-Age", "600");
 }
 
+// The client's word for the request goes into the log and back to it, so it is taken only where it is short and plain.
+static void name_request(http_request *r) {
+    enum { LONGEST = 128 };
+    const char *given = http_header(r, "X-Request-Id");
+    r->id = r->id_made;
+    if (given && strlen(given) <= LONGEST && is_token(given)) {
+        r->id = given;
+        return;
+    }
+    uint64_t random[2] = {(uint64_t)(uintptr_t)r, (uint64_t)r->arrived}; // where the system has no randomness
+    os_random(random, sizeof random);
+    snprintf(r->id_made, sizeof r->id_made, "req_%016llx%016llx", (unsigned long long)random[0], (unsigned long long)random[1]);
+}
+
 static http_request *begin(http_server *s, http_conn *c, struct MHD_Connection *mhd, const char *url, const char *method, const char *version) {
     http_request *r = mem_calloc(1, sizeof *r);
     if (!r) return NULL;
@@ -157,10 +173,13 @@ static http_request *begin(http_server *s, http_conn *c, struct MHD_Connection *
     struct scan h = {.r = r};
     MHD_get_connection_values(mhd, MHD_HEADER_KIND, each_header, &h);
     MHD_get_connection_values(mhd, MHD_GET_ARGUMENT_KIND, each_argument, &h);
+    name_request(r);
     c->active = r;
     atomic_store(&s->shown_requests, ++s->n_requests);
     http_set_deadline(c, PHASE_BODY, s->o.body_ms);
     if (!r->method || !r->path || !r->peer || h.failed) reject(r, 503, "no memory for this request");
+    if (!r->method) r->method = "?";
+    if (!r->path) r->path = "?";
     check_headers(s, r, &h, version);
     if (r->cors && strcmp(r->cors, "*")) r->cors = arena_strndup(&r->strings, r->cors, strlen(r->cors));
     if (!r->reject && !strcmp(method, "OPTIONS")) answer_options(r, &h);
@@ -173,14 +192,11 @@ static http_request *begin(http_server *s, http_conn *c, struct MHD_Connection *
 static bool take_body(http_request *r, const char *data, size_t n) {
     http_server *s = r->server;
     r->received += n;
-    if (r->received > s->o.max_body) reject(r, 413, "the request body is larger than this server accepts");
+    if (r->received > s->o.max_body) reject(r, 413, too_large);
     if (r->reject || r->answer != ANSWER_NONE) {
         http_drop_body(r); // others may have the room
         if (r->received <= s->o.max_body + DRAIN_BYTES) return true;
-        if (!s->cert) { // libmicrohttpd takes no answer in the middle of a body
-            static const char large[] = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-            (void)!send(r->conn->fd, large, sizeof large - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-        }
+        http_answer_raw(r, 413, "Content Too Large", too_large);
         obs_count(OBS_HTTP_CUT, "body", NULL, 1);
         return false;
     }
@@ -235,6 +251,8 @@ static void fit_send_buffer(http_conn *c, bool stream) {
     c->narrow = stream;
 }
 
+static const char *const id_names[] = {"X-Request-Id", "Request-Id"}; // as OpenAI's clients look for it, and Anthropic's
+
 static void response_done(void *cls) { http_unref(cls); }
 
 // libmicrohttpd's response holds a reference to the request, which has the bytes. An answer that was given does not change any more but for a stream's queue, so
@@ -258,8 +276,10 @@ static enum MHD_Result queue_answer(http_request *r, struct MHD_Connection *mhd)
     bool ok = true;
     if (r->content_type) ok &= MHD_add_response_header(m, "Content-Type", r->content_type) == MHD_YES;
     for (http_pair *p = r->answer_headers; p; p = p->next) ok &= MHD_add_response_header(m, p->name, p->value) == MHD_YES;
+    for (size_t i = 0; i < sizeof id_names / sizeof *id_names; i++) ok &= MHD_add_response_header(m, id_names[i], r->id) == MHD_YES;
     if (r->cors) {
         ok &= MHD_add_response_header(m, "Access-Control-Allow-Origin", r->cors) == MHD_YES;
+        ok &= MHD_add_response_header(m, "Access-Control-Expose-Headers", "*") == MHD_YES;
         if (strcmp(r->cors, "*")) ok &= MHD_add_response_header(m, "Vary", "Origin") == MHD_YES;
     }
     if (r->answer == ANSWER_STREAM) ok &= MHD_add_response_header(m, "Cache-Control", "no-cache") == MHD_YES;
@@ -273,15 +293,27 @@ static enum MHD_Result queue_answer(http_request *r, struct MHD_Connection *mhd)
 
 static enum MHD_Result queue_reject(http_request *r, struct MHD_Connection *mhd) {
     strbuf text = {0};
-    http_reason_body(r->reject_text, r->reject, &text);
+    r->content_type = http_error_body(r, r->reject, r->reject_text, &text);
     r->answer = ANSWER_WHOLE;
     r->code = r->reject;
-    r->content_type = "application/json";
     r->out_tail = text.failed ? 0 : text.len;
     r->out = text.failed ? NULL : text.data;
     if (text.failed) strbuf_free(&text);
-    if (r->reject == 503) keep_pair(r, &r->answer_headers, "Retry-After", "1");
     return queue_answer(r, mhd);
+}
+
+void http_answer_raw(http_request *r, int code, const char *phrase, const char *why) {
+    strbuf out = {0}, body = {0};
+    if (r->server->cert) return; // the session is libmicrohttpd's
+    const char *type = http_error_body(r, code, why, &body);
+    strbuf_addf(&out, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: %s\r\nContent-Length: %zu\r\n", code, phrase, type, body.len);
+    for (size_t i = 0; i < sizeof id_names / sizeof *id_names; i++) strbuf_addf(&out, "%s: %s\r\n", id_names[i], r->id);
+    for (http_pair *p = r->answer_headers; p; p = p->next) strbuf_addf(&out, "%s: %s\r\n", p->name, p->value);
+    strbuf_adds(&out, "\r\n");
+    if (body.len) strbuf_add(&out, body.data, body.len);
+    if (!out.failed && !body.failed) (void)!send(r->conn->fd, out.data, out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    strbuf_free(&out);
+    strbuf_free(&body);
 }
 
 // The request is complete (again, after a resume): answers when there is an answer, else waits for one.
@@ -337,7 +369,7 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, en
     const char *route = r->route ? r->route : "other";
     pthread_mutex_unlock(&r->lock);
     obs_count(OBS_HTTP_REQUESTS, route, code_text, 1);
-    obs_log(OBS_DEBUG, "%s %s %s %s, %lld ms", c->peer, r->method ? r->method : "?", r->path ? r->path : "?", code_text, (long long)(http_now() - r->arrived));
+    obs_log(OBS_DEBUG, "%s %s %s %s, %lld ms (%s)", c->peer, r->method, r->path, code_text, (long long)(http_now() - r->arrived), r->id);
     if (r->suspended) { // only when the daemon stops
         http_poll_unwatch(s->poll, c->fd);
         r->suspended = false;

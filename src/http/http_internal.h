@@ -37,6 +37,8 @@ struct http_request {
     atomic_int   refs;
     http_server *server;
     arena        strings;       // method, path, headers, query, and (under the lock) headers of the answer
+    const char  *id;            // the client's, or id_made
+    char         id_made[40];
     const char  *method, *path, *peer;
     http_pair   *headers, *query;
     int64_t      arrived;       // ms
@@ -128,8 +130,9 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, en
 void http_fire_close(http_request *r);
 void http_suspend(http_request *r);
 void http_resume(http_request *r);
+void http_answer_raw(http_request *r, int code, const char *phrase, const char *why); // past libmicrohttpd, which takes no answer in the middle of a body; then cut
 
 // http_request.c
 void http_unref(http_request *r);
 void http_server_unref(http_server *s);
-const char *http_reason_body(const char *message, int code, strbuf *out); // an error object as JSON; NULL when memory is gone
+const char *http_error_body(http_request *r, int code, const char *why, strbuf *out); // as http_error_fn

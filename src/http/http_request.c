@@ -48,6 +48,7 @@ static void tell(http_request *r) {
 
 // ---- what was asked ------------------------------------------------------------------------------
 
+const char *http_id(const http_request *r) { return r->id; }
 const char *http_method(const http_request *r) { return r->method; }
 const char *http_path(const http_request *r) { return r->path; }
 const char *http_client(const http_request *r) { return r->peer; }
@@ -125,12 +126,10 @@ bool http_respond_take(http_request *r, int code, const char *content_type, char
         strbuf text = {0};
         counted = 0;
         code = 503;
-        http_reason_body("the server holds too many answers that their clients have not read yet; try again", code, &text);
+        content_type = http_error_body(r, code, "the server holds too many answers that their clients have not read yet; try again", &text);
         len = text.failed ? 0 : text.len;
         mem_free(out);
         out = strbuf_take(&text);
-        content_type = "application/json";
-        http_add_header(r, "Retry-After", "1");
     }
     char *fit = counted ? mem_realloc(out, len) : NULL; // a text that was grown may hold twice its length
     if (fit) out = fit;
@@ -246,8 +245,8 @@ void http_release(http_request *r) {
     pthread_mutex_unlock(&r->lock);
     if (nothing) {
         strbuf text = {0};
-        http_reason_body("the request was not answered", 500, &text);
-        if (!http_respond(r, 500, "application/json", text.failed ? "" : text.data, text.failed ? 0 : text.len)) {
+        const char *type = http_error_body(r, 500, "the request was not answered", &text);
+        if (!http_respond(r, 500, type, text.failed ? "" : text.data, text.failed ? 0 : text.len)) {
             pthread_mutex_lock(&r->lock); // no memory even for that
             r->broken = true;
             tell(r);
@@ -258,8 +257,10 @@ void http_release(http_request *r) {
     http_unref(r);
 }
 
-const char *http_reason_body(const char *message, int code, strbuf *out) {
-    strbuf_addf(out, "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"param\":null,\"code\":%d}}", message,
-                code >= 500 ? "server_error" : "invalid_request_error", code);
-    return out->failed ? NULL : out->data;
+const char *http_error_body(http_request *r, int code, const char *why, strbuf *out) {
+    const http_options *o = &r->server->o;
+    if (code == 503) http_add_header(r, "Retry-After", "1");
+    if (o->error_body) return o->error_body(o->ctx, r, code, why, out);
+    strbuf_adds(out, why);
+    return "text/plain; charset=utf-8";
 }

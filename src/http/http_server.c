@@ -40,12 +40,9 @@ void http_cut(http_conn *c, const char *why) {
     c->cut = true;
     c->deadline = 0;
     if (why) obs_count(OBS_HTTP_CUT, why, NULL, 1);
-    if (c->phase == PHASE_BODY && why && !strcmp(why, "body") && !c->server->cert) {
-        static const char late[] = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-        (void)!send(c->fd, late, sizeof late - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-    }
-    shutdown(c->fd, SHUT_RDWR);
     http_request *r = c->active;
+    if (r && c->phase == PHASE_BODY && why && !strcmp(why, "body")) http_answer_raw(r, 408, "Request Timeout", "the request body did not come in time");
+    shutdown(c->fd, SHUT_RDWR);
     if (!r) return;
     pthread_mutex_lock(&r->lock);
     r->gone = true;

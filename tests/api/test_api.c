@@ -91,7 +91,8 @@ static void *generate(void *arg) {
     }
     if (strstr(r->prompt, "FAILEARLY")) {
         end.finish = FINISH_ERROR;
-        error_set(&end.err, E_IO, "the model cannot be loaded");
+        if (strstr(r->prompt, "FOREVER")) error_set(&end.err, E_INVALID, "it ends early"); // so it was found when it was loaded
+        else error_set(&end.err, E_IO, "the model cannot be loaded");
     }
     pthread_mutex_lock(&r->lock);
     while (hang && !r->cancelled) pthread_cond_wait(&r->cond, &r->lock);
@@ -319,6 +320,13 @@ status altiserve_model(altiserve *a, const char *id, altiserve_model_info *out, 
         *out = special(id);
         return OK;
     }
+    if (id && (!strcmp(id, "broken") || !strcmp(id, "partial"))) {
+        *out = fake;
+        snprintf(out->id, sizeof out->id, "%s", id);
+        snprintf(out->error, sizeof out->error, "it ends early");
+        out->state = *id == 'b' ? MODEL_BROKEN : MODEL_INCOMPLETE;
+        return OK;
+    }
     if (id && *id && strcmp(id, "fake")) return error_set(err, E_NOTFOUND, "there is no model \"%s\"; there is fake", id);
     *out = fake;
     return OK;
@@ -411,10 +419,9 @@ static void send_request(client *c, const char *method, const char *path, const 
     assert_true(client_send(c, body, n, 5000));
 }
 
-static reply ask(const char *method, const char *path, const char *headers, const char *body) {
-    reply r = {.c = client_open(port, 0)};
-    send_request(&r.c, method, path, headers, body, strlen(body));
-    if (!client_read_until(&r.c, NULL, 1, 10000)) fail_msg("%s %s: no end: %s", method, path, r.c.text);
+static reply read_reply(client c, const char *what) {
+    reply r = {.c = c};
+    if (!client_read_until(&r.c, NULL, 1, 10000)) fail_msg("%s: no end: %s", what, r.c.text);
     r.head = r.c.text;
     r.body = strstr(r.c.text, "\r\n\r\n");
     assert_non_null(r.body);
@@ -424,6 +431,19 @@ static reply ask(const char *method, const char *path, const char *headers, cons
     if (strcasestr(r.head, "transfer-encoding: chunked")) unchunk(r.body);
     r.json = json_loads(r.body, JSON_REJECT_DUPLICATES, NULL);
     return r;
+}
+
+static reply ask(const char *method, const char *path, const char *headers, const char *body) {
+    client c = client_open(port, 0);
+    send_request(&c, method, path, headers, body, strlen(body));
+    return read_reply(c, path);
+}
+
+// A whole request; the connection is closed behind its answer.
+static reply ask_raw(const char *request) {
+    client c = client_open(port, 0);
+    assert_true(client_say(&c, request));
+    return read_reply(c, request);
 }
 
 static const json_t *at(const json_t *v, const char *path) { // "choices.0.message.content"
@@ -720,6 +740,230 @@ static void test_refusals(void **state) {
     reply_free(&r);
 }
 
+// What the head of an answer says of a field, without the end of its line; "" where it says nothing.
+static const char *field_of(const reply *r, const char *name) {
+    static char value[300];
+    char start[60];
+    snprintf(start, sizeof start, "\r\n%s: ", name);
+    const char *p = strcasestr(r->head, start);
+    if (!p) return "";
+    p += strlen(start);
+    snprintf(value, sizeof value, "%.*s", (int)strcspn(p, "\r\n"), p);
+    return value;
+}
+
+// An error in the shape of its dialect, and in no other: A, L, O.
+static void expect_shape(const reply *r, char dialect, int code, const char *what) {
+    if (r->code != code) fail_msg("%s: %d, not %d: %s", what, r->code, code, r->body);
+    const json_t *e = at(r->json, "error");
+    bool anthropic = json_is_object(e) && json_object_size(r->json) == 3 && json_object_size(e) == 2 && !strcmp(str(r, "type"), "error") && *str(r, "error.message") && *str(r, "error.type") &&
+                     !strcmp(str(r, "request_id"), field_of(r, "Request-Id"));
+    bool ollama = json_is_string(e) && json_object_size(r->json) == 1 && json_string_length(e);
+    bool openai = json_is_object(e) && json_object_size(r->json) == 1 && json_object_size(e) == 4 && *str(r, "error.message") && *str(r, "error.type") && at(e, "param") && at(e, "code");
+    if ((dialect == 'A') != anthropic || (dialect == 'L') != ollama || (dialect == 'O') != openai) fail_msg("%s is not of dialect %c: %s", what, dialect, r->body);
+    assert_string_equal(field_of(r, "Content-Type"), "application/json");
+}
+
+// Whatever is refused before a route is asked has the shape of the dialect that its path belongs to, be there something at it or not.
+static void test_shapes(void **state) {
+    (void)state;
+    static const struct { const char *path; char dialect; int get, post; } paths[] = {
+        {"/v1/chat/completions", 'O', 405, 400}, {"/v1/nothing", 'O', 404, 404}, {"/tokenize", 'O', 405, 400}, {"/", 'O', 200, 405}, {"/v1/messagess", 'O', 404, 404}, {"/apis/chat", 'O', 404, 404},
+        {"/v1/messages", 'A', 405, 400}, {"/v1/messages/", 'A', 405, 400}, {"/v1/messages/count_tokens", 'A', 405, 400}, {"/v1/messages/batches", 'A', 404, 404},
+        {"/api/chat", 'L', 405, 400}, {"/api/tags", 'L', 200, 405}, {"/api", 'L', 404, 404}, {"/api/nothing/at/all", 'L', 404, 404}};
+    static const struct { const char *head; int code; } refusals[] = {
+        {"Host: evil.example\r\n", 403}, {"Host: localhost\r\nOrigin: https://evil.example\r\n", 403}, {"Host: localhost\r\nContent-Length: 1\r\nContent-Length: 1\r\n", 400},
+        {"Host: localhost\r\nContent-Length: 209715200\r\n", 413}, {"Host: localhost\r\nExpect: 100-continue\r\nContent-Length: 33554433\r\n", 413}, {"", 400}};
+    char request[300];
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        for (size_t k = 0; k < sizeof refusals / sizeof *refusals; k++) {
+            snprintf(request, sizeof request, "POST %s HTTP/1.1\r\n%s\r\n", paths[i].path, refusals[k].head);
+            reply r = ask_raw(request);
+            expect_shape(&r, paths[i].dialect, refusals[k].code, request);
+            reply_free(&r);
+        }
+        for (int post = 0; post < 2; post++) {
+            int code = post ? paths[i].post : paths[i].get;
+            reply r = ask(post ? "POST" : "GET", paths[i].path, "", "");
+            if (code != 200) expect_shape(&r, paths[i].dialect, code, paths[i].path);
+            assert_int_equal(r.code, code);
+            reply_free(&r);
+        }
+    }
+    static const struct { const char *path, *body, *type; int code; } anthropic[] = {
+        {"/v1/messages", "{\"model\":\"none\",\"max_tokens\":1," HELLO "}", "not_found_error", 404}, {"/v1/messages", "{}", "invalid_request_error", 400}, {"/v1/messages/nothing", "", "not_found_error", 404},
+        {"/v1/messages", "{\"max_tokens\":1,\"messages\":[{\"role\":\"user\",\"content\":\"BUSY\"}]}", "rate_limit_error", 429}, {"/v1/messages", "{\"max_tokens\":1,\"messages\":[{\"role\":\"user\",\"content\":\"FAILEARLY\"}]}", "overloaded_error", 503}};
+    for (size_t i = 0; i < sizeof anthropic / sizeof *anthropic; i++) {
+        reply r = ask("POST", anthropic[i].path, "X-Request-Id: mine\r\n", anthropic[i].body);
+        expect_shape(&r, 'A', anthropic[i].code, anthropic[i].body);
+        assert_string_equal(str(&r, "error.type"), anthropic[i].type);
+        assert_string_equal(str(&r, "request_id"), "mine");
+        reply_free(&r);
+    }
+    reply r = ask_raw("POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 209715200\r\n\r\n");
+    assert_string_equal(str(&r, "error.type"), "request_too_large");
+    reply_free(&r);
+    r = ask("POST", "/v1/messages", "X-Request-Id: mine\r\n", "{\"max_tokens\":5,\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"LATEFAIL\"}]}"); // on the way too
+    assert_string_equal(field_of(&r, "Request-Id"), "mine");
+    assert_non_null(strstr(r.body, "\"type\":\"overloaded_error\"},\"request_id\":\"mine\"}"));
+    reply_free(&r);
+    static const struct { const char *path, *type, *code; int status; } openai[] = {{"/v1/nothing", "invalid_request_error", "not_found", 404}, {"/v1/models", "invalid_request_error", "method_not_allowed", 405}};
+    for (size_t i = 0; i < sizeof openai / sizeof *openai; i++) {
+        r = ask("POST", openai[i].path, "", "");
+        assert_int_equal(r.code, openai[i].status);
+        assert_string_equal(str(&r, "error.type"), openai[i].type);
+        assert_string_equal(str(&r, "error.code"), openai[i].code);
+        reply_free(&r);
+    }
+}
+
+// What Ollama does with models of its own keeping is said to be not there, by every method.
+static void test_unmanaged(void **state) {
+    (void)state;
+    static const struct { const char *method, *path; } cases[] = {{"POST", "/api/pull"}, {"POST", "/api/push"}, {"POST", "/api/create"}, {"POST", "/api/copy"}, {"DELETE", "/api/delete"}, {"POST", "/api/blobs/sha256:0a"}, {"GET", "/api/blobs/sha256:0a"}, {"PUT", "/api/copy"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        reply r = ask(cases[i].method, cases[i].path, "", "{\"model\":\"fake\"}");
+        expect_shape(&r, 'L', 501, cases[i].path);
+        assert_non_null(strstr(str(&r, "error"), "models folder"));
+        reply_free(&r);
+    }
+}
+
+// A file that can never be served is a 503 that nobody is told to try again; one that may still be on its way is.
+static void test_broken_models(void **state) {
+    (void)state;
+    static const char *const paths[] = {CHAT, "/v1/messages", "/api/chat", "/v1/embeddings"};
+    static const struct { const char *model, *text; bool broken; } cases[] = {{"partial", "x", false}, {"broken", "x", true}, {"fake", "FAILEARLY FOREVER", true}};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
+        for (int k = 0; k < (i < 3 ? 3 : 2); k++) {
+            const bool broken = cases[k].broken;
+            char body[200];
+            snprintf(body, sizeof body, "{\"model\":\"%s\",\"max_tokens\":1,\"stream\":false,\"input\":\"x\",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}", cases[k].model, cases[k].text);
+            reply r = ask("POST", paths[i], "", body);
+            assert_int_equal(r.code, 503);
+            if (i < 2) assert_string_equal(str(&r, "error.type"), broken ? i ? "api_error" : "server_error" : i ? "overloaded_error" : "service_unavailable");
+            assert_non_null(strstr(r.body, "it ends early"));
+            assert_string_equal(field_of(&r, "Retry-After"), broken ? "" : "5");
+            assert_string_equal(field_of(&r, "X-Should-Retry"), broken ? "false" : "");
+            reply_free(&r);
+        }
+}
+
+static void expect_message_error(const char *path, const char *message, int code, const char *param) {
+    char body[400], want[100];
+    snprintf(body, sizeof body, "{\"model\":\"fake\",\"max_tokens\":1,\"stream\":false,\"messages\":[{\"role\":\"user\",\"content\":\"x\"},%s]}", message);
+    reply r = ask("POST", path, "", body);
+    if (r.code != code) fail_msg("%s %s: %d, not %d: %s", path, message, r.code, code, r.body);
+    snprintf(want, sizeof want, "messages[1].%s must ", param);
+    if (code != 200 && !strstr(r.body, want)) fail_msg("no \"%s\" in %s", want, r.body);
+    reply_free(&r);
+}
+
+static void test_messages(void **state) {
+    (void)state;
+    static const char *const paths[] = {CHAT, "/apply-template", "/v1/messages", "/api/chat"};
+    static const struct { const char *role; int code[4]; } roles[] = {
+        {"system", {200, 200, 200, 200}}, {"user", {200, 200, 200, 200}}, {"assistant", {200, 200, 200, 200}}, {"developer", {200, 200, 400, 400}}, {"tool", {200, 200, 400, 200}}, {"function", {200, 200, 400, 400}},
+        {"human", {400, 400, 400, 400}}, {"User", {400, 400, 400, 400}}, {"", {400, 400, 400, 400}}, {"user ", {400, 400, 400, 400}}};
+    char message[200];
+    for (int p = 0; p < 4; p++) {
+        for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
+            snprintf(message, sizeof message, "{\"role\":\"%s\",\"content\":\"x\"}", roles[i].role);
+            expect_message_error(paths[p], message, roles[i].code[p], "role");
+        }
+        expect_message_error(paths[p], "{\"role\":\"user\",\"content\":[]}", 400, "content");
+        expect_message_error(paths[p], "{\"role\":\"assistant\",\"content\":[],\"tool_calls\":[{\"function\":{}}]}", 200, "content"); // its calls are what it says
+        expect_message_error(paths[p], "{\"role\":\"user\",\"content\":\"\"}", 200, "content");
+    }
+    reply r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"human\",\"content\":\"x\"}]}");
+    assert_string_equal(str(&r, "error.message"), "messages[0].role must be one of system, developer, user, assistant, tool, function, not \"human\"");
+    assert_string_equal(str(&r, "error.param"), "messages[0].role");
+    reply_free(&r);
+}
+
+// The conversation that a body brings about, as templates get it.
+static json_t *template_input(const char *path, const char *body) {
+    reply r = ask("POST", path, "", body);
+    if (r.code != 200) fail_msg("%s: %d: %s", body, r.code, r.body);
+    reply_free(&r);
+    return json_loads(seen_chat, 0, NULL);
+}
+
+// How the prompt ends: a new turn of the assistant's (B), the last message going on (C), neither (E); how many messages there are.
+static void expect_ending(const char *path, const char *rest, const char *messages, char ending, size_t n) {
+    char body[500];
+    snprintf(body, sizeof body, "{\"model\":\"fake\",\"max_tokens\":1,%s\"messages\":[{\"role\":\"user\",\"content\":\"x\"}%s]}", rest, messages);
+    json_t *input = template_input(path, body);
+    if (json_is_true(at(input, "add_generation_prompt")) != (ending == 'B') || json_is_true(at(input, "continue_final_message")) != (ending == 'C') || json_array_size(at(input, "messages")) != n) fail_msg("%s: not %c: %s", body, ending, seen_chat);
+    json_decref(input);
+}
+
+static void test_endings(void **state) {
+    (void)state;
+#define ANSWER(text) ",{\"role\":\"assistant\",\"content\":\"" text "\"}"
+#define ON "\"continue_final_message\":true,"
+    expect_ending("/v1/messages", "", "", 'B', 1);
+    expect_ending("/v1/messages", "\"system\":\"s\",", ANSWER("so"), 'C', 3);
+    expect_ending("/v1/messages", "\"stream\":true,", ",{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"a \"},{\"type\":\"text\",\"text\":\" b\"}]}", 'C', 2);
+    expect_ending("/v1/messages", "", ANSWER("so ") ",{\"role\":\"user\",\"content\":\"y \"}", 'B', 3); // only the last one is looked at
+    expect_ending("/v1/messages", "", ANSWER(""), 'B', 1);
+    expect_ending("/api/chat", "", ANSWER("so"), 'B', 2);
+    expect_ending(CHAT, "", ANSWER("so"), 'B', 2);
+    expect_ending(CHAT, "\"add_generation_prompt\":true,\"continue_final_message\":false,", ANSWER("so"), 'B', 2);
+    expect_ending(CHAT, "\"add_generation_prompt\":false,", ANSWER("so"), 'E', 2);
+    expect_ending(CHAT, ON, ANSWER("so "), 'C', 2);
+    expect_ending(CHAT, ON "\"add_generation_prompt\":false,", "", 'C', 1);
+    expect_ending(CHAT, ON "\"add_generation_prompt\":false,", ANSWER(""), 'B', 1);
+    expect_ending(CHAT, "\"chat_template_kwargs\":{\"continue_final_message\":true,\"add_generation_prompt\":false},", ANSWER("so"), 'B', 2);
+    expect_error(CHAT, "{" HELLO ",\"continue_final_message\":true,\"add_generation_prompt\":true}", 400, "continue_final_message");
+    expect_error(CHAT, "{" HELLO ",\"continue_final_message\":1}", 400, "continue_final_message");
+    expect_error(CHAT, "{" HELLO ",\"add_generation_prompt\":\"no\"}", 400, "add_generation_prompt");
+    expect_error(CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"\"}],\"continue_final_message\":true}", 400, "messages[0].content");
+    static const char *const spaces[] = {"so ", "so\\n", "so\\t", " "};
+    static const char *const paths[] = {"/v1/messages", "/v1/messages/count_tokens"};
+    for (int p = 0; p < 2; p++)
+        for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++) {
+            char body[300];
+            snprintf(body, sizeof body, "{\"model\":\"fake\",\"max_tokens\":1,\"system\":\"s\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"%s\"}]}", spaces[i]);
+            reply r = ask("POST", paths[p], "", body);
+            assert_int_equal(r.code, 400);
+            assert_non_null(strstr(str(&r, "error.message"), "messages[1].content: "));
+            assert_non_null(strstr(str(&r, "error.message"), "must not end in white space"));
+            reply_free(&r);
+        }
+    reply r = ask("POST", "/apply-template", "", "{\"messages\":[{\"role\":\"assistant\",\"content\":\"so\"}],\"continue_final_message\":true}");
+    assert_non_null(strstr(str(&r, "prompt"), "\"continue_final_message\":true"));
+    reply_free(&r);
+}
+
+// How much thought is wished for goes to the template by its name, and as its switch where that is none.
+static void test_effort(void **state) {
+    (void)state;
+    static const char *const words[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};
+    char body[300];
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        snprintf(body, sizeof body, "{" HELLO ",\"reasoning_effort\":\"%s\"}", words[i]);
+        json_t *input = template_input(CHAT, body);
+        assert_string_equal(json_string_value(at(input, "reasoning_effort")), words[i]);
+        assert_int_equal(json_is_false(at(input, "enable_thinking")), i < 2);
+        assert_int_equal(at(input, "enable_thinking") != NULL, i < 2);
+        json_decref(input);
+    }
+    json_t *input = template_input(CHAT, "{" HELLO ",\"reasoning_effort\":\"none\",\"chat_template_kwargs\":{\"enable_thinking\":true,\"reasoning_effort\":\"own\"}}"); // what the client says itself counts
+    assert_true(json_is_true(at(input, "enable_thinking")));
+    assert_string_equal(json_string_value(at(input, "reasoning_effort")), "own");
+    json_decref(input);
+    input = template_input(CHAT, "{" HELLO ",\"reasoning_effort\":null}");
+    assert_null(at(input, "reasoning_effort"));
+    json_decref(input);
+    expect_error(CHAT, "{" HELLO ",\"reasoning_effort\":\"much\"}", 400, "reasoning_effort");
+    expect_error(CHAT, "{" HELLO ",\"reasoning_effort\":\"\"}", 400, "reasoning_effort");
+    expect_error(CHAT, "{" HELLO ",\"reasoning_effort\":3}", 400, "reasoning_effort");
+    expect_error("/apply-template", "{" HELLO ",\"reasoning_effort\":\"much\"}", 400, "reasoning_effort");
+    expect_error("/apply-template", "{" HELLO ",\"chat_template_kwargs\":3}", 400, "chat_template_kwargs");
+    expect_error("/apply-template", "{" HELLO ",\"model\":3}", 400, "model");
+}
+
 static void test_text_routes(void **state) {
     (void)state;
     reply r = ask("POST", "/tokenize", "", "{\"content\":\"hi\",\"add_special\":true}");
@@ -784,19 +1028,25 @@ static void test_log(void **state) {
     for (int debug = 0; debug < 2; debug++) {
         obs_set_level(debug ? OBS_DEBUG : OBS_INFO);
         taken_lines();
-        reply r = ask("POST", "/v1/chat/completions", "", "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"a secret\"}],\"max_tokens\":2}");
+        reply r = ask("POST", "/v1/chat/completions", "X-Request-Id: log-me\r\n", "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"a secret\"}],\"max_tokens\":2}");
         assert_int_equal(r.code, 200); // the line is written before the answer is
         const char *lines = taken_lines();
         assert_non_null(strstr(lines, "POST /v1/chat/completions of anonymous: fake, "));
         assert_non_null(strstr(lines, " written, length; waited "));
+        assert_non_null(strstr(lines, " (log-me)"));
         assert_null(strstr(lines, "secret"));
         assert_null(r.json ? json_object_get(r.json, "altiserve") : NULL); // the client did not ask
         const char *why = "36 of 100 tokens computed: differs from token 70 on: \"her \"cat\"\", and earlier \"his dog\"";
         assert_int_equal(strstr(lines, why) != NULL, debug);
         reply_free(&r);
-        r = ask("POST", "/v1/chat/completions", "", "{\"model\":\"none\"," HELLO "}");
+        r = ask("POST", "/v1/chat/completions", "X-Request-Id: log-me\r\n", "{\"model\":\"none\"," HELLO "}");
         lines = taken_lines();
-        assert_int_equal(strstr(lines, "404: there is no model") != NULL, debug);
+        assert_int_equal(strstr(lines, "(log-me): 404: there is no model") != NULL, debug);
+        reply_free(&r);
+        r = ask("POST", "/v1/completions", "", "{\"prompt\":\"BUSY\"}");
+        bool told = false; // a moment after the answer
+        for (int64_t until = client_now() + 5000; !told && client_now() < until;) told = strstr(taken_lines(), " 0 written, refused; ") != NULL;
+        assert_true(told);
         reply_free(&r);
     }
     obs_set_sink(NULL, NULL);
@@ -1138,6 +1388,20 @@ static void test_what_is_measured(void **state) {
             if (metric(names[i], "model_name=\"fake\"") - before[i] != (k < 3 ? 0 : computed[i]))
                 fail_msg("%s after %s: %g more", names[i], body, metric(names[i], "model_name=\"fake\"") - before[i]);
     }
+    // Among the requests that ended are those that the engine took, and no others.
+    static const struct { const char *prompt; int code; } fails[] = {{"BUSY", 429}, {"TOOLONG", 400}, {"FAILEARLY", 503}};
+    const char *labels = "model_name=\"fake\",finished_reason=\"error\"";
+    double ended = metric("vllm:request_success_total", labels);
+    for (size_t i = 0; i < sizeof fails / sizeof *fails; i++) {
+        char body[100];
+        snprintf(body, sizeof body, "{\"prompt\":\"%s\"}", fails[i].prompt);
+        reply r = ask("POST", "/v1/completions", "", body);
+        assert_int_equal(r.code, fails[i].code);
+        reply_free(&r);
+    }
+    for (int64_t until = client_now() + 5000; metric("vllm:request_success_total", labels) == ended;) assert_true(client_now() < until); // a moment after the answer
+    assert_true(metric("vllm:request_success_total", labels) == ended + 1);
+    assert_true(metric("vllm:request_success_total", "model_name=\"fake\",finished_reason=\"refused\"") == 0); // the log's word alone
     double embeddings = metric("altiserve_embeddings_total", "model_name=\"encoder\"");
     client c = client_open(port, 0);
     const char *body = "{\"model\":\"encoder\",\"input\":[\"HANG\",\"HANG\"]}";
@@ -1368,7 +1632,8 @@ static void expect_residence(const char *path, const char *body, const char *wha
     assert_string_equal(str(&r, "model"), "sleeper");
     assert_string_equal(str(&r, "done_reason"), what);
     assert_true(json_is_true(at(r.json, "done")));
-    assert_int_equal(strlen(str(&r, "created_at")), strlen("2024-01-01T00:00:00Z"));
+    assert_int_equal(strlen(str(&r, "created_at")), strlen("2024-01-01T00:00:00.123456789Z"));
+    assert_int_equal(str(&r, "created_at")[19], '.');
     assert_true(strcmp(str(&r, "created_at"), "2024") > 0);
     assert_int_equal(json_object_size(r.json), 5);
     if (atomic_load(&loaded) != !strcmp(what, "load")) fail_msg("%s %s: not done", path, body);
@@ -1465,7 +1730,7 @@ static void test_stop(void **state) {
 int main(void) {
     json_set_alloc_funcs(value_alloc, value_free);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
-                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_log), cmocka_unit_test(test_residence), cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
+                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_shapes), cmocka_unit_test(test_unmanaged), cmocka_unit_test(test_broken_models), cmocka_unit_test(test_messages), cmocka_unit_test(test_endings), cmocka_unit_test(test_effort), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_log), cmocka_unit_test(test_residence), cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
                                        cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_slow_client), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking),
                                        cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_bodies_go), cmocka_unit_test(test_what_is_measured), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);

@@ -190,6 +190,34 @@ const tests = {
     assert.equal((await (await fetch(`${url}/api/tags`)).json()).models[0].name, 'toy-1');
   },
 
+  async 'an answer goes on with the last message'() {
+    const user = { role: 'user', content: 'How do I add a model?' }, plain = { model: 'toy-1', max_tokens: 60, temperature: 0 };
+    const full = (await post('/v1/messages', { ...plain, messages: [user] })).json;
+    const text = full.content[0].text, at = text.indexOf(' ', 12), begun = { role: 'assistant', content: text.slice(0, at) };
+    const rest = (await post('/v1/messages', { ...plain, messages: [user, begun] })).json;
+    assert.equal(begun.content + rest.content[0].text, text);
+    const prompt = ({ usage }) => usage.input_tokens + usage.cache_read_input_tokens;
+    assert.equal(prompt(rest) + rest.usage.output_tokens, prompt(full) + full.usage.output_tokens); // nothing stands between
+    assert.equal((await post('/v1/messages/count_tokens', { model: 'toy-1', messages: [user, begun] })).json.input_tokens, prompt(rest));
+    assert.equal((await post('/v1/messages', { ...plain, messages: [user, { ...begun, content: '' }] })).json.content[0].text, text);
+    const on = { ...plain, messages: [user, begun], continue_final_message: true, add_generation_prompt: false };
+    assert.equal((await post('/v1/chat/completions', on)).json.choices[0].message.content, rest.content[0].text);
+    assert.equal(gather(events((await post('/v1/chat/completions', { ...on, stream: true })).text)).text, rest.content[0].text);
+    assert.notEqual((await post('/v1/chat/completions', { ...plain, messages: [user, begun] })).json.choices[0].message.content, rest.content[0].text);
+    const { json } = await post('/apply-template', on);
+    assert.ok(json.prompt.endsWith(begun.content));
+  },
+
+  async 'request ids'() {
+    for (const [path, body] of [['/v1/chat/completions', { messages: [] }], ['/v1/messages', {}], ['/api/chat', '{'], ['/nowhere', {}]]) {
+      const made = await post(path, body), given = await post(path, body, { 'x-request-id': 'trace-17' });
+      assert.match(made.headers.get('x-request-id'), /^req_[0-9a-f]{32}$/);
+      assert.equal(made.headers.get('request-id'), made.headers.get('x-request-id'));
+      assert.equal(given.headers.get('x-request-id'), 'trace-17');
+      assert.equal(given.json.request_id, path === '/v1/messages' ? 'trace-17' : undefined);
+    }
+  },
+
   async 'models are loaded and unloaded as Ollama has it'() {
     const other = await serve();
     const get = async (path) => (await fetch(other.url + path)).json();
@@ -326,6 +354,8 @@ const tests = {
       const refused = await say(name);
       assert.equal(refused.status, 503);
       assert.equal((await refused.json()).error.param, 'model');
+      const waits = ['retry-after', 'x-should-retry'].map((field) => refused.headers.get(field)); // garbage stays what it is; a half may become whole
+      assert.deepEqual(waits, name === 'half' ? ['5', null] : [null, 'false']);
     }
     copyFileSync(toy, join(folder, 'half.gguf')); // the copy is complete now
     await until('a file that was being copied shows once it is whole', async () => (await list()) === 'half,mine');

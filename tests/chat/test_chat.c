@@ -377,6 +377,46 @@ static void test_input(void **state) {
     chat_spans_free(&out);
 }
 
+// The prompt ends with the last message's text where that was written as a message's, whatever the template spells.
+static void test_continue(void **state) {
+    (void)state;
+    static const char each[] = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</d>{% endfor %}{% if add_generation_prompt %}<go>{% endif %}", trimmed[] = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</d>{% endfor %}";
+    static const struct { const char *text, *content, *want; } cases[] = {
+        {each, "so it", "<user>d</d><assistant>so it"}, {each, "d", "<user>d</d><assistant>d"}, {each, " so\\n ", "<user>d</d><assistant> so\n "}, {trimmed, " so\\n ", "<user>d</d><assistant>so"}, {each, "</d>", "<user>d</d><assistant></d>"},
+        {"{{ messages[1].content }} {{ messages[1].role }}", "so", "so"}, {"{{ messages[1].content + '!' }}{{ 'so' }}", "so", "so"}, {"{{ add_generation_prompt }}{{ messages[1].content }}", "so", "Falseso"}, {each, "", NULL}, {each, " \\n", NULL},
+        {"{{ messages[0].content }}so", "so", NULL}, {"{{ messages[1].content | upper }}", "so", NULL}, {"", "so", NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[300];
+        snprintf(text, sizeof text, "{\"messages\": [{\"role\": \"user\", \"content\": \"d\"}, {\"role\": \"assistant\", \"content\": \"%s\"}], \"continue_final_message\": true}", cases[i].content);
+        json_t *input = parse(text);
+        chat_spans out = {0};
+        error err = {0};
+        status s = render(cases[i].text, input, NULL, &out, &err);
+        assert_int_equal(s, cases[i].want ? OK : E_INVALID);
+        if (cases[i].want) {
+            assert_string_equal(out.text, cases[i].want);
+            check_spans(&out);
+        } else assert_non_null(strstr(err.text, "cannot be continued"));
+        json_decref(input);
+        chat_spans_free(&out);
+    }
+    static const char *const others[] = {"{\"messages\": [], \"continue_final_message\": true}", "{\"messages\": [{\"content\": [1]}], \"continue_final_message\": true}", "{\"continue_final_message\": true}"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        json_t *input = parse(others[i]);
+        chat_spans out = {0};
+        error err = {0};
+        assert_int_equal(render("x{{ messages }}", input, NULL, &out, &err), E_INVALID);
+        json_decref(input);
+    }
+    json_t *input = parse("{\"messages\": [{\"role\": \"user\", \"content\": \"d\"}], \"continue_final_message\": false}");
+    chat_spans out = {0};
+    assert_int_equal(render(each, input, NULL, &out, NULL), OK);
+    assert_string_equal(out.text, "<user>d</d><go>");
+    chat_spans_free(&out);
+    json_decref(input);
+}
+
 // --- Reasoning and content ---
 typedef struct parts { char text[2][4096]; size_t len[2]; bool content_began; } parts;
 static status take(void *ctx, chat_part part, const char *text, size_t len) {
@@ -443,7 +483,7 @@ static void test_prompt_opens(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden), cmocka_unit_test(test_errors_name_the_place), cmocka_unit_test(test_origin), cmocka_unit_test(test_origin_mixed),
-        cmocka_unit_test(test_limits), cmocka_unit_test(test_scans), cmocka_unit_test(test_deep_input), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_threads), cmocka_unit_test(test_input),
+        cmocka_unit_test(test_limits), cmocka_unit_test(test_scans), cmocka_unit_test(test_deep_input), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_threads), cmocka_unit_test(test_input), cmocka_unit_test(test_continue),
         cmocka_unit_test(test_split), cmocka_unit_test(test_prompt_opens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

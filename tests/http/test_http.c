@@ -296,6 +296,89 @@ static void test_refusals(void **state) {
     stop(1000);
 }
 
+// Each answer bears an id under both names, which is the client's where that is sane.
+static void expect_id(uint16_t port, const char *request, const char *given) {
+    client c = ask(port, request, "\r\n\r\n");
+    char id[200], line[250];
+    const char *at = strstr(c.text, "\r\nX-Request-Id: ");
+    if (!at || sscanf(at, "\r\nX-Request-Id: %199s", id) != 1) fail_msg("no id: %s", c.text);
+    snprintf(line, sizeof line, "\r\nRequest-Id: %s\r\n", id);
+    assert_non_null(strstr(c.text, line));
+    if (given) assert_string_equal(id, given);
+    else if (strlen(id) != 36 || strncmp(id, "req_", 4) || strspn(id + 4, "0123456789abcdef") != 32) fail_msg("made: %s", id);
+    client_close(&c);
+}
+
+static void test_ids(void **state) {
+    (void)state;
+    uint16_t port = start((http_options){0});
+    char longest[129], longer[130], request[500];
+    memset(longest, 'x', 128), longest[128] = 0;
+    memset(longer, 'x', 129), longer[129] = 0;
+    const struct { const char *id; bool taken; } cases[] = {
+        {"a", true}, {"7d9f3f0e-4c1a-4b3e-9d56-0a1b2c3d4e5f", true}, {"req_1.2+3!~", true}, {longest, true}, {longer, false}, {"", false}, {"two words", false}, {"a\tb", false}, {"a\"b", false}, {"a(b)", false}, {"\xC3\xA9", false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        snprintf(request, sizeof request, "GET /now HTTP/1.1\r\nHost: localhost\r\nx-request-id: %s\r\n\r\n", cases[i].id);
+        expect_id(port, request, cases[i].taken ? cases[i].id : NULL);
+    }
+    expect_id(port, "GET /now HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: first\r\nX-Request-Id: second\r\n\r\n", "first");
+    static const char *const others[] = {"GET /stream?n=1 HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", "HEAD /now HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "OPTIONS /now HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET /now HTTP/1.1\r\nHost: evil.example\r\n\r\n", "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 209715200\r\n\r\n"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) expect_id(port, others[i], NULL);
+    client a = ask(port, others[0], "\r\n\r\n"), b = ask(port, others[0], "\r\n\r\n");
+    assert_int_not_equal(memcmp(strstr(a.text, "X-Request-Id: "), strstr(b.text, "X-Request-Id: "), 40), 0);
+    client_close(&a), client_close(&b);
+    expect(port, "GET /now HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:1\r\n\r\n", "Access-Control-Expose-Headers: *\r\n"); // pages may read it
+    stop(1000);
+}
+
+static const char *word(void *ctx, http_request *r, int code, const char *why, strbuf *out) {
+    (void)ctx;
+    http_add_header(r, "X-Worded", "yes");
+    strbuf_addf(out, "<%s %s %d %s>", http_path(r), http_id(r), code, why);
+    return "text/x-word";
+}
+
+static void expect_error(const client *c, const char *line, const char *body) {
+    const char *end = strstr(c->text, "\r\n\r\n");
+    char length[50];
+    snprintf(length, sizeof length, "\r\nContent-Length: %zu\r\n", strlen(body));
+    if (!end || strcmp(end + 4, body) || strncmp(c->text, line, strlen(line)) || !strstr(c->text, "\r\nContent-Type: text/x-word\r\n") || !strstr(c->text, "\r\nX-Worded: yes\r\n") || !strstr(c->text, length) ||
+        !strstr(c->text, "\r\nRequest-Id: me\r\n"))
+        fail_msg("%s: %s", line, c->text);
+}
+
+// What the transport answers itself is worded by its owner, in the middle of a body too.
+static void test_error_bodies(void **state) {
+    (void)state;
+    enum { MOST = 100, DRAINED = 4 << 20 };
+    uint16_t port = start((http_options){.error_body = word, .max_body = MOST, .body_ms = 300});
+    static const struct { const char *request, *status, *body; } cases[] = {
+        {"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n", "HTTP/1.1 500 ", "</nothing me 500 the request was not answered>"},
+        {"GET /now HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n", "HTTP/1.1 400 ", "</now me 400 Host is given more than once>"},
+        {"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 209715200\r\n", "HTTP/1.1 413 ", "</echo me 413 the request body is larger than this server accepts>"},
+        {"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n", "HTTP/1.1 408 ", "</echo me 408 the request body did not come in time>"}, // and it does not
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char request[300];
+        snprintf(request, sizeof request, "%sX-Request-Id: me\r\n\r\n", cases[i].request);
+        client c = ask(port, request, NULL);
+        expect_error(&c, cases[i].status, cases[i].body);
+        client_close(&c);
+    }
+    stop(1000);
+    port = start((http_options){.error_body = word, .max_body = MOST});
+    char *block = calloc(1, MOST + DRAINED + 1);
+    client c = client_open(port, 0); // one byte more than is read to be thrown away, and nothing behind it that could make the answer a reset
+    client_say(&c, "POST /echo HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: me\r\nTransfer-Encoding: chunked\r\n\r\n500000\r\n");
+    assert_true(client_send(&c, block, MOST + DRAINED + 1, 5000));
+    assert_true(client_read_until(&c, NULL, 1, 5000));
+    expect_error(&c, "HTTP/1.1 413 ", "</echo me 413 the request body is larger than this server accepts>");
+    client_close(&c);
+    free(block);
+    stop(1000);
+}
+
 static void test_large_bodies(void **state) {
     (void)state;
     uint16_t port = start((http_options){.max_body = 1 << 20, .max_bodies = 3 << 20});
@@ -783,7 +866,7 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_answers), cmocka_unit_test(test_refusals), cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_slow_senders),
+        cmocka_unit_test(test_answers), cmocka_unit_test(test_refusals), cmocka_unit_test(test_ids), cmocka_unit_test(test_error_bodies), cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_slow_senders),
         cmocka_unit_test(test_send_buffers), cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_unread_answers), cmocka_unit_test(test_patient_senders), cmocka_unit_test(test_unread_ends), cmocka_unit_test(test_leaving), cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors),
         cmocka_unit_test(test_stop), cmocka_unit_test(test_tls), cmocka_unit_test(test_start_errors), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,26 +16,18 @@ static void begin(void) {
     TILE_LOAD(7, ones, 64);
 }
 
-static void run_bf16(int64_t rounds) {
-    begin();
-    for (int64_t r = 0; r < rounds; r++) {
-        TILE_DOT(0, 4, 6);
-        TILE_DOT(1, 4, 7);
-        TILE_DOT(2, 5, 6);
-        TILE_DOT(3, 5, 7);
+#define RUN(name, DOT)                             \
+    static void name(int64_t rounds) {             \
+        begin();                                   \
+        for (int64_t r = 0; r < rounds; r++) {     \
+            DOT(0, 4, 6);                          \
+            DOT(1, 4, 7);                          \
+            DOT(2, 5, 6);                          \
+            DOT(3, 5, 7);                          \
+        }                                          \
+        amx_release();                             \
     }
-    amx_release();
-}
-
-static void run_int8(int64_t rounds) {
-    begin();
-    for (int64_t r = 0; r < rounds; r++) {
-        _tile_dpbssd(0, 4, 6);
-        _tile_dpbssd(1, 4, 7);
-        _tile_dpbssd(2, 5, 6);
-        _tile_dpbssd(3, 5, 7);
-    }
-    amx_release();
-}
+RUN(run_bf16, TILE_DOT)
+RUN(run_int8, _tile_dpbssd)
 
 const cpu_probe cpu_probe_amx_bf16 = {"AMX bf16", 4 * 2.0 * 16 * 16 * 32, run_bf16}, cpu_probe_amx_int8 = {"AMX int8", 4 * 2.0 * 16 * 16 * 64, run_int8};

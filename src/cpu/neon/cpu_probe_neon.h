@@ -2,29 +2,13 @@
 #pragma once
 #include <arm_neon.h>
 
-#include "cpu/cpu_internal.h"
+#include "cpu/cpu_probe.h"
 
 enum { PROBE_CHAINS = 16 };
-
-static void probe_run(int64_t rounds) {
-#if defined(__ARM_FEATURE_MATMUL_INT8) || defined(__ARM_FEATURE_DOTPROD)
-    int32x4_t a[PROBE_CHAINS];
-    int8x16_t x = vdupq_n_s8(1), y = x;
-    for (int i = 0; i < PROBE_CHAINS; i++) a[i] = vdupq_n_s32(0);
-#else
-    float32x4_t a[PROBE_CHAINS], x = vdupq_n_f32(1e-3f), y = x;
-    for (int i = 0; i < PROBE_CHAINS; i++) a[i] = vdupq_n_f32(0);
-#endif
-    for (int64_t r = 0; r < rounds; r++)
-        for (int i = 0; i < PROBE_CHAINS; i++) {
-            __asm__ volatile("" : "+w"(x), "+w"(y)); // or the loop could be computed without running it
 #if defined(__ARM_FEATURE_MATMUL_INT8)
-            a[i] = vmmlaq_s32(a[i], x, y);
+PROBE_RUN(probe_run, PROBE_CHAINS, int32x4_t, vdupq_n_s32(0), int8x16_t, vdupq_n_s8(1), "w", vmmlaq_s32)
 #elif defined(__ARM_FEATURE_DOTPROD)
-            a[i] = vdotq_s32(a[i], x, y);
+PROBE_RUN(probe_run, PROBE_CHAINS, int32x4_t, vdupq_n_s32(0), int8x16_t, vdupq_n_s8(1), "w", vdotq_s32)
 #else
-            a[i] = vfmaq_f32(a[i], x, y);
+PROBE_RUN(probe_run, PROBE_CHAINS, float32x4_t, vdupq_n_f32(0), float32x4_t, vdupq_n_f32(1e-3f), "w", vfmaq_f32)
 #endif
-        }
-    for (int i = 0; i < PROBE_CHAINS; i++) __asm__ volatile("" : : "w"(a[i]));
-}

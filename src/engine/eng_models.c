@@ -398,6 +398,11 @@ static eng_file *find_path(eng_models *ms, const char *path) {
     return f;
 }
 
+static bool is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 // What ids there are, for the sentence of E_NOTFOUND.
 static status not_found(eng_models *ms, const char *id, error *err) {
     char names[300] = "";
@@ -417,7 +422,8 @@ static status find(eng_models *ms, const char *id, bool paths, eng_file **out, e
     if (!f && !strcmp(id, "toy-1")) f = ms->toy;
     if (f) atomic_fetch_add(&f->refs, 1);
     pthread_mutex_unlock(&ms->lock);
-    if (!f && *id && paths && (strchr(id, '/') || strstr(id, ".gguf"))) f = find_path(ms, id);
+    if (!f && *id && paths) f = find_path(ms, id);
+    if (!f && *id && paths && is_folder(id)) return error_set(err, E_NOTFOUND, "%.200s is a folder; name a .gguf file in it", id);
     if (!f) {
         pthread_mutex_lock(&ms->lock);
         status s = not_found(ms, id, err);

@@ -233,14 +233,10 @@ static bool file_stamp(const char *path, uint64_t *stamp, int64_t *modified) {
         else snprintf(part_path, sizeof part_path, "%s", path);
         bool there = stat(part_path, &st) == 0 && S_ISREG(st.st_mode);
         if (!there && i == 1) return false;
-#if defined(__APPLE__)
-        uint64_t nanos = (uint64_t)st.st_mtimespec.tv_nsec;
-#else
-        uint64_t nanos = (uint64_t)st.st_mtim.tv_nsec;
-#endif
-        const uint64_t facts[] = {there ? (uint64_t)st.st_size : UINT64_MAX, (uint64_t)st.st_mtime, nanos, (uint64_t)st.st_ino};
+        struct timespec when = os_modified(&st);
+        const uint64_t facts[] = {there ? (uint64_t)st.st_size : UINT64_MAX, (uint64_t)when.tv_sec, (uint64_t)when.tv_nsec, (uint64_t)st.st_ino};
         for (size_t k = 0; k < sizeof facts / sizeof *facts; k++) *stamp = (*stamp ^ facts[k]) * 1099511628211u;
-        if (i == 1) *modified = st.st_mtime;
+        if (i == 1) *modified = when.tv_sec;
     }
     return true;
 }

@@ -1,5 +1,5 @@
 // base/os: what differs from one operating system to another. Each system has a file of its own, os_linux.c and os_darwin.c, as have the few rooms that
-// need more of it (http_poll_*.c, obs_process_*.c); nothing else asks which system it is (but for the object format, engine/eng_toy.c) or includes such headers.
+// need more of it (http_poll_*.c, obs_process_*.c, ...); nothing else asks which system it is (but for the object format, engine/eng_toy.c) or includes such headers.
 // Threads: all of it may be called from anywhere.
 #pragma once
 #include <pthread.h>

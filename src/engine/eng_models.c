@@ -418,8 +418,10 @@ static status find(eng_models *ms, const char *id, bool paths, eng_file **out, e
     if (!f && !strcmp(id, "toy-1")) f = ms->toy;
     if (f) atomic_fetch_add(&f->refs, 1);
     pthread_mutex_unlock(&ms->lock);
-    if (!f && *id && paths) f = find_path(ms, id);
-    if (!f && *id && paths && is_folder(id)) return error_set(err, E_NOTFOUND, "%.200s is a folder; name a .gguf file in it", id);
+    if (!f && *id && paths) {
+        f = find_path(ms, id);
+        if (!f && is_folder(id)) return error_set(err, E_NOTFOUND, "%.200s is a folder; name a .gguf file in it", id);
+    }
     if (!f) {
         pthread_mutex_lock(&ms->lock);
         status s = not_found(ms, id, err);

@@ -1,6 +1,6 @@
 // The commands that look inside, as a script uses them: what they take, what they refuse, and with which status.
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, mkdtempSync, writeFileSync, rmSync, existsSync, lstatSync, openSync, closeSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, writeFileSync, rmSync, existsSync, lstatSync, openSync, closeSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import assert from 'node:assert/strict';
@@ -80,6 +80,18 @@ if (existsSync('/dev/full'))
     assert.equal(r.status, 1, args.join(' '));
     assert.match(r.stderr, /could not be written/, args.join(' '));
   }
+
+// The documents name no command and no flag that is not there, and the README every command.
+const repository = new URL('../../', import.meta.url);
+const text_of = (path) => readFileSync(new URL(path, repository), 'utf8');
+const commands = [...ok(['help']).matchAll(/^  ([a-z]+) /gm)].map((m) => m[1]);
+const flags = new Set(['--help', ...commands.flatMap((c) => ok([c, '--help']).match(/^  --[a-z-]+/gm).map((f) => f.trim()))]);
+for (const c of commands) assert.match(text_of('README.md'), new RegExp(`\`(altiserve )?${c}\\b`), c);
+for (const path of ['README.md', 'docs/API.md', 'docs/ARCHITECTURE.md', 'tools/toy/facts.txt']) {
+  const said = text_of(path);
+  for (const [flag] of said.matchAll(/(?<![\w-])--[a-z][a-z-]+/g)) assert.ok(flags.has(flag), `${path}: ${flag}`);
+  for (const [, c] of said.matchAll(/(?:`|build\/)altiserve ([a-z]+)/g)) assert.ok(commands.includes(c), `${path}: altiserve ${c}`);
+}
 
 rmSync(dir, { recursive: true });
 console.log('commands: all passed');

@@ -25,7 +25,7 @@ typedef struct altiserve_options {
     uint32_t    context;      // tokens per sequence; 0: the file's, at most 8,192 unless asked for
     const char *kv_type;      // "auto", "f16", "bf16", "q8_0", "f32"; NULL: auto
     const char *device;       // "cpu" (NULL: cpu), "cuda", "metal"
-    const char *isa;          // NULL: the best tier; "ref", "avx2", "avx512", "amx", "neon"
+    const char *isa;          // NULL: the best tier; "ref", "avx2", "amx", ...: an unknown name is answered with all of them
     bool        deterministic;
     int         parallel;     // sequences that run at once; 0: 64
     int         queue;        // requests that may wait; past it E_BUSY; 0: 256

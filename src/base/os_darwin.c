@@ -43,6 +43,8 @@ bool os_populate(void *at, size_t bytes) {
     return false;
 }
 
+struct timespec os_modified(const struct stat *st) { return st->st_mtimespec; }
+
 int os_cond_init(pthread_cond_t *c) { return pthread_cond_init(c, NULL); }
 
 int os_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *lock, const struct timespec *deadline) {

@@ -94,6 +94,8 @@ void os_huge_pages(void *at, size_t bytes) { (void)madvise(at, bytes, MADV_HUGEP
 #endif
 bool os_populate(void *at, size_t bytes) { return madvise(at, bytes, MADV_POPULATE_WRITE) == 0; }
 
+struct timespec os_modified(const struct stat *st) { return st->st_mtim; }
+
 int os_cond_init(pthread_cond_t *c) {
     pthread_condattr_t attr;
     int e = pthread_condattr_init(&attr);

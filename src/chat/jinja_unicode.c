@@ -5,7 +5,7 @@
 #include <pthread.h>
 #include <wchar.h>
 #include <wctype.h>
-#ifdef __APPLE__
+#if __has_include(<xlocale.h>)
 #include <xlocale.h>
 #endif
 

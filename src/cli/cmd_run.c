@@ -185,10 +185,11 @@ static status one_message(struct chat *c, const char *prompt, bool piped_in, err
         strbuf_free(&text);
         return err->code;
     }
-    if (prompt && len) strbuf_adds(&text, "\n\n");
+    if (text.len && len) strbuf_adds(&text, "\n\n");
     strbuf_add(&text, piped ? piped : "", len);
     if (text.failed) error_set(err, E_NOMEM, "no memory for the message");
-    else if (text.len && add_message(c, "user", text.data, text.len, err) == OK) answer(c, err);
+    else if (!text.len) error_set(err, E_USAGE, "the prompt is empty");
+    else if (add_message(c, "user", text.data, text.len, err) == OK) answer(c, err);
     mem_free(piped);
     strbuf_free(&text);
     return err->code;

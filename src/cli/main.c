@@ -60,14 +60,17 @@ int main(int argc, char **argv) {
     }
     for (int i = 2; i < argc && strcmp(argv[i], "--"); i++)
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-            printf("usage: altiserve %s %s [flags]\n%s\n\n", c->name, c->words, c->help);
+            printf("usage: altiserve %s %s%s[flags]\n%s\n\n", c->name, c->words, *c->words ? " " : "", c->help);
             flags_help(c->bit);
             return written(0);
         }
     flags f;
     error err = {0};
-    if (flags_parse(c->bit, argc - 2, argv + 2, c->max, &f, &err) != OK || f.n_positional < c->min) {
-        if (!err.code) error_set(&err, E_USAGE, "usage: altiserve %s %s", c->name, c->words);
+    flags_parse(c->bit, argc - 2, argv + 2, c->max, &f, &err);
+    for (int i = 0; i < c->min && !err.code; i++) // a word behind these, a prompt, is the command's to judge
+        if (!f.positional[i] || !*f.positional[i])
+            error_set(&err, E_USAGE, "%susage: altiserve %s %s", f.positional[i] ? "\"\" names nothing; " : "", c->name, c->words);
+    if (err.code) {
         fprintf(stderr, "altiserve %s: %s; see `altiserve %s --help`\n", c->name, err.text, c->name);
         return 2;
     }

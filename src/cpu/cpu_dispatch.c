@@ -105,7 +105,10 @@ status cpu_choose_kernels(const char *isa, cpu_kernels *k, error *err) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) known |= !strcmp(isa, names[i]);
     if (!known) {
         char all[128] = "";
-        for (size_t i = 0, n = sizeof names / sizeof *names; i < n; i++) snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", i == 0 ? "" : i + 1 < n ? ", " : " and ", names[i]);
+        for (size_t i = 0, n = sizeof names / sizeof *names; i < n; i++) {
+            const char *between = i == 0 ? "" : i + 1 < n ? ", " : " and ";
+            snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", between, names[i]);
+        }
         return error_set(err, E_USAGE, "no processor tier is called '%s'; there are %s", isa, all);
     }
     if (!t || t->needs & ~detect()) return error_set(err, E_UNSUPPORTED, "this machine cannot run the tier '%s'; its best is %s", isa, best);

@@ -233,14 +233,10 @@ static bool file_stamp(const char *path, uint64_t *stamp, int64_t *modified) {
         else snprintf(part_path, sizeof part_path, "%s", path);
         bool there = stat(part_path, &st) == 0 && S_ISREG(st.st_mode);
         if (!there && i == 1) return false;
-#if defined(__APPLE__)
-        uint64_t nanos = (uint64_t)st.st_mtimespec.tv_nsec;
-#else
-        uint64_t nanos = (uint64_t)st.st_mtim.tv_nsec;
-#endif
-        const uint64_t facts[] = {there ? (uint64_t)st.st_size : UINT64_MAX, (uint64_t)st.st_mtime, nanos, (uint64_t)st.st_ino};
+        struct timespec when = os_modified(&st);
+        const uint64_t facts[] = {there ? (uint64_t)st.st_size : UINT64_MAX, (uint64_t)when.tv_sec, (uint64_t)when.tv_nsec, (uint64_t)st.st_ino};
         for (size_t k = 0; k < sizeof facts / sizeof *facts; k++) *stamp = (*stamp ^ facts[k]) * 1099511628211u;
-        if (i == 1) *modified = st.st_mtime;
+        if (i == 1) *modified = when.tv_sec;
     }
     return true;
 }
@@ -398,6 +394,11 @@ static eng_file *find_path(eng_models *ms, const char *path) {
     return f;
 }
 
+static bool is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 // What ids there are, for the sentence of E_NOTFOUND.
 static status not_found(eng_models *ms, const char *id, error *err) {
     char names[300] = "";
@@ -417,7 +418,10 @@ static status find(eng_models *ms, const char *id, bool paths, eng_file **out, e
     if (!f && !strcmp(id, "toy-1")) f = ms->toy;
     if (f) atomic_fetch_add(&f->refs, 1);
     pthread_mutex_unlock(&ms->lock);
-    if (!f && *id && paths && (strchr(id, '/') || strstr(id, ".gguf"))) f = find_path(ms, id);
+    if (!f && *id && paths) {
+        f = find_path(ms, id);
+        if (!f && is_folder(id)) return error_set(err, E_NOTFOUND, "%.200s is a folder; name a .gguf file in it", id);
+    }
     if (!f) {
         pthread_mutex_lock(&ms->lock);
         status s = not_found(ms, id, err);

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "kv/kv_disk_map.h"
 
 static const uint64_t DEFAULT_BYTES = 8ull << 30, DEFAULT_RATE = 256ull << 20, DEFAULT_AHEAD = 64ull << 20, QUEUE_BYTES = 128ull << 20;
@@ -108,7 +109,8 @@ static bool read_header(int folder, const char *name, found *out) {
     char expect[80];
     for (int i = 0; i < 32; i++) snprintf(expect + 2 * i, 3, "%02x", out->what.id[i]);
     snprintf(expect + 64, sizeof expect - 64, ".%d", out->what.group);
-    out->time = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+    struct timespec when = os_modified(&st);
+    out->time = (int64_t)when.tv_sec * 1000000000 + when.tv_nsec;
     return !strcmp(expect, name);
 }
 

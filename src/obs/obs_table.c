@@ -62,7 +62,7 @@ const obs_row obs_table[OBS_METRICS] = {
     {OBS_TIER_SLOWEST, OBS_GAUGE, {"altiserve_cache_tier_slowest_write_seconds"}, "The longest time since the start from a page's filling to its file.", {"tier", NULL}, NULL},
     {OBS_LOADS, OBS_COUNTER, {"altiserve_model_loads_total"}, "Models loaded, by result.", {"model_name", "result"}, NULL},
     {OBS_LOAD_SECONDS, OBS_HISTOGRAM, {"altiserve_model_load_seconds"}, "Time to load a model.", MODEL, seconds},
-    {OBS_UNLOADS, OBS_COUNTER, {"altiserve_model_unloads_total"}, "Models unloaded to make room.", MODEL, NULL},
+    {OBS_UNLOADS, OBS_COUNTER, {"altiserve_model_unloads_total"}, "Models unloaded: to make room, as was asked, or because their file is another or gone.", MODEL, NULL},
     {OBS_HTTP_REQUESTS, OBS_COUNTER, {"altiserve_http_requests_total"}, "HTTP requests answered.", {"path", "code"}, NULL},
     {OBS_HTTP_CONNECTIONS, OBS_GAUGE, {"altiserve_http_connections"}, "Open connections.", {NULL, NULL}, NULL},
     {OBS_HTTP_CUT, OBS_COUNTER, {"altiserve_http_cut_total"}, "Connections cut by a limit, by which.", {"reason", NULL}, NULL},

@@ -40,6 +40,11 @@ static void test_refused(void **state) {
         assert_int_equal(PARSE(CMD_SERVE, bad[i][0], bad[i][1]), E_USAGE);
         assert_non_null(strstr(err.text, bad[i][0])); // the sentence names the flag
     }
+    for (const char **name = (const char *[]){"--models", "--host", "--api-key-file", "--cache-dir", "--draft", NULL}; *name; name++) {
+        assert_int_equal(PARSE(CMD_SERVE, *name, ""), E_USAGE);
+        assert_non_null(strstr(err.text, *name));
+    }
+    assert_int_equal(PARSE(CMD_RUN, "--system", ""), OK); // a text may be empty
     assert_int_equal(PARSE(CMD_SERVE, "--port"), E_USAGE);
     assert_int_equal(PARSE(CMD_SERVE, "--deterministic=1"), E_USAGE);
     assert_int_equal(PARSE(CMD_SERVE, "--top-k", "4"), E_USAGE); // a flag of another command

@@ -91,7 +91,7 @@ def of_architectures(logs, old):
         yield ""
     yield f"## Architectures that are out: {len(out)}"
     yield ""
-    yield "A file of one of these is refused by name when it is loaded, with the reason."
+    yield "A file of one of these is refused by name when it is found, with the reason."
     yield ""
     yield from table(("architecture", "why"), out)
 

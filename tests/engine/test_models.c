@@ -785,12 +785,17 @@ static void paths_open_only_where_allowed(void **state) {
     put("a.gguf", SIZE_MAX, false);
     altiserve *a = folder(0);
     altiserve_model_info info;
+    error err = {0};
     assert_int_equal(state_of(a, path_of("a.gguf"), &info), E_NOTFOUND);
+    assert_int_equal(altiserve_model(a, dir, &info, &err), E_NOTFOUND);
+    assert_null(strstr(err.text, "folder")); // a client is not told what there is on the disk
     altiserve_destroy(a);
     altiserve_options o = toy_options();
     o.open_paths = true;
     a = engine_with(o);
     serves(a, path_of("a.gguf"));
+    assert_int_equal(altiserve_model(a, dir, &info, &err), E_NOTFOUND);
+    assert_non_null(strstr(err.text, "is a folder; name a .gguf file in it"));
     altiserve_destroy(a);
 }
 

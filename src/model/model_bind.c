@@ -162,9 +162,10 @@ static const char *slot_name(const hparams *hp, slot s) {
 
 static status bad_shape(const bound_tensor *t, int64_t k, int64_t n, int64_t experts, error *err) {
     if (experts > 1)
-        return error_set(err, E_INVALID, "tensor \"%s\" is [%lld, %lld, %lld], expected [%lld, %lld, %lld]", t->desc.name, (long long)t->desc.k, (long long)t->desc.n, (long long)t->desc.experts,
-                         (long long)k, (long long)n, (long long)experts);
-    return error_set(err, E_INVALID, "tensor \"%s\" is [%lld, %lld], expected [%lld, %lld]", t->desc.name, (long long)t->desc.k, (long long)t->desc.n, (long long)k, (long long)n);
+        return error_set(err, E_INVALID, "tensor \"%s\" is [%lld, %lld, %lld], expected [%lld, %lld, %lld]", t->desc.name,
+                         (long long)t->desc.k, (long long)t->desc.n, (long long)t->desc.experts, (long long)k, (long long)n, (long long)experts);
+    return error_set(err, E_INVALID, "tensor \"%s\" is [%lld, %lld], expected [%lld, %lld]", t->desc.name,
+                     (long long)t->desc.k, (long long)t->desc.n, (long long)k, (long long)n);
 }
 
 // Holds a matrix to a shape; n = 0 takes any.
@@ -219,7 +220,9 @@ static status add(binding *b, const gguf_tensor *t, unsigned use, bool experts, 
         if (t->dims[i] < 1 || t->dims[i] > (1u << 30)) return error_set(err, E_INVALID, "tensor \"%s\" has a dimension of %llu", t->name, (unsigned long long)t->dims[i]);
     if (t->dims[3] != 1 || (!experts && t->dims[2] != 1)) return error_set(err, E_INVALID, "tensor \"%s\" has more dimensions than expected", t->name);
     bound_tensor *d = &b->all[b->n++];
-    *d = (bound_tensor){.src = t, .desc = {.name = t->name, .type = (uint32_t)t->type, .k = (int64_t)t->dims[0], .n = (int64_t)t->dims[1], .experts = (int64_t)t->dims[2], .use = use}, .bytes = t->bytes};
+    *d = (bound_tensor){.src = t,
+                        .desc = {.name = t->name, .type = (uint32_t)t->type, .k = (int64_t)t->dims[0], .n = (int64_t)t->dims[1], .experts = (int64_t)t->dims[2], .use = use},
+                        .bytes = t->bytes};
     *out = d;
     return OK;
 }
@@ -350,7 +353,8 @@ static bool harmless(const char *name) {
 }
 
 static status bind_block(binding *b, const hparams *hp, const gguf_tensor *t, int32_t layer, const char *stem, size_t len, const char *suffix, error *err) {
-    if (hp->row->more & B_CYCLES && layer >= 2 * hp->cycle_layers) return error_set(err, E_INVALID, "tensor \"%s\" is past the last of two stacks of %d layers", t->name, hp->cycle_layers);
+    if (hp->row->more & B_CYCLES && layer >= 2 * hp->cycle_layers)
+        return error_set(err, E_INVALID, "tensor \"%s\" is past the last of two stacks of %d layers", t->name, hp->cycle_layers);
     if (layer >= hp->n_layers) return (hp->row->keys & K_NEXTN) ? OK : error_set(err, E_INVALID, "tensor \"%s\" is past the last of %d layers", t->name, hp->n_layers);
     bool weight = !strcmp(suffix, "weight") || !*suffix, bias = !strcmp(suffix, "bias");
     for (int s = 0; s < SLOT_COUNT; s++) {
@@ -512,7 +516,9 @@ static status check_feed(const hparams *hp, slot_pair *s, int32_t il, int64_t e,
             for (int i = S_GATE_CHUNK; i <= S_DOWN_CHUNK; i++)
                 if (!s[i].w) return missing(il, SLOTS[i].name, err);
             ff = s[S_UP_CHUNK].w->desc.n;
-            if ((st = want_matrix(&s[S_GATE_CHUNK], e, ff, few, err)) || (st = want_matrix(&s[S_UP_CHUNK], e, ff, few, err)) || (st = want_matrix(&s[S_DOWN_CHUNK], ff, e, few, err))) return st;
+            if ((st = want_matrix(&s[S_GATE_CHUNK], e, ff, few, err)) || (st = want_matrix(&s[S_UP_CHUNK], e, ff, few, err))
+                || (st = want_matrix(&s[S_DOWN_CHUNK], ff, e, few, err)))
+                return st;
         }
         if (hp->row->traits & A_GEMMA4) {
             static const slot more[] = {S_FFN_POST_1, S_FFN_PRE_2, S_FFN_POST_2, S_ROUTER_SCALE, S_UP};
@@ -533,7 +539,9 @@ static status check_feed(const hparams *hp, slot_pair *s, int32_t il, int64_t e,
         if (!s[S_DOWN].w) return missing(il, "ffn_down.weight", err);
         int64_t ff = s[S_DOWN].w->desc.k, up = s[S_UP].w->desc.n;
         bool fused = (hp->row->traits & A_FUSED_UP) && !s[S_GATE].w && up == 2 * ff;
-        if ((st = want_matrix(&s[S_UP], e, fused ? 2 * ff : ff, 1, err)) || (st = want_matrix(&s[S_GATE], e, ff, 1, err)) || (st = want_matrix(&s[S_DOWN], ff, e, 1, err))) return st;
+        if ((st = want_matrix(&s[S_UP], e, fused ? 2 * ff : ff, 1, err)) || (st = want_matrix(&s[S_GATE], e, ff, 1, err))
+            || (st = want_matrix(&s[S_DOWN], ff, e, 1, err)))
+            return st;
     } else if (!experts) {
         char name[32];
         snprintf(name, sizeof name, "%s.weight", up_name);
@@ -543,7 +551,9 @@ static status check_feed(const hparams *hp, slot_pair *s, int32_t il, int64_t e,
 }
 
 // A gate of attention's result: one for each head or for each column.
-static status want_gate(const slot_pair *s, int64_t e, int64_t heads, int64_t columns, error *err) { return want_matrix(s, e, s->w && s->w->desc.n == heads ? heads : columns, 1, err); }
+static status want_gate(const slot_pair *s, int64_t e, int64_t heads, int64_t columns, error *err) {
+    return want_matrix(s, e, s->w && s->w->desc.n == heads ? heads : columns, 1, err);
+}
 
 static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *err) {
     const layer_hp *l = &hp->layers[il];
@@ -566,7 +576,8 @@ static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *e
         if (!s[S_V_B].w) return missing(il, "attn_v_b.weight", err);
         for (int i = 0; i < 2; i++) {
             const bound_tensor *t = s[i ? S_V_B : S_K_B].w;
-            if (t->src->dims[2] != (uint64_t)heads) return error_set(err, E_INVALID, "tensor \"%s\" holds %llu heads, expected %lld", t->desc.name, (unsigned long long)t->src->dims[2], (long long)heads);
+            if (t->src->dims[2] != (uint64_t)heads)
+                return error_set(err, E_INVALID, "tensor \"%s\" holds %llu heads, expected %lld", t->desc.name, (unsigned long long)t->src->dims[2], (long long)heads);
         }
         if (nope < 1) return error_set(err, E_INVALID, "key \"%s.attention.key_length_mla\" leaves nothing beside the rotated values", hp->row->name);
         if ((st = want_matrix(&s[S_K_B], nope, r, 1, err)) || (st = want_matrix(&s[S_V_B], r, l->mla_v, 1, err))) return st;
@@ -576,7 +587,9 @@ static status check_latent(const hparams *hp, slot_pair *s, int32_t il, error *e
         if ((st = want_matrix(&s[S_KV_B], r, heads * (nope + l->mla_v), 1, err))) return st;
     }
     if (!s[S_OUT].w) return missing(il, "attn_output.weight", err);
-    if ((st = want_gate(&s[S_GATE_ATTN], e, heads, heads * l->mla_v, err)) || (st = want_vector(s[S_SINKS].w, heads, err)) || (st = want_vector(s[S_K_NORM].w, hp->n_rot, err))) return st;
+    if ((st = want_gate(&s[S_GATE_ATTN], e, heads, heads * l->mla_v, err)) || (st = want_vector(s[S_SINKS].w, heads, err))
+        || (st = want_vector(s[S_K_NORM].w, hp->n_rot, err)))
+        return st;
     return want_matrix(&s[S_OUT], heads * l->mla_v, e, 1, err);
 }
 
@@ -617,7 +630,9 @@ static status check_layer(const hparams *hp, slot_pair *s, int32_t il, error *er
         if (!s[S_K].w && own_kv) return missing(il, "attn_k.weight", err);
         if (!s[S_V].w && (!(traits & A_GEMMA4) || hp->row->more & B_ALTUP)) return missing(il, "attn_v.weight", err);
         if (!s[S_V].w && k != v) return missing(il, "attn_v.weight", err);
-        if ((st = want_matrix(&s[S_Q], e, hp->row->recur == RECUR_DELTA ? 2 * q : q, 1, err)) || (st = want_matrix(&s[S_K], e, k, 1, err)) || (st = want_matrix(&s[S_V], e, v, 1, err))) return st;
+        if ((st = want_matrix(&s[S_Q], e, hp->row->recur == RECUR_DELTA ? 2 * q : q, 1, err)) || (st = want_matrix(&s[S_K], e, k, 1, err))
+            || (st = want_matrix(&s[S_V], e, v, 1, err)))
+            return st;
     }
     if (traits & A_SUB_NORMS) {
         if (s[S_ROUTER].w || s[S_UP_EXPS].w) return error_set(err, E_UNSUPPORTED, "layer %d has experts, which architecture \"%s\" is not built with", il, hp->row->name);
@@ -646,7 +661,9 @@ static status check_ple(const hparams *hp, binding *b, error *err) {
     if (!b->ple_embed.w) return missing(-1, "per_layer_token_embd.weight", err);
     if (!b->ple_proj.w) return missing(-1, "per_layer_model_proj.weight", err);
     if (!b->ple_norm.w) return missing(-1, "per_layer_proj_norm.weight", err);
-    if ((st = want_matrix(&b->ple_embed, all, b->embed.w->desc.n, 1, err)) || (st = want_matrix(&b->ple_proj, e, all, 1, err)) || (st = want_vector(b->ple_norm.w, n, err))) return st;
+    if ((st = want_matrix(&b->ple_embed, all, b->embed.w->desc.n, 1, err)) || (st = want_matrix(&b->ple_proj, e, all, 1, err))
+        || (st = want_vector(b->ple_norm.w, n, err)))
+        return st;
     for (int32_t i = 0; i < hp->n_layers; i++) {
         slot_pair *s = b->layers[i].s;
         if (!s[S_PLE_GATE].w) return missing(i, "inp_gate.weight", err);
@@ -662,7 +679,8 @@ static status read_factor(const gguf *g, slot_pair *p, error *err) {
     if (!p->scale) return OK;
     const gguf_tensor *t = p->scale;
     if (!p->w) return error_set(err, E_INVALID, "tensor \"%s\" scales nothing", t->name);
-    if (gguf_tensor_elems(t) != 1 || (t->type != QUANT_F32 && t->type != QUANT_F16 && t->type != QUANT_BF16)) return error_set(err, E_INVALID, "tensor \"%s\" is no single float", t->name);
+    if (gguf_tensor_elems(t) != 1 || (t->type != QUANT_F32 && t->type != QUANT_F16 && t->type != QUANT_BF16))
+        return error_set(err, E_INVALID, "tensor \"%s\" is no single float", t->name);
     status st = gguf_read_f32(g, t, 0, 1, &p->factor, err);
     if (!st && (!isfinite(p->factor) || p->factor == 0)) return error_set(err, E_INVALID, "tensor \"%s\" is %g", t->name, (double)p->factor);
     return st;
@@ -705,7 +723,9 @@ static status check_globals(hparams *hp, binding *b, error *err) {
     if ((st = want_matrix(&b->output, e, vocab, 1, err))) return st;
     if (!b->out_norm.w && !(traits & A_NORM_PLAIN) && hp->row->encoder != ENC_POST) return missing(-1, "output_norm.weight", err);
     if (traits & A_EMBED_NORM && !hp->row->encoder && !b->embed_norm.w) return missing(-1, "token_embd_norm.weight", err);
-    if ((st = want_vector(b->out_norm.w, e, err)) || (st = want_vector(b->out_norm.b, e, err)) || (st = want_vector(b->embed_norm.w, e, err)) || (st = want_vector(b->embed_norm.b, e, err))) return st;
+    if ((st = want_vector(b->out_norm.w, e, err)) || (st = want_vector(b->out_norm.b, e, err))
+        || (st = want_vector(b->embed_norm.w, e, err)) || (st = want_vector(b->embed_norm.b, e, err)))
+        return st;
     if (traits & A_LEARNED_POS) {
         if (!b->positions.w) return missing(-1, "position_embd.weight", err);
         if (b->positions.w->desc.k != e) return bad_shape(b->positions.w, e, b->positions.w->desc.n, 1, err);

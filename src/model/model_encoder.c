@@ -39,7 +39,8 @@ static dev_reg score(graph *c, dev_reg x) {
         dev_reg y = dev_reg_wanted(p, (int32_t)b->cls.w->desc.n);
         dev_act act = named(c->hp, "modern-bert") ? DEV_ACT_GELU : DEV_ACT_TANH;
         dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = act, .out = {graph_out(y, &b->cls)}});
-        if (b->cls_norm.w) dev_op_norm(p, (dev_norm){.dst = y, .src = y, .kind = DEV_NORM_LAYER, .eps = c->hp->eps, .weight = graph_weight(&b->cls_norm), .add = DEV_NONE, .sum = DEV_NONE});
+        if (b->cls_norm.w)
+            dev_op_norm(p, (dev_norm){.dst = y, .src = y, .kind = DEV_NORM_LAYER, .eps = c->hp->eps, .weight = graph_weight(&b->cls_norm), .add = DEV_NONE, .sum = DEV_NONE});
         x = y;
     }
     if (!b->cls_out.w) return x;
@@ -90,7 +91,8 @@ status encoder_check(const hparams *hp, binding *b, error *err) {
     if (hp->row->traits & A_EMBED_NORM && hp->row->encoder && !b->embed_norm.w) return error_set(err, E_INVALID, "the file has no tensor \"token_embd_norm.weight\"");
     if ((st = want_vector(b->token_type, e, err))) return st;
     if (hp->pooling == MODEL_POOL_RANK && !b->cls.w && !b->cls_out.w)
-        return error_set(err, E_INVALID, "key \"%s.pooling_type\" says that this model ranks, but there is neither a tensor \"cls.weight\" nor \"cls.output.weight\"", hp->row->name);
+        return error_set(err, E_INVALID, "key \"%s.pooling_type\" says that this model ranks, but there is neither a tensor \"cls.weight\" nor \"cls.output.weight\"",
+                         hp->row->name);
     slot_pair *const heads[] = {&b->cls, &b->cls_out, &b->dense[0], &b->dense[1]};
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
         if (!heads[i]->w) continue;

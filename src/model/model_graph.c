@@ -65,17 +65,21 @@ static void qk_norm(graph *c, dev_reg r, const slot_pair *s, int32_t head, int32
     // One weight a head, shared by the heads or not; or the whole row (olmo2).
     int32_t group = w->k == head ? head : whole;
     bool layer = c->hp->row->more & B_QK_LAYER;
-    dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = c->hp->layer_norm || layer ? DEV_NORM_LAYER : DEV_NORM_RMS, .group = group, .eps = layer ? 1e-5f : c->hp->eps, .weight = w,
-                                 .bias = bias(s), .add = DEV_NONE, .sum = DEV_NONE});
+    dev_op_norm(c->p, (dev_norm){.dst = r, .src = r, .kind = c->hp->layer_norm || layer ? DEV_NORM_LAYER : DEV_NORM_RMS,
+                                 .group = group, .eps = layer ? 1e-5f : c->hp->eps,
+                                 .weight = w, .bias = bias(s), .add = DEV_NONE, .sum = DEV_NONE});
 }
 
 void graph_rotate(graph *c, const layer_hp *l, dev_reg r, int32_t heads, int32_t head_dim, int32_t first) {
     const hparams *hp = c->hp;
     bool plain = l->windowed && (hp->row->traits & A_WINDOW_PLAIN_ROPE);
-    dev_op_rope(c->p, (dev_rope){.reg = r, .kind = hp->rope == ROPE_PAIRS ? DEV_ROPE_NORM : DEV_ROPE_NEOX, .n_head = heads, .head_dim = head_dim, .first = first, .dims = l->n_rot,
+    bool unscaled = l->windowed && (hp->row->traits & A_GEMMA4 || hp->row->more & B_HALF_ROT);
+    const dev_tensor *factors = c->b->rope_factors && !unscaled ? c->b->rope_factors->dev : NULL;
+    dev_op_rope(c->p, (dev_rope){.reg = r, .kind = hp->rope == ROPE_PAIRS ? DEV_ROPE_NORM : DEV_ROPE_NEOX,
+                                 .n_head = heads, .head_dim = head_dim, .first = first, .dims = l->n_rot,
                                  .base = l->windowed ? hp->rope_base_window : hp->rope_base, .freq_scale = l->windowed ? hp->freq_scale_window : hp->freq_scale,
                                  .ext_factor = plain ? 0 : hp->ext_factor, .attn_factor = plain ? 1 : hp->attn_factor, .beta_fast = hp->beta_fast, .beta_slow = hp->beta_slow,
-                                 .n_ctx_orig = (int32_t)(hp->n_ctx_orig < INT32_MAX ? hp->n_ctx_orig : INT32_MAX), .factors = c->b->rope_factors && !(l->windowed && (hp->row->traits & A_GEMMA4 || hp->row->more & B_HALF_ROT)) ? c->b->rope_factors->dev : NULL});
+                                 .n_ctx_orig = (int32_t)(hp->n_ctx_orig < INT32_MAX ? hp->n_ctx_orig : INT32_MAX), .factors = factors});
 }
 
 static void plain_norm(graph *c, dev_reg r, int32_t head) {
@@ -102,7 +106,8 @@ void graph_gate(graph *c, int32_t il, dev_reg att, dev_reg x) {
     const slot_pair *s = &c->b->layers[il].s[S_GATE_ATTN];
     if (!s->w) return;
     dev_reg gate = part(c, c->gate[0], (int32_t)s->w->desc.n);
-    dev_op_linear(c->p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = c->hp->row->more & B_GATE_SOFTPLUS ? DEV_ACT_SOFTPLUS : DEV_ACT_SIGMOID, .out = {graph_out(gate, s)}});
+    dev_act act = c->hp->row->more & B_GATE_SOFTPLUS ? DEV_ACT_SOFTPLUS : DEV_ACT_SIGMOID;
+    dev_op_linear(c->p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = act, .out = {graph_out(gate, s)}});
     dev_op_combine(c->p, (dev_combine){.dst = att, .a = att, .b = gate, .sa = 1, .multiply = true});
 }
 
@@ -123,7 +128,8 @@ dev_reg graph_attention(graph *c, int32_t il, dev_reg x) {
         dev_reg both = part(c, c->mixed, 2 * nq), gate = part(c, c->result, nq);
         dev_op_linear(p, (dev_linear){.src = x, .n = 3, .residual = DEV_NONE, .out = {graph_out(both, &s[S_Q]), graph_out(k, &s[S_K]), graph_out(v, &s[S_V])}});
         for (int i = 0; i < 2; i++)
-            dev_op_copy(p, (dev_copy){.dst = i ? gate : q, .src = both, .n = l->n_head, .width = l->head_k, .src_first = i * l->head_k, .src_stride = 2 * l->head_k, .dst_stride = l->head_k});
+            dev_op_copy(p, (dev_copy){.dst = i ? gate : q, .src = both, .n = l->n_head, .width = l->head_k,
+                                      .src_first = i * l->head_k, .src_stride = 2 * l->head_k, .dst_stride = l->head_k});
     } else if (s[S_QKV].w) linear(c, qkv, x, &s[S_QKV], DEV_NONE);
     else if (!own || !s[S_V].w) {
         dev_op_linear(p, (dev_linear){.src = x, .n = own ? 2 : 1, .residual = DEV_NONE, .out = {graph_out(q, &s[S_Q]), graph_out(k, &s[S_K])}});
@@ -157,8 +163,9 @@ dev_reg graph_attention(graph *c, int32_t il, dev_reg x) {
     int32_t index = c->kv_index[l->kv_of], group = c->kv_group[l->kv_of], no = l->n_head * l->head_v;
     bool windowed = p->groups[group].kind == DEV_GROUP_WINDOW;
     dev_reg att = part(c, c->att[0], no);
-    dev_op_attend(p, (dev_attend){.dst = att, .q = q, .k = own ? k : DEV_NONE, .v = own ? v : DEV_NONE, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = l->head_k, .head_v = l->head_v,
-                                  .scale = hp->attn_scale, .softcap = hp->attn_cap, .window = windowed || (!hp->causal && l->windowed) ? hp->window : 0, .chunk = windowed && (traits & A_CHUNKED) ? hp->window : 0,
+    dev_op_attend(p, (dev_attend){.dst = att, .q = q, .k = own ? k : DEV_NONE, .v = own ? v : DEV_NONE, .group = group, .layer = index,
+                                  .n_head = l->n_head, .n_kv = l->n_kv, .head_k = l->head_k, .head_v = l->head_v, .scale = hp->attn_scale, .softcap = hp->attn_cap,
+                                  .window = windowed || (!hp->causal && l->windowed) ? hp->window : 0, .chunk = windowed && (traits & A_CHUNKED) ? hp->window : 0,
                                   .bidirectional = !hp->causal, .sinks = weight(&s[S_SINKS]), .alibi_bias = hp->alibi});
     if (joint) {
         dev_reg gate = part(c, c->result, nq);
@@ -208,11 +215,12 @@ void graph_experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_
     const hparams *hp = c->hp;
     const slot_pair *s = c->b->layers[il].s;
     dev_experts op = {.dst = dst, .src = x, .router_src = router_src, .residual = residual, .router = weight(&s[S_ROUTER]), .router_bias = bias(&s[S_ROUTER]),
-                                       .select_bias = weight(&s[S_SELECT_BIAS]), .gating = hp->gating, .n_expert = hp->n_expert, .top_k = hp->top_k, .n_group = hp->n_group,
-                                       .top_groups = hp->top_groups, .normalise = hp->exp_norm, .scale = hp->exp_scale, .weight_first = hp->row->traits & A_WEIGHT_FIRST,
-                                       .gate = weight(&s[S_GATE_EXPS]), .up = weight(&s[S_UP_EXPS]), .down = weight(&s[S_DOWN_EXPS]), .gate_bias = bias(&s[S_GATE_EXPS]),
-                                       .up_bias = bias(&s[S_UP_EXPS]), .down_bias = bias(&s[S_DOWN_EXPS]),
-                                       .gate_each = each(&s[S_GATE_EXPS]), .up_each = each(&s[S_UP_EXPS]), .down_each = each(&s[S_DOWN_EXPS]), .limit = hp->row->more & B_LIMIT_AFTER ? 0 : hp->layers[il].exp_limit};
+                      .select_bias = weight(&s[S_SELECT_BIAS]), .gating = hp->gating, .n_expert = hp->n_expert, .top_k = hp->top_k, .n_group = hp->n_group,
+                      .top_groups = hp->top_groups, .normalise = hp->exp_norm, .scale = hp->exp_scale, .weight_first = hp->row->traits & A_WEIGHT_FIRST,
+                      .gate = weight(&s[S_GATE_EXPS]), .up = weight(&s[S_UP_EXPS]), .down = weight(&s[S_DOWN_EXPS]),
+                      .gate_bias = bias(&s[S_GATE_EXPS]), .up_bias = bias(&s[S_UP_EXPS]), .down_bias = bias(&s[S_DOWN_EXPS]),
+                      .gate_each = each(&s[S_GATE_EXPS]), .up_each = each(&s[S_UP_EXPS]), .down_each = each(&s[S_DOWN_EXPS]),
+                      .limit = hp->row->more & B_LIMIT_AFTER ? 0 : hp->layers[il].exp_limit};
     op.act = feed_act(hp, il, hp->layers[il].exp_limit, op.p);
     dev_op_experts(c->p, op);
 }
@@ -224,9 +232,9 @@ static void chunk_experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg 
     dev_reg y = c->t[c->w], second = c->n2[c->w];
     int32_t few = hp->n_expert / hp->share;
     graph_experts(c, il, y, x, DEV_NONE, DEV_NONE);
-    dev_op_experts(c->p, (dev_experts){.dst = second, .src = y, .router_src = x, .residual = DEV_NONE, .router = weight(&s[S_ROUTER]), .gating = hp->gating, .n_expert = hp->n_expert,
-                                       .top_k = hp->top_k < few ? hp->top_k : few, .share = hp->share, .normalise = hp->exp_norm, .gate = weight(&s[S_GATE_CHUNK]), .up = weight(&s[S_UP_CHUNK]),
-                                       .down = weight(&s[S_DOWN_CHUNK]), .act = hp->row->act});
+    dev_op_experts(c->p, (dev_experts){.dst = second, .src = y, .router_src = x, .residual = DEV_NONE, .router = weight(&s[S_ROUTER]), .gating = hp->gating,
+                                       .n_expert = hp->n_expert, .top_k = hp->top_k < few ? hp->top_k : few, .share = hp->share, .normalise = hp->exp_norm,
+                                       .gate = weight(&s[S_GATE_CHUNK]), .up = weight(&s[S_UP_CHUNK]), .down = weight(&s[S_DOWN_CHUNK]), .act = hp->row->act});
     dev_op_combine(c->p, (dev_combine){.dst = y, .a = y, .b = second, .sa = 1, .sb = hp->share_scale});
     dev_add(c->p, dst, residual, y);
 }
@@ -246,7 +254,8 @@ void graph_feed(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src
     if (s[S_UP_SHARED].w && s[S_SHARED_ROUTER].w) { // the shared expert has a gate of one value
         dev_reg one = c->one[c->w], t = c->t[c->w]; // dst may be the residual: not to be written early
         graph_dense(c, il, t, x, &s[S_GATE_SHARED], &s[S_UP_SHARED], &s[S_DOWN_SHARED], DEV_NONE);
-        dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_SIGMOID, .out = {{one, weight(&s[S_SHARED_ROUTER]), NULL, 1, 0}}});
+        dev_op_linear(p, (dev_linear){.src = x, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_SIGMOID,
+                                      .out = {{one, weight(&s[S_SHARED_ROUTER]), NULL, 1, 0}}});
         dev_op_combine(p, (dev_combine){.dst = t, .a = t, .b = one, .sa = 1, .multiply = true});
         if (residual != DEV_NONE) dev_add(p, t, t, residual);
         graph_experts(c, il, dst, x, router_src, t);
@@ -294,7 +303,8 @@ static void ple_inputs(graph *c) {
     dev_reg proj = dev_reg_all(p, hp->n_ple * hp->n_layers);
     dev_op_embed(p, (dev_embed){.dst = c->ple, .table = weight(&c->b->ple_embed), .scale = sqrtf((float)hp->n_ple)});
     dev_op_linear(p, (dev_linear){.src = c->h[0], .n = 1, .residual = DEV_NONE, .out = {{proj, weight(&c->b->ple_proj), NULL, 1 / sqrtf((float)hp->n_embd), 0}}});
-    dev_op_norm(p, (dev_norm){.dst = proj, .src = proj, .kind = DEV_NORM_RMS, .group = hp->n_ple, .eps = hp->eps, .weight = weight(&c->b->ple_norm), .add = DEV_NONE, .sum = DEV_NONE});
+    dev_op_norm(p, (dev_norm){.dst = proj, .src = proj, .kind = DEV_NORM_RMS, .group = hp->n_ple, .eps = hp->eps,
+                              .weight = weight(&c->b->ple_norm), .add = DEV_NONE, .sum = DEV_NONE});
     dev_op_combine(p, (dev_combine){.dst = c->ple, .a = c->ple, .b = proj, .sa = sqrtf(0.5f), .sb = sqrtf(0.5f)});
 }
 

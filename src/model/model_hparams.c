@@ -167,7 +167,8 @@ static void read_rope(reader *r, hparams *hp) {
     bool none = gguf_str_eq(type, "none"), yarn = gguf_str_eq(type, "yarn");
     hp->longrope = gguf_str_eq(type, "longrope");
     if (!none && !yarn && !hp->longrope && !gguf_str_eq(type, "linear") && type.len) {
-        r->st = error_set(r->err, E_UNSUPPORTED, "key \"%s.rope.scaling.type\" is \"%.*s\", expected none, linear, yarn or longrope", r->arch, (int)(type.len < 40 ? type.len : 40), type.ptr);
+        r->st = error_set(r->err, E_UNSUPPORTED, "key \"%s.rope.scaling.type\" is \"%.*s\", expected none, linear, yarn or longrope",
+                          r->arch, (int)(type.len < 40 ? type.len : 40), type.ptr);
         return;
     }
     if (hp->rope_base <= 0 || factor < 0) {
@@ -216,7 +217,8 @@ static void read_experts(reader *r, hparams *hp) {
     if (row->more & B_CHUNK_EXPERTS) {
         read_int(r, "experts_per_group", 1, MAX_EXPERTS, &hp->share, true);
         read_float(r, "expert_group_scale", &hp->share_scale);
-        if (!r->st && (hp->n_expert < 1 || hp->n_expert % hp->share)) r->st = error_set(r->err, E_INVALID, "key \"%s.experts_per_group\" is %d of %d experts", r->arch, hp->share, hp->n_expert);
+        if (!r->st && (hp->n_expert < 1 || hp->n_expert % hp->share))
+            r->st = error_set(r->err, E_INVALID, "key \"%s.experts_per_group\" is %d of %d experts", r->arch, hp->share, hp->n_expert);
     }
     hp->exp_norm = row->traits & A_EXPERTS_NORM;
     if (row->keys & K_EXP_NORM) read_bool(r, "expert_weights_norm", &hp->exp_norm);
@@ -238,7 +240,8 @@ static void read_cycles(reader *r, hparams *hp) {
     read_int(r, "hrm.h_cycles", 1, MAX_LAYERS, &hp->cycle_high, true);
     read_int(r, "hrm.l_cycles", 1, MAX_LAYERS, &hp->cycle_low, true);
     if (!r->st && (int64_t)hp->cycle_layers * hp->cycle_high * (hp->cycle_low + 1) != hp->n_layers)
-        r->st = error_set(r->err, E_INVALID, "key \"%s.block_count\" is %d, which is not %d layers in %d cycles of %d and one passes", r->arch, hp->n_layers, hp->cycle_layers, hp->cycle_high, hp->cycle_low);
+        r->st = error_set(r->err, E_INVALID, "key \"%s.block_count\" is %d, which is not %d layers in %d cycles of %d and one passes", r->arch,
+                          hp->n_layers, hp->cycle_layers, hp->cycle_high, hp->cycle_low);
 }
 
 static void read_sizes(reader *r, hparams *hp) {
@@ -333,7 +336,8 @@ static void read_layer_sizes(reader *r, hparams *hp) {
         if (read_int(r, "attention.value_length_swa", 0, MAX_HEAD_DIM, &given, false) && given) v = given;
         read_int(r, "attention.shared_kv_layers", 0, MAX_LAYERS, &shared, false);
         read_int(r, "embedding_length_per_layer_input", 0, MAX_WIDTH / MAX_LAYERS, &hp->n_ple, false);
-        if (!r->st && shared && shared > hp->n_layers - 2) r->st = error_set(r->err, E_INVALID, "key \"%s.attention.shared_kv_layers\" is %d of %d layers", r->arch, shared, hp->n_layers);
+        if (!r->st && shared && shared > hp->n_layers - 2)
+            r->st = error_set(r->err, E_INVALID, "key \"%s.attention.shared_kv_layers\" is %d of %d layers", r->arch, shared, hp->n_layers);
     }
     if (dims) {
         read_int(r, "rope.dimension_count_swa", 0, MAX_HEAD_DIM, &rot, false);
@@ -387,7 +391,8 @@ static void read_xielu(reader *r, hparams *hp) {
         bool list = v && gguf_value_type(v) == GGUF_ARRAY;
         for (int32_t i = 0; i < hp->n_layers && !r->st; i++) {
             double x;
-            if (!v || !gguf_value_f64(v, list ? (uint64_t)i : 0, &x) || !isfinite(x) || fabs(x) > 1e6) r->st = error_set(r->err, E_INVALID, "key \"%s\" is no number or list of one a layer", keys[k]);
+            if (!v || !gguf_value_f64(v, list ? (uint64_t)i : 0, &x) || !isfinite(x) || fabs(x) > 1e6)
+                r->st = error_set(r->err, E_INVALID, "key \"%s\" is no number or list of one a layer", keys[k]);
             else hp->layers[i].act_p[k] = (float)(k < 2 ? log1p(exp(x)) : x);
         }
     }
@@ -408,7 +413,8 @@ static void read_acts(reader *r, hparams *hp) {
         for (int32_t i = 0; i < hp->n_layers; i++) memcpy(hp->layers[i].act_p, p, sizeof p);
     }
     double bound;
-    if (keys & K_KDA_BOUND && !r->st && gguf_find(r->g, key_of(r, "kda.gate_lower_bound")) && !(r->st = gguf_get_f64(r->g, r->key, &bound, r->err)) && bound > -1e30) { // minus infinity: none
+    if (keys & K_KDA_BOUND && !r->st && gguf_find(r->g, key_of(r, "kda.gate_lower_bound"))
+        && !(r->st = gguf_get_f64(r->g, r->key, &bound, r->err)) && bound > -1e30) { // minus infinity: none
         if (bound < 0) hp->kda_bound = (float)bound;
         else r->st = error_set(r->err, E_INVALID, "key \"%s\" is %g, expected less than 0", r->key, bound);
     }
@@ -464,7 +470,8 @@ static void read_options(reader *r, hparams *hp) {
     int64_t a, b;
     if (sections && gguf_value_i64(sections, 0, &a) && gguf_value_i64(sections, 1, &b) && a > 0 && b > 0) hp->rope = ROPE_HALVES;
     if (!r->st && (hp->eps < 0 || hp->eps > 1)) r->st = error_set(r->err, E_INVALID, "the norms' epsilon is %g, expected 0 to 1", (double)hp->eps);
-    if (!r->st && (hp->attn_cap < 0 || hp->final_cap < 0 || hp->clamp < 0 || hp->alibi < 0)) r->st = error_set(r->err, E_INVALID, "a soft cap, clamp or ALiBi bias of the file is negative");
+    if (!r->st && (hp->attn_cap < 0 || hp->final_cap < 0 || hp->clamp < 0 || hp->alibi < 0))
+        r->st = error_set(r->err, E_INVALID, "a soft cap, clamp or ALiBi bias of the file is negative");
 }
 
 static void read_indexer(reader *r, hparams *hp) {

@@ -205,7 +205,8 @@ typedef enum slot {
     S_Q_A, S_Q_A_NORM, S_Q_B, S_KV_A, S_KV_A_NORM, S_K_B, S_V_B, S_KV_B,
     S_SHARED_ROUTER, S_GATE_SHARED, S_UP_SHARED, S_DOWN_SHARED,
     S_CONV, S_CONV_IN, S_CONV_OUT, // recurrent layers from here on: see model_recurrent.c
-    S_SSM_IN, S_SSM_STEER, S_SSM_CONV, S_SSM_CONV_Q, S_SSM_CONV_K, S_SSM_CONV_V, S_SSM_X, S_SSM_DT, S_SSM_A, S_SSM_D, S_SSM_NORM, S_SSM_DT_NORM, S_SSM_B_NORM, S_SSM_C_NORM, S_SSM_OUT,
+    S_SSM_IN, S_SSM_STEER, S_SSM_CONV, S_SSM_CONV_Q, S_SSM_CONV_K, S_SSM_CONV_V, S_SSM_X, S_SSM_DT, S_SSM_A, S_SSM_D,
+    S_SSM_NORM, S_SSM_DT_NORM, S_SSM_B_NORM, S_SSM_C_NORM, S_SSM_OUT,
     S_SSM_BA, S_SSM_BETA, S_SSM_ALPHA, S_SSM_F_A, S_SSM_F_B, S_SSM_G_A, S_SSM_G_B, S_SSM_G,
     // RWKV: see model_rwkv.c. The five lerps of RWKV-6 stand in a row, as slices of the fused tensor.
     S_TM_W0, S_TM_W1, S_TM_W2, S_TM_A0, S_TM_A1, S_TM_A2, S_TM_V0, S_TM_V1, S_TM_V2, S_TM_G1, S_TM_G2, S_TM_KK, S_TM_KA, S_TM_RK,
@@ -317,7 +318,8 @@ status  encoder_check(const hparams *hp, binding *b, error *err);
 void    encoder_info(const hparams *hp, const binding *b, model_info *info);
 // att *= what attn_gate, where the layer has one, makes of x: a factor for each column or head.
 void    graph_gate(graph *c, int32_t il, dev_reg att, dev_reg x);
-void    graph_dense(graph *c, int32_t il, dev_reg dst, dev_reg x, const slot_pair *gate, const slot_pair *up, const slot_pair *down, dev_reg residual); // dst = [residual +] a dense feed-forward of x
+// dst = [residual +] a dense feed-forward of x
+void    graph_dense(graph *c, int32_t il, dev_reg dst, dev_reg x, const slot_pair *gate, const slot_pair *up, const slot_pair *down, dev_reg residual);
 void    graph_experts(graph *c, int32_t il, dev_reg dst, dev_reg x, dev_reg router_src, dev_reg residual); // the routed experts alone
 // norm(proj (gelu(gate x) * the layer's own input)): where it stands. t is overwritten.
 dev_reg graph_ple(graph *c, int32_t il, dev_reg x);

@@ -44,8 +44,10 @@ static void attend(graph *c, const layer_hp *l, const slot_pair *sinks, dev_reg 
     const hparams *hp = c->hp;
     int32_t index, group = graph_group(c, l, &index);
     if (c->b->temper) dev_op_combine(c->p, (dev_combine){.dst = q, .a = q, .b = c->temper, .sa = 1, .multiply = true});
-    dev_op_attend(c->p, (dev_attend){.dst = dst, .q = q, .k = k, .v = v, .group = group, .layer = index, .n_head = l->n_head, .n_kv = l->n_kv, .head_k = l->head_k, .head_v = l->head_v,
-                                     .window = c->p->groups[group].kind == DEV_GROUP_WINDOW ? hp->window : 0, .scale = hp->attn_scale * sqrtf((float)hp->mla_k / (float)l->mla_k), .softcap = hp->attn_cap, .sinks = graph_weight(sinks)});
+    dev_op_attend(c->p, (dev_attend){.dst = dst, .q = q, .k = k, .v = v, .group = group, .layer = index,
+                                     .n_head = l->n_head, .n_kv = l->n_kv, .head_k = l->head_k, .head_v = l->head_v,
+                                     .window = c->p->groups[group].kind == DEV_GROUP_WINDOW ? hp->window : 0,
+                                     .scale = hp->attn_scale * sqrtf((float)hp->mla_k / (float)l->mla_k), .softcap = hp->attn_cap, .sinks = graph_weight(sinks)});
 }
 
 dev_reg graph_latent(graph *c, int32_t il, dev_reg x) {
@@ -54,7 +56,8 @@ dev_reg graph_latent(graph *c, int32_t il, dev_reg x) {
     const slot_pair *s = c->b->layers[il].s;
     dev_plan *p = c->p;
     int32_t heads = l->n_head, rank = l->kv_rank, rot = hp->n_rot, nope = l->mla_k - rot;
-    dev_reg query = graph_part(c, c->query, heads * l->mla_k), latent = graph_part(c, c->latent, rank + rot), shared = dev_reg_view(p, latent, 0, rank), att = graph_part(c, c->att[0], heads * l->mla_v);
+    dev_reg query = graph_part(c, c->query, heads * l->mla_k), latent = graph_part(c, c->latent, rank + rot);
+    dev_reg shared = dev_reg_view(p, latent, 0, rank), att = graph_part(c, c->att[0], heads * l->mla_v);
 
     if (s[S_Q_A].w) {
         dev_reg low = graph_part(c, c->low, (int32_t)s[S_Q_A].w->desc.n);

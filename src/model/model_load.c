@@ -33,15 +33,20 @@ static void mix_bytes(dev_fingerprint *f, const void *data, size_t n) {
 
 static void fingerprint_hparams(dev_fingerprint *f, const hparams *hp) {
     mix_bytes(f, hp->row->name, strlen(hp->row->name));
-    const int32_t ints[] = {hp->n_vocab, hp->n_embd, hp->n_layers, hp->n_rot, hp->head_k, hp->head_v, hp->kv_rank, hp->mla_k, hp->mla_v, hp->n_expert, hp->top_k, hp->n_group, hp->top_groups, (int32_t)hp->n_ctx_orig, hp->window, hp->temp_length,
-                            hp->temp_offset, hp->exp_norm, hp->parallel_key, hp->causal, hp->long_factors, hp->rope_off, hp->share, hp->cycle_layers, hp->cycle_low, hp->cycle_high, (int32_t)hp->gating, (int32_t)hp->pooling, hp->taps, hp->state_k, hp->state_v, hp->state_heads, hp->state_keys, hp->state_norm, hp->n_streams, hp->n_sparse, hp->bank_step, hp->halve_step, hp->no_pre, hp->qk_plain};
-    const float floats[] = {hp->eps, hp->rope_base, hp->rope_base_window, hp->freq_scale, hp->freq_scale_window, hp->ext_factor, hp->attn_factor, hp->beta_fast, hp->beta_slow, hp->attn_scale, hp->attn_cap,
-                            hp->final_cap, hp->logit_scale, hp->resid_scale, hp->embed_scale, hp->clamp, hp->alibi, hp->exp_scale, hp->temp_scale, hp->value_scale, hp->share_scale, hp->kda_bound, hp->hyper_floor, hp->hyper_gain};
+    const int32_t ints[] = {hp->n_vocab, hp->n_embd, hp->n_layers, hp->n_rot, hp->head_k, hp->head_v, hp->kv_rank, hp->mla_k, hp->mla_v, hp->n_expert,
+                            hp->top_k, hp->n_group, hp->top_groups, (int32_t)hp->n_ctx_orig, hp->window, hp->temp_length, hp->temp_offset,
+                            hp->exp_norm, hp->parallel_key, hp->causal, hp->long_factors, hp->rope_off, hp->share, hp->cycle_layers, hp->cycle_low,
+                            hp->cycle_high, (int32_t)hp->gating, (int32_t)hp->pooling, hp->taps, hp->state_k, hp->state_v, hp->state_heads,
+                            hp->state_keys, hp->state_norm, hp->n_streams, hp->n_sparse, hp->bank_step, hp->halve_step, hp->no_pre, hp->qk_plain};
+    const float floats[] = {hp->eps, hp->rope_base, hp->rope_base_window, hp->freq_scale, hp->freq_scale_window, hp->ext_factor, hp->attn_factor, hp->beta_fast,
+                            hp->beta_slow, hp->attn_scale, hp->attn_cap, hp->final_cap, hp->logit_scale, hp->resid_scale, hp->embed_scale, hp->clamp, hp->alibi,
+                            hp->exp_scale, hp->temp_scale, hp->value_scale, hp->share_scale, hp->kda_bound, hp->hyper_floor, hp->hyper_gain};
     mix_bytes(f, ints, sizeof ints);
     mix_bytes(f, floats, sizeof floats);
     for (int32_t i = 0; i < hp->n_layers; i++) {
-        const int32_t layer[] = {hp->layers[i].n_head, hp->layers[i].n_kv, hp->layers[i].head_k, hp->layers[i].head_v, hp->layers[i].n_rot, hp->layers[i].windowed, hp->layers[i].rotate, hp->layers[i].kv_of, hp->layers[i].recurrent, hp->layers[i].no_attention, hp->layers[i].no_feed,
-                                 hp->layers[i].kv_rank, hp->layers[i].mla_k, hp->layers[i].mla_v};
+        const layer_hp *l = &hp->layers[i];
+        const int32_t layer[] = {l->n_head, l->n_kv, l->head_k, l->head_v, l->n_rot, l->windowed, l->rotate, l->kv_of, l->recurrent, l->no_attention, l->no_feed,
+                                 l->kv_rank, l->mla_k, l->mla_v};
         mix_bytes(f, layer, sizeof layer);
         mix_bytes(f, &hp->layers[i].exp_limit, sizeof hp->layers[i].exp_limit);
         mix_bytes(f, &hp->layers[i].shared_limit, sizeof hp->layers[i].shared_limit);

@@ -32,8 +32,9 @@ status need_int(const gguf *g, const hparams *hp, const char *name, int64_t lo, 
 
 // What each layer consists of. Mamba's rows may have layers of one part alone; in the others every layer has a feed-forward.
 static status read_layers(const gguf *g, hparams *hp, error *err) {
-    static const char *const marks[] = {[RECUR_CONV] = "shortconv.conv", [RECUR_MAMBA] = "ssm_conv1d", [RECUR_MAMBA2] = "ssm_conv1d", [RECUR_DELTA] = "ssm_conv1d", [RECUR_KDA] = "ssm_conv1d_q", [RECUR_PLAMO] = "ssm_conv1d",
-                                          [RECUR_LIGHTNING] = "attn_qkv", [RECUR_RWKV6] = "time_mix_key", [RECUR_RWKV7] = "time_mix_key"};
+    static const char *const marks[] = {[RECUR_CONV] = "shortconv.conv", [RECUR_MAMBA] = "ssm_conv1d", [RECUR_MAMBA2] = "ssm_conv1d", [RECUR_DELTA] = "ssm_conv1d",
+                                        [RECUR_KDA] = "ssm_conv1d_q", [RECUR_PLAMO] = "ssm_conv1d", [RECUR_LIGHTNING] = "attn_qkv",
+                                        [RECUR_RWKV6] = "time_mix_key", [RECUR_RWKV7] = "time_mix_key"};
     static const char *const feeds[] = {"ffn_norm", "ffn_up", "ffn_up_exps", "ffn_gate_up_exps", "ffn_gate_inp"};
     bool mamba = hp->row->recur == RECUR_MAMBA || hp->row->recur == RECUR_MAMBA2;
     for (int32_t i = 0; i < hp->n_layers; i++) {
@@ -59,7 +60,8 @@ static status read_kda(const gguf *g, hparams *hp, error *err) {
         const gguf_tensor *t = hp->layers[i].recurrent ? gguf_tensor_find(g, name) : NULL;
         if (!t) continue;
         uint64_t heads = t->dims[0] / (uint64_t)hp->state_k;
-        if (heads < 1 || heads > MAX_HEADS) return error_set(err, E_INVALID, "tensor \"%s\" has %llu values, which are no heads of %d", name, (unsigned long long)t->dims[0], hp->state_k);
+        if (heads < 1 || heads > MAX_HEADS)
+            return error_set(err, E_INVALID, "tensor \"%s\" has %llu values, which are no heads of %d", name, (unsigned long long)t->dims[0], hp->state_k);
         hp->state_heads = hp->state_keys = (int32_t)heads;
         break;
     }
@@ -98,7 +100,9 @@ static status read_sizes(const gguf *g, hparams *hp, error *err) {
     }
     int32_t inner;
     if ((st = need_int(g, hp, "ssm.state_size", 1, MAX_HEAD_DIM, &hp->state_k, err)) || (st = need_int(g, hp, "ssm.inner_size", 1, MAX_WIDTH, &inner, err))) return st;
-    if (kind != RECUR_MAMBA && ((st = need_int(g, hp, "ssm.time_step_rank", 1, MAX_HEADS, &hp->state_heads, err)) || (kind != RECUR_PLAMO && (st = need_int(g, hp, "ssm.group_count", 1, MAX_HEADS, &hp->state_keys, err))))) return st;
+    if (kind != RECUR_MAMBA && ((st = need_int(g, hp, "ssm.time_step_rank", 1, MAX_HEADS, &hp->state_heads, err))
+                                || (kind != RECUR_PLAMO && (st = need_int(g, hp, "ssm.group_count", 1, MAX_HEADS, &hp->state_keys, err)))))
+        return st;
     if (inner % hp->state_heads || hp->state_heads % hp->state_keys)
         return error_set(err, E_INVALID, "keys \"%s.ssm.*\": %d columns, %d heads and %d groups do not divide", hp->row->name, inner, hp->state_heads, hp->state_keys);
     hp->state_v = inner / hp->state_heads;
@@ -124,7 +128,8 @@ int32_t recurrent_state_width(const hparams *hp) {
 // ---- tensors --------------------------------------------------------------------------------------------------------------
 
 status check_recurrent(const hparams *hp, slot_pair *s, int32_t il, error *err) {
-    int64_t e = hp->n_embd, wide = conv_width(hp), inner = (int64_t)hp->state_heads * hp->state_v, heads = hp->state_heads, state = hp->state_k, rank = s[S_SSM_DT].w ? s[S_SSM_DT].w->desc.k : 0;
+    int64_t e = hp->n_embd, wide = conv_width(hp), inner = (int64_t)hp->state_heads * hp->state_v, heads = hp->state_heads, state = hp->state_k;
+    int64_t rank = s[S_SSM_DT].w ? s[S_SSM_DT].w->desc.k : 0;
     bool alone = hp->layers[il].no_attention;
     status st = OK;
     switch (hp->row->recur) {
@@ -137,7 +142,8 @@ status check_recurrent(const hparams *hp, slot_pair *s, int32_t il, error *err) 
     case RECUR_MAMBA2:
         st = SHAPES(MAT(S_SSM_IN, e, 2 * inner), MAT(S_SSM_STEER, e, wide - inner + heads), VEC(S_SSM_CONV, wide * hp->taps), BIAS_MAY(S_SSM_CONV, wide), BIAS(S_SSM_DT, heads),
                     VEC(S_SSM_A, heads), VEC(S_SSM_D, heads), VEC_MAY(S_SSM_NORM, inner), MAT(S_SSM_OUT, inner, e));
-        if (!st && inner % hp->state_keys) st = error_set(err, E_INVALID, "key \"%s.ssm.group_count\" is %d, which does not divide %lld columns", hp->row->name, hp->state_keys, (long long)inner);
+        if (!st && inner % hp->state_keys)
+            st = error_set(err, E_INVALID, "key \"%s.ssm.group_count\" is %d, which does not divide %lld columns", hp->row->name, hp->state_keys, (long long)inner);
         break;
     case RECUR_DELTA:
         st = SHAPES(MAT(S_QKV, e, wide), MAT(S_GATE_ATTN, e, inner), VEC(S_SSM_CONV, wide * hp->taps), BIAS(S_SSM_DT, heads), VEC(S_SSM_A, heads), VEC(S_SSM_NORM, hp->state_v),
@@ -145,15 +151,17 @@ status check_recurrent(const hparams *hp, slot_pair *s, int32_t il, error *err) 
         if (!st && !s[S_SSM_BA].w) st = SHAPES(MAT(S_SSM_BETA, e, heads), MAT(S_SSM_ALPHA, e, heads));
         break;
     case RECUR_KDA:
-        st = SHAPES(MAT(S_Q, e, inner), MAT(S_K, e, inner), MAT(S_V, e, inner), VEC(S_SSM_CONV_Q, inner * hp->taps), VEC(S_SSM_CONV_K, inner * hp->taps), VEC(S_SSM_CONV_V, inner * hp->taps),
-                    MAT(S_SSM_F_A, e, s[S_SSM_F_B].w ? state : inner), MAT_MAY(S_SSM_F_B, state, inner), MAT(S_SSM_BETA, e, heads), VEC(S_SSM_A, hp->kda_bound < 0 ? inner : heads), BIAS(S_SSM_DT, inner),
-                    VEC(S_SSM_NORM, hp->state_v), MAT(S_OUT, inner, e));
+        st = SHAPES(MAT(S_Q, e, inner), MAT(S_K, e, inner), MAT(S_V, e, inner),
+                    VEC(S_SSM_CONV_Q, inner * hp->taps), VEC(S_SSM_CONV_K, inner * hp->taps), VEC(S_SSM_CONV_V, inner * hp->taps),
+                    MAT(S_SSM_F_A, e, s[S_SSM_F_B].w ? state : inner), MAT_MAY(S_SSM_F_B, state, inner), MAT(S_SSM_BETA, e, heads),
+                    VEC(S_SSM_A, hp->kda_bound < 0 ? inner : heads), BIAS(S_SSM_DT, inner), VEC(S_SSM_NORM, hp->state_v), MAT(S_OUT, inner, e));
         if (!st && s[S_SSM_G].w) st = SHAPES(MAT(S_SSM_G, e, inner)); // the output's gate, in one matrix or through a narrow one
         else if (!st) st = SHAPES(MAT(S_SSM_G_A, e, s[S_SSM_G_B].w ? state : inner), MAT_MAY(S_SSM_G_B, state, inner));
         break;
     case RECUR_PLAMO:
-        st = SHAPES(MAT(S_SSM_IN, e, 2 * inner), VEC(S_SSM_CONV, wide * hp->taps), BIAS_MAY(S_SSM_CONV, wide), MAT(S_SSM_DT, rank, heads), BIAS(S_SSM_DT, heads), MAT(S_SSM_X, inner, rank + 2 * state),
-                    VEC(S_SSM_A, heads), VEC(S_SSM_D, heads), MAT(S_SSM_OUT, inner, e), VEC(S_SSM_DT_NORM, rank), VEC(S_SSM_B_NORM, state), VEC(S_SSM_C_NORM, state));
+        st = SHAPES(MAT(S_SSM_IN, e, 2 * inner), VEC(S_SSM_CONV, wide * hp->taps), BIAS_MAY(S_SSM_CONV, wide), MAT(S_SSM_DT, rank, heads),
+                    BIAS(S_SSM_DT, heads), MAT(S_SSM_X, inner, rank + 2 * state), VEC(S_SSM_A, heads), VEC(S_SSM_D, heads),
+                    MAT(S_SSM_OUT, inner, e), VEC(S_SSM_DT_NORM, rank), VEC(S_SSM_B_NORM, state), VEC(S_SSM_C_NORM, state));
         break;
     case RECUR_LIGHTNING: st = SHAPES(MAT(S_QKV, e, 3 * inner), MAT(S_GATE_ATTN, e, inner), VEC(S_ATTN_NORM_2, inner), MAT(S_OUT, inner, e)); break;
     case RECUR_RWKV6: case RECUR_RWKV7: case RECUR_NONE: break;
@@ -200,7 +208,8 @@ void graph_recurrent_registers(graph *c) {
 }
 
 static void conv(graph *c, dev_reg x, const slot_pair *s, int32_t layer, int32_t state_at, dev_act act) {
-    dev_op_conv(c->p, (dev_conv){.dst = x, .src = x, .group = c->state_group, .layer = layer, .state_at = state_at, .taps = c->hp->taps, .weight = graph_weight(s), .bias = graph_bias(s), .act = act});
+    dev_op_conv(c->p, (dev_conv){.dst = x, .src = x, .group = c->state_group, .layer = layer, .state_at = state_at, .taps = c->hp->taps,
+                                 .weight = graph_weight(s), .bias = graph_bias(s), .act = act});
 }
 
 static void norm(graph *c, dev_reg r, dev_norm_kind kind, int32_t group, const slot_pair *s) {
@@ -212,8 +221,8 @@ static void gated(graph *c, dev_reg att, dev_reg gate, dev_act act) { dev_op_act
 
 static dev_scan scan_of(const graph *c, int32_t layer) {
     const hparams *hp = c->hp;
-    return (dev_scan){.rate = DEV_NONE, .beta = DEV_NONE, .group = c->state_group, .layer = layer, .state_at = (int32_t)conv_width(hp) * (hp->taps - 1), .n_head = hp->state_heads, .n_key = hp->state_keys,
-                      .head_k = hp->state_k, .head_v = hp->state_v, .scale = 1};
+    return (dev_scan){.rate = DEV_NONE, .beta = DEV_NONE, .group = c->state_group, .layer = layer, .state_at = (int32_t)conv_width(hp) * (hp->taps - 1),
+                      .n_head = hp->state_heads, .n_key = hp->state_keys, .head_k = hp->state_k, .head_v = hp->state_v, .scale = 1};
 }
 
 // y = c * conv(b * x), with b, c, x from one matrix.
@@ -261,7 +270,8 @@ static void mamba(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_re
 static void plamo(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_reg att) {
     const hparams *hp = c->hp;
     int32_t each = hp->state_v, inner = hp->state_heads * each, rank = (int32_t)s[S_SSM_DT].w->desc.k, n = hp->state_k;
-    dev_reg all = graph_part(c, c->mixed, 3 * inner), zx = dev_reg_view(c->p, all, 0, 2 * inner), in = dev_reg_view(c->p, all, 2 * inner, inner), z = graph_part(c, c->result, inner);
+    dev_reg all = graph_part(c, c->mixed, 3 * inner), zx = dev_reg_view(c->p, all, 0, 2 * inner);
+    dev_reg in = dev_reg_view(c->p, all, 2 * inner, inner), z = graph_part(c, c->result, inner);
     dev_reg low = graph_part(c, c->small, rank + 2 * n), rates = graph_part(c, c->rates, hp->state_heads);
     dev_reg parts[3] = {dev_reg_view(c->p, low, 0, n), dev_reg_view(c->p, low, n, n), dev_reg_view(c->p, low, 2 * n, rank)};
     static const slot norms[3] = {S_SSM_B_NORM, S_SSM_C_NORM, S_SSM_DT_NORM};
@@ -303,11 +313,13 @@ static void mamba2(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_r
     int32_t inner = hp->state_heads * hp->state_v, keys = hp->state_keys * hp->state_k, wide = inner + 2 * keys;
     dev_reg all = graph_part(c, c->mixed, inner + wide + hp->state_heads), in = dev_reg_view(c->p, all, inner, wide); // gate; x, B, C; time steps
     dev_linear op = {.src = x, .n = 2, .residual = DEV_NONE,
-                     .out = {graph_out(dev_reg_view(c->p, all, 0, 2 * inner), &s[S_SSM_IN]), graph_out(dev_reg_view(c->p, all, 2 * inner, 2 * keys + hp->state_heads), &s[S_SSM_STEER])}};
+                     .out = {graph_out(dev_reg_view(c->p, all, 0, 2 * inner), &s[S_SSM_IN]),
+                             graph_out(dev_reg_view(c->p, all, 2 * inner, 2 * keys + hp->state_heads), &s[S_SSM_STEER])}};
     op.out[1].scale = op.out[0].scale; // of the whole matrix
     dev_op_linear(c->p, op);
     conv(c, in, &s[S_SSM_CONV], layer, 0, DEV_ACT_SILU);
-    dev_reg v = dev_reg_view(c->p, in, 0, inner), k = dev_reg_view(c->p, in, inner, keys), q = dev_reg_view(c->p, in, inner + keys, keys), rates = dev_reg_view(c->p, all, inner + wide, hp->state_heads);
+    dev_reg v = dev_reg_view(c->p, in, 0, inner), k = dev_reg_view(c->p, in, inner, keys), q = dev_reg_view(c->p, in, inner + keys, keys);
+    dev_reg rates = dev_reg_view(c->p, all, inner + wide, hp->state_heads);
     state_space(c, s, layer, (dev_scan){.dst = att, .v = v, .k = k, .q = q, .rate = rates}, dev_reg_view(c->p, all, 0, inner));
     if (s[S_SSM_NORM].w) norm(c, att, DEV_NORM_RMS, inner / hp->state_keys, &s[S_SSM_NORM]);
 }
@@ -326,7 +338,8 @@ static void delta(graph *c, const slot_pair *s, int32_t layer, dev_reg x, dev_re
     if (!stacked) op.out[3] = graph_out(alpha, &s[S_SSM_ALPHA]);
     dev_op_linear(c->p, op);
     for (int i = 0; i < 2 && stacked; i++)
-        dev_op_copy(c->p, (dev_copy){.dst = i ? alpha : beta, .src = both, .n = hp->state_keys, .width = share, .src_first = i * share, .src_stride = 2 * share, .dst_stride = share});
+        dev_op_copy(c->p, (dev_copy){.dst = i ? alpha : beta, .src = both, .n = hp->state_keys, .width = share,
+                                     .src_first = i * share, .src_stride = 2 * share, .dst_stride = share});
     sigmoid(c, beta);
     conv(c, qkv, &s[S_SSM_CONV], layer, 0, DEV_ACT_SILU);
     norm(c, qk, DEV_NORM_L2, hp->state_k, NULL);
@@ -359,7 +372,8 @@ static void kimi_delta(graph *c, const slot_pair *s, int32_t layer, dev_reg x, d
     dev_reg qkv = graph_part(c, c->mixed, 3 * inner), gate = graph_part(c, c->result, inner), rates = graph_part(c, c->rates, inner);
     dev_reg low = dev_reg_view(c->p, c->small, 0, hp->state_k), beta = dev_reg_view(c->p, c->small, hp->state_k, heads), part[3];
     for (int i = 0; i < 3; i++) part[i] = dev_reg_view(c->p, qkv, i * inner, inner);
-    dev_op_linear(c->p, (dev_linear){.src = x, .n = 4, .residual = DEV_NONE, .out = {graph_out(part[0], &s[S_Q]), graph_out(part[1], &s[S_K]), graph_out(part[2], &s[S_V]), graph_out(beta, &s[S_SSM_BETA])}});
+    dev_op_linear(c->p, (dev_linear){.src = x, .n = 4, .residual = DEV_NONE,
+                                     .out = {graph_out(part[0], &s[S_Q]), graph_out(part[1], &s[S_K]), graph_out(part[2], &s[S_V]), graph_out(beta, &s[S_SSM_BETA])}});
     sigmoid(c, beta);
     narrow(c, rates, low, x, &s[S_SSM_F_A], &s[S_SSM_F_B]);
     if (s[S_SSM_G].w) graph_linear(c, gate, x, &s[S_SSM_G]);

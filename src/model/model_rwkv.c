@@ -22,7 +22,8 @@ status rwkv_sizes(const gguf *g, hparams *hp, error *err) {
     int32_t head;
     status st = need_int(g, hp, "wkv.head_size", 1, MAX_HEAD_DIM, &head, err);
     if (st) return st;
-    if (hp->n_embd % head || hp->n_embd / head > MAX_HEADS) return error_set(err, E_INVALID, "key \"%s.wkv.head_size\" is %d, which is no head of %d columns", hp->row->name, head, hp->n_embd);
+    if (hp->n_embd % head || hp->n_embd / head > MAX_HEADS)
+        return error_set(err, E_INVALID, "key \"%s.wkv.head_size\" is %d, which is no head of %d columns", hp->row->name, head, hp->n_embd);
     hp->taps = 2;
     hp->state_k = hp->state_v = head;
     hp->state_heads = hp->state_keys = hp->n_embd / head;
@@ -30,7 +31,8 @@ status rwkv_sizes(const gguf *g, hparams *hp, error *err) {
         layer_hp *l = &hp->layers[i];
         if (!l->recurrent) return bind_missing(i, S_TM_KEY, false, err);
         if (l->n_kv == 0 || seventh(hp)) l->n_kv = hp->state_heads;
-        if (hp->state_heads % l->n_kv) return error_set(err, E_INVALID, "key \"%s.attention.head_count_kv\" is %d, which does not divide %d heads", hp->row->name, l->n_kv, hp->state_heads);
+        if (hp->state_heads % l->n_kv)
+            return error_set(err, E_INVALID, "key \"%s.attention.head_count_kv\" is %d, which does not divide %d heads", hp->row->name, l->n_kv, hp->state_heads);
     }
     return OK;
 }
@@ -50,18 +52,22 @@ static status check_6(const hparams *hp, slot_pair *s, int32_t il, error *err) {
     int64_t e = hp->n_embd, kv = (int64_t)hp->layers[il].n_kv * hp->state_k, extra = rank(&s[S_TM_W1]) / BLENDS_6;
     if (s[S_TM_LERP].w && blends(&s[S_TM_LERP]) != BLENDS_6) return bad_blends(&s[S_TM_LERP], BLENDS_6, err);
     for (int i = 0; s[S_TM_LERP].w && i < BLENDS_6; i++) s[S_TM_LERP_W + i] = (slot_pair){.w = s[S_TM_LERP].w + i, .factor = 1};
-    status st = SHAPES(MAT(S_TM_W1, e, BLENDS_6 * extra), MAT(S_TM_W2, extra, e), VEC(S_TM_LERP_X, e), VEC(S_TM_LERP_W, e), VEC(S_TM_LERP_K, e), VEC(S_TM_LERP_V, e), VEC(S_TM_LERP_R, e), VEC(S_TM_LERP_G, e),
-                       VEC_MAY(S_TM_FIRST, e), VEC(S_TM_DECAY, e), MAT(S_TM_DECAY_W1, e, rank(&s[S_TM_DECAY_W1])), MAT(S_TM_DECAY_W2, rank(&s[S_TM_DECAY_W1]), e), MAT(S_TM_KEY, e, kv), MAT(S_TM_VALUE, e, kv),
-                       MAT(S_TM_RECEPTANCE, e, e), MAT(S_TM_GATE, e, e), MAT(S_TM_OUT, e, e));
+    status st = SHAPES(MAT(S_TM_W1, e, BLENDS_6 * extra), MAT(S_TM_W2, extra, e),
+                       VEC(S_TM_LERP_X, e), VEC(S_TM_LERP_W, e), VEC(S_TM_LERP_K, e), VEC(S_TM_LERP_V, e), VEC(S_TM_LERP_R, e), VEC(S_TM_LERP_G, e),
+                       VEC_MAY(S_TM_FIRST, e), VEC(S_TM_DECAY, e), MAT(S_TM_DECAY_W1, e, rank(&s[S_TM_DECAY_W1])), MAT(S_TM_DECAY_W2, rank(&s[S_TM_DECAY_W1]), e),
+                       MAT(S_TM_KEY, e, kv), MAT(S_TM_VALUE, e, kv), MAT(S_TM_RECEPTANCE, e, e), MAT(S_TM_GATE, e, e), MAT(S_TM_OUT, e, e));
     if (st) return st;
-    if (s[S_TM_W2].w->src->dims[2] != BLENDS_6) return error_set(err, E_INVALID, "tensor \"%s\" holds %llu matrices, expected %d", s[S_TM_W2].w->desc.name, (unsigned long long)s[S_TM_W2].w->src->dims[2], BLENDS_6);
+    const bound_tensor *w2 = s[S_TM_W2].w;
+    if (w2->src->dims[2] != BLENDS_6)
+        return error_set(err, E_INVALID, "tensor \"%s\" holds %llu matrices, expected %d", w2->desc.name, (unsigned long long)w2->src->dims[2], BLENDS_6);
     return s[S_TM_FIRST].w ? SHAPES(VEC(S_TM_LN, e), BIAS(S_TM_LN, e)) : OK;
 }
 
 static status check_7(const hparams *hp, slot_pair *s, int32_t il, error *err) {
     int64_t e = hp->n_embd, w = rank(&s[S_TM_W1]), a = rank(&s[S_TM_A1]), v = rank(&s[S_TM_V1]), g = rank(&s[S_TM_G1]);
-    status st = SHAPES(VEC(S_TM_W0, e), MAT(S_TM_W1, e, w), MAT(S_TM_W2, w, e), VEC(S_TM_A0, e), MAT(S_TM_A1, e, a), MAT(S_TM_A2, a, e), VEC(S_TM_KK, e), VEC(S_TM_KA, e), VEC(S_TM_RK, e), MAT(S_TM_KEY, e, e),
-                       MAT(S_TM_VALUE, e, e), MAT(S_TM_RECEPTANCE, e, e), MAT(S_TM_OUT, e, e), VEC(S_TM_LERP, e));
+    status st = SHAPES(VEC(S_TM_W0, e), MAT(S_TM_W1, e, w), MAT(S_TM_W2, w, e), VEC(S_TM_A0, e), MAT(S_TM_A1, e, a), MAT(S_TM_A2, a, e),
+                       VEC(S_TM_KK, e), VEC(S_TM_KA, e), VEC(S_TM_RK, e), MAT(S_TM_KEY, e, e), MAT(S_TM_VALUE, e, e), MAT(S_TM_RECEPTANCE, e, e),
+                       MAT(S_TM_OUT, e, e), VEC(S_TM_LERP, e));
     if (!st && il > 0) st = SHAPES(VEC(S_TM_V0, e), MAT(S_TM_V1, e, v), MAT(S_TM_V2, v, e));
     if (!st && s[S_TM_G1].w) st = SHAPES(MAT(S_TM_G1, e, g), MAT(S_TM_G2, g, e));
     if (!st && (s[S_TM_LN].w || s[S_TM_LN].b)) st = SHAPES(VEC(S_TM_LN, e), BIAS(S_TM_LN, e));
@@ -96,13 +102,15 @@ static void scaled(graph *c, dev_reg dst, dev_reg src, const dev_tensor *by) { d
 
 // dst = act(w src + bias)
 static void through(graph *c, dev_reg dst, dev_reg src, const dev_tensor *w, const dev_tensor *bias, dev_act act) {
-    dev_op_linear(c->p, (dev_linear){.src = src, .n = 1, .residual = DEV_NONE, .epilogue = act == DEV_ACT_NONE ? DEV_EP_NONE : DEV_EP_ACT, .act = act, .out = {{dst, w, bias, 1, 0}}});
+    dev_epilogue after = act == DEV_ACT_NONE ? DEV_EP_NONE : DEV_EP_ACT;
+    dev_op_linear(c->p, (dev_linear){.src = src, .n = 1, .residual = DEV_NONE, .epilogue = after, .act = act, .out = {{dst, w, bias, 1, 0}}});
 }
 
 // PREV = the row before x, minus x
 static void shift(graph *c, dev_reg x, int32_t layer, int32_t row) {
     dev_reg prev = c->tm[TM_PREV];
-    dev_op_conv(c->p, (dev_conv){.dst = prev, .src = x, .group = c->state_group, .layer = layer, .state_at = row * c->hp->n_embd, .taps = 2, .weight = c->b->shift->dev, .act = DEV_ACT_NONE});
+    dev_op_conv(c->p, (dev_conv){.dst = prev, .src = x, .group = c->state_group, .layer = layer, .state_at = row * c->hp->n_embd,
+                                 .taps = 2, .weight = c->b->shift->dev, .act = DEV_ACT_NONE});
     dev_op_combine(c->p, (dev_combine){.dst = prev, .a = prev, .b = x, .sa = 1, .sb = -1});
 }
 
@@ -121,8 +129,9 @@ static void repeat_heads(graph *c, dev_reg dst, dev_reg src, int32_t n_kv) {
 
 static dev_scan scan_of(const graph *c, int32_t layer) {
     const hparams *hp = c->hp;
-    return (dev_scan){.q = c->tm[TM_R], .k = c->tm[TM_K], .v = c->tm[TM_V], .rate = c->tm[TM_W], .beta = DEV_NONE, .rate_kind = DEV_RATE_KEY, .group = c->state_group, .layer = layer,
-                      .state_at = (int32_t)rwkv_shift_rows(hp) * hp->n_embd, .n_head = hp->state_heads, .n_key = hp->state_heads, .head_k = hp->state_k, .head_v = hp->state_v, .scale = 1};
+    return (dev_scan){.q = c->tm[TM_R], .k = c->tm[TM_K], .v = c->tm[TM_V], .rate = c->tm[TM_W], .beta = DEV_NONE, .rate_kind = DEV_RATE_KEY,
+                      .group = c->state_group, .layer = layer, .state_at = (int32_t)rwkv_shift_rows(hp) * hp->n_embd,
+                      .n_head = hp->state_heads, .n_key = hp->state_heads, .head_k = hp->state_k, .head_v = hp->state_v, .scale = 1};
 }
 
 // att += v * (r . k u) of each head; SUM is overwritten.
@@ -135,7 +144,8 @@ static void bonus(graph *c, dev_reg att, const dev_tensor *u) {
 }
 
 static void head_norm(graph *c, dev_reg att, const slot_pair *s) {
-    dev_op_norm(c->p, (dev_norm){.dst = att, .src = att, .kind = DEV_NORM_LAYER, .group = c->hp->state_v, .eps = GROUP_EPS, .weight = graph_weight(s), .bias = graph_bias(s), .add = DEV_NONE, .sum = DEV_NONE});
+    dev_op_norm(c->p, (dev_norm){.dst = att, .src = att, .kind = DEV_NORM_LAYER, .group = c->hp->state_v, .eps = GROUP_EPS,
+                                 .weight = graph_weight(s), .bias = graph_bias(s), .add = DEV_NONE, .sum = DEV_NONE});
 }
 
 static void time_mix_6(graph *c, int32_t il, int32_t layer, dev_reg x, dev_reg att) {

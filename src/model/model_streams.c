@@ -30,14 +30,17 @@ static status check_altup(const hparams *hp, const binding *b, error *err) {
     for (int i = 0; i < 2; i++) {
         const char *name = i ? "altup_unembd_proj.weight" : "altup_proj.weight";
         if (!all[i]->w) return error_set(err, E_INVALID, "the file has no tensor \"%s\"", name);
-        if (all[i]->w->src->dims[2] != (uint64_t)n - 1) return error_set(err, E_INVALID, "tensor \"%s\" holds %llu matrices, expected %lld", name, (unsigned long long)all[i]->w->src->dims[2], (long long)n - 1);
+        uint64_t matrices = all[i]->w->src->dims[2];
+        if (matrices != (uint64_t)n - 1)
+            return error_set(err, E_INVALID, "tensor \"%s\" holds %llu matrices, expected %lld", name, (unsigned long long)matrices, (long long)n - 1);
         if ((st = want_matrix(all[i], e, e, 1, err))) return st;
     }
     for (int32_t il = 0; il < hp->n_layers; il++) {
         slot_pair *s = b->layers[il].s;
         int64_t rank = s[S_LAUREL_L].w ? s[S_LAUREL_L].w->desc.n : 0;
-        st = SHAPES(MAT(S_ALTUP_ROUTER, e, n), VEC(S_ALTUP_ROUTER_NORM, e), MAT(S_ALTUP_PREDICT, n, n * n), MAT(S_ALTUP_CORRECT, n, n), VEC(S_ALTUP_SCALE, e), MAT(S_LAUREL_L, e, rank), MAT(S_LAUREL_R, rank, e),
-                    VEC(S_LAUREL_POST, e), VEC(S_ATTN_POST, e), VEC(S_FFN_POST, e), MAT(S_GATE, e, b->layers[0].s[S_GATE].w ? b->layers[0].s[S_GATE].w->desc.n : 0));
+        st = SHAPES(MAT(S_ALTUP_ROUTER, e, n), VEC(S_ALTUP_ROUTER_NORM, e), MAT(S_ALTUP_PREDICT, n, n * n), MAT(S_ALTUP_CORRECT, n, n), VEC(S_ALTUP_SCALE, e),
+                    MAT(S_LAUREL_L, e, rank), MAT(S_LAUREL_R, rank, e), VEC(S_LAUREL_POST, e), VEC(S_ATTN_POST, e), VEC(S_FFN_POST, e),
+                    MAT(S_GATE, e, b->layers[0].s[S_GATE].w ? b->layers[0].s[S_GATE].w->desc.n : 0));
         if (st) return st;
     }
     return OK;
@@ -66,7 +69,9 @@ static status check_hyper(const hparams *hp, const binding *b, error *err) {
     if ((st = want_matrix(&b->hc, all, n, 1, err)) || (st = want_vector(b->hc_base.w, n, err)) || (st = want_vector(b->hc_scale.w, n, err))) return st;
     for (int32_t il = 0; il < hp->n_layers; il++) {
         slot_pair *s = b->layers[il].s;
-        if ((st = SHAPES(MAT(S_HC_ATTN, all, 2 * n), VEC(S_HC_ATTN_BASE, 2 * n), VEC(S_HC_ATTN_SCALE, 2 * n), MAT(S_HC_FFN, all, 2 * n), VEC(S_HC_FFN_BASE, 2 * n), VEC(S_HC_FFN_SCALE, 2 * n)))) return st;
+        st = SHAPES(MAT(S_HC_ATTN, all, 2 * n), VEC(S_HC_ATTN_BASE, 2 * n), VEC(S_HC_ATTN_SCALE, 2 * n),
+                    MAT(S_HC_FFN, all, 2 * n), VEC(S_HC_FFN_BASE, 2 * n), VEC(S_HC_FFN_SCALE, 2 * n));
+        if (st) return st;
     }
     return OK;
 }
@@ -133,7 +138,8 @@ static void project(graph *c, dev_reg dst, dev_reg src, const dev_tensor *w) {
 // mode = tanh(router norm(x) / n_embd); n is overwritten.
 static void route(graph *c, const slot_pair *s, dev_reg x, dev_reg n) {
     graph_norm(c, n, x, &s[S_ALTUP_ROUTER_NORM]);
-    dev_op_linear(c->p, (dev_linear){.src = n, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_TANH, .out = {{c->st.mode[c->w], graph_weight(&s[S_ALTUP_ROUTER]), NULL, 1 / (float)c->hp->n_embd, 0}}});
+    dev_op_linear(c->p, (dev_linear){.src = n, .n = 1, .residual = DEV_NONE, .epilogue = DEV_EP_ACT, .act = DEV_ACT_TANH,
+                                     .out = {{c->st.mode[c->w], graph_weight(&s[S_ALTUP_ROUTER]), NULL, 1 / (float)c->hp->n_embd, 0}}});
 }
 
 // dst = down(gelu(gates that stand out) * up): a gate keeps what it is above mean + 1.645 deviations, others count as 0.
@@ -267,7 +273,9 @@ static dev_reg weigh(graph *c, const slot_pair *fn, const slot_pair *base, const
     return read;
 }
 
-static void read_streams(graph *c, dev_reg dst, dev_reg weights) { dev_op_mix(c->p, (dev_mix){.dst = dst, .src = c->st.all[c->w], .weight = weights, .add = DEV_NONE, .n_dst = 1, .n_src = c->hp->n_streams}); }
+static void read_streams(graph *c, dev_reg dst, dev_reg weights) {
+    dev_op_mix(c->p, (dev_mix){.dst = dst, .src = c->st.all[c->w], .weight = weights, .add = DEV_NONE, .n_dst = 1, .n_src = c->hp->n_streams});
+}
 
 static void write_streams(graph *c, dev_reg src) {
     int32_t n = c->hp->n_streams;

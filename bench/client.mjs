@@ -5,7 +5,8 @@ export const arg = (name, fallback) => {
   return i < 0 ? fallback : process.argv[i + 1];
 };
 
-// Between what is measured: for seconds after a process ends, the memory it held goes back to the host of a virtual machine, and whoever runs meanwhile is slower (docs/PERFORMANCE.md, "Beside llama.cpp").
+// Between what is measured: for seconds after a process ends, the memory it held goes back to the host of a virtual machine, and whoever runs meanwhile
+// is slower (docs/PERFORMANCE.md, "Beside llama.cpp").
 export const rest = (seconds = 7) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 
 let seed = +arg('seed', 1) >>> 0;

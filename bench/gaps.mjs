@@ -37,8 +37,8 @@ if (long) {
   await Promise.all(Array.from({ length: clients }, async () => { while (goes()) await one().then((r) => done.push(r), (e) => errors.push(e.message)); }));
   const seconds = (performance.now() - start) / 1000, out = done.reduce((n, r) => n + r.usage.completion_tokens, 0);
   console.log(JSON.stringify({ clients, requests: done.length, errors: errors.length, first_error: errors[0], seconds: Math.round(10 * seconds) / 10,
-    output_tok_s: Math.round(10 * out / seconds) / 10, prompt_tokens: done[0]?.usage.prompt_tokens, ttft_ms: shape(done.filter((r) => r.times.length).map((r) => r.times[0] - r.start)),
-    gap_ms: shape(done.flatMap((r) => gapsOf(r.times))) }));
+    output_tok_s: Math.round(10 * out / seconds) / 10, prompt_tokens: done[0]?.usage.prompt_tokens,
+    ttft_ms: shape(done.filter((r) => r.times.length).map((r) => r.times[0] - r.start)), gap_ms: shape(done.flatMap((r) => gapsOf(r.times))) }));
   process.exit(errors.length ? 1 : 0);
 }
 process.exit(0);

@@ -57,7 +57,8 @@ static dev_tensor *weight(int type, int64_t k, int64_t n, unsigned use) {
 
 int main(int argc, char **argv) {
     const char *shape = argc > 1 ? argv[1] : "q06", *kind = argc > 2 ? argv[2] : "Q4_K_M", *isa = argc > 3 ? argv[3] : "";
-    int threads = argc > 4 ? atoi(argv[4]) : 2, prompt = argc > 5 ? atoi(argv[5]) : 512, gen = argc > 6 ? atoi(argv[6]) : 64, depth = argc > 7 ? atoi(argv[7]) : 0, reps = argc > 8 ? atoi(argv[8]) : 3, nseq = argc > 9 ? atoi(argv[9]) : 1;
+    int threads = argc > 4 ? atoi(argv[4]) : 2, prompt = argc > 5 ? atoi(argv[5]) : 512, gen = argc > 6 ? atoi(argv[6]) : 64;
+    int depth = argc > 7 ? atoi(argv[7]) : 0, reps = argc > 8 ? atoi(argv[8]) : 3, nseq = argc > 9 ? atoi(argv[9]) : 1;
     dev_kv_type kv_type = argc > 10 && !strcmp(argv[10], "q8_0") ? DEV_KV_Q8_0 : argc > 10 && !strcmp(argv[10], "f16") ? DEV_KV_F16 : DEV_KV_AUTO;
     bool deterministic = argc > 11 && !strcmp(argv[11], "deterministic");
     bool q06 = !strcmp(shape, "q06"), mixed = !strcmp(kind, "Q4_K_M");
@@ -69,14 +70,18 @@ int main(int argc, char **argv) {
     dev_plan *p;
     dev_plan_create(dev, &p, &e);
     int32_t g = dev_plan_group(p, (dev_group){.kind = DEV_GROUP_FULL, .n_layers = layers, .n_kv = kvh, .head_k = head, .head_v = head});
-    dev_tensor *embed = weight(mixed ? QUANT_Q6_K : type, width, vocab, DEV_USE_ROWS | DEV_USE_MATRIX), *norm = weight(QUANT_F32, width, 1, DEV_USE_VECTOR), *hnorm = weight(QUANT_F32, head, 1, DEV_USE_VECTOR);
-    dev_reg x = dev_reg_all(p, width), h = dev_reg_all(p, width), q = dev_reg_all(p, heads * head), k = dev_reg_all(p, kvh * head), v = dev_reg_all(p, kvh * head), a = dev_reg_all(p, heads * head);
+    dev_tensor *embed = weight(mixed ? QUANT_Q6_K : type, width, vocab, DEV_USE_ROWS | DEV_USE_MATRIX);
+    dev_tensor *norm = weight(QUANT_F32, width, 1, DEV_USE_VECTOR), *hnorm = weight(QUANT_F32, head, 1, DEV_USE_VECTOR);
+    dev_reg x = dev_reg_all(p, width), h = dev_reg_all(p, width), q = dev_reg_all(p, heads * head);
+    dev_reg k = dev_reg_all(p, kvh * head), v = dev_reg_all(p, kvh * head), a = dev_reg_all(p, heads * head);
     dev_reg xw = dev_reg_wanted(p, width), hw = dev_reg_wanted(p, width);
     dev_op_embed(p, (dev_embed){x, embed, 1, false});
     for (int l = 0; l < layers; l++) {
         bool more = mixed && (l < layers / 8 || l >= 7 * layers / 8 || (l - layers / 8) % 3 == 2);
         dev_rms(p, h, x, norm, 1e-5f);
-        dev_op_linear(p, (dev_linear){.src = h, .n = 3, .out = {{q, weight(type, width, heads * head, 1), NULL, 1, 0}, {k, weight(type, width, kvh * head, 1), NULL, 1, 0}, {v, weight(more ? QUANT_Q6_K : type, width, kvh * head, 1), NULL, 1, 0}}, .residual = -1});
+        dev_op_linear(p, (dev_linear){.src = h, .n = 3, .residual = -1,
+                                      .out = {{q, weight(type, width, heads * head, 1), NULL, 1, 0}, {k, weight(type, width, kvh * head, 1), NULL, 1, 0},
+                                              {v, weight(more ? QUANT_Q6_K : type, width, kvh * head, 1), NULL, 1, 0}}});
         if (q06) {
             dev_op_norm(p, (dev_norm){.dst = q, .src = q, .kind = DEV_NORM_RMS, .group = head, .eps = 1e-5f, .weight = hnorm, .add = -1, .sum = -1});
             dev_op_norm(p, (dev_norm){.dst = k, .src = k, .kind = DEV_NORM_RMS, .group = head, .eps = 1e-5f, .weight = hnorm, .add = -1, .sum = -1});
@@ -90,9 +95,11 @@ int main(int argc, char **argv) {
         dev_linear_add(p, x, a, weight(type, heads * head, width, 1), NULL, x);
         bool last = l == layers - 1;
         if (last) dev_op_select(p, (dev_select){xw, x});
-        dev_reg xs = last ? xw : x, hs = last ? hw : h, fs = last ? dev_reg_wanted(p, ff) : dev_reg_all(p, ff); // its own, as in the models: what only the next op reads may be joined
+        dev_reg xs = last ? xw : x, hs = last ? hw : h;
+        dev_reg fs = last ? dev_reg_wanted(p, ff) : dev_reg_all(p, ff); // its own, as in the models: what only the next op reads may be joined
         dev_rms(p, hs, xs, norm, 1e-5f);
-        dev_op_linear(p, (dev_linear){.src = hs, .n = 2, .out = {{fs, weight(type, width, ff, 1), NULL, 1, 0}, {fs, weight(type, width, ff, 1), NULL, 1, 0}}, .epilogue = DEV_EP_GATED, .act = DEV_ACT_SILU, .residual = -1});
+        dev_op_linear(p, (dev_linear){.src = hs, .n = 2, .epilogue = DEV_EP_GATED, .act = DEV_ACT_SILU, .residual = -1,
+                                      .out = {{fs, weight(type, width, ff, 1), NULL, 1, 0}, {fs, weight(type, width, ff, 1), NULL, 1, 0}}});
         dev_linear_add(p, xs, fs, weight(more ? QUANT_Q6_K : type, ff, width, 1), NULL, xs);
     }
     dev_rms(p, hw, xw, norm, 1e-5f);
@@ -110,7 +117,8 @@ int main(int argc, char **argv) {
     free(page);
     dev_info info;
     dev_get_info(dev, &info);
-    printf("%s %s %s: %d threads, %.0f MB of weights, import %.1f s, scratch %.1f MB\n", shape, kind, info.isa, info.threads, (double)info.weight_bytes / 1e6, now() - t0, (double)dev_plan_scratch(p, 512, nseq) / 1e6);
+    printf("%s %s %s: %d threads, %.0f MB of weights, import %.1f s, scratch %.1f MB\n", shape, kind,
+           info.isa, info.threads, (double)info.weight_bytes / 1e6, now() - t0, (double)dev_plan_scratch(p, 512, nseq) / 1e6);
     for (int rep = 0; rep < reps; rep++) {
         dev_ticket t;
         t0 = now();
@@ -141,7 +149,8 @@ int main(int argc, char **argv) {
             if (dev_submit(p, kv, &st, &t, &e)) return fprintf(stderr, "%s\n", e.text), 1;
         }
         double tg = now() - t0, ug = used() - u0;
-        printf("prompt %.1f tok/s, gen %.1f tok/s (%.1f GB/s of weights); of processor time: prompt %.1f tok/s, gen %.1f\n", prompt / pp, gen * nseq / tg, (double)info.weight_bytes * gen / tg / 1e9, prompt / up, gen * nseq / ug);
+        printf("prompt %.1f tok/s, gen %.1f tok/s (%.1f GB/s of weights); of processor time: prompt %.1f tok/s, gen %.1f\n",
+               prompt / pp, gen * nseq / tg, (double)info.weight_bytes * gen / tg / 1e9, prompt / up, gen * nseq / ug);
     }
     dev_kv_destroy(dev, kv);
     dev_plan_destroy(p);

@@ -13,8 +13,9 @@
 #include "cpu/cpu.h"
 #include "quant/quant.h"
 
-static const int types[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_NVFP4,
-    QUANT_Q2_K, QUANT_Q3_K, QUANT_IQ3_S, QUANT_IQ3_XXS, QUANT_IQ2_S, QUANT_IQ2_XS, QUANT_IQ2_XXS, QUANT_IQ1_S, QUANT_IQ1_M, QUANT_TQ1_0, QUANT_TQ2_0, QUANT_Q2_0, QUANT_Q1_0};
+static const int types[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q4_K,
+    QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_NVFP4, QUANT_Q2_K, QUANT_Q3_K, QUANT_IQ3_S, QUANT_IQ3_XXS,
+    QUANT_IQ2_S, QUANT_IQ2_XS, QUANT_IQ2_XXS, QUANT_IQ1_S, QUANT_IQ1_M, QUANT_TQ1_0, QUANT_TQ2_0, QUANT_Q2_0, QUANT_Q1_0};
 enum { TYPES = sizeof types / sizeof *types, K = 2048, SOME = 64, CHECK_N = 100, MOST_ROWS = 512 };
 
 static double now(void) {
@@ -61,7 +62,9 @@ static product open_product(const char *tier, int threads, int type, int64_t n, 
     rows z = {(uint8_t *)zeros, K * sizeof *zeros};
     if (cpu_device_create(&(cpu_options){.threads = threads, .isa = tier, .deterministic = n == CHECK_N}, &p.dev, &e)
         || dev_import_weight(p.dev, &(dev_weight){"w", (uint32_t)type, K, n, 1, DEV_USE_MATRIX}, &(dev_source){read_rows, r}, &p.weight, &e)
-        || dev_import_weight(p.dev, &(dev_weight){"x", QUANT_F32, K, 1, 1, DEV_USE_ROWS}, &(dev_source){read_rows, &z}, &p.table, &e) || dev_plan_create(p.dev, &p.plan, &e)) die(&e);
+        || dev_import_weight(p.dev, &(dev_weight){"x", QUANT_F32, K, 1, 1, DEV_USE_ROWS}, &(dev_source){read_rows, &z}, &p.table, &e)
+        || dev_plan_create(p.dev, &p.plan, &e))
+        die(&e);
     dev_reg in = dev_reg_all(p.plan, K), out = dev_reg_all(p.plan, (int32_t)n);
     dev_op_embed(p.plan, (dev_embed){in, p.table, 1, false});
     dev_linear1(p.plan, out, in, p.weight, NULL);

@@ -26,7 +26,8 @@ const more = arg('server-flags', '').split(' ').filter(Boolean);
 // ---- a server, and what the system says of it
 
 async function serve(flags, models = folder) {
-  const child = spawn(bin, ['serve', '--port', String(port), '--models', models, '--threads', threads, '--log-level', 'warn', ...more, ...flags], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(bin, ['serve', '--port', String(port), '--models', models, '--threads', threads, '--log-level', 'warn', ...more, ...flags],
+    { stdio: ['ignore', 'pipe', 'inherit'] });
   child.ended = new Promise((resolve) => child.on('exit', (code, signal) => resolve(signal ?? code)));
   await new Promise((resolve, reject) => {
     let text = '';
@@ -97,8 +98,10 @@ const loaded = (options, { speed, first }) => async () => {
     if (wanted) both.push((wanted[0] > wanted[1] ? least : most)('  ratio', value / theirs, wanted[0] / wanted[1]));
     return both;
   };
-  return [most('errors', r.errors, 0), ...(rival ? [most('errors of llama-server', other.errors, 0)] : []), ...figure('output tok/s', r.output_tok_s, other?.output_tok_s, speed, atLeast),
-    ...figure('first token ms', r.ttft_ms.p50, other?.ttft_ms.p50, first, within), told('p95', r.ttft_ms.p95), ...figure('between tokens ms', r.itl_ms.p50, other?.itl_ms.p50), told('p99', r.itl_ms.p99),
+  return [most('errors', r.errors, 0), ...(rival ? [most('errors of llama-server', other.errors, 0)] : []),
+    ...figure('output tok/s', r.output_tok_s, other?.output_tok_s, speed, atLeast),
+    ...figure('first token ms', r.ttft_ms.p50, other?.ttft_ms.p50, first, within), told('p95', r.ttft_ms.p95),
+    ...figure('between tokens ms', r.itl_ms.p50, other?.itl_ms.p50), told('p99', r.itl_ms.p99),
     told('cached of prompt', r.cached_tokens / r.prompt_tokens)];
 };
 const clients = (n, requests, wanted) => loaded({ concurrency: n, requests, 'prompt-words': 200, 'max-tokens': 64, seed: n }, wanted);
@@ -113,7 +116,8 @@ const long = () => withServer(['--speculate', 'off'], async ({ at }) => {
 
 const gaps = () => withServer([], async ({ at }) => {
   const r = await script(join(here, 'gaps.mjs'), loadArgs(at, { clients: 8, requests: 3, words: 200, tokens: 64 }));
-  return [most('errors', r.errors, 0), most('largest gap ms', r.gap_ms.max, 1000), told('output tok/s', r.output_tok_s), told('between tokens ms', r.gap_ms.p50), told('p99', r.gap_ms.p99)];
+  return [most('errors', r.errors, 0), most('largest gap ms', r.gap_ms.max, 1000), told('output tok/s', r.output_tok_s),
+    told('between tokens ms', r.gap_ms.p50), told('p99', r.gap_ms.p99)];
 });
 
 // Twenty turns of 300 tokens; every second one is asked three times, with other words at its end, each time beside a bench of the same depth, since speeds swing from minute to
@@ -169,14 +173,16 @@ const restart = async () => {
     const next = await ask(server.at, messages, 16), cached = next.usage.prompt_tokens_details.cached_tokens;
     const fromDisk = await metric(server.at, `altiserve_prefix_hit_tokens_total{model_name="${name}",tier="disk"}`);
     await server.end();
-    return [least('from disk, of the earlier prompt', fromDisk / first.usage.prompt_tokens, 0.95), told('cached', cached), told('first token ms', next.times[0] - next.start), told('before, computed', first.times[0] - first.start),
+    return [least('from disk, of the earlier prompt', fromDisk / first.usage.prompt_tokens, 0.95), told('cached', cached),
+      told('first token ms', next.times[0] - next.start), told('before, computed', first.times[0] - first.start),
       told('written after the answer, ms', waited), told('start and load ms', up)];
   } finally { rmSync(dir, { recursive: true, force: true }); }
 };
 
 // So many clients of toy-1 at once, again and again; with --deterministic each answer is held to that of its prompt asked alone.
 const many = (deterministic) => async () => {
-  const prompts = Array.from({ length: 60 }, (_, i) => `${i} ${words(5 + 2 * i)}`), field = (i) => ({ seed: i, temperature: i % 2 ? 0.8 : 0 }), none = mkdtempSync(join(tmpdir(), 'altiserve-none-'));
+  const prompts = Array.from({ length: 60 }, (_, i) => `${i} ${words(5 + 2 * i)}`), field = (i) => ({ seed: i, temperature: i % 2 ? 0.8 : 0 });
+  const none = mkdtempSync(join(tmpdir(), 'altiserve-none-'));
   const length = (i) => 16 + (i * 7) % 100, flags = [...(deterministic ? ['--deterministic'] : []), '--memory', '256M'], alone = [];
   try {
     if (deterministic) await withServer([...flags, '--no-prefix-cache'], async ({ at }) => {
@@ -201,8 +207,10 @@ const many = (deterministic) => async () => {
         }
       }));
       const seen = stop(), warm = Math.floor(seen.length / 3), third = Math.floor(seen.length / 3);
-      return [most('errors', errors.length, 0), ...(deterministic ? [most('answers unlike the serial run', different, 0)] : []), told('answers', good), told('429', refused), told('tok/s', tokens / ((performance.now() - start) / 1000)),
-        most('RSS: last third / middle third', median(seen.slice(-third)) / median(seen.slice(warm, 2 * warm)), 1.02), told('RSS MB', seen[seen.length - 1]), ...(errors[0] ? [told(errors[0], 1)] : [])];
+      return [most('errors', errors.length, 0), ...(deterministic ? [most('answers unlike the serial run', different, 0)] : []),
+        told('answers', good), told('429', refused), told('tok/s', tokens / ((performance.now() - start) / 1000)),
+        most('RSS: last third / middle third', median(seen.slice(-third)) / median(seen.slice(warm, 2 * warm)), 1.02),
+        told('RSS MB', seen[seen.length - 1]), ...(errors[0] ? [told(errors[0], 1)] : [])];
     }, none);
   } finally { rmSync(none, { recursive: true, force: true }); }
 };
@@ -211,25 +219,32 @@ const soak = () => withServer(['--memory', '1500M'], async ({ at, child }) => {
   const stop = watch(child.pid);
   const r = await script(join(here, 'gaps.mjs'), loadArgs(at, { clients: 32, words: 200, tokens: 64, seconds }));
   const seen = stop(), third = Math.floor(seen.length / 3);
-  return [most('errors', r.errors, 0), told('requests', r.requests), told('output tok/s', r.output_tok_s), told('between tokens ms', r.gap_ms.p50), told('p99', r.gap_ms.p99), told('largest', r.gap_ms.max),
-    told('first token ms', r.ttft_ms.p50), most('RSS: last third / middle third', median(seen.slice(-third)) / median(seen.slice(third, 2 * third)), 1.02), told('RSS MB', seen[seen.length - 1])];
+  return [most('errors', r.errors, 0), told('requests', r.requests), told('output tok/s', r.output_tok_s), told('between tokens ms', r.gap_ms.p50),
+    told('p99', r.gap_ms.p99), told('largest', r.gap_ms.max), told('first token ms', r.ttft_ms.p50),
+    most('RSS: last third / middle third', median(seen.slice(-third)) / median(seen.slice(third, 2 * third)), 1.02), told('RSS MB', seen[seen.length - 1])];
 });
 
 const rows = [
-  ['1 client', clients(1, 5, { speed: [42, 23.8], first: [180, 536] })], ['8 clients', clients(8, 24, { speed: [160, 55.7] })], ['16 clients', clients(16, 48, { speed: [220, 75.9] })], ['8 clients, 600 shared words', shared],
+  ['1 client', clients(1, 5, { speed: [42, 23.8], first: [180, 536] })], ['8 clients', clients(8, 24, { speed: [160, 55.7] })],
+  ['16 clients', clients(16, 48, { speed: [220, 75.9] })], ['8 clients, 600 shared words', shared],
   ['gaps of 8 clients', gaps], ['long prompt beside 7 streams', long], ['conversation of 20 turns', conversation], ['restart after kill -9', restart],
   ['crowd on toy-1', many(false), true], ['deterministic crowd on toy-1', many(true), true], ['soak of 32 clients', soak, true],
 ];
 const pattern = arg('rows', null), results = [];
 scale.speed = +arg('scale', 0) || benchGen() / 32.9;
-console.log(`peer bench: ${(32.9 * scale.speed).toFixed(1)} tok/s; wanted figures are those for 32.9, scaled by ${scale.speed.toFixed(2)}${rival ? ", or ratios to llama.cpp's server" : ""}; ${execFileSync('git', ['-C', root, 'rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).trim()}`);
+const commit = execFileSync('git', ['-C', root, 'rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).trim();
+console.log(`peer bench: ${(32.9 * scale.speed).toFixed(1)} tok/s; wanted figures are those for 32.9, scaled by ${scale.speed.toFixed(2)}`
+  + `${rival ? ", or ratios to llama.cpp's server" : ""}; ${commit}`);
 const short = (x) => (x === undefined || x === null || Number.isNaN(x) ? '?' : Math.abs(x) >= 100 || Number.isInteger(x) ? String(Math.round(x)) : x.toFixed(2));
 for (const [row, run, long_] of rows) {
   if (pattern ? !new RegExp(pattern).test(row) : long_) continue;
   const figures = await run();
   results.push({ row, figures });
   console.log(`\n${row}`);
-  for (const f of figures) console.log(`  ${f.what.padEnd(42)} ${short(f.value).padStart(9)}${f.wanted === undefined ? '' : `   wanted ${f.sign} ${short(f.wanted)}  ${f.good ? 'yes' : 'NO'}`}`);
+  for (const f of figures) {
+    const wanted = f.wanted === undefined ? '' : `   wanted ${f.sign} ${short(f.wanted)}  ${f.good ? 'yes' : 'NO'}`;
+    console.log(`  ${f.what.padEnd(42)} ${short(f.value).padStart(9)}${wanted}`);
+  }
 }
 if (arg('json', null)) writeFileSync(arg('json'), JSON.stringify({ date: new Date().toISOString(), scale: scale.speed, results }, null, 1));
 process.exit(results.every((r) => r.figures.every((f) => f.good)) ? 0 : 1);

@@ -40,16 +40,21 @@ const rowPattern = new RegExp(flags.rows);
 const wantedPrompt = { Q4_K_M: [5, 1.6, 1.3], Q4_0: [5, 1.6, 1.3], Q8_0: [4, 1.6, 1.3] };
 const wantedGen = { Q4_K_M: [1.75, 1.7, 1.4], Q4_0: [1.25, 1.2, 1.2], Q8_0: [1.08, 1.7, 1.7] };
 const jobs = [];
+const both = (pp, tg) => [
+  { work: 'prompt 512', figure: 'pp', flag: ['--prompt', '512'], wanted: pp },
+  { work: 'gen 64', figure: 'tg', flag: ['--gen', '64'], wanted: tg },
+];
 for (const model of ['l1b', 'q06']) for (const type of ['Q4_K_M', 'Q4_0', 'Q8_0'])
-  jobs.push({ model: `${model}-${type}`, parts: [{ work: 'prompt 512', figure: 'pp', flag: ['--prompt', '512'], wanted: wantedPrompt[type] }, { work: 'gen 64', figure: 'tg', flag: ['--gen', '64'], wanted: wantedGen[type] }] });
-jobs.push({ model: 'moe-Q4_K_M', parts: [{ work: 'prompt 512', figure: 'pp', flag: ['--prompt', '512'], wanted: [3.5, 1.5, 1.3] }, { work: 'gen 64', figure: 'tg', flag: ['--gen', '64'], wanted: wantedGen.Q4_K_M }] });
+  jobs.push({ model: `${model}-${type}`, parts: both(wantedPrompt[type], wantedGen[type]) });
+jobs.push({ model: 'moe-Q4_K_M', parts: both([3.5, 1.5, 1.3], wantedGen.Q4_K_M) });
 const q06 = (work, figure, flag, wanted) => jobs.push({ model: 'q06-Q4_K_M', parts: [{ work, figure, flag, wanted }] });
 q06('8 at depth 256', 'tg', ['--gen', '32', '--depth', '256', '--parallel', '8'], [4, 2, 1.5]);
 q06('prompt 4096', 'pp', ['--prompt', '4096'], [6, 2, 1.5]);
 q06('32 at depth 256', 'tg', ['--gen', '16', '--depth', '256', '--parallel', '32'], [4, 2, 1.5]);
 q06('gen 64 at 4096', 'tg', ['--gen', '64', '--depth', '4096'], [4, 4, 2.5]);
 // What --deterministic costs: ours with it to ours without.
-const deterministic = (work, figure, flag) => jobs.push({ model: 'q06-Q4_K_M', deterministic: true, parts: [{ work: `deterministic: ${work}`, figure, flag, wanted: [0.7, 0.7, 0.7] }] });
+const deterministic = (work, figure, flag) =>
+  jobs.push({ model: 'q06-Q4_K_M', deterministic: true, parts: [{ work: `deterministic: ${work}`, figure, flag, wanted: [0.7, 0.7, 0.7] }] });
 deterministic('prompt 512', 'pp', ['--prompt', '512']);
 deterministic('gen 64', 'tg', ['--gen', '64']);
 deterministic('8 at depth 256', 'tg', ['--gen', '32', '--depth', '256', '--parallel', '8']);
@@ -74,8 +79,9 @@ const tiers = ['amx', 'avx512', 'avx512-vnni', 'avx2-vnni', 'avx2'];
 const wantedOf = { amx: 0, avx512: 1, 'avx512-vnni': 1, 'avx2-vnni': 2, avx2: 2 }; // the column of wanted ratios
 const runs = (tier) => spawnSync(bin, ['bench', 'toy-1', '--cpu', tier, '--prompt', '1', '--gen', '0', '--reps', '1']).status === 0;
 const native = JSON.parse(execFileSync(bin, ['bench', 'toy-1', '--prompt', '1', '--gen', '0', '--reps', '1', '--json'], { encoding: 'utf8' })).isa;
-const columns = [{ name: 'native', tier: native, peer: 'native' }, { name: 'avx512', tier: 'avx512', peer: 'zen4' }, { name: 'avx512-vnni', tier: 'avx512-vnni', peer: 'cascadelake' }, { name: 'avx2-vnni', tier: 'avx2-vnni', peer: 'alderlake' },
-  { name: 'avx2', tier: 'avx2', peer: 'haswell' }]
+const columns = [
+  { name: 'native', tier: native, peer: 'native' }, { name: 'avx512', tier: 'avx512', peer: 'zen4' }, { name: 'avx512-vnni', tier: 'avx512-vnni', peer: 'cascadelake' },
+  { name: 'avx2-vnni', tier: 'avx2-vnni', peer: 'alderlake' }, { name: 'avx2', tier: 'avx2', peer: 'haswell' }]
   .filter((c, i) => i === 0 || tiers.indexOf(c.tier) > tiers.indexOf(native)) // a machine without AMX has no forced column for its own tier
   .filter((c) => !flags.columns || flags.columns.split(',').includes(c.name))
   .filter((c) => c.name === 'native' || runs(c.tier));
@@ -102,7 +108,8 @@ const benchArgs = (job) => {
   for (const f of ['--prompt', '--gen']) if (!given.includes(f)) args.push(f, '0');
   return args;
 };
-const same = (e, job, c) => e.kind === 'pair' && e.column === c.name && e.model === job.model && !!e.deterministic === !!job.deterministic && job.parts.every((p) => e.works.includes(p.work));
+const same = (e, job, c) => e.kind === 'pair' && e.column === c.name && e.model === job.model
+  && !!e.deterministic === !!job.deterministic && job.parts.every((p) => e.works.includes(p.work));
 
 async function measurePair(job, c, rep) {
   const known = done.find((e) => same(e, job, c));
@@ -117,7 +124,8 @@ async function measurePair(job, c, rep) {
   let a, b;
   if (rep % 2) b = await theirs(), a = await ours();
   else a = await ours(), b = await theirs();
-  const entry = { kind: 'pair', column: c.name, model: job.model, deterministic: job.deterministic, works: job.parts.map((p) => p.work), seconds: (Date.now() - t) / 1000, ours: a, theirs: b };
+  const entry = { kind: 'pair', column: c.name, model: job.model, deterministic: job.deterministic, works: job.parts.map((p) => p.work),
+    seconds: (Date.now() - t) / 1000, ours: a, theirs: b };
   save(entry);
   for (const p of job.parts) console.error(`${c.tier} ${p.work} ${job.model}: ${a[`${p.figure}_tok_s`].toFixed(1)} / ${b[`${p.figure}_tok_s`].toFixed(1)}`);
   return true;
@@ -189,21 +197,25 @@ for (const c of columns) for (const job of chosen) for (const p of job.parts) {
   const key = `${p.figure}_tok_s`, ours = entries.map((e) => e.ours[key]), theirs = entries.map((e) => e.theirs[key]);
   const ratios = entries.map((e) => (job.deterministic ? e.theirs[key] / e.ours[key] : e.ours[key] / e.theirs[key]));
   const limits = entries.map((e) => e.ours[`${p.figure}_limit`]), exact = done.find((e) => e.kind === 'exact' && e.column === c.name && e.model === job.model);
-  rows.push({ work: p.work, model: job.model, column: c.name, tier: c.tier, peer: job.deterministic ? 'altiserve --deterministic' : c.peer, n: entries.length, ours: median(ours), theirs: median(theirs), ratio: median(ratios),
-    low: Math.min(...ratios), high: Math.max(...ratios), wanted: p.wanted[wantedOf[c.tier] ?? 0], share: median(limits.map((l) => l.share)), binds: limits[0].binds,
-    read: median(entries.map((e) => e.ours.read_gb_s)), units: entries[0].ours.units, exact: job.deterministic ? undefined : exact });
+  rows.push({ work: p.work, model: job.model, column: c.name, tier: c.tier, peer: job.deterministic ? 'altiserve --deterministic' : c.peer, n: entries.length,
+    ours: median(ours), theirs: median(theirs), ratio: median(ratios), low: Math.min(...ratios), high: Math.max(...ratios), wanted: p.wanted[wantedOf[c.tier] ?? 0],
+    share: median(limits.map((l) => l.share)), binds: limits[0].binds, read: median(entries.map((e) => e.ours.read_gb_s)), units: entries[0].ours.units,
+    exact: job.deterministic ? undefined : exact });
 }
 
 for (const c of columns) {
   const mine = rows.filter((r) => r.column === c.name);
   if (!mine.length) continue;
   const unit = Object.keys(mine[0].units).map((name) => `${name} ${median(mine.map((r) => r.units[name])).toFixed(2)} T/s`);
-  console.log(`\n${c.tier} against llama.cpp ${c.peer === 'native' ? 'as it chooses' : `held to ${c.peer}`}; ${flags.threads} threads; memory read at ${median(mine.map((r) => r.read)).toFixed(1)} GB/s, ${unit.join(', ')}`);
+  const read = median(mine.map((r) => r.read)).toFixed(1), rival = c.peer === 'native' ? 'as it chooses' : `held to ${c.peer}`;
+  console.log(`\n${c.tier} against llama.cpp ${rival}; ${flags.threads} threads; memory read at ${read} GB/s, ${unit.join(', ')}`);
   console.log(`${'work'.padEnd(30)} ${'model'.padEnd(11)} altiserve llama.cpp  ratio (spread)        wanted    of the limit          NMSE (llama.cpp's)    pairs`);
   for (const r of mine) {
     const error = r.exact ? `${r.exact.ours.toExponential(1)} (${r.exact.theirs.toExponential(1)})${r.exact.ours <= Math.max(1.1 * r.exact.theirs, 1e-4) ? '' : ' WORSE'}` : '';
-    console.log(`${r.work.padEnd(30)} ${r.model.padEnd(11)} ${r.ours.toFixed(1).padStart(9)} ${r.theirs.toFixed(1).padStart(9)} ${r.ratio.toFixed(2).padStart(6)} (${r.low.toFixed(2)}..${r.high.toFixed(2)})`.padEnd(84)
-      + `${String(r.wanted).padStart(5)} ${r.ratio >= r.wanted ? 'yes' : 'NO '} ${(100 * r.share).toFixed(0).padStart(4)} % of ${r.binds}`.padEnd(36) + `${error.padEnd(24)} ${r.n}`);
+    const speed = `${r.work.padEnd(30)} ${r.model.padEnd(11)} ${r.ours.toFixed(1).padStart(9)} ${r.theirs.toFixed(1).padStart(9)} ${r.ratio.toFixed(2).padStart(6)}`;
+    console.log(`${speed} (${r.low.toFixed(2)}..${r.high.toFixed(2)})`.padEnd(84)
+      + `${String(r.wanted).padStart(5)} ${r.ratio >= r.wanted ? 'yes' : 'NO '} ${(100 * r.share).toFixed(0).padStart(4)} % of ${r.binds}`.padEnd(36)
+      + `${error.padEnd(24)} ${r.n}`);
   }
 }
 
@@ -212,8 +224,11 @@ if (flags.record) {
   const commit = git('rev-parse', '--short', 'HEAD') + (git('status', '--porcelain', '--untracked-files=no', '--', ':!bench/results.csv') ? '+' : '');
   const cpu = (existsSync('/proc/cpuinfo') ? readFileSync('/proc/cpuinfo', 'utf8').match(/model name\s*:\s*(.*)/)?.[1] ?? '' : '').replaceAll(',', ' ');
   const date = new Date().toISOString().slice(0, 10);
-  if (!existsSync(csv)) writeFileSync(csv, 'date,commit,cpu,threads,tier,peer,work,model,pairs,altiserve_tok_s,peer_tok_s,ratio,ratio_low,ratio_high,wanted,share_of_limit,binds,read_gb_s,unit_tops,nmse,peer_nmse\n');
+  if (!existsSync(csv))
+    writeFileSync(csv, 'date,commit,cpu,threads,tier,peer,work,model,pairs,altiserve_tok_s,peer_tok_s,ratio,ratio_low,ratio_high,'
+      + 'wanted,share_of_limit,binds,read_gb_s,unit_tops,nmse,peer_nmse\n');
   for (const r of rows)
-    appendFileSync(csv, [date, commit, cpu, flags.threads, r.tier, r.peer, r.work, r.model, r.n, r.ours.toFixed(2), r.theirs.toFixed(2), r.ratio.toFixed(3), r.low.toFixed(3), r.high.toFixed(3), r.wanted, r.share.toFixed(3), r.binds, r.read.toFixed(1),
+    appendFileSync(csv, [date, commit, cpu, flags.threads, r.tier, r.peer, r.work, r.model, r.n, r.ours.toFixed(2), r.theirs.toFixed(2),
+      r.ratio.toFixed(3), r.low.toFixed(3), r.high.toFixed(3), r.wanted, r.share.toFixed(3), r.binds, r.read.toFixed(1),
       Object.values(r.units)[0].toFixed(3), r.exact?.ours.toExponential(2) ?? '', r.exact?.theirs.toExponential(2) ?? ''].join(',') + '\n');
 }

@@ -127,7 +127,8 @@ static bool find_ending(const job *j, json_t *list, const char *param, size_t la
     *out = j->p.generation_prompt < 0 ? ENDS : BEGINS;
     if (!(anthropic ? answer : j->p.continues)) return true;
     if (j->p.generation_prompt > 0)
-        return api_fail(e, 400, "continue_final_message", "invalid_value", "continue_final_message goes on with the last message, add_generation_prompt begins a new one: set one of them");
+        return api_fail(e, 400, "continue_final_message", "invalid_value",
+                        "continue_final_message goes on with the last message, add_generation_prompt begins a new one: set one of them");
     if (anthropic && ends_in_space(json_string_value(content), json_string_length(content)))
         return api_fail(e, 400, at, "invalid_value", "%s: the assistant's last message, with which the answer goes on, must not end in white space", at);
     *out = json_string_length(content) ? CONTINUES : BEGINS;
@@ -160,7 +161,8 @@ bool api_chat_input(const job *j, const json_t *messages, const char *param, con
     bool ok = list && find_ending(j, list, param, json_array_size(messages) - 1, &end, e);
     if (ok) {
         root = json_object();
-        ok = root && put_variables(root, &j->p) && json_object_set(root, "messages", list) == 0 && json_object_set_new(root, "add_generation_prompt", json_boolean(end == BEGINS)) == 0 &&
+        ok = root && put_variables(root, &j->p) && json_object_set(root, "messages", list) == 0 &&
+             json_object_set_new(root, "add_generation_prompt", json_boolean(end == BEGINS)) == 0 &&
              json_object_set_new(root, "continue_final_message", json_boolean(end == CONTINUES)) == 0;
         ok = ok ? dump(root, out, len, e) : no_memory(e);
     }

@@ -31,7 +31,9 @@ static bool is_ids(const json_t *v) { return json_is_array(v) && json_is_integer
 
 static bool check_input(const job *j, const json_t *v, const char *param, api_error *e) {
     if (json_is_string(v)) return json_string_length(v) || api_fail(e, 400, param, "invalid_value", "%s is an empty string", param);
-    if (!is_ids(v)) return api_fail(e, 400, param, "invalid_type", "%s must be a string or an array of token ids, not %s", param, json_is_array(v) ? "an empty or mixed array" : api_json_type(v));
+    if (!is_ids(v))
+        return api_fail(e, 400, param, "invalid_type", "%s must be a string or an array of token ids, not %s", param,
+                        json_is_array(v) ? "an empty or mixed array" : api_json_type(v));
     for (size_t i = 0; i < json_array_size(v); i++) {
         const json_t *t = json_array_get(v, i);
         if (!json_is_integer(t)) return api_fail(e, 400, param, "invalid_type", "%s: token %zu must be an integer, not %s", param, i, api_json_type(t));
@@ -126,7 +128,8 @@ static size_t shorten(const job *j, part *p) {
 
 static bool check_dimensions(const job *j, api_error *e) {
     if (j->p.dimensions <= j->model.embedding_width) return true;
-    return api_fail(e, 400, "dimensions", "invalid_value", "dimensions is %lld; the embeddings of %.100s have %u", (long long)j->p.dimensions, j->model.id, j->model.embedding_width);
+    return api_fail(e, 400, "dimensions", "invalid_value", "dimensions is %lld; the embeddings of %.100s have %u",
+                    (long long)j->p.dimensions, j->model.id, j->model.embedding_width);
 }
 
 static void put_usage(const job *j, strbuf *out) {
@@ -179,7 +182,8 @@ void api_embeddings(job *j) {
 static void put_timings(job *j, strbuf *out) {
     double load = 0;
     for (uint32_t i = 0; i < j->n_parts; i++) load = fmax(load, j->parts[i].usage.load_s);
-    strbuf_addf(out, "\"total_duration\":%.0f,\"load_duration\":%.0f,\"prompt_eval_count\":%llu}", (api_now() - j->arrived) * 1e9, load * 1e9, (unsigned long long)prompt_tokens(j));
+    strbuf_addf(out, "\"total_duration\":%.0f,\"load_duration\":%.0f,\"prompt_eval_count\":%llu}",
+                (api_now() - j->arrived) * 1e9, load * 1e9, (unsigned long long)prompt_tokens(j));
 }
 
 static void whole_ollama(job *j, strbuf *out) {
@@ -254,7 +258,8 @@ static bool check_documents(job *j, uint32_t *n, api_error *e) {
         snprintf(param, sizeof param, "documents[%zu]", i);
         const json_t *d = json_array_get(list, i);
         json_t *text = json_is_object(d) ? json_object_get(d, "text") : NULL;
-        if (!json_is_string(text ? text : d)) return api_fail(e, 400, param, "invalid_type", "%s must be a string or an object with a string \"text\", not %s", param, api_json_type(d));
+        if (!json_is_string(text ? text : d))
+            return api_fail(e, 400, param, "invalid_type", "%s must be a string or an object with a string \"text\", not %s", param, api_json_type(d));
         if (text) json_array_set(list, i, text); // in its own place: this cannot fail
     }
     return true;

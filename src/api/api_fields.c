@@ -85,7 +85,8 @@ static const struct {
     {"dry_multiplier", NULL, NULL, ANY}, {"top_n_sigma", "-1", "-1.0", ANY}, {"samplers", NULL, NULL, ANY}, {"min_keep", NULL, NULL, ANY},
     {"lora", NULL, NULL, ANY}, {"thinking", "{\"type\":\"disabled\"}", NULL, FOR_MESSAGES}, {"output_format", NULL, NULL, FOR_MESSAGES}, {"think", NULL, NULL, FOR_OLLAMA},
     {"altiserve", NULL, NULL, FOR_MESSAGES | FOR_OLLAMA | FOR_NATIVE},
-    {"template", NULL, NULL, FOR_OLLAMA}, {"context", NULL, NULL, FOR_OLLAMA}, {"logprobs", NULL, NULL, FOR_OLLAMA}, {"n_probs", NULL, NULL, FOR_NATIVE}, {"image_data", NULL, NULL, FOR_NATIVE}, {"t_max_predict_ms", NULL, NULL, FOR_NATIVE},
+    {"template", NULL, NULL, FOR_OLLAMA}, {"context", NULL, NULL, FOR_OLLAMA}, {"logprobs", NULL, NULL, FOR_OLLAMA},
+    {"n_probs", NULL, NULL, FOR_NATIVE}, {"image_data", NULL, NULL, FOR_NATIVE}, {"t_max_predict_ms", NULL, NULL, FOR_NATIVE},
     {"n_indent", NULL, NULL, FOR_NATIVE}, {"n_keep", NULL, NULL, FOR_NATIVE}, {"response_fields", NULL, NULL, FOR_NATIVE},
     {"chat_template", NULL, NULL, FOR_CHAT},
 };
@@ -303,7 +304,8 @@ bool api_settle(params *p, unsigned where, api_error *e) {
     if (where & FOR_CHAT) {
         const char *format = p->reasoning_format ? p->reasoning_format : "auto";
         g->reasoning = !strcmp(format, "auto") || !strcmp(format, "deepseek");
-        if (!g->reasoning && strcmp(format, "none")) return api_fail(e, 400, "reasoning_format", "invalid_value", "reasoning_format must be \"auto\", \"deepseek\" or \"none\", not \"%.40s\"", format);
+        if (!g->reasoning && strcmp(format, "none"))
+            return api_fail(e, 400, "reasoning_format", "invalid_value", "reasoning_format must be \"auto\", \"deepseek\" or \"none\", not \"%.40s\"", format);
         if (p->top_logprobs >= 0 && !p->want_logprobs) return api_fail(e, 400, "top_logprobs", "invalid_value", "top_logprobs needs logprobs to be true");
         if (p->want_logprobs) g->logprobs = p->top_logprobs >= 0 ? (int)p->top_logprobs : 0;
     }

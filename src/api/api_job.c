@@ -121,7 +121,8 @@ bool api_find_model(job *j, const char *name, altiserve_model_info *info, api_er
 bool api_find_writer(job *j, const char *name, api_error *e) {
     if (!api_find_model(j, name, &j->model, e)) return false;
     if (j->model.generates || !j->model.embedding_width) return true;
-    return api_fail(e, 400, "model", "model_not_supported", "the model \"%.100s\" writes no text: it is for %s", j->model.id, j->model.ranks ? "ranking, POST /v1/rerank" : "embeddings, POST /v1/embeddings");
+    return api_fail(e, 400, "model", "model_not_supported", "the model \"%.100s\" writes no text: it is for %s", j->model.id,
+                    j->model.ranks ? "ranking, POST /v1/rerank" : "embeddings, POST /v1/embeddings");
 }
 
 // ---- generation ----------------------------------------------------------------------------------
@@ -153,13 +154,15 @@ const char *api_why(altiserve_why why) {
 
 // One line a request, which has no text of anybody's; with --log-level debug also why its prompts were computed, which has.
 static void log_request(const job *j, const altiserve_usage *u, const char *who, const char *how) {
-    obs_log(OBS_INFO, "%s %s of %s: %s, %u tokens of prompt (%u cached), %u written, %s; waited %.3f s, read %.3f s, wrote %.3f s (%s)", j->route->method, j->route->path, who, j->model.id,
-            u->prompt_tokens, u->cached_tokens, u->completion_tokens, how, u->queue_s, u->prefill_s, u->decode_s, http_id(j->r));
+    obs_log(OBS_INFO, "%s %s of %s: %s, %u tokens of prompt (%u cached), %u written, %s; waited %.3f s, read %.3f s, wrote %.3f s (%s)",
+            j->route->method, j->route->path, who, j->model.id, u->prompt_tokens, u->cached_tokens, u->completion_tokens, how,
+            u->queue_s, u->prefill_s, u->decode_s, http_id(j->r));
     for (uint32_t i = 0; i < j->n_parts && obs_get_level() >= OBS_DEBUG; i++) {
         const altiserve_explanation *x = &j->parts[i].explanation;
         if (!x->prompt_tokens) continue;
         if (x->why == WHY_DIFFERS)
-            obs_log(OBS_DEBUG, "prompt %u: %u of %u tokens computed: differs from token %u on: \"%s\", and earlier \"%s\"", i + 1, x->prompt_tokens - x->cached_tokens, x->prompt_tokens, x->same, x->ours, x->theirs);
+            obs_log(OBS_DEBUG, "prompt %u: %u of %u tokens computed: differs from token %u on: \"%s\", and earlier \"%s\"",
+                    i + 1, x->prompt_tokens - x->cached_tokens, x->prompt_tokens, x->same, x->ours, x->theirs);
         else obs_log(OBS_DEBUG, "prompt %u: %u of %u tokens computed: %s", i + 1, x->prompt_tokens - x->cached_tokens, x->prompt_tokens, api_why(x->why));
     }
 }
@@ -379,7 +382,9 @@ static void feed(job *j) {
         error err = {0};
         j->parts[i].owner = j;
         j->set_embed(j, i, &what);
-        status st = what.cache_salt && (what.text || what.tokens) ? altiserve_submit_embed(j->a->engine, &what, &req, &err) : error_set(&err, E_NOMEM, "no memory for this request");
+        status st = what.cache_salt && (what.text || what.tokens)
+            ? altiserve_submit_embed(j->a->engine, &what, &req, &err)
+            : error_set(&err, E_NOMEM, "no memory for this request");
         mem_free((void *)what.tokens);
         if (st == E_BUSY && j->in_flight) break;
         if (st) {

@@ -155,7 +155,8 @@ void api_apply_template(job *j) {
     char *input = NULL, *text = NULL;
     size_t n = 0, len = 0;
     arena_init(&j->p.mem, 1 << 20);
-    bool ok = api_read_fields(&j->p, j->body, FOR_TEMPLATE, "", &e) && api_find_model(j, j->p.model, &j->model, &e) && api_chat_input(j, json_object_get(j->body, "messages"), "messages", NULL, &input, &n, &e);
+    bool ok = api_read_fields(&j->p, j->body, FOR_TEMPLATE, "", &e) && api_find_model(j, j->p.model, &j->model, &e) &&
+              api_chat_input(j, json_object_get(j->body, "messages"), "messages", NULL, &input, &n, &e);
     if (ok && altiserve_template(j->a->engine, j->model.id, input, n, &text, &len, &err)) ok = api_fail_status(&e, &err, "messages");
     mem_free(input);
     if (!ok) {

@@ -141,7 +141,8 @@ void api_ollama_show(job *j) {
 // What Ollama does with models of its own keeping.
 void api_ollama_unmanaged(job *j) {
     api_error e;
-    api_fail(&e, 501, NULL, NULL, "models are not pulled, pushed, created, copied or deleted over HTTP: they are GGUF files, which are put into the server's models folder or taken from it");
+    api_fail(&e, 501, NULL, NULL, "models are not pulled, pushed, created, copied or deleted over HTTP: "
+                                  "they are GGUF files, which are put into the server's models folder or taken from it");
     job_fail(j, &e);
 }
 

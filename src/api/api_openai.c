@@ -401,7 +401,9 @@ static bool is_tokens(const json_t *v) { return json_is_array(v) && json_array_s
 
 static bool check_prompt(const json_t *v, uint32_t vocabulary, api_error *e) {
     if (json_is_string(v)) return true;
-    if (!is_tokens(v)) return api_fail(e, 400, "prompt", "invalid_type", "prompt must be a string, an array of token ids, or an array of those, not %s", json_is_array(v) ? "an empty or mixed array" : api_json_type(v));
+    if (!is_tokens(v))
+        return api_fail(e, 400, "prompt", "invalid_type", "prompt must be a string, an array of token ids, or an array of those, not %s",
+                        json_is_array(v) ? "an empty or mixed array" : api_json_type(v));
     for (size_t i = 0; i < json_array_size(v); i++) {
         const json_t *t = json_array_get(v, i);
         if (!json_is_integer(t)) return api_fail(e, 400, "prompt", "invalid_type", "prompt: token %zu must be an integer, not %s", i, api_json_type(t));

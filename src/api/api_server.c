@@ -116,8 +116,8 @@ static status add_key(api *a, char *line, int number, const char *path, error *e
     if (!k->key || !k->name) return error_set(err, E_NOMEM, "no memory for the API keys");
     while ((word = strtok_r(NULL, " \t\r\n", &rest)))
         if (!read_option(k, word))
-            return error_set(err, E_INVALID, "the API key file %s, line %d: after the key may stand name=NAME, weight=0.001 to 1000, priority=-1000000 to 1000000 and private, not \"%.40s\"",
-                             path, number, word);
+            return error_set(err, E_INVALID, "the API key file %s, line %d: after the key may stand name=NAME, weight=0.001 to 1000, "
+                             "priority=-1000000 to 1000000 and private, not \"%.40s\"", path, number, word);
     return OK;
 }
 

@@ -81,7 +81,9 @@ void nodes_place(const nodes *ns, void *at, size_t bytes, int node) {
     if (!ns->map) return;
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = ((uintptr_t)at + page - 1) & ~(page - 1), end = ((uintptr_t)at + bytes) & ~(page - 1);
     if (end <= begin) return;
-    (void)hwloc_set_area_membind(map.topology, (void *)begin, end - begin, node == NODES_ALL ? map.all_memory : map.memory[node], node == NODES_ALL ? HWLOC_MEMBIND_INTERLEAVE : HWLOC_MEMBIND_BIND, HWLOC_MEMBIND_BYNODESET);
+    bool all = node == NODES_ALL;
+    (void)hwloc_set_area_membind(map.topology, (void *)begin, end - begin, all ? map.all_memory : map.memory[node],
+                                 all ? HWLOC_MEMBIND_INTERLEAVE : HWLOC_MEMBIND_BIND, HWLOC_MEMBIND_BYNODESET);
 }
 #else
 const nodes *nodes_find(void) {

@@ -27,7 +27,8 @@ void     os_huge_pages(void *at, size_t bytes);  // advice: fewer, larger pages 
 
 struct timespec os_modified(const struct stat *st); // when the file was last written
 
-// Makes memory present and writable, as the first write to each of its pages would, and leaves what it holds; `at` is the beginning of a page. False where the system cannot be asked.
+// Makes memory present and writable, as the first write to each of its pages would, and leaves what it holds; `at` is the beginning of a page.
+// False where the system cannot be asked.
 bool os_populate(void *at, size_t bytes);
 
 // A condition whose deadlines are of CLOCK_MONOTONIC: 0, or ETIMEDOUT.

@@ -38,7 +38,8 @@ static void read_group(const char *dir, os_limits *l) {
         if (read_numbers(dir, "cpu.cfs_period_us", &a, &b) >= 1) hold_processors(l, quota, a);
     }
     for (int v = 0; v < 2; v++) // version 1 writes nearly 2^63 for none
-        if (read_numbers(dir, v ? "memory.limit_in_bytes" : "memory.max", &a, &b) >= 1 && a >= 1 && a < 0x1p62 && (l->memory == 0 || a < (double)l->memory)) l->memory = (uint64_t)a;
+        if (read_numbers(dir, v ? "memory.limit_in_bytes" : "memory.max", &a, &b) >= 1 && a >= 1 && a < 0x1p62 && (l->memory == 0 || a < (double)l->memory))
+            l->memory = (uint64_t)a;
 }
 
 // The group at root/path and all above it. A path that is not to be seen here (a container's own view) leaves the root.

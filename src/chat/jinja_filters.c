@@ -242,7 +242,8 @@ static jval f_int(jj *j, const jval *v, const jargs *a) {
         r = int_of(j, v->u.f);
     } else if (v->kind == J_STR) {
         const jstr *s = jstr_strip(j, v->u.s, NULL, true, true);
-        if (base != 10 && s->len > 2 && s->len < 70 && s->p[0] == '0' && (s->p[1] | 32) == (base == 16 ? 'x' : base == 8 ? 'o' : base == 2 ? 'b' : 0)) s = jstr_slice(j, s, 2, s->len);
+        int mark = base == 16 ? 'x' : base == 8 ? 'o' : base == 2 ? 'b' : 0; // of the base, behind a 0
+        if (base != 10 && s->len > 2 && s->len < 70 && s->p[0] == '0' && (s->p[1] | 32) == mark) s = jstr_slice(j, s, 2, s->len);
         if (base < 2 || base > 36) jj_fail(j, E_UNSUPPORTED, "int: a base other than 2 to 36");
         if (clean_number(j, s, text)) {
             errno = 0;

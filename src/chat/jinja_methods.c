@@ -353,8 +353,10 @@ static const jmethod methods[] = {
 };
 // Methods that change their object: the sandbox makes them undefined values, which are an error once they are called.
 static const jmethod refused[] = {
-    {"clear", (ON_DICT | ON_LIST) | REFUSED, NULL}, {"pop", (ON_DICT | ON_LIST) | REFUSED, NULL}, {"popitem", (ON_DICT) | REFUSED, NULL}, {"setdefault", (ON_DICT) | REFUSED, NULL}, {"update", (ON_DICT) | REFUSED, NULL},
-    {"append", (ON_LIST) | REFUSED, NULL}, {"extend", (ON_LIST) | REFUSED, NULL}, {"insert", (ON_LIST) | REFUSED, NULL}, {"remove", (ON_LIST) | REFUSED, NULL}, {"reverse", (ON_LIST) | REFUSED, NULL}, {"sort", (ON_LIST) | REFUSED, NULL},
+    {"clear", (ON_DICT | ON_LIST) | REFUSED, NULL}, {"pop", (ON_DICT | ON_LIST) | REFUSED, NULL},
+    {"popitem", (ON_DICT) | REFUSED, NULL}, {"setdefault", (ON_DICT) | REFUSED, NULL}, {"update", (ON_DICT) | REFUSED, NULL},
+    {"append", (ON_LIST) | REFUSED, NULL}, {"extend", (ON_LIST) | REFUSED, NULL}, {"insert", (ON_LIST) | REFUSED, NULL},
+    {"remove", (ON_LIST) | REFUSED, NULL}, {"reverse", (ON_LIST) | REFUSED, NULL}, {"sort", (ON_LIST) | REFUSED, NULL},
 };
 
 const jmethod *jmethod_find(const jval *self, const jstr *name) {

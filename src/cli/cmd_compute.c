@@ -176,14 +176,15 @@ int cmd_perplexity(const flags *f) {
 static void bench_json(const altiserve_bench_spec *spec, const altiserve_bench_result *r) {
     printf("{\"engine\": \"altiserve\", \"prompt\": %u, \"gen\": %u, \"depth\": %u, \"parallel\": %u, \"threads\": %d, \"device\": \"%s\", "
            "\"isa\": \"%s\", \"pp_tok_s\": %.2f, \"tg_tok_s\": %.2f, \"pp_min\": %.2f, \"pp_max\": %.2f, \"tg_min\": %.2f, \"tg_max\": %.2f, \"read_gb_s\": %.2f, \"units\": {",
-           spec->prompt, spec->gen, spec->depth, spec->parallel, r->threads, r->device, r->isa, r->pp.tok_s, r->tg.tok_s, r->pp.low, r->pp.high, r->tg.low, r->tg.high, r->read_bytes_s / 1e9);
+           spec->prompt, spec->gen, spec->depth, spec->parallel, r->threads, r->device, r->isa,
+           r->pp.tok_s, r->tg.tok_s, r->pp.low, r->pp.high, r->tg.low, r->tg.high, r->read_bytes_s / 1e9);
     for (int i = 0; i < r->n_units; i++) printf("%s\"%s\": %.4f", i ? ", " : "", r->units[i].name, r->units[i].ops_s / 1e12);
     printf("}");
     for (int i = 0; i < 2; i++) {
         const altiserve_bench_rate *v = i ? &r->tg : &r->pp;
         if (v->limit_tok_s > 0)
-            printf(", \"%s_limit\": {\"token_gop\": %.5g, \"token_mb\": %.5g, \"tok_s\": %.2f, \"share\": %.4f, \"binds\": \"%s\"}", i ? "tg" : "pp", v->token_ops / 1e9, v->token_bytes / 1e6,
-                   v->limit_tok_s, v->tok_s / v->limit_tok_s, v->by_memory ? "memory" : r->units[0].name);
+            printf(", \"%s_limit\": {\"token_gop\": %.5g, \"token_mb\": %.5g, \"tok_s\": %.2f, \"share\": %.4f, \"binds\": \"%s\"}", i ? "tg" : "pp",
+                   v->token_ops / 1e9, v->token_bytes / 1e6, v->limit_tok_s, v->tok_s / v->limit_tok_s, v->by_memory ? "memory" : r->units[0].name);
     }
     printf("}\n");
 }
@@ -198,8 +199,8 @@ static void bench_text(const char *model, const altiserve_bench_spec *spec, cons
         if (spec->depth) printf(" at depth %u", spec->depth);
         printf(": %.1f tokens/s (%.1f to %.1f)", v->tok_s, v->low, v->high);
         if (v->limit_tok_s > 0)
-            printf(", %.0f %% of the limit of %.1f: %s binds (a token: %.1f MB, %.2f G operations)", 100 * v->tok_s / v->limit_tok_s, v->limit_tok_s, v->by_memory ? "memory" : r->units[0].name,
-                   v->token_bytes / 1e6, v->token_ops / 1e9);
+            printf(", %.0f %% of the limit of %.1f: %s binds (a token: %.1f MB, %.2f G operations)", 100 * v->tok_s / v->limit_tok_s, v->limit_tok_s,
+                   v->by_memory ? "memory" : r->units[0].name, v->token_bytes / 1e6, v->token_ops / 1e9);
         printf("\n");
     }
     printf("this machine: memory read at %.1f GB/s", r->read_bytes_s / 1e9);

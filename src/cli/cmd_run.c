@@ -200,7 +200,8 @@ int cmd_run(const flags *f) {
     struct chat c = {.f = f, .model = f->positional[0], .messages = json_array()};
     const struct sigaction interrupt = {.sa_handler = on_interrupt}; // no SA_RESTART: the line editor returns
     const char *prompt = f->n_positional > 1 ? f->positional[1] : NULL;
-    if (f->n_positional > 2 && strcmp(f->positional[2], "-")) error_set(&err, E_USAGE, "behind the prompt may stand -, for what is piped in, not \"%.60s\": a prompt of several words is quoted", f->positional[2]);
+    if (f->n_positional > 2 && strcmp(f->positional[2], "-"))
+        error_set(&err, E_USAGE, "behind the prompt may stand -, for what is piped in, not \"%.60s\": a prompt of several words is quoted", f->positional[2]);
     else if (start_over(&c, &err) == OK && cli_open(f, &c.a, &err) == OK && cli_load(c.a, c.model, &err) == OK) {
         sigaction(SIGINT, &interrupt, NULL); // from here on it ends an answer; before, the program
         if (!prompt && isatty(STDIN_FILENO)) converse(&c, &err);

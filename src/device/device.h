@@ -481,7 +481,9 @@ static inline dev_fingerprint dev_tensor_fingerprint(const dev_tensor *t) { retu
 
 // Bytes of one page of a group; export writes and import reads exactly that many. A page's content is bound to the backend, its recipe and the type.
 static inline size_t dev_kv_page_bytes(const device *d, const dev_group *g, dev_kv_type t) { return d->ops->page_bytes(d, g, t); }
-static inline status dev_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_kv_type t, dev_kv **out, error *err) { return d->ops->kv_create(d, p, n_pages, t, out, err); }
+static inline status dev_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_kv_type t, dev_kv **out, error *err) {
+    return d->ops->kv_create(d, p, n_pages, t, out, err);
+}
 static inline void   dev_kv_destroy(device *d, dev_kv *kv) { if (kv) d->ops->kv_destroy(d, kv); }
 static inline void   dev_kv_copy_page(device *d, dev_kv *kv, int32_t group, int32_t from, int32_t to) { d->ops->kv_copy(d, kv, group, from, to); }
 static inline void   dev_kv_export_page(device *d, dev_kv *kv, int32_t group, int32_t page, void *dst) { d->ops->kv_export(d, kv, group, page, dst); }

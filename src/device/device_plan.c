@@ -90,8 +90,10 @@ static bool vector_ok(dev_plan *p, const dev_tensor *t, int64_t n) { // an optio
 }
 
 static bool matrix_ok(dev_plan *p, const dev_tensor *t, int64_t k, int64_t n, int64_t experts) {
-    return need(p, t && (t->use & DEV_USE_MATRIX), "a matrix is missing or was not imported as one", 0, 0) && need(p, t->k == k, "a matrix does not fit its input", (long)t->k, (long)k)
-        && need(p, t->n == n, "a matrix does not fit its output", (long)t->n, (long)n) && need(p, t->experts == experts, "a matrix has the wrong number of experts", (long)t->experts, (long)experts);
+    return need(p, t && (t->use & DEV_USE_MATRIX), "a matrix is missing or was not imported as one", 0, 0)
+        && need(p, t->k == k, "a matrix does not fit its input", (long)t->k, (long)k)
+        && need(p, t->n == n, "a matrix does not fit its output", (long)t->n, (long)n)
+        && need(p, t->experts == experts, "a matrix has the wrong number of experts", (long)t->experts, (long)experts);
 }
 
 static dev_op *push(dev_plan *p, dev_op_kind kind) {
@@ -150,7 +152,9 @@ void dev_op_linear(dev_plan *p, dev_linear op) {
 }
 
 void dev_op_rope(dev_plan *p, dev_rope op) {
-    if (reg_ok(p, op.reg) && need(p, op.n_head > 0 && op.head_dim > 0 && op.dims >= 2 && op.dims % 2 == 0 && op.first >= 0 && op.first + op.dims <= op.head_dim, "rotary dimensions leave the head", op.dims, op.head_dim)) {
+    if (reg_ok(p, op.reg)
+        && need(p, op.n_head > 0 && op.head_dim > 0 && op.dims >= 2 && op.dims % 2 == 0 && op.first >= 0 && op.first + op.dims <= op.head_dim,
+                "rotary dimensions leave the head", op.dims, op.head_dim)) {
         need(p, (int64_t)op.n_head * op.head_dim == p->regs[op.reg].width && !p->regs[op.reg].wanted, "rotary heads do not fill the register", op.n_head, op.head_dim);
         vector_ok(p, op.factors, op.dims / 2);
         if (op.attn_factor == 0) op.attn_factor = 1;
@@ -161,13 +165,17 @@ void dev_op_rope(dev_plan *p, dev_rope op) {
 }
 
 void dev_op_attend(dev_plan *p, dev_attend op) {
-    if (reg_ok(p, op.q) && reg_ok(p, op.dst) && need(p, op.n_head > 0 && op.n_kv > 0 && op.n_head % op.n_kv == 0 && op.head_k > 0 && op.head_v > 0, "heads do not divide", op.n_head, op.n_kv)) {
-        need(p, (int64_t)op.n_head * op.head_k == p->regs[op.q].width && (int64_t)op.n_head * op.head_v == p->regs[op.dst].width, "query heads do not fill their registers", op.n_head, op.head_k);
+    if (reg_ok(p, op.q) && reg_ok(p, op.dst)
+        && need(p, op.n_head > 0 && op.n_kv > 0 && op.n_head % op.n_kv == 0 && op.head_k > 0 && op.head_v > 0, "heads do not divide", op.n_head, op.n_kv)) {
+        need(p, (int64_t)op.n_head * op.head_k == p->regs[op.q].width && (int64_t)op.n_head * op.head_v == p->regs[op.dst].width,
+             "query heads do not fill their registers", op.n_head, op.head_k);
         if (op.k != DEV_NONE && reg_ok(p, op.k) && reg_ok(p, op.v))
-            need(p, (int64_t)op.n_kv * op.head_k == p->regs[op.k].width && (int64_t)op.n_kv * op.head_v == p->regs[op.v].width, "key heads do not fill their registers", op.n_kv, op.head_k);
+            need(p, (int64_t)op.n_kv * op.head_k == p->regs[op.k].width && (int64_t)op.n_kv * op.head_v == p->regs[op.v].width,
+                 "key heads do not fill their registers", op.n_kv, op.head_k);
         if (need(p, op.group >= 0 && op.group < p->n_groups, "a KV group does not exist", op.group, p->n_groups)) {
             dev_group *g = &p->groups[op.group];
-            need(p, g->kind != DEV_GROUP_RECURRENT && g->n_kv == op.n_kv && g->head_k == op.head_k && g->head_v == op.head_v, "heads differ from the KV group's", op.n_kv, op.head_k);
+            need(p, g->kind != DEV_GROUP_RECURRENT && g->n_kv == op.n_kv && g->head_k == op.head_k && g->head_v == op.head_v,
+                 "heads differ from the KV group's", op.n_kv, op.head_k);
             need(p, g->kind != DEV_GROUP_WINDOW || (op.window > 0 && op.window <= g->window), "a layer looks past its group's window", op.window, g->window);
         }
         vector_ok(p, op.sinks, op.n_head);
@@ -178,7 +186,9 @@ void dev_op_attend(dev_plan *p, dev_attend op) {
 void dev_op_experts(dev_plan *p, dev_experts op) {
     if (op.router_src == DEV_NONE) op.router_src = op.src;
     if (op.scale == 0) op.scale = 1;
-    if (same(p, op.dst, op.src) && reg_ok(p, op.router_src) && need(p, op.n_expert > 0 && op.n_expert <= DEV_MAX_EXPERTS && op.top_k > 0 && op.top_k <= op.n_expert && op.top_k <= 64, "the number of experts is out of range", op.top_k, op.n_expert)) {
+    if (same(p, op.dst, op.src) && reg_ok(p, op.router_src)
+        && need(p, op.n_expert > 0 && op.n_expert <= DEV_MAX_EXPERTS && op.top_k > 0 && op.top_k <= op.n_expert && op.top_k <= 64,
+                "the number of experts is out of range", op.top_k, op.n_expert)) {
         int32_t width = p->regs[op.src].width, stack = op.share > 1 ? op.n_expert / op.share : op.n_expert;
         need(p, stack > 0 && (op.share <= 1 || op.n_expert % op.share == 0), "experts that share do not divide", op.n_expert, op.share);
         matrix_ok(p, op.router, p->regs[op.router_src].width, op.n_expert, 1);
@@ -197,7 +207,9 @@ void dev_op_experts(dev_plan *p, dev_experts op) {
             vector_ok(p, op.gate_each, stack);
             vector_ok(p, op.down_each, stack);
         }
-        if (op.n_group > 1) need(p, op.n_expert % op.n_group == 0 && op.top_groups > 0 && op.top_groups <= op.n_group && (int64_t)op.top_groups * (op.n_expert / op.n_group) >= op.top_k, "expert groups do not divide", op.n_group, op.top_groups);
+        if (op.n_group > 1)
+            need(p, op.n_expert % op.n_group == 0 && op.top_groups > 0 && op.top_groups <= op.n_group
+                    && (int64_t)op.top_groups * (op.n_expert / op.n_group) >= op.top_k, "expert groups do not divide", op.n_group, op.top_groups);
     }
     push(p, DEV_OP_EXPERTS)->u.experts = op;
 }
@@ -212,7 +224,8 @@ void dev_op_act(dev_plan *p, dev_activate op) {
 void dev_op_combine(dev_plan *p, dev_combine op) {
     same(p, op.dst, op.a);
     if (op.b != DEV_NONE && reg_ok(p, op.b) && reg_ok(p, op.dst))
-        need(p, p->regs[op.dst].width % p->regs[op.b].width == 0 && p->regs[op.dst].wanted == p->regs[op.b].wanted, "registers do not fit each other", p->regs[op.dst].width, p->regs[op.b].width);
+        need(p, p->regs[op.dst].width % p->regs[op.b].width == 0 && p->regs[op.dst].wanted == p->regs[op.b].wanted,
+             "registers do not fit each other", p->regs[op.dst].width, p->regs[op.b].width);
     push(p, DEV_OP_COMBINE)->u.combine = op;
 }
 
@@ -226,7 +239,8 @@ void dev_op_vector(dev_plan *p, dev_vector op) {
 
 void dev_op_dot(dev_plan *p, dev_dot op) {
     if (same(p, op.a, op.b) && reg_ok(p, op.dst))
-        need(p, p->regs[op.a].width % p->regs[op.dst].width == 0 && p->regs[op.dst].wanted == p->regs[op.a].wanted, "the parts of a dot do not divide", p->regs[op.a].width, p->regs[op.dst].width);
+        need(p, p->regs[op.a].width % p->regs[op.dst].width == 0 && p->regs[op.dst].wanted == p->regs[op.a].wanted,
+             "the parts of a dot do not divide", p->regs[op.a].width, p->regs[op.dst].width);
     push(p, DEV_OP_DOT)->u.dot = op;
 }
 
@@ -242,7 +256,9 @@ void dev_op_mix(dev_plan *p, dev_mix op) {
 }
 
 void dev_op_copy(dev_plan *p, dev_copy op) {
-    if (reg_ok(p, op.dst) && reg_ok(p, op.src) && need(p, op.n > 0 && op.width > 0 && op.src_first >= 0 && op.dst_first >= 0 && op.src_stride >= 0 && op.dst_stride >= 0, "a copy is empty", op.n, op.width)) {
+    if (reg_ok(p, op.dst) && reg_ok(p, op.src)
+        && need(p, op.n > 0 && op.width > 0 && op.src_first >= 0 && op.dst_first >= 0 && op.src_stride >= 0 && op.dst_stride >= 0,
+                "a copy is empty", op.n, op.width)) {
         need(p, op.src_first + (int64_t)(op.n - 1) * op.src_stride + op.width <= p->regs[op.src].width, "a copy leaves its source", op.src_first, op.src_stride);
         need(p, op.dst_first + (int64_t)(op.n - 1) * op.dst_stride + op.width <= p->regs[op.dst].width, "a copy leaves its target", op.dst_first, op.dst_stride);
         need(p, p->regs[op.dst].wanted == p->regs[op.src].wanted, "registers differ in their kind of rows", op.dst, op.src);
@@ -285,7 +301,8 @@ void dev_op_hidden(dev_plan *p, dev_reg reg) {
 // A part of a layer's state in a recurrent group; layers are counted up after the op is recorded, so prepare looks at them.
 static bool state_ok(dev_plan *p, int32_t group, int32_t state_at, int64_t width) {
     return need(p, group >= 0 && group < p->n_groups && p->groups[group].kind == DEV_GROUP_RECURRENT, "a recurrent op needs a recurrent group", group, p->n_groups)
-        && need(p, state_at >= 0 && width <= p->groups[group].state_width && state_at <= p->groups[group].state_width - width, "a state leaves its page", state_at, p->groups[group].state_width);
+        && need(p, state_at >= 0 && width <= p->groups[group].state_width && state_at <= p->groups[group].state_width - width,
+                "a state leaves its page", state_at, p->groups[group].state_width);
 }
 
 void dev_op_conv(dev_plan *p, dev_conv op) {
@@ -307,8 +324,10 @@ static void width_is(dev_plan *p, dev_reg r, int64_t width) {
 void dev_op_scan(dev_plan *p, dev_scan op) {
     if (op.scale == 0) op.scale = 1;
     if (op.a_scale == 0) op.a_scale = 1;
-    if (need(p, op.n_head > 0 && op.n_key > 0 && op.n_head % op.n_key == 0 && op.head_k > 0 && op.head_v > 0 && op.head_k <= MAX_WIDTH && op.head_v <= MAX_WIDTH, "the heads of a recurrent op do not divide", op.n_head, op.n_key)) {
-        int64_t columns = (int64_t)op.n_head * op.head_v, rows = (int64_t)op.n_head * op.head_k, rates = op.rate_kind == DEV_RATE_HEAD ? op.n_head : op.rate_kind == DEV_RATE_KEY ? rows : columns;
+    if (need(p, op.n_head > 0 && op.n_key > 0 && op.n_head % op.n_key == 0 && op.head_k > 0 && op.head_v > 0 && op.head_k <= MAX_WIDTH && op.head_v <= MAX_WIDTH,
+             "the heads of a recurrent op do not divide", op.n_head, op.n_key)) {
+        int64_t columns = (int64_t)op.n_head * op.head_v, rows = (int64_t)op.n_head * op.head_k;
+        int64_t rates = op.rate_kind == DEV_RATE_HEAD ? op.n_head : op.rate_kind == DEV_RATE_KEY ? rows : columns;
         width_is(p, op.dst, columns);
         width_is(p, op.v, columns);
         width_is(p, op.q, (int64_t)op.n_key * op.head_k);
@@ -379,7 +398,8 @@ static status check_sequence(const dev_plan *p, const dev_seq *s, int i, int32_t
     if (s->start < 0 || s->start > INT32_MAX - s->n_rows - DEV_PAGE_TOKENS) return error_set(err, E_INVALID, "step: sequence %d starts at %d", i, s->start);
     for (int g = 0; g < p->n_groups; g++) {
         int32_t need_pages = p->groups[g].kind == DEV_GROUP_RECURRENT ? 1 : (s->start + s->n_rows + DEV_PAGE_TOKENS - 1) / DEV_PAGE_TOKENS;
-        if (!s->pages[g] || s->n_pages[g] < need_pages) return error_set(err, E_INVALID, "step: sequence %d has %d pages in group %d, it needs %d", i, s->n_pages[g], g, need_pages);
+        if (!s->pages[g] || s->n_pages[g] < need_pages)
+            return error_set(err, E_INVALID, "step: sequence %d has %d pages in group %d, it needs %d", i, s->n_pages[g], g, need_pages);
     }
     return OK;
 }
@@ -406,7 +426,8 @@ status dev_submit(dev_plan *p, dev_kv *kv, const dev_step *s, dev_ticket *ticket
         for (int32_t r = 0; r < s->n_rows; r++) {
             int32_t id = e->by_position ? s->positions[r] : s->tokens ? s->tokens[r] : -1;
             if (id == -1 && s->embeddings && !e->by_position) continue;
-            if (id < 0 || id >= e->table->n) return error_set(err, E_INVALID, "step: row %d has %s %d, the table has %lld", r, e->by_position ? "position" : "token", id, (long long)e->table->n);
+            if (id < 0 || id >= e->table->n)
+                return error_set(err, E_INVALID, "step: row %d has %s %d, the table has %lld", r, e->by_position ? "position" : "token", id, (long long)e->table->n);
         }
     }
     return p->dev->ops->submit(p->dev, p, kv, s, ticket, err);

@@ -52,7 +52,8 @@ static bool keep_pair(http_request *r, http_pair **list, const char *name, const
     return true;
 }
 
-// What HTTP calls a token. libmicrohttpd takes "Content-Length : 5" for another header than Content-Length, and who stands before us may not: the body would be a request of its own here.
+// What HTTP calls a token. libmicrohttpd takes "Content-Length : 5" for another header than Content-Length, and who stands before us may not: the body
+// would be a request of its own here.
 static bool is_token(const char *text) {
     return *text && !text[strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_!#$%&'*+.^`|~")];
 }
@@ -342,7 +343,8 @@ enum MHD_Result http_on_request(void *cls, struct MHD_Connection *mhd, const cha
         http_conn *c = info ? info->socket_context : NULL;
         if (!c || c->cut || !(r = begin(s, c, mhd, url, method, version))) return MHD_NO;
         *con_cls = r;
-        // What is refused by its headers alone is not read: libmicrohttpd answers and closes. But a body a little over the limit is, and thrown away, so that its sender sees the 413.
+        // What is refused by its headers alone is not read: libmicrohttpd answers and closes. But a body a little over the limit is, and thrown away, so
+        // that its sender sees the 413.
         return r->reject && !r->drain ? queue_reject(r, mhd) : MHD_YES;
     }
     if (*len) {

@@ -97,8 +97,9 @@ size_t kv_seq_save(kv_seq *seq, bool last);
 // The longest page border below n that pool and tiers together reach, where has(ctx, page) says what tiers have, and what must be brought for it
 // (mem_free(*list)), by index of page. The sequence's length when tiers do not lengthen it (*list NULL).
 size_t kv_seq_plan(kv_seq *seq, const int32_t *tokens, size_t n, bool (*has)(void *ctx, const kv_record *page), void *ctx, kv_record **list, size_t *n_list);
-// Goes on by one page on the way to `last`, a border from kv_seq_plan: fill(ctx, group, page) writes what the pool does not have. Between the first such
-// page and `last` the sequence must not be computed with. E_BUSY: no page was left; E_NOTFOUND: fill said no; nothing has changed then. E_LIMIT: the index has no room, though unused pages have left it.
+// Goes on by one page on the way to `last`, a border from kv_seq_plan: fill(ctx, group, page) writes what the pool does not have. Between the first such page
+// and `last` the sequence must not be computed with. E_BUSY: no page was left; E_NOTFOUND: fill said no; nothing has changed then. E_LIMIT: the index has no
+// room, though unused pages have left it.
 status kv_seq_restore(kv_seq *seq, const int32_t *tokens, size_t last, bool (*fill)(void *ctx, int32_t group, int32_t page), void *ctx, error *err);
 // Page ids by index of page, -1 where a window has passed; valid until the next call on the sequence.
 const int32_t *kv_seq_pages(const kv_seq *seq, int32_t group, int32_t *n);

@@ -72,12 +72,15 @@ bool obs_trace_render(strbuf *out) {
         const kept *k = &ring[i % OBS_SPANS];
         const obs_span *s = &k->span;
         if (s->id) { // a request: asynchronous events, which may overlap
-            strbuf_addf(out, ",\n{\"ph\":\"b\",\"cat\":\"request\",\"name\":\"%s\",\"id\":%llu,\"pid\":1,\"tid\":0,\"ts\":%lld", s->name, (unsigned long long)s->id, (long long)s->begin_us);
+            strbuf_addf(out, ",\n{\"ph\":\"b\",\"cat\":\"request\",\"name\":\"%s\",\"id\":%llu,\"pid\":1,\"tid\":0,\"ts\":%lld", s->name,
+                        (unsigned long long)s->id, (long long)s->begin_us);
             put_args(out, s);
-            strbuf_addf(out, ",\n{\"ph\":\"e\",\"cat\":\"request\",\"name\":\"%s\",\"id\":%llu,\"pid\":1,\"tid\":0,\"ts\":%lld}", s->name, (unsigned long long)s->id, (long long)s->end_us);
+            strbuf_addf(out, ",\n{\"ph\":\"e\",\"cat\":\"request\",\"name\":\"%s\",\"id\":%llu,\"pid\":1,\"tid\":0,\"ts\":%lld}", s->name,
+                        (unsigned long long)s->id, (long long)s->end_us);
         } else {
             int tid = track_of(seen, &n_seen, k->track, out);
-            strbuf_addf(out, ",\n{\"ph\":\"X\",\"name\":\"%s\",\"pid\":1,\"tid\":%d,\"ts\":%lld,\"dur\":%lld", s->name, tid, (long long)s->begin_us, (long long)(s->end_us - s->begin_us));
+            strbuf_addf(out, ",\n{\"ph\":\"X\",\"name\":\"%s\",\"pid\":1,\"tid\":%d,\"ts\":%lld,\"dur\":%lld", s->name, tid,
+                        (long long)s->begin_us, (long long)(s->end_us - s->begin_us));
             put_args(out, s);
         }
     }

@@ -53,8 +53,9 @@ static void attend_block(const dev_plan *p, const dev_attend *o, const dev_seq *
             slope[i] = alibi_slope(o, head);
             if (o->sinks) sink[i] = cpu_t(o->sinks)->vector[head];
         }
-    attend_args a = {.kv = &c->kv->groups[o->group], .part = o->layer * o->n_kv + kv_head, .pages = s->pages[o->group], .kv_type = (int32_t)c->kv->type, .head_k = o->head_k,
-        .head_v = o->head_v, .n = n, .q = qp, .out = op, .low = low, .high = high, .own = own, .slope = slope, .sink = o->sinks ? sink : NULL, .scale = o->scale, .softcap = o->softcap, .scratch = sink + n};
+    attend_args a = {.kv = &c->kv->groups[o->group], .part = o->layer * o->n_kv + kv_head, .pages = s->pages[o->group], .kv_type = (int32_t)c->kv->type,
+        .head_k = o->head_k, .head_v = o->head_v, .n = n, .q = qp, .out = op, .low = low, .high = high, .own = own, .slope = slope,
+        .sink = o->sinks ? sink : NULL, .scale = o->scale, .softcap = o->softcap, .scratch = sink + n};
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
     if (by_tiles(c, kern)) kern->attend_tiles(&a);
     else kern->attend(&a);

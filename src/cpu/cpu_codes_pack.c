@@ -29,7 +29,8 @@ static void put_grid(const code_layout *l, uint8_t *area, int r, const cpu_part 
 // Bit `from` of the numbers of row r into masks over [r][i], one for each four columns.
 static void put_masks(uint8_t *masks, int r, const uint8_t q[BLOCK], int from) {
     for (int c = 0; c < 8; c++, q += 4)
-        masks[c * 8 + r / 2] |= (uint8_t)((q[0] >> from & 1) << r % 2 * 4 | (q[1] >> from & 1) << (r % 2 * 4 + 1) | (q[2] >> from & 1) << (r % 2 * 4 + 2) | (q[3] >> from & 1) << (r % 2 * 4 + 3));
+        masks[c * 8 + r / 2] |= (uint8_t)((q[0] >> from & 1) << r % 2 * 4 | (q[1] >> from & 1) << (r % 2 * 4 + 1)
+                                          | (q[2] >> from & 1) << (r % 2 * 4 + 2) | (q[3] >> from & 1) << (r % 2 * 4 + 3));
 }
 
 void cpu_code_put(const code_layout *l, uint8_t *quants, int64_t b, int r, const cpu_part *x) {

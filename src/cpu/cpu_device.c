@@ -9,7 +9,8 @@ static void destroy(device *dev) {
 
 static void info(const device *dev, dev_info *out) {
     const cpu_device *d = cpu_dev_const(dev);
-    *out = (dev_info){.name = "cpu", .isa = d->kernels.isa, .threads = pool_threads(d->pool), .nodes = pool_nodes(d->pool), .deterministic = d->deterministic, .weight_bytes = d->weight_bytes};
+    *out = (dev_info){.name = "cpu", .isa = d->kernels.isa, .threads = pool_threads(d->pool), .nodes = pool_nodes(d->pool),
+                      .deterministic = d->deterministic, .weight_bytes = d->weight_bytes};
 }
 
 static const dev_ops ops = {

@@ -175,8 +175,9 @@ static expert_chunk next_chunk(expert_items *x, pool_member *team) {
     return (expert_chunk){t, x->which, x->expert, first, t->n_panels - first < x->chunk ? t->n_panels - first : x->chunk};
 }
 
-static void expert_products(const dev_plan *p, const dev_experts *o, const dev_tensor *const *w, const dev_tensor *const *bias, const dev_tensor *const *each, float *const *y, size_t ldy, int n, const float *x, size_t ldx, const cpu_packed *packed,
-    const int32_t *start, const int32_t *rows, int32_t n_rows, int worker, pool_member *team) {
+static void expert_products(const dev_plan *p, const dev_experts *o, const dev_tensor *const *w, const dev_tensor *const *bias, const dev_tensor *const *each,
+    float *const *y, size_t ldy, int n, const float *x, size_t ldx, const cpu_packed *packed, const int32_t *start, const int32_t *rows, int32_t n_rows,
+    int worker, pool_member *team) {
     const cpu_plan *c = p->backend;
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
     if (pool_next(team, 0) == POOL_NONE) { // before `start` is read, which those who are ahead may be writing for the next layer
@@ -192,8 +193,10 @@ static void expert_products(const dev_plan *p, const dev_experts *o, const dev_t
         const int which = now.which;
         const int32_t e = now.expert;
         const int64_t first = now.first;
-        gemm_args g = {.w = t, .data = cpu_panel_at(t, e, 0), .first = first, .count = now.count, .then = then.t ? cpu_panel_at(then.t, then.expert, then.first) : NULL, .k = t->base.k, .x = x, .ldx = ldx, .q = (const int8_t *)packed->q, .aux = packed->aux,
-            .rows = rows + start[e], .n_rows = start[e + 1] - start[e], .y = y[which] + (size_t)start[e] * ldy + first * PANEL, .ldy = ldy, .scale = 1, .scratch = cpu_worker_scratch(c, worker)};
+        gemm_args g = {.w = t, .data = cpu_panel_at(t, e, 0), .first = first, .count = now.count,
+            .then = then.t ? cpu_panel_at(then.t, then.expert, then.first) : NULL, .k = t->base.k, .x = x, .ldx = ldx, .q = (const int8_t *)packed->q,
+            .aux = packed->aux, .rows = rows + start[e], .n_rows = start[e + 1] - start[e], .y = y[which] + (size_t)start[e] * ldy + first * PANEL, .ldy = ldy,
+            .scale = 1, .scratch = cpu_worker_scratch(c, worker)};
         float factor = each[which] ? cpu_t(each[which])->vector[e] : 1;
         bool tile = cpu_format_tile(t->format); // tiles end with scale and bias themselves
         if (tile) g.scale = factor;
@@ -203,8 +206,9 @@ static void expert_products(const dev_plan *p, const dev_experts *o, const dev_t
         (few ? kern->gemm_few : kern->gemm)[t->format](&g);
         if (!tile && (bias[which] || each[which])) {
             int64_t cols = g.count * PANEL < t->base.n - first * PANEL ? g.count * PANEL : t->base.n - first * PANEL;
+            const float *add = bias[which] ? cpu_t(bias[which])->vector + (size_t)e * (size_t)t->base.n + first * PANEL : NULL;
             for (int32_t i = 0; i < g.n_rows; i++)
-                kern->finish(g.y + (size_t)i * ldy, g.y + (size_t)i * ldy, bias[which] ? cpu_t(bias[which])->vector + (size_t)e * (size_t)t->base.n + first * PANEL : NULL, NULL, factor, (int32_t)cols);
+                kern->finish(g.y + (size_t)i * ldy, g.y + (size_t)i * ldy, add, NULL, factor, (int32_t)cols);
         }
     }
     pool_barrier(team);
@@ -235,7 +239,8 @@ void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool_m
     layout l = lay_out(kern, o, rows);
     uint8_t *at = c->scratch + c->expert_at;
     float *logits = (float *)(at + l.logits), *weights = (float *)(at + l.weights), *gate = (float *)(at + l.gate), *up = (float *)(at + l.up), *down = (float *)(at + l.down);
-    int32_t *ids = (int32_t *)(at + l.ids), *start = (int32_t *)(at + l.start), *pair_row = (int32_t *)(at + l.pair_row), *pair_slot = (int32_t *)(at + l.pair_slot), *pair_at = (int32_t *)(at + l.pair_at);
+    int32_t *ids = (int32_t *)(at + l.ids), *start = (int32_t *)(at + l.start);
+    int32_t *pair_row = (int32_t *)(at + l.pair_row), *pair_slot = (int32_t *)(at + l.pair_slot), *pair_at = (int32_t *)(at + l.pair_at);
     const cpu_packed pairs = {at + l.q, at + l.few, (cpu_aux *)(at + l.aux)};
     const int32_t *identity = (const int32_t *)(c->scratch + c->identity_at);
     cpu_reg_view src = cpu_reg(p, o->src), router = cpu_reg(p, o->router_src), dst = cpu_reg(p, o->dst);

@@ -316,7 +316,8 @@ static void gemm_raw(const gemm_args *g) {
 // ---- attention ------------------------------------------------------------------------------------------------------------
 // Online softmax over pages in ascending order: every page is a split, at its absolute position, so a query's result does not depend on
 // which others are computed beside it. Scores are vectorised over the page's 32 keys, values over dimensions. QUERIES go over a page together.
-// A page that more read than that (a prompt's) is widened to float32 first, once for all of them: conversions took as many operations as the products on AVX2. The bits are the same.
+// A page that more read than that (a prompt's) is widened to float32 first, once for all of them: conversions took as many operations as the products
+// on AVX2. The bits are the same.
 
 enum { KEYS = DEV_PAGE_TOKENS, SCORE_VECTORS = KEYS / VW, QUERIES = VW == 16 ? 8 : VW == 8 ? 3 : VW > 1 ? 2 : 1 };
 
@@ -324,7 +325,10 @@ enum { KEYS = DEV_PAGE_TOKENS, SCORE_VECTORS = KEYS / VW, QUERIES = VW == 16 ? 8
 static inline __attribute__((always_inline)) int value_vectors(int type, int N) { return VW != 16 ? 4 : N > 2 || type == DEV_KV_Q8_0 ? 2 : N > 1 ? 4 : 8; }
 
 static inline __attribute__((always_inline)) vf load_kv(int type, const uint8_t *p, size_t i) {
-    return type == DEV_KV_F32 ? vf_load((const float *)p + i) : type == DEV_KV_F16 ? vf_load_f16((const uint16_t *)p + i) : type == DEV_KV_Q8_0 ? vf_load_i8((const int8_t *)p + i) : vf_load_bf16((const uint16_t *)p + i);
+    if (type == DEV_KV_F32) return vf_load((const float *)p + i);
+    if (type == DEV_KV_F16) return vf_load_f16((const uint16_t *)p + i);
+    if (type == DEV_KV_Q8_0) return vf_load_i8((const int8_t *)p + i);
+    return vf_load_bf16((const uint16_t *)p + i);
 }
 
 static inline __attribute__((always_inline)) size_t kv_elem(int type) { return type == DEV_KV_F32 ? 4 : type == DEV_KV_Q8_0 ? 1 : 2; }
@@ -373,7 +377,8 @@ static inline __attribute__((always_inline)) void scores(kv_form form, int N, co
 }
 
 // out = out * rescale + sum over keys of p[key] * value[key]; DV vectors of dimensions (q8_0: in one block of 32), N queries.
-static inline __attribute__((always_inline)) void weigh(kv_form form, int N, int DV, const page_half *x, int32_t head_v, int32_t keys, int32_t d, float *const *p, const float *rescale, float *const *out) {
+static inline __attribute__((always_inline)) void weigh(kv_form form, int N, int DV, const page_half *x, int32_t head_v, int32_t keys,
+    int32_t d, float *const *p, const float *rescale, float *const *out) {
     const int type = form_type(form);
     vf acc[QUERIES * (VW == 16 ? 2 : 4)]; // [n][v]
     float scaled[QUERIES][KEYS];
@@ -410,7 +415,8 @@ static inline __attribute__((always_inline)) float kv_scalar(kv_form form, const
     }
 }
 
-static inline __attribute__((always_inline)) void weigh_all(kv_form form, int N, const page_half *x, int32_t head_v, int32_t keys, float *const *p, const float *rescale, float *const *out) {
+static inline __attribute__((always_inline)) void weigh_all(kv_form form, int N, const page_half *x, int32_t head_v, int32_t keys,
+    float *const *p, const float *rescale, float *const *out) {
     const int32_t many = value_vectors(form.type, N);
     int32_t d = 0;
     for (; d + many * VW <= head_v; d += many * VW) weigh(form, N, many, x, head_v, keys, d, p, rescale, out);

@@ -19,7 +19,8 @@ typedef struct int8_src {
     const cpu_aux *aux;
 } int8_src;
 
-static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]);
+static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel,
+    int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]);
 
 typedef int32_t four_words __attribute__((vector_size(16)));
 _Static_assert(sizeof(cpu_aux) == sizeof(four_words), "a word each of d, ds and the two sums");
@@ -107,7 +108,8 @@ static inline __attribute__((always_inline)) void gemm_int8(int format, const ge
 #define INT8_FORMATS(X) \
     X(q8, CPU_Q8) X(q4_0, CPU_Q4_0) X(q4_1, CPU_Q4_1) X(q5_0, CPU_Q5_0) X(q5_1, CPU_Q5_1) X(q4_k, CPU_Q4_K) X(q5_k, CPU_Q5_K) X(q6_k, CPU_Q6_K) \
     X(iq4_nl, CPU_IQ4_NL) X(iq4_xs, CPU_IQ4_XS) X(mxfp4, CPU_MXFP4) X(nvfp4, CPU_NVFP4) X(q2_k, CPU_Q2_K) X(q3_k, CPU_Q3_K) X(iq3_s, CPU_IQ3_S) X(iq3_xxs, CPU_IQ3_XXS) \
-    X(iq2_s, CPU_IQ2_S) X(iq2_xs, CPU_IQ2_XS) X(iq2_xxs, CPU_IQ2_XXS) X(iq1_s, CPU_IQ1_S) X(iq1_m, CPU_IQ1_M) X(tq1_0, CPU_TQ1_0) X(tq2_0, CPU_TQ2_0) X(q2_0, CPU_Q2_0) X(q1_0, CPU_Q1_0)
+    X(iq2_s, CPU_IQ2_S) X(iq2_xs, CPU_IQ2_XS) X(iq2_xxs, CPU_IQ2_XXS) X(iq1_s, CPU_IQ1_S) X(iq1_m, CPU_IQ1_M) X(tq1_0, CPU_TQ1_0) X(tq2_0, CPU_TQ2_0) \
+    X(q2_0, CPU_Q2_0) X(q1_0, CPU_Q1_0)
 INT8_FORMATS(INT8_GEMM)
 
 // A block of activations with an infinity or a NaN in it: what it is multiplied with becomes NaN, on every tier.

@@ -44,7 +44,8 @@ typedef enum cpu_format {
     CPU_Q6_K, // per 256 columns: f16 d[16], then 8 of i8 scale of columns 0..15 [16], 16..31 [16]; 4-bit area, then two high bits:
               // byte [c][r][i] (c < 2) holds columns of c, c + 2, c + 4, c + 6 from low to high
     // Short codes (cpu_codes.h).
-    CPU_IQ4_NL, CPU_IQ4_XS, CPU_MXFP4, CPU_NVFP4, CPU_Q2_K, CPU_Q3_K, CPU_IQ3_S, CPU_IQ3_XXS, CPU_IQ2_S, CPU_IQ2_XS, CPU_IQ2_XXS, CPU_IQ1_S, CPU_IQ1_M, CPU_TQ1_0, CPU_TQ2_0, CPU_Q2_0, CPU_Q1_0,
+    CPU_IQ4_NL, CPU_IQ4_XS, CPU_MXFP4, CPU_NVFP4, CPU_Q2_K, CPU_Q3_K, CPU_IQ3_S, CPU_IQ3_XXS, CPU_IQ2_S, CPU_IQ2_XS, CPU_IQ2_XXS, CPU_IQ1_S, CPU_IQ1_M,
+    CPU_TQ1_0, CPU_TQ2_0, CPU_Q2_0, CPU_Q1_0,
     // Panels in the order of bf16 tiles, for the tier that has them (cpu_tile.h). CPU_TILE_RAW: file blocks, row by row.
     CPU_TILE_RAW, CPU_TILE_BF16, CPU_TILE_F16, CPU_TILE_Q8_0, CPU_TILE_Q4_0, CPU_TILE_Q4_1, CPU_TILE_Q5_0, CPU_TILE_Q5_1, CPU_TILE_Q4_K, CPU_TILE_Q5_K, CPU_TILE_Q6_K,
     CPU_TILE_IQ4_NL, CPU_TILE_IQ4_XS, CPU_TILE_MXFP4, CPU_TILE_NVFP4,
@@ -75,7 +76,9 @@ typedef struct cpu_tensor {
 } cpu_tensor;
 
 static inline const cpu_tensor *cpu_t(const dev_tensor *t) { return (const cpu_tensor *)t; }
-static inline const uint8_t *cpu_panel_at(const cpu_tensor *t, int64_t expert, int64_t panel) { return t->data + (size_t)expert * t->expert_bytes + (size_t)panel * t->panel_bytes; }
+static inline const uint8_t *cpu_panel_at(const cpu_tensor *t, int64_t expert, int64_t panel) {
+    return t->data + (size_t)expert * t->expert_bytes + (size_t)panel * t->panel_bytes;
+}
 
 size_t cpu_scale_bytes(cpu_format f, int64_t k); // of a panel: its scale area, a multiple of 64
 size_t cpu_panel_bytes(cpu_format f, int64_t k);
@@ -130,8 +133,8 @@ typedef struct gemm_args {
     float *scratch;          // CPU_RAW: k floats; integer formats: k * 6, a tile of 16 rows; tile formats: cpu_tile_scratch
 } gemm_args;
 
-// The pages of a KV group. A page is made of parts, one for each layer and key head (of states: for each layer). Pages lie in runs, [run][part][page of the run]: what attention reads of neighbouring
-// pages lies side by side, while memory still comes a run at a time. The last run may be shorter.
+// The pages of a KV group. A page is made of parts, one for each layer and key head (of states: for each layer). Pages lie in runs, [run][part][page of the
+// run]: what attention reads of neighbouring pages lies side by side, while memory still comes a run at a time. The last run may be shorter.
 typedef struct cpu_kv_group {
     dev_group spec;
     uint8_t  *data;
@@ -368,7 +371,8 @@ void   cpu_kv_export(device *, dev_kv *, int32_t group, int32_t page, void *dst)
 void   cpu_kv_import(device *, dev_kv *, int32_t group, int32_t page, const void *src);
 dev_kv_type cpu_kv_resolve(const device *, dev_kv_type);
 // Writes n rows' keys and values of a layer (n_kv heads; rows ldk and ldv apart) from slot (0..31) of a page on, which holds them all.
-void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, int32_t n, const float *k, size_t ldk, const float *v, size_t ldv);
+void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, int32_t n,
+    const float *k, size_t ldk, const float *v, size_t ldv);
 
 // ---- plan -----------------------------------------------------------------------------------------------------------------
 
@@ -434,7 +438,8 @@ const float *cpu_hidden(device *, dev_plan *, int32_t i);
 static inline int32_t cpu_peak_blocks(int32_t n_vocab) { return (n_vocab + DEV_PEAK - 1) / DEV_PEAK; }
 void   cpu_reduce(device *, dev_plan *, int32_t i, int32_t k, dev_top *top);
 
-// Whether a worker takes its next chunk before it does the one in hand, and asks for that (cpu_ask). Where products are bound by operations it would keep for itself what others could begin.
+// Whether a worker takes its next chunk before it does the one in hand, and asks for that (cpu_ask). Where products are bound by operations it would
+// keep for itself what others could begin.
 static inline bool cpu_looks_ahead(bool tiles, int32_t rows) { return !tiles && rows <= ROW_TILE; }
 
 typedef struct cpu_reg_view { float *at; size_t ld; } cpu_reg_view;

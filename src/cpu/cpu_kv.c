@@ -17,7 +17,8 @@ dev_kv_type cpu_kv_resolve(const device *d, dev_kv_type t) { return t == DEV_KV_
 // A group's pages, without their memory.
 static cpu_kv_group layout(const device *d, const dev_group *g, dev_kv_type t) {
     if (g->kind == DEV_GROUP_RECURRENT) return (cpu_kv_group){.spec = *g, .run = 1, .parts = g->n_layers, .part_bytes = (size_t)g->state_width * sizeof(float)};
-    const size_t bytes = t == DEV_KV_BF16 && cpu_dev_const(d)->kernels.kv_put ? cpu_tile_head_bytes(g->head_k, g->head_v) : (cpu_kv_values_at(t, g->head_k) + cpu_kv_values_at(t, g->head_v) + 63) & ~(size_t)63;
+    const bool tiles = t == DEV_KV_BF16 && cpu_dev_const(d)->kernels.kv_put;
+    const size_t bytes = tiles ? cpu_tile_head_bytes(g->head_k, g->head_v) : (cpu_kv_values_at(t, g->head_k) + cpu_kv_values_at(t, g->head_v) + 63) & ~(size_t)63;
     return (cpu_kv_group){.spec = *g, .run = RUN, .parts = g->n_layers * g->n_kv, .part_bytes = bytes};
 }
 
@@ -34,7 +35,8 @@ static void free_data(cpu_kv *kv) {
 status cpu_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_kv_type type, dev_kv **out, error *err) {
     *out = NULL;
     type = cpu_kv_resolve(d, type);
-    if (type != DEV_KV_F32 && type != DEV_KV_F16 && type != DEV_KV_BF16 && type != DEV_KV_Q8_0) return error_set(err, E_UNSUPPORTED, "the cpu backend keeps KV in f32, f16, bf16 or q8_0");
+    if (type != DEV_KV_F32 && type != DEV_KV_F16 && type != DEV_KV_BF16 && type != DEV_KV_Q8_0)
+        return error_set(err, E_UNSUPPORTED, "the cpu backend keeps KV in f32, f16, bf16 or q8_0");
     cpu_kv *kv = mem_calloc(1, sizeof *kv);
     if (!kv) return error_set(err, E_NOMEM, "no memory for KV pages");
     kv->type = type;
@@ -67,8 +69,8 @@ void cpu_kv_destroy(device *d, dev_kv *handle) {
     free_data((cpu_kv *)handle);
 }
 
-// The first write to fresh memory waits until the system has found and zeroed it, one large page after the other, in the middle of a step, while the other workers wait at its end. A run's are
-// fetched before the step, or before a page is copied or brought into it, by all of them.
+// The first write to fresh memory waits until the system has found and zeroed it, one large page after the other, in the middle of a step, while the other
+// workers wait at its end. A run's are fetched before the step, or before a page is copied or brought into it, by all of them.
 enum { PIECE = 2 << 20 }; // bytes, one of the system's large pages
 
 typedef struct fetch { uint8_t *at; size_t bytes; atomic_bool refused; } fetch;
@@ -173,7 +175,8 @@ static void write_head(const cpu_kernels *kern, dev_kv_type type, const dev_grou
     }
 }
 
-void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, int32_t n, const float *k, size_t ldk, const float *v, size_t ldv) {
+void cpu_kv_write(const cpu_kernels *kern, const cpu_kv *kv, int32_t group, int32_t layer, int32_t page, int32_t slot, int32_t n,
+    const float *k, size_t ldk, const float *v, size_t ldv) {
     const cpu_kv_group *pages = &kv->groups[group];
     const dev_group *g = &pages->spec;
     for (int32_t h = 0; h < g->n_kv; h++, k += g->head_k, v += g->head_v) {

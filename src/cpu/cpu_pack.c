@@ -72,7 +72,10 @@ static int int8_value(cpu_format f, const uint8_t *area, int r, int i) {
 static void pack_floats(cpu_format f, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel) {
     const size_t e = float_bytes(f);
     for (int r = 0; r < n; r++)
-        for (int64_t j = 0; j < k; j++) memcpy(panel + (cpu_format_tile(f) ? cpu_tile_place16(j, r) : ((size_t)j * PANEL + (size_t)r) * e), rows + (size_t)r * row_bytes + (size_t)j * e, e);
+        for (int64_t j = 0; j < k; j++) {
+            const size_t at = cpu_format_tile(f) ? cpu_tile_place16(j, r) : ((size_t)j * PANEL + (size_t)r) * e;
+            memcpy(panel + at, rows + (size_t)r * row_bytes + (size_t)j * e, e);
+        }
 }
 
 // DEV_USE_EXACT: float32 of any type.
@@ -136,7 +139,9 @@ void cpu_unpack_row(const cpu_tensor *t, int64_t expert, int64_t row, float *dst
         float d[2], m[2];
         cpu_scale_get(a.scale, a.group, cpu_format_code(f) ? cpu_code(f)->unit : 1, panel, b, r, d, m);
         for (int i = 0; i < BLOCK; i++) {
-            const int v = cpu_format_code(f) ? cpu_code_value(cpu_code(f), quants, b, r, i) : cpu_format_tile(f) ? cpu_tile_value(cpu_tile_layout(f), quants, b, r, i) : int8_value(f, quants + (size_t)b * a.quants, r, i);
+            const int v = cpu_format_code(f) ? cpu_code_value(cpu_code(f), quants, b, r, i)
+                          : cpu_format_tile(f) ? cpu_tile_value(cpu_tile_layout(f), quants, b, r, i)
+                          : int8_value(f, quants + (size_t)b * a.quants, r, i);
             dst[i] = d[i / 16] * (float)v - m[i / 16];
         }
     }

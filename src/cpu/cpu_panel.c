@@ -230,8 +230,12 @@ static void get_grid(uint32_t type, const uint8_t *row, int64_t group, int j, cp
 
 void cpu_part_get(uint32_t type, const uint8_t *row, int64_t b, cpu_part *o) {
     switch (type) {
-    case QUANT_Q2_K: case QUANT_Q3_K: case QUANT_Q4_K: case QUANT_Q5_K: case QUANT_Q6_K: case QUANT_IQ4_XS: case QUANT_TQ1_0: case QUANT_TQ2_0: get_k(type, row, b / 8, (int)(b % 8), o); break;
-    case QUANT_IQ1_S: case QUANT_IQ1_M: case QUANT_IQ2_XXS: case QUANT_IQ2_XS: case QUANT_IQ2_S: case QUANT_IQ3_XXS: case QUANT_IQ3_S: get_grid(type, row, b / 8, (int)(b % 8), o); break;
+    case QUANT_Q2_K: case QUANT_Q3_K: case QUANT_Q4_K: case QUANT_Q5_K: case QUANT_Q6_K: case QUANT_IQ4_XS: case QUANT_TQ1_0: case QUANT_TQ2_0:
+        get_k(type, row, b / 8, (int)(b % 8), o);
+        break;
+    case QUANT_IQ1_S: case QUANT_IQ1_M: case QUANT_IQ2_XXS: case QUANT_IQ2_XS: case QUANT_IQ2_S: case QUANT_IQ3_XXS: case QUANT_IQ3_S:
+        get_grid(type, row, b / 8, (int)(b % 8), o);
+        break;
     default: get_simple(type, row, b, o); break;
     }
 }

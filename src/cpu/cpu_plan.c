@@ -26,7 +26,9 @@ static dev_reg root_of(const dev_plan *p, dev_reg r) { return p->regs[r].parent 
 static bool joins(const dev_plan *p, size_t i) {
     const cpu_kernels *kern = &cpu_dev_const(p->dev)->kernels;
     const dev_linear *l = &p->ops[i].u.linear, *next = &p->ops[i + 1 < p->n_ops ? i + 1 : i].u.linear;
-    if (!kern->tiles || i + 1 >= p->n_ops || p->ops[i].kind != DEV_OP_LINEAR || p->ops[i + 1].kind != DEV_OP_LINEAR || l->epilogue != DEV_EP_GATED || l->n != 2 || next->src != l->out[0].dst) return false;
+    if (!kern->tiles || i + 1 >= p->n_ops || p->ops[i].kind != DEV_OP_LINEAR || p->ops[i + 1].kind != DEV_OP_LINEAR
+        || l->epilogue != DEV_EP_GATED || l->n != 2 || next->src != l->out[0].dst)
+        return false;
     for (int o = 0; o < 2; o++) {
         const dev_tensor *w = l->out[o].weight;
         if (w->n != l->out[0].weight->n || w->n % BLOCK || !cpu_format_tile(cpu_format_of(kern, w->type, w->k, w->use))) return false;
@@ -65,7 +67,8 @@ static bool build_phases(cpu_plan *c, const dev_plan *p) {
             break;
         case DEV_OP_EXPERTS: {
             const dev_experts *e = &op->u.experts;
-            if ((packs(p, e->gate) || packs(p, e->up) || packs(p, e->router)) && !cpu_experts_apart(&cpu_dev_const(p->dev)->kernels, e)) ok = add_item(c, CPU_ITEM_QUANTIZE, at, true, p->regs[e->src].wanted);
+            if ((packs(p, e->gate) || packs(p, e->up) || packs(p, e->router)) && !cpu_experts_apart(&cpu_dev_const(p->dev)->kernels, e))
+                ok = add_item(c, CPU_ITEM_QUANTIZE, at, true, p->regs[e->src].wanted);
             ok = ok && add_item(c, CPU_ITEM_OP, at, false, p->regs[e->src].wanted);
             break;
         }
@@ -157,7 +160,8 @@ static size_t place_registers(cpu_plan *c, const dev_plan *p, int32_t max_rows, 
         for (bool moved = true; moved;) { // raise it past everything already placed whose life meets its own
             moved = false;
             for (size_t j = 0; j < i; j++)
-                if (l[j].last >= 0 && p->regs[j].parent == DEV_NONE && l[j].first <= l[i].last && l[i].first <= l[j].last && at < c->reg_at[j] + l[j].bytes && c->reg_at[j] < at + l[i].bytes) {
+                if (l[j].last >= 0 && p->regs[j].parent == DEV_NONE && l[j].first <= l[i].last && l[i].first <= l[j].last
+                    && at < c->reg_at[j] + l[j].bytes && c->reg_at[j] < at + l[i].bytes) {
                     at = c->reg_at[j] + l[j].bytes;
                     moved = true;
                 }
@@ -172,8 +176,8 @@ static size_t place_registers(cpu_plan *c, const dev_plan *p, int32_t max_rows, 
 // ---- rotary tables --------------------------------------------------------------------------------------------------------
 
 static bool same_rope(const dev_rope *a, const dev_rope *b) {
-    return a->dims == b->dims && a->base == b->base && a->freq_scale == b->freq_scale && a->ext_factor == b->ext_factor && a->attn_factor == b->attn_factor && a->beta_fast == b->beta_fast
-        && a->beta_slow == b->beta_slow && a->n_ctx_orig == b->n_ctx_orig && a->factors == b->factors;
+    return a->dims == b->dims && a->base == b->base && a->freq_scale == b->freq_scale && a->ext_factor == b->ext_factor && a->attn_factor == b->attn_factor
+        && a->beta_fast == b->beta_fast && a->beta_slow == b->beta_slow && a->n_ctx_orig == b->n_ctx_orig && a->factors == b->factors;
 }
 
 static double correction_dim(const dev_rope *r, double beta) {

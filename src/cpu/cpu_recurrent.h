@@ -32,8 +32,8 @@ static inline float softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
 
 // V vectors of columns from c on, W lanes in each (fewer than VW only in a last vector alone). decays: one for each row of the state, or, with rates
 // of columns, steps and a (transposed) to make them from.
-static inline __attribute__((always_inline)) void scan_columns(const scan_args *s, int V, int32_t w, int32_t c, const float *q, const float *k, const float *z, const float *b, const float *decay, const float *steps, const float *at, float step, float beta,
-    const float *v, float *dst) {
+static inline __attribute__((always_inline)) void scan_columns(const scan_args *s, int V, int32_t w, int32_t c, const float *q, const float *k, const float *z,
+    const float *b, const float *decay, const float *steps, const float *at, float step, float beta, const float *v, float *dst) {
     bool by_value = s->rate_kind == DEV_RATE_VALUE, delta = s->kind == DEV_SCAN_DELTA, dplr = s->kind == DEV_SCAN_DPLR;
     vf u[4], kept[4], out[4], x[4], st[4];
     for (int i = 0; i < V; i++) {

@@ -71,7 +71,8 @@ static void kv_rows(const run *r, const dev_attend *o, int32_t first, int32_t en
         const int32_t at = s->start + row - s->first_row, slot = at % DEV_PAGE_TOKENS, left = s->first_row + s->n_rows - row;
         n = end - row < left ? end - row : left;
         if (n > DEV_PAGE_TOKENS - slot) n = DEV_PAGE_TOKENS - slot;
-        cpu_kv_write(&r->d->kernels, r->c->kv, o->group, o->layer, s->pages[o->group][at / DEV_PAGE_TOKENS], slot, n, k.at + (size_t)row * k.ld, k.ld, v.at + (size_t)row * v.ld, v.ld);
+        cpu_kv_write(&r->d->kernels, r->c->kv, o->group, o->layer, s->pages[o->group][at / DEV_PAGE_TOKENS], slot, n,
+                     k.at + (size_t)row * k.ld, k.ld, v.at + (size_t)row * v.ld, v.ld);
     }
 }
 
@@ -204,7 +205,11 @@ static void run_row_op(const run *r, int32_t index, int32_t row) {
         break;
     }
     case DEV_OP_COMBINE: combine_row(r, &op->u.combine, row); break;
-    case DEV_OP_VECTOR: r->d->kernels.vector(row_of(r->p, op->u.vector.dst, row), row_of(r->p, op->u.vector.src, row), vec(op->u.vector.scale), vec(op->u.vector.bias), r->p->regs[op->u.vector.dst].width); break;
+    case DEV_OP_VECTOR: {
+        const dev_vector *o = &op->u.vector;
+        r->d->kernels.vector(row_of(r->p, o->dst, row), row_of(r->p, o->src, row), vec(o->scale), vec(o->bias), r->p->regs[o->dst].width);
+        break;
+    }
     case DEV_OP_COPY: {
         const dev_copy *o = &op->u.copy;
         float *dst = row_of(r->p, o->dst, row) + o->dst_first;
@@ -212,7 +217,11 @@ static void run_row_op(const run *r, int32_t index, int32_t row) {
         for (int32_t i = 0; i < o->n; i++) memmove(dst + (size_t)i * (size_t)o->dst_stride, src + (size_t)i * (size_t)o->src_stride, (size_t)o->width * sizeof(float));
         break;
     }
-    case DEV_OP_SELECT: memcpy(row_of(r->p, op->u.select.dst, row), row_of(r->p, op->u.select.src, r->c->step->wanted[row]), (size_t)r->p->regs[op->u.select.dst].width * sizeof(float)); break;
+    case DEV_OP_SELECT: {
+        const dev_select *o = &op->u.select;
+        memcpy(row_of(r->p, o->dst, row), row_of(r->p, o->src, r->c->step->wanted[row]), (size_t)r->p->regs[o->dst].width * sizeof(float));
+        break;
+    }
     case DEV_OP_POOL: pool_row(r, &op->u.pool, row); break;
     case DEV_OP_DOT: dot_row(r, &op->u.dot, row); break;
     case DEV_OP_MIX: mix_row(r, &op->u.mix, row); break;
@@ -320,7 +329,8 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
         const cpu_matmul *mm = now.m;
         const cpu_tensor *w = mm->w;
         const int64_t first = now.first, row0 = now.row0;
-        gemm_args g = {.w = w, .data = cpu_panel_at(w, mm->expert, 0), .first = first, .count = now.count, .then = then.m ? cpu_panel_at(then.m->w, then.m->expert, then.first) : NULL, .k = w->base.k, .x = x, .ldx = ldx,
+        gemm_args g = {.w = w, .data = cpu_panel_at(w, mm->expert, 0), .first = first, .count = now.count,
+            .then = then.m ? cpu_panel_at(then.m->w, then.m->expert, then.first) : NULL, .k = w->base.k, .x = x, .ldx = ldx,
             .q = (const int8_t *)(c->scratch + c->q_at), .aux = (const cpu_aux *)(c->scratch + c->aux_at),
             .rows = (rows && !cpu_format_packs(w->format) ? rows : identity) + row0, .n_rows = (int32_t)(n_rows - row0 < all.sh.row_block ? n_rows - row0 : all.sh.row_block),
             .y = mm->y + (size_t)row0 * mm->ldy + first * PANEL, .ldy = mm->ldy, .scale = mm->scale, .scratch = cpu_worker_scratch(c, worker)};
@@ -348,8 +358,10 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
         }
         kern->gemm[w->format](&g);
         if (mm->bias || mm->residual || mm->scale != 1)
-            for (int32_t i = 0; i < g.n_rows; i++)
-                kern->finish(y + (size_t)i * mm->ldy, g.y + (size_t)i * g.ldy, mm->bias ? mm->bias + col : NULL, mm->residual ? mm->residual + (size_t)(row0 + i) * mm->ldr + col : NULL, mm->scale, (int32_t)cols);
+            for (int32_t i = 0; i < g.n_rows; i++) {
+                const float *residual = mm->residual ? mm->residual + (size_t)(row0 + i) * mm->ldr + col : NULL;
+                kern->finish(y + (size_t)i * mm->ldy, g.y + (size_t)i * g.ldy, mm->bias ? mm->bias + col : NULL, residual, mm->scale, (int32_t)cols);
+            }
     }
     pool_barrier(team);
 }
@@ -393,7 +405,8 @@ static void run_output(const run *r, const dev_output *o, int worker, pool_membe
     float *peaks = (float *)(r->c->scratch + r->c->peaks_at);
     for (size_t item; (item = pool_next(team, 1)) < (size_t)s->n_wanted * (size_t)pieces;) {
         int32_t row = (int32_t)(item / (size_t)pieces), at = (int32_t)(item % (size_t)pieces) * PIECE;
-        r->d->kernels.peaks(logits + (size_t)row * (size_t)vocab + at, vocab - at < PIECE ? vocab - at : PIECE, peaks + (size_t)row * (size_t)cpu_peak_blocks(vocab) + at / DEV_PEAK);
+        r->d->kernels.peaks(logits + (size_t)row * (size_t)vocab + at, vocab - at < PIECE ? vocab - at : PIECE,
+                            peaks + (size_t)row * (size_t)cpu_peak_blocks(vocab) + at / DEV_PEAK);
     }
     pool_barrier(team);
 }

@@ -20,8 +20,9 @@ void cpu_run_conv(const dev_plan *p, const dev_conv *o, pool_member *team) {
     for (size_t item; (item = pool_next(team, 1)) < (size_t)c->step->n_seqs * (size_t)blocks;) {
         const dev_seq *s = &c->step->seqs[item / (size_t)blocks];
         int32_t first = (int32_t)(item % (size_t)blocks) * SCAN_COLUMNS;
-        conv_args a = {.rows = s->n_rows, .columns = width - first < SCAN_COLUMNS ? width - first : SCAN_COLUMNS, .taps = o->taps, .weight = vec(o->weight) + (size_t)first * (size_t)o->taps,
-            .bias = o->bias ? vec(o->bias) + first : NULL, .state = state_of(c, s, o->group, o->layer, o->state_at) + first, .ld_state = (size_t)width, .fresh = s->start == 0, .act = o->act};
+        conv_args a = {.rows = s->n_rows, .columns = width - first < SCAN_COLUMNS ? width - first : SCAN_COLUMNS, .taps = o->taps,
+            .weight = vec(o->weight) + (size_t)first * (size_t)o->taps, .bias = o->bias ? vec(o->bias) + first : NULL,
+            .state = state_of(c, s, o->group, o->layer, o->state_at) + first, .ld_state = (size_t)width, .fresh = s->start == 0, .act = o->act};
         a.src = first_row(p, o->src, s, &a.ld_src) + first;
         a.dst = first_row(p, o->dst, s, &a.ld_dst) + first;
         cpu_dev_const(p->dev)->kernels.conv(&a);
@@ -37,8 +38,10 @@ static void scan_item(const dev_plan *p, const dev_scan *o, const dev_seq *s, in
     const cpu_plan *c = p->backend;
     int32_t key = o->tiled ? head % o->n_key : head / (o->n_head / o->n_key), column = head * o->head_v + first;
     int32_t rate = o->rate_kind == DEV_RATE_HEAD ? head : o->rate_kind == DEV_RATE_KEY ? head * o->head_k : column;
-    scan_args a = {.kind = o->kind, .rate_kind = o->rate_kind, .rows = s->n_rows, .columns = o->head_v - first < SCAN_COLUMNS ? o->head_v - first : SCAN_COLUMNS, .head_k = o->head_k,
-        .rate_bias = o->rate_bias ? vec(o->rate_bias) + rate : NULL, .scale = o->scale, .a_scale = o->a_scale, .ld_state = (size_t)o->head_v, .fresh = s->start == 0, .before = o->before, .scratch = scratch,
+    scan_args a = {.kind = o->kind, .rate_kind = o->rate_kind, .rows = s->n_rows,
+        .columns = o->head_v - first < SCAN_COLUMNS ? o->head_v - first : SCAN_COLUMNS, .head_k = o->head_k,
+        .rate_bias = o->rate_bias ? vec(o->rate_bias) + rate : NULL, .scale = o->scale, .a_scale = o->a_scale, .ld_state = (size_t)o->head_v,
+        .fresh = s->start == 0, .before = o->before, .scratch = scratch,
         .state = state_of(c, s, o->group, o->layer, o->state_at) + (size_t)head * (size_t)o->head_k * (size_t)o->head_v + first};
     if (o->a) a.a = vec(o->a) + (o->rate_kind == DEV_RATE_VALUE ? (size_t)column * (size_t)o->head_k : (size_t)head);
     if (o->skip) {

@@ -29,7 +29,9 @@ typedef struct tile_layout {
 const tile_layout *cpu_tile_layout(cpu_format f); // short codes: as CPU_TILE_RAW, their own is in cpu_codes.h
 void cpu_tile_put(const tile_layout *l, uint8_t *quants, int64_t b, int r, const cpu_part *x); // the numbers of row r of block b, into quants of zeros
 int  cpu_tile_value(const tile_layout *l, const uint8_t *quants, int64_t b, int r, int i);     // column i's, without its scale
-static inline size_t cpu_tile_place16(int64_t column, int r) { return (size_t)(column / TILE_K * TILE_BYTES + column % TILE_K / 2 * 64 + r * 4 + column % 2 * 2); } // of 16-bit numbers
+static inline size_t cpu_tile_place16(int64_t column, int r) { // of 16-bit numbers
+    return (size_t)(column / TILE_K * TILE_BYTES + column % TILE_K / 2 * 64 + r * 4 + column % 2 * 2);
+}
 static inline int64_t cpu_tile_blocks(int64_t k) { return (k + TILE_K - 1) / TILE_K; }
 static inline int64_t cpu_tile_depth(int64_t blocks) { return blocks <= TILE_DEPTH ? blocks : TILE_DEPTH; }
 // Tiles of a worker's scratch: decoded panels (a whole one where file blocks are unpacked for few rows), gathered activations, results.

@@ -172,7 +172,8 @@ static status import_piece(import_job *j, const import_item *it, size_t piece, u
         }
     if (t->vector)
         for (int64_t r = 0; r < rows; r++)
-            quant_type_traits((int)w->type)->decode(buffer + (size_t)r * l->row_bytes, t->vector + ((size_t)expert * (size_t)w->n + (size_t)(row + r)) * (size_t)w->k, (size_t)w->k);
+            quant_type_traits((int)w->type)->decode(buffer + (size_t)r * l->row_bytes,
+                                                    t->vector + ((size_t)expert * (size_t)w->n + (size_t)(row + r)) * (size_t)w->k, (size_t)w->k);
     atomic_fetch_add(&j->done, bytes);
     return OK;
 }

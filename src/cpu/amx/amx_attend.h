@@ -1,11 +1,13 @@
 // cpu/amx/attend: attention over bf16 pages with tiles, for prompts and for single rows alike: what is left over of a tile's 16 queries costs nothing where
 // pages come from memory, and there is but one order of sums.
 //
-// A head of a page: keys as weight tiles [dims / 32][half of the keys][16 pairs of dims][16 keys][2], values [dims / 16][16 pairs of keys][16 dims][2]; dims
-// are padded, keys' with zeros. Recipe: queries and softmax weights rounded to bf16; scores and sums of values as TDPBF16PS chains; online softmax over
-// splits of 4 pages at absolute positions; the chain of a query's sums goes on from split to split, multiplied in between where its greatest score rose.
-// For 32 queries and one page of 128 dims: 16 TDPBF16PS and 16 tile loads for scores, 16 and 16 for values (512 cycles), 4 tile stores, a quarter of 16 loads and 16 stores of sums; 64 vectors of weights
-// (11 operations each), made while the tiles work for the groups before and after. Greatest scores of 16 queries come from one reduction, sums of weights stay in lanes until the end.
+// A head of a page: keys as weight tiles [dims / 32][half of the keys][16 pairs of dims][16 keys][2], values [dims / 16][16 pairs of keys][16 dims][2];
+// dims are padded, keys' with zeros. Recipe: queries and softmax weights rounded to bf16; scores and sums of values as TDPBF16PS chains; online softmax
+// over splits of 4 pages at absolute positions; the chain of a query's sums goes on from split to split, multiplied in between where its greatest score
+// rose.
+// For 32 queries and one page of 128 dims: 16 TDPBF16PS and 16 tile loads for scores, 16 and 16 for values (512 cycles), 4 tile stores, a quarter of 16
+// loads and 16 stores of sums; 64 vectors of weights (11 operations each), made while the tiles work for the groups before and after. Greatest scores of
+// 16 queries come from one reduction, sums of weights stay in lanes until the end.
 #pragma once
 #include "cpu/amx/amx_tile.h"
 #include "cpu/cpu_tile.h"
@@ -18,14 +20,16 @@ enum { SPLIT = 4, SPLIT_KEYS = SPLIT * DEV_PAGE_TOKENS, QUERIES = 2 * TILE_ROWS,
 static inline void amx_transpose(__m512i r[16]) {
     __m512i t[16];
     for (int i = 0; i < 16; i += 4) { // of four rows, numbers 4 q + 0, 1, 2, 3 in quarter q
-        const __m512i a = _mm512_unpacklo_epi32(r[i], r[i + 1]), b = _mm512_unpackhi_epi32(r[i], r[i + 1]), c = _mm512_unpacklo_epi32(r[i + 2], r[i + 3]), d = _mm512_unpackhi_epi32(r[i + 2], r[i + 3]);
+        const __m512i a = _mm512_unpacklo_epi32(r[i], r[i + 1]), b = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+        const __m512i c = _mm512_unpacklo_epi32(r[i + 2], r[i + 3]), d = _mm512_unpackhi_epi32(r[i + 2], r[i + 3]);
         t[i] = _mm512_unpacklo_epi64(a, c);
         t[i + 1] = _mm512_unpackhi_epi64(a, c);
         t[i + 2] = _mm512_unpacklo_epi64(b, d);
         t[i + 3] = _mm512_unpackhi_epi64(b, d);
     }
     for (int j = 0; j < 4; j++) { // quarters of four rows each, in order of rows
-        const __m512i a = _mm512_shuffle_i32x4(t[j], t[j + 4], 0x88), b = _mm512_shuffle_i32x4(t[j + 8], t[j + 12], 0x88), c = _mm512_shuffle_i32x4(t[j], t[j + 4], 0xdd), d = _mm512_shuffle_i32x4(t[j + 8], t[j + 12], 0xdd);
+        const __m512i a = _mm512_shuffle_i32x4(t[j], t[j + 4], 0x88), b = _mm512_shuffle_i32x4(t[j + 8], t[j + 12], 0x88);
+        const __m512i c = _mm512_shuffle_i32x4(t[j], t[j + 4], 0xdd), d = _mm512_shuffle_i32x4(t[j + 8], t[j + 12], 0xdd);
         r[j] = _mm512_shuffle_i32x4(a, b, 0x88);
         r[j + 8] = _mm512_shuffle_i32x4(a, b, 0xdd);
         r[j + 4] = _mm512_shuffle_i32x4(c, d, 0x88);
@@ -72,8 +76,8 @@ static void amx_kv_put(uint8_t *at, int32_t head_k, int32_t head_v, int32_t slot
     }
 }
 
-// 2^x for what bf16 then rounds: 2^n * p(r), n = floor(x), 0 <= r <= 1, p of degree 3 within 8e-5 (bf16 keeps 2e-3). At most 0 comes in; below -126, and for minus infinity, 0 comes out
-// (denormals are flushed); NaN stays.
+// 2^x for what bf16 then rounds: 2^n * p(r), n = floor(x), 0 <= r <= 1, p of degree 3 within 8e-5 (bf16 keeps 2e-3). At most 0 comes in; below -126, and for
+// minus infinity, 0 comes out (denormals are flushed); NaN stays.
 static inline __m512 amx_exp2(__m512 x) {
     const __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.0780245227f), r, _mm512_set1_ps(0.2260671554f));
@@ -134,7 +138,8 @@ static scoring amx_scoring(attention *t, int32_t base, float *s) {
         if (at + DEV_PAGE_TOKENS <= t->low) x.first = b + 1;
         if (at + DEV_PAGE_TOKENS <= t->low || at >= t->high) continue;
         x.keys[x.pages] = cpu_kv_part(a->kv, a->pages[at / DEV_PAGE_TOKENS], a->part);
-        if (t->n <= TILE_ROWS && at + DEV_PAGE_TOKENS < t->high) x.next[x.pages] = cpu_kv_part(a->kv, a->pages[at / DEV_PAGE_TOKENS + 1], a->part); // with more queries the tiles bind, not memory
+        if (t->n <= TILE_ROWS && at + DEV_PAGE_TOKENS < t->high) // with more queries the tiles bind, not memory
+            x.next[x.pages] = cpu_kv_part(a->kv, a->pages[at / DEV_PAGE_TOKENS + 1], a->part);
         x.pages++;
     }
     x.s += x.first * DEV_PAGE_TOKENS;
@@ -188,7 +193,8 @@ static void amx_bend(const attention *t, int32_t base, float *scores) {
                 _mm512_storeu_ps(f, _mm512_mul_ps(_mm512_load_ps(s), _mm512_set1_ps(a->scale)));
                 if (a->softcap > 0)
                     for (int j = 0; j < 16; j++) f[j] = seen >> j & 1 ? a->softcap * tanhf(f[j] / a->softcap) : 0;
-                _mm512_store_ps(s, _mm512_sub_ps(_mm512_loadu_ps(f), _mm512_mul_ps(_mm512_set1_ps(a->slope[n]), _mm512_cvtepi32_ps(_mm512_abs_epi32(_mm512_sub_epi32(key, _mm512_set1_epi32(a->own[n])))))));
+                const __m512 far = _mm512_cvtepi32_ps(_mm512_abs_epi32(_mm512_sub_epi32(key, _mm512_set1_epi32(a->own[n]))));
+                _mm512_store_ps(s, _mm512_sub_ps(_mm512_loadu_ps(f), _mm512_mul_ps(_mm512_set1_ps(a->slope[n]), far)));
             }
             _mm512_mask_store_ps(s, ~seen, _mm512_set1_ps(-INFINITY));
         }
@@ -219,7 +225,8 @@ static inline __m512 amx_greatest(const float *s, int32_t n) {
     return _mm512_max_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
 }
 
-// Before weights of 16 queries, from i on, are made of their scores of a split: the greatest of each query, and the factors for what was summed before: 1 where nothing is greater, 0 where nothing was seen.
+// Before weights of 16 queries, from i on, are made of their scores of a split: the greatest of each query, and the factors for what was summed
+// before: 1 where nothing is greater, 0 where nothing was seen.
 static void amx_tops(attention *t, const float *scores, int32_t i) {
     const __m512 was = _mm512_loadu_ps(t->top + i), top = _mm512_max_ps(was, _mm512_mul_ps(amx_greatest(scores + i * SCORE_LD, t->n - i), _mm512_set1_ps(t->unit)));
     const __mmask16 none = _mm512_cmp_ps_mask(top, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);
@@ -228,8 +235,8 @@ static void amx_tops(attention *t, const float *scores, int32_t i) {
     _mm512_storeu_ps(t->top + i, top);
 }
 
-// One query's scores of a split to softmax weights in bf16. Between them the products of a step of tiles are done one by one, where there is one: tiles at work leave one port to vectors, and a row of those
-// that wait fills what a processor looks ahead.
+// One query's scores of a split to softmax weights in bf16. Between them the products of a step of tiles are done one by one, where there is one: tiles at work
+// leave one port to vectors, and a row of those that wait fills what a processor looks ahead.
 static inline __attribute__((always_inline)) void amx_soften_row(attention *t, const float *scores, int32_t i, uint8_t *weights, const amx_operands *of) {
     _Static_assert(SPLIT == 4, "a product of a step for each part of a row");
     const float *s = scores + i * SCORE_LD;

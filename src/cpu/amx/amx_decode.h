@@ -1,13 +1,15 @@
 // cpu/amx/decode: 16 rows x 32 columns of a packed panel as a bf16 weight tile. Layouts: cpu_tile.h.
 //
-// A tile row is 32 numbers, two columns of 16 rows: those of the even column are the lower halves of its dwords, the odd column's the upper. For 4 bits it costs 1 shift (every other
-// number comes by loading a byte further on), 2 table look-ups (VPERMPS, which reads an index's low 4 bits and so masks and converts too), 2 multiplications or FMAs with the rows'
-// scales, and 1 masked VPSHUFB that cuts both to bf16 and puts them side by side; one row of activations takes instead of that 2 VPAND and 2 FMAs that sum. 5 bits add 2 masked additions
-// and on a third port 2 PEXT; 6 and 8 bits take 2 or 1 VPTERNLOG for a look-up. Short codes come as bytes in the order of the other tiers (avx512_codes.h), a shift, a VPTERNLOG and a subtraction away.
+// A tile row is 32 numbers, two columns of 16 rows: those of the even column are the lower halves of its dwords, the odd column's the upper. For 4 bits it
+// costs 1 shift (every other number comes by loading a byte further on), 2 table look-ups (VPERMPS, which reads an index's low 4 bits and so masks and converts
+// too), 2 multiplications or FMAs with the rows' scales, and 1 masked VPSHUFB that cuts both to bf16 and puts them side by side; one row of activations takes
+// instead of that 2 VPAND and 2 FMAs that sum. 5 bits add 2 masked additions and on a third port 2 PEXT; 6 and 8 bits take 2 or 1 VPTERNLOG for a look-up.
+// Short codes come as bytes in the order of the other tiers (avx512_codes.h), a shift, a VPTERNLOG and a subtraction away.
 //
-// Cutting. The value before it is the file's own to the bit of a float (the products of scale and number are exact); of that the upper 16 bits are taken. What is cut off is, of numbers with any
-// mantissa m in [1, 2), half of 2^-7 in the mean: c = 1 + E[m] / E[m^2] 2^-8 = 1 + 2/3 2^-8 for 1/m distributed mantissas makes up for it (the least squares of w - c cut(w)), and multiplies results.
-// The error left is that of rounding to nearest, VCVTNE2PS2BF16, but for a tenth, and that instruction is as dear as four others (docs/PERFORMANCE.md). Numbers that bf16 holds are not cut.
+// Cutting. The value before it is the file's own to the bit of a float (the products of scale and number are exact); of that the upper 16 bits are taken. What
+// is cut off is, of numbers with any mantissa m in [1, 2), half of 2^-7 in the mean: c = 1 + E[m] / E[m^2] 2^-8 = 1 + 2/3 2^-8 for 1/m distributed mantissas
+// makes up for it (the least squares of w - c cut(w)), and multiplies results. The error left is that of rounding to nearest, VCVTNE2PS2BF16, but for a tenth,
+// and that instruction is as dear as four others (docs/PERFORMANCE.md). Numbers that bf16 holds are not cut.
 #pragma once
 #include "cpu/avx512/avx512_codes.h"
 #include "cpu/cpu_tile.h"
@@ -100,12 +102,14 @@ static inline void amx_halves(bool bf16, const uint8_t *at, __m512 f[2]) {
         f[1] = _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000u)));
         return;
     }
-    const __m512i apart = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0), w = _mm512_permutexvar_epi16(apart, v);
+    const __m512i apart = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i w = _mm512_permutexvar_epi16(apart, v);
     f[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(w));
     f[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(w, 1));
 }
 
-static inline __attribute__((always_inline)) void amx_decode(int bits, cpu_scale kind, bool bf16, const int8_t *values, const uint8_t *panel, size_t scale_bytes, int64_t b, amx_out *out) {
+static inline __attribute__((always_inline)) void amx_decode(int bits, cpu_scale kind, bool bf16, const int8_t *values,
+    const uint8_t *panel, size_t scale_bytes, int64_t b, amx_out *out) {
     const size_t bytes = bits == 16 ? 1024 : bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256;
     const uint8_t *area = panel + scale_bytes + (size_t)b * bytes;
     const bool less = kind == SCALE_DM || kind == SCALE_K4 || bits == 6 || bits == 8;

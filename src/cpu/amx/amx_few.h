@@ -1,7 +1,8 @@
 // cpu/amx/few: products of a few rows over the same panels as amx_gemm.h, without tiles: activations in int8 (d, and 32 numbers a block), VPDPBUSD. For up to
 // FEW_ROWS rows the unpacking of tiles into bf16 binds (8 to 10 GB/s of weights a core from the cache, on a Sapphire Rapids), this does not (57).
-// Recipe, not the tile tier's own, so that it is used without --deterministic alone: exact int32 over a block (16 columns, where those have a scale of their own), blocks in
-// ascending order by one chain of fused operations. A row's result does not depend on the other rows, but a step of more than FEW_ROWS rows goes through tiles and rounds otherwise.
+// Recipe, not the tile tier's own, so that it is used without --deterministic alone: exact int32 over a block (16 columns, where those have a scale of their
+// own), blocks in ascending order by one chain of fused operations. A row's result does not depend on the other rows, but a step of more than FEW_ROWS rows
+// goes through tiles and rounds otherwise.
 // An activation block lies as [g][s][j][t], column 16 g + 4 t + 2 s + j: four bytes meet the low (s = 0) or high nibbles of a vector [j][g] of cpu_tile.h.
 #pragma once
 #include "cpu/amx/amx_gemm.h"
@@ -47,8 +48,9 @@ static inline __attribute__((always_inline)) void few_weights(int bits, const __
         }
 }
 
-// Sums begin at the bits of 3 * 2^22, where floats lie one apart: what they end at is, read as a float, that and the sum. One FMA then takes it off and scales, where a conversion and a
-// product would be two operations, with the same bits: 3 * 2^22 times a scale is exact, of a half float by six or eight bits. Powers of two up to the greatest (SCALE_E8) do not go so far.
+// Sums begin at the bits of 3 * 2^22, where floats lie one apart: what they end at is, read as a float, that and the sum. One FMA then takes it off and scales,
+// where a conversion and a product would be two operations, with the same bits: 3 * 2^22 times a scale is exact, of a half float by six or eight bits. Powers
+// of two up to the greatest (SCALE_E8) do not go so far.
 enum { FEW_ZERO = 0x4b400000 };
 static inline bool few_folds(cpu_scale kind) { return kind != SCALE_E8; }
 
@@ -64,7 +66,8 @@ static inline __attribute__((always_inline)) void few_load_scales(cpu_scale kind
 
 // A block of R rows: y += what it adds for 16 rows of weights; what mins take off is few_mins'. Rows go side by side: each has one chain of integers, and a row after
 // the other would wait for it.
-static inline __attribute__((always_inline)) void few_block(int R, cpu_scale kind, bool two, int offset, const __m512i w[8], const few_scales *f, const int8_t *const *q, const cpu_aux *const *aux, int64_t b, __m512 *y) {
+static inline __attribute__((always_inline)) void few_block(int R, cpu_scale kind, bool two, int offset,
+    const __m512i w[8], const few_scales *f, const int8_t *const *q, const cpu_aux *const *aux, int64_t b, __m512 *y) {
     const amx_scales *s = &f->s;
     const bool folds = few_folds(kind);
     __m512i sum[FEW_ROWS][2];

@@ -1,5 +1,5 @@
-// cpu/amx/few_codes: amx_few.h for short codes. A product is the avx512 tier's (avx512_codes.h) and has its bits; only how it ends is a tile format's. Activations come in the order
-// of amx_few_order, which is its own inverse: rows are put back into their own order once for all panels of a call.
+// cpu/amx/few_codes: amx_few.h for short codes. A product is the avx512 tier's (avx512_codes.h) and has its bits; only how it ends is a tile format's.
+// Activations come in the order of amx_few_order, which is its own inverse: rows are put back into their own order once for all panels of a call.
 #pragma once
 #include "cpu/amx/amx_few.h"
 

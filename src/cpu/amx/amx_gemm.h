@@ -3,9 +3,9 @@
 //
 // Three forms, the same bits:
 //   many rows  two panels x 32 rows in four accumulators: per 32 columns 4 tile loads (64 lines) and 4 TDPBF16PS (64 cycles), 65,536 products. 12 panels are
-//              decoded once for 512 rows, beside the products of the first 32, at most 2,048 columns deep; deeper products carry the accumulators, as they are, from one depth to the next.
-//              Results go to contiguous tiles and from there with bias, residual and scale to their rows; or two products are joined there (cpu_join)
-//              and leave as the next one's activation tiles.
+//              decoded once for 512 rows, beside the products of the first 32, at most 2,048 columns deep; deeper products carry the accumulators, as they
+//              are, from one depth to the next. Results go to contiguous tiles and from there with bias, residual and scale to their rows; or two products
+//              are joined there (cpu_join) and leave as the next one's activation tiles.
 //   few rows   (2 to 16) each weight tile is decoded into the first-level cache and used while the next one is: per 32 columns 50 cycles of decoding by count (4 bits),
 //              2 tile loads, a TDPBF16PS. A panel at a time: of two, the one had been asked for ahead while the other already read it.
 //   one row    the same two chains in AVX-512 lanes, no tiles: numbers are cut in place and multiplied (amx_decode.h). What no
@@ -38,7 +38,8 @@ static void amx_decode_raw(const gemm_args *g, int64_t panel, int64_t k0, int64_
     quant_row_bytes((int)g->w->base.type, (uint64_t)from, &skip); // whole blocks: TILE_DEPTH tiles are 2,048 columns
     if (rows < PANEL) memset(tiles, 0, (size_t)n * TILE_BYTES);
     for (int64_t i = count; i < n * TILE_K; i++) row[i] = 0;
-    const __m512i upper = _mm512_add_epi16(_mm512_set1_epi32(0x30001), _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(0x40004))); // words 1, 3, 5 ...
+    const __m512i fours = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(0x40004));
+    const __m512i upper = _mm512_add_epi16(_mm512_set1_epi32(0x30001), fours); // words 1, 3, 5 ...
     for (int64_t r = 0; r < rows; r++) {
         t->decode(g->data + (size_t)(panel * PANEL + r) * g->w->row_bytes + skip, row, (size_t)count);
         for (int64_t b = 0; b < n; b++) {
@@ -145,9 +146,9 @@ static inline uint64_t amx_ticks(void) {
     return t;
 }
 
-// Whether few tiles can be held now: products among loads, with all eight tiles holding something, then take three to six times their 16 cycles, else hardly more (tiles of 16 rows; what
-// they held is lost). Cycles are those of a chain of multiplications, of three each, since the counter has a clock of its own. It changes many times a second and takes, by count, a quarter of a
-// microsecond to see, where it is so a whole one.
+// Whether few tiles can be held now: products among loads, with all eight tiles holding something, then take three to six times their 16 cycles, else hardly
+// more (tiles of 16 rows; what they held is lost). Cycles are those of a chain of multiplications, of three each, since the counter has a clock of its own. It
+// changes many times a second and takes, by count, a quarter of a microsecond to see, where it is so a whole one.
 static bool amx_crowded(void) {
     enum { STEPS = 4, CYCLES = STEPS * 4 * 16 };
     static const _Alignas(64) uint32_t ones[256] = {[0 ... 255] = 0x3f803f80};
@@ -228,8 +229,8 @@ static void amx_square(const square *s, float *c) { amx_square_of(false, s, c); 
 // Where few tiles can be held, a load does not begin early enough for the second level (a fifth of a product's time); where many can, asking is in its way (a tenth).
 static void amx_square_crowded(const square *s, float *c) { amx_square_of(true, s, c); }
 
-// The same with panels that are decoded meanwhile, a tile ahead: what multiplies tiles and what decodes are different parts of a core. Each panel's tile is decoded between the products of
-// one and of the other, since a core looks ahead no further than about two tiles' decoding.
+// The same with panels that are decoded meanwhile, a tile ahead: what multiplies tiles and what decodes are different parts of a core. Each panel's tile is
+// decoded between the products of one and of the other, since a core looks ahead no further than about two tiles' decoding.
 static void amx_square_decoding(const square *s, float *c) {
     amx_square_begin(s, c);
     for (int i = 0; i < 2; i++) amx_decode_tile(&s->from[i], 0);
@@ -269,7 +270,8 @@ static void amx_join(const work *w, const work *up, int32_t first, int32_t rows,
     for (int32_t r = 0; r < rows; r++)
         for (int i = 0; i < n; i++) {
             size_t col = (size_t)(p0 + i - g->first) * PANEL, at = ((size_t)r * (size_t)n + (size_t)i) * PANEL;
-            __m512 a = _mm512_mul_ps(_mm512_load_ps(c + i * 1024 + r * 16), _mm512_set1_ps(w->scale)), b = _mm512_mul_ps(_mm512_load_ps(c + i * 1024 + 512 + r * 16), _mm512_set1_ps(up->scale));
+            __m512 a = _mm512_mul_ps(_mm512_load_ps(c + i * 1024 + r * 16), _mm512_set1_ps(w->scale));
+            __m512 b = _mm512_mul_ps(_mm512_load_ps(c + i * 1024 + 512 + r * 16), _mm512_set1_ps(up->scale));
             if (g->bias) a = _mm512_add_ps(a, _mm512_loadu_ps(g->bias + col));
             if (join->bias) b = _mm512_add_ps(b, _mm512_loadu_ps(join->bias + col));
             _mm512_store_ps(x + at, a);
@@ -391,7 +393,10 @@ static void amx_few_rows(const work *w) {
 static void amx_one_row(const work *w) {
     const gemm_args *g = w->g;
     const __m256i *a = (const __m256i *)((const uint8_t *)g->q + (size_t)(g->rows[0] / TILE_ROWS * w->blocks) * TILE_BYTES + (size_t)(g->rows[0] % TILE_ROWS) * 64);
-    for (int64_t i = 0; i < 2 * w->blocks; i++) _mm512_storeu_ps(w->floats + i * 16, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_load_si256(a + i / 2 * 32 + i % 2)), 16)));
+    for (int64_t i = 0; i < 2 * w->blocks; i++) {
+        const __m512i half = _mm512_cvtepu16_epi32(_mm256_load_si256(a + i / 2 * 32 + i % 2));
+        _mm512_storeu_ps(w->floats + i * 16, _mm512_castsi512_ps(_mm512_slli_epi32(half, 16)));
+    }
     for (int64_t p = g->first; p < g->first + g->count; p++) {
         _mm512_storeu_ps(w->results, w->read.chain(g->data + (size_t)p * g->w->panel_bytes, g->w->scale_bytes, w->block_bytes, w->blocks, w->values, w->floats));
         amx_put(g, w->scale, 0, p, w->results);

@@ -112,10 +112,11 @@ static inline __attribute__((always_inline)) void amx_ask_tile(const uint8_t *p)
     for (int i = 0; i < 16; i++) _mm_prefetch((const char *)p + i * 64, _MM_HINT_T0);
 }
 
-// A step: 16 or 32 rows x two weight tiles onto tiles 0..3, in four products, 0 to 3 in this order; a1: NULL for 16 rows. `ask`: the tiles that follow each of these are asked for into the first level, one operand between two products
-// each; what lies behind the last may be anything.
-// A tile that holds zeros takes no register of those that tiles are renamed to, so operands are zeroed after their last use: of these there seem to be few more than eight when
-// the other half of a core is in use, and a load then waits for what was there before it (docs/PERFORMANCE.md, "Neighbours"). Where nobody else is, it costs nothing.
+// A step: 16 or 32 rows x two weight tiles onto tiles 0..3, in four products, 0 to 3 in this order; a1: NULL for 16 rows. `ask`: the tiles that follow each of
+// these are asked for into the first level, one operand between two products each; what lies behind the last may be anything.
+// A tile that holds zeros takes no register of those that tiles are renamed to, so operands are zeroed after their last use: of these there seem to be few more
+// than eight when the other half of a core is in use, and a load then waits for what was there before it (docs/PERFORMANCE.md, "Neighbours"). Where nobody else
+// is, it costs nothing.
 typedef struct amx_operands { const uint8_t *a0, *a1, *w0, *w1; } amx_operands;
 
 static inline __attribute__((always_inline)) void amx_product(bool ask, int i, const amx_operands *x) {

@@ -252,6 +252,7 @@ CODE_INLINE void code_rows(cpu_format format, int R, const cpu_tensor *t, const 
         const uint8_t *a = src.tile + b * TILE_BLOCK;
         const int n = avx2_together(code_two(cpu_code(format)), R);
         for (int r = 0; r < R; r += n)
-            code_block_rows(format, n, &w, (const int8_t *)a + r * BLOCK, (const float *)(a + TILE_D) + r, (const int32_t *)(a + TILE_NSUM) + r, (const int32_t *)(a + TILE_NHIGH) + r, out + r);
+            code_block_rows(format, n, &w, (const int8_t *)a + r * BLOCK,
+                            (const float *)(a + TILE_D) + r, (const int32_t *)(a + TILE_NSUM) + r, (const int32_t *)(a + TILE_NHIGH) + r, out + r);
     }
 }

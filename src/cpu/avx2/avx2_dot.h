@@ -1,8 +1,9 @@
-// cpu/avx2/dot: exact int32 sums of a block's weights, 16 rows x 32 columns of bytes, with int8 activations. Vector 2c + h holds columns 4c..4c+3 of rows 8h..8h+7.
-// AVX-VNNI (VPDPBUSD) adds four products to an int32 at once; weights are unsigned, stored with their offset, which sums of activations take off again. What binds there are loads,
-// so four rows of activations (AT_ONCE) go over both halves of the rows of weights (HALVES) together.
-// Without it VPMADDUBSW gives int16 sums of two; how many of those may be added before they are widened depends on the format's greatest weight: 16: 8, 32: 4, 64: 2, none of greater ones even
-// two. So weights greater than that are |weight|, with signs beside that the activations take.
+// cpu/avx2/dot: exact int32 sums of a block's weights, 16 rows x 32 columns of bytes, with int8 activations. Vector 2c + h holds columns 4c..4c+3 of rows
+// 8h..8h+7.
+// AVX-VNNI (VPDPBUSD) adds four products to an int32 at once; weights are unsigned, stored with their offset, which sums of activations take off again. What
+// binds there are loads, so four rows of activations (AT_ONCE) go over both halves of the rows of weights (HALVES) together.
+// Without it VPMADDUBSW gives int16 sums of two; how many of those may be added before they are widened depends on the format's greatest weight: 16: 8, 32: 4,
+// 64: 2, none of greater ones even two. So weights greater than that are |weight|, with signs beside that the activations take.
 #pragma once
 #include <immintrin.h>
 #include <stdbool.h>
@@ -29,7 +30,8 @@ AVX2_INLINE int avx2_together(bool two, int R) {
     return R < most ? R : most;
 }
 
-// sum[i][g]: half h + g, g < HALVES, with N rows of activations, `stride` apart, over columns 4 * first .. 4 * (first + n) - 1. most: the greatest byte of w, 128 at most where it matters; sign: NULL where weights are unsigned.
+// sum[i][g]: half h + g, g < HALVES, with N rows of activations, `stride` apart, over columns 4 * first .. 4 * (first + n) - 1. most: the greatest
+// byte of w, 128 at most where it matters; sign: NULL where weights are unsigned.
 AVX2_INLINE void avx2_dots(int most, const uint8_t (*w)[32], const uint8_t (*sign)[32], int h, int N, int first, int n, const int8_t *q, int64_t stride, __m256i (*sum)[HALVES]) {
 #if defined(__AVXVNNI__)
     (void)most;

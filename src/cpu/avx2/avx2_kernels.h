@@ -82,7 +82,8 @@ static inline __attribute__((always_inline)) void load_scales(int format, const 
 }
 
 // N rows' block: y += what it adds, for 16 outputs. Rows of q lie BLOCK apart.
-static inline __attribute__((always_inline)) void block_rows(int format, int N, const block *w, const int8_t *q, const float *d, const float *ds, const int32_t *nsum, const int32_t *nhigh, float (*y)[PANEL]) {
+static inline __attribute__((always_inline)) void block_rows(int format, int N, const block *w, const int8_t *q,
+    const float *d, const float *ds, const int32_t *nsum, const int32_t *nhigh, float (*y)[PANEL]) {
     const int most = format == CPU_Q8 ? 128 : format == CPU_Q6_K ? 63 : format == CPU_Q5_0 || format == CPU_Q5_1 || format == CPU_Q5_K ? 31 : 15;
     const int offset = format == CPU_Q8 && AVX2_VNNI ? 128 : format == CPU_Q4_0 ? 8 : format == CPU_Q5_0 ? 16 : 0;
     const bool two = format == CPU_Q6_K; // halves of the columns, each with scales of its own
@@ -107,7 +108,8 @@ static inline __attribute__((always_inline)) void block_rows(int format, int N, 
     }
 }
 
-static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]) {
+static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel,
+    int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]) {
     if (cpu_format_code((cpu_format)format)) {
         code_rows((cpu_format)format, R, t, panel, k, src, ask, out);
         return;
@@ -129,7 +131,9 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
         const uint8_t *a = src.tile + b * TILE_BLOCK;
         const int n = avx2_together(format == CPU_Q6_K, R);
         for (int r = 0; r < R; r += n)
-            block_rows(format, n, &w, (const int8_t *)a + r * BLOCK, (const float *)(a + TILE_D) + r, (const float *)(a + TILE_DS) + r, (const int32_t *)(a + TILE_NSUM) + r, (const int32_t *)(a + TILE_NHIGH) + r, out + r);
+            block_rows(format, n, &w, (const int8_t *)a + r * BLOCK,
+                       (const float *)(a + TILE_D) + r, (const float *)(a + TILE_DS) + r,
+                       (const int32_t *)(a + TILE_NSUM) + r, (const int32_t *)(a + TILE_NHIGH) + r, out + r);
     }
 }
 

@@ -1,6 +1,6 @@
-// cpu/avx512: the kernels for AVX-512 with VNNI, which two tiers compile: with and without VBMI, where the same bits come by more instructions. Integer formats: VPDPBUSD of unsigned weights (16 rows x 4 columns, in registers for all rows of
-// a tile) with 4 broadcast int8 activations. Weights that are stored with an offset begin at -offset * (sum of q), so that the int32
-// at the end is that of the signed weights, exactly.
+// cpu/avx512: the kernels for AVX-512 with VNNI, which two tiers compile: with and without VBMI, where the same bits come by more instructions. Integer
+// formats: VPDPBUSD of unsigned weights (16 rows x 4 columns, in registers for all rows of a tile) with 4 broadcast int8 activations. Weights that are
+// stored with an offset begin at -offset * (sum of q), so that the int32 at the end is that of the signed weights, exactly.
 #pragma once
 #include "cpu/cpu_generic.h"
 #include "cpu/cpu_int8.h"
@@ -72,7 +72,8 @@ static inline __attribute__((always_inline)) __m512i quad(const int8_t *q) {
 }
 
 // One row's block: y += what it adds, for 16 outputs.
-static inline __attribute__((always_inline)) __m512 block_row(int format, const __m512i w[8], const scales *s, const int8_t *q, float d, float ds, int32_t nsum, int32_t nhigh, __m512 y) {
+static inline __attribute__((always_inline)) __m512 block_row(int format, const __m512i w[8], const scales *s, const int8_t *q,
+    float d, float ds, int32_t nsum, int32_t nhigh, __m512 y) {
     if (format == CPU_Q6_K) {
         __m512i h = _mm512_set1_epi32(nhigh);
         __m512i a = _mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(nsum), h), 5), b = _mm512_slli_epi32(h, 5);
@@ -93,7 +94,8 @@ static inline __attribute__((always_inline)) __m512 block_row(int format, const 
 }
 
 // Short codes: the same over avx512_codes.h.
-static inline __attribute__((always_inline)) void code_rows(cpu_format format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]) {
+static inline __attribute__((always_inline)) void code_rows(cpu_format format, int R, const cpu_tensor *t, const uint8_t *panel,
+    int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]) {
     const uint8_t *quants = panel + t->scale_bytes;
     const size_t share = cpu_ask_share(t->panel_bytes, k / BLOCK);
     __m512 y[ROW_TILE];
@@ -110,12 +112,14 @@ static inline __attribute__((always_inline)) void code_rows(cpu_format format, i
         const uint8_t *a = src.tile + b * TILE_BLOCK;
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++)
-            y[r] = code_row(format, w, &s, (const int8_t *)a + r * BLOCK, ((const float *)(a + TILE_D))[r], ((const int32_t *)(a + TILE_NSUM))[r], ((const int32_t *)(a + TILE_NHIGH))[r], y[r]);
+            y[r] = code_row(format, w, &s, (const int8_t *)a + r * BLOCK,
+                            ((const float *)(a + TILE_D))[r], ((const int32_t *)(a + TILE_NSUM))[r], ((const int32_t *)(a + TILE_NHIGH))[r], y[r]);
     }
     for (int r = 0; r < R; r++) _mm512_storeu_ps(out[r], y[r]);
 }
 
-static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel, int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]) {
+static inline __attribute__((always_inline)) void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *panel,
+    int64_t k, int8_src src, cpu_ask *ask, float (*out)[PANEL]) {
     if (cpu_format_code((cpu_format)format)) {
         code_rows((cpu_format)format, R, t, panel, k, src, ask, out);
         return;
@@ -137,7 +141,9 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
         const uint8_t *a = src.tile + b * TILE_BLOCK;
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++)
-            y[r] = block_row(format, w, &s, (const int8_t *)a + r * BLOCK, ((const float *)(a + TILE_D))[r], ((const float *)(a + TILE_DS))[r], ((const int32_t *)(a + TILE_NSUM))[r], ((const int32_t *)(a + TILE_NHIGH))[r], y[r]);
+            y[r] = block_row(format, w, &s, (const int8_t *)a + r * BLOCK,
+                             ((const float *)(a + TILE_D))[r], ((const float *)(a + TILE_DS))[r],
+                             ((const int32_t *)(a + TILE_NSUM))[r], ((const int32_t *)(a + TILE_NHIGH))[r], y[r]);
     }
     for (int r = 0; r < R; r++) _mm512_storeu_ps(out[r], y[r]);
 }

@@ -251,7 +251,9 @@ INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *pan
             for (int n = 0; n < step; n++)
                 for (int j = 0; j < 4; j++) {
                     float *y = out[r + n] + 4 * j;
-                    if (code) vst1q_f32(y, code_add_block((cpu_format)format, &w, j, low[n][j], high[n][j], ((const float *)(a + TILE_D))[r + n], ((const int32_t *)(a + TILE_NSUM))[r + n], ((const int32_t *)(a + TILE_NHIGH))[r + n], vld1q_f32(y)));
+                    if (code)
+                        vst1q_f32(y, code_add_block((cpu_format)format, &w, j, low[n][j], high[n][j], ((const float *)(a + TILE_D))[r + n],
+                                                    ((const int32_t *)(a + TILE_NSUM))[r + n], ((const int32_t *)(a + TILE_NHIGH))[r + n], vld1q_f32(y)));
                     else vst1q_f32(y, add_block(format, &w, j, low[n][j], high[n][j], ((const float *)(a + TILE_D))[r + n], ((const float *)(a + TILE_DS))[r + n], vld1q_f32(y)));
                 }
         }

@@ -115,7 +115,8 @@ INLINE void code_load_scales(cpu_format format, const uint8_t *area, int64_t b, 
             break;
         case SCALE_NIBBLE:
             x += b / 8 * 96;
-            o->d[j] = vmulq_f32(vmulq_n_f32(half4(x + j * 8), l->unit), vcvtq_f32_s32(code_odd(vandq_s32(vshlq_s32(code_u8(x + 32 + b % 8 / 2 * 16, j), vdupq_n_s32((int)-(b % 2 * 4))), low))));
+            o->d[j] = vmulq_f32(vmulq_n_f32(half4(x + j * 8), l->unit),
+                                vcvtq_f32_s32(code_odd(vandq_s32(vshlq_s32(code_u8(x + 32 + b % 8 / 2 * 16, j), vdupq_n_s32((int)-(b % 2 * 4))), low))));
             break;
         case SCALE_PAIR:
             x += b / 8 * 160;

@@ -12,7 +12,8 @@ static inline rows16 transposed(rows16 x) {
     for (int i = 0; i < 4; i++) r[i] = vreinterpretq_u32_u8(x.v[i]);
     uint64x2_t a = vreinterpretq_u64_u32(vtrn1q_u32(r[0], r[1])), b = vreinterpretq_u64_u32(vtrn2q_u32(r[0], r[1]));
     uint64x2_t c = vreinterpretq_u64_u32(vtrn1q_u32(r[2], r[3])), d = vreinterpretq_u64_u32(vtrn2q_u32(r[2], r[3]));
-    return (rows16){{vreinterpretq_u8_u64(vtrn1q_u64(a, c)), vreinterpretq_u8_u64(vtrn1q_u64(b, d)), vreinterpretq_u8_u64(vtrn2q_u64(a, c)), vreinterpretq_u8_u64(vtrn2q_u64(b, d))}};
+    return (rows16){{vreinterpretq_u8_u64(vtrn1q_u64(a, c)), vreinterpretq_u8_u64(vtrn1q_u64(b, d)),
+                     vreinterpretq_u8_u64(vtrn2q_u64(a, c)), vreinterpretq_u8_u64(vtrn2q_u64(b, d))}};
 }
 
 static inline void columns(const uint8_t *at, size_t stride, rows16 c[4]) {

@@ -87,7 +87,11 @@ static void *generate(void *arg) {
                 going = false;
             }
         }
-        if (going) going = emit(r, (altiserve_event){.kind = EVENT_FINISH, .choice = c, .finish = r->g.max_tokens && !stopped ? FINISH_LENGTH : FINISH_STOP, .stop = stopped ? r->g.n_stop : 0}, "", 0);
+        if (going) {
+            bool full = r->g.max_tokens && !stopped;
+            altiserve_event end = {.kind = EVENT_FINISH, .choice = c, .finish = full ? FINISH_LENGTH : FINISH_STOP, .stop = stopped ? r->g.n_stop : 0};
+            going = emit(r, end, "", 0);
+        }
     }
     if (strstr(r->prompt, "FAILEARLY")) {
         end.finish = FINISH_ERROR;
@@ -293,7 +297,8 @@ void altiserve_request_free(altiserve_request *r) {
 altiserve_usage altiserve_request_usage(altiserve_request *r) { return r->usage; }
 
 static const altiserve_model_info fake = {.id = "fake", .created = 1700000000, .state = MODEL_READY, .architecture = "llama", .quantization = "Q8_0",
-                                          .vocabulary = 256, .context = 4096, .context_trained = 8192, .parameters = 1500000, .file_bytes = 123, .memory_bytes = 4567, .generates = true, .embeds = true, .embedding_width = 4};
+                                          .vocabulary = 256, .context = 4096, .context_trained = 8192, .parameters = 1500000, .file_bytes = 123, .memory_bytes = 4567,
+                                          .generates = true, .embeds = true, .embedding_width = 4};
 // Three more that are found and not listed.
 static altiserve_model_info special(const char *id) {
     altiserve_model_info m = fake;
@@ -531,7 +536,8 @@ static void test_models(void **state) {
 
 static void test_whole(void **state) {
     (void)state;
-    reply r = ask("POST", CHAT, "", "{\"model\":\"fake\"," HELLO ",\"n\":2,\"max_tokens\":2,\"temperature\":0.5,\"top_p\":null,\"seed\":7,\"stop\":\"x\",\"logit_bias\":{\"3\":-100}}");
+    reply r = ask("POST", CHAT, "", "{\"model\":\"fake\"," HELLO ",\"n\":2,\"max_tokens\":2,\"temperature\":0.5,\"top_p\":null,\"seed\":7,\"stop\":\"x\","
+                  "\"logit_bias\":{\"3\":-100}}");
     assert_int_equal(r.code, 200);
     assert_string_equal(str(&r, "choices.0.message.content"), "w0.0\xC3\xA9 w0.1\xC3\xA9 ");
     assert_string_equal(str(&r, "choices.1.message.content"), "w1.0\xC3\xA9 w1.1\xC3\xA9 ");
@@ -566,8 +572,9 @@ static void test_whole(void **state) {
     assert_string_equal(str(&r, "choices.0.logprobs.content.0.top_logprobs.1.token"), "\xEF\xBF\xBD");
     assert_int_equal(json_integer_value(at(r.json, "choices.0.logprobs.content.0.top_logprobs.1.bytes.0")), 255);
     reply_free(&r);
-    r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"developer\",\"content\":\"s\"},{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\\\"\"}]}],"
-            "\"tools\":[],\"response_format\":{\"type\":\"text\"},\"tool_choice\":\"none\",\"functions\":null,\"unheard_of\":5,\"chat_template_kwargs\":{\"enable_thinking\":false}}");
+    r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"developer\",\"content\":\"s\"},{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},"
+            "{\"type\":\"text\",\"text\":\"b\\\"\"}]}],\"tools\":[],\"response_format\":{\"type\":\"text\"},\"tool_choice\":\"none\",\"functions\":null,"
+            "\"unheard_of\":5,\"chat_template_kwargs\":{\"enable_thinking\":false}}");
     assert_int_equal(r.code, 200);
     json_t *input = json_loads(seen_chat, 0, NULL);
     assert_string_equal(json_string_value(at(input, "messages.0.role")), "system");
@@ -578,7 +585,8 @@ static void test_whole(void **state) {
     assert_int_equal(seen.max_tokens, 0);
     reply_free(&r);
     // An answer that was a refusal comes back without content: templates add strings, so they get one.
-    r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":null,\"refusal\":\"no\"},{\"role\":\"user\",\"content\":\"b\"}],\"max_tokens\":1}");
+    r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":null,\"refusal\":\"no\"},"
+            "{\"role\":\"user\",\"content\":\"b\"}],\"max_tokens\":1}");
     assert_int_equal(r.code, 200);
     assert_non_null(strstr(seen_chat, "\"content\":\"\""));
     reply_free(&r);
@@ -677,7 +685,8 @@ static void test_refusals(void **state) {
         {"{\"messages\":\"hi\"}", 400, "messages"}, {"{\"messages\":[5]}", 400, "messages[0]"}, {"{\"messages\":[{}]}", 400, "messages[0].role"},
         {"{\"messages\":[{\"role\":\"user\"}]}", 400, "messages[0].content"}, {"{\"messages\":[{\"role\":\"user\",\"content\":5}]}", 400, "messages[0].content"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 400, "messages[0].content[0]"},
-        {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"images\":[\"aGk=\"]}]}", 400, "messages[0].images"}, {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"x\",\"audio\":{\"id\":\"a\"}}]}", 400, "messages[1].audio"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"images\":[\"aGk=\"]}]}", 400, "messages[0].images"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"x\",\"audio\":{\"id\":\"a\"}}]}", 400, "messages[1].audio"},
         {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\",\"function_call\":{\"name\":\"f\",\"arguments\":\"\"}}]}", 400, "messages[0].function_call"},
         {"{" HELLO ",\"model\":\"none\"}", 404, "model"}, {"{" HELLO ",\"model\":7}", 400, "model"}, {"{" HELLO ",\"model\":\"/etc/passwd\"}", 404, "model"},
         {"{" HELLO ",\"max_tokens\":0}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":-1}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":99999999999}", 400, "max_tokens"},
@@ -687,10 +696,14 @@ static void test_refusals(void **state) {
         {"{" HELLO ",\"top_k\":0.5}", 400, "top_k"}, {"{" HELLO ",\"min_p\":2}", 400, "min_p"}, {"{" HELLO ",\"repetition_penalty\":0}", 400, "repetition_penalty"},
         {"{" HELLO ",\"presence_penalty\":3}", 400, "presence_penalty"}, {"{" HELLO ",\"stream\":\"yes\"}", 400, "stream"},
         {"{" HELLO ",\"stream_options\":{\"include_usage\":true}}", 400, "stream_options"}, {"{" HELLO ",\"stop\":[1]}", 400, "stop"}, {"{" HELLO ",\"stop\":\"\"}", 400, "stop"},
-        {"{" HELLO ",\"logit_bias\":{\"x\":1}}", 400, "logit_bias"}, {"{" HELLO ",\"logit_bias\":{\"5\":101}}", 400, "logit_bias"}, {"{" HELLO ",\"logit_bias\":{\"999\":1}}", 400, "logit_bias"},
-        {"{" HELLO ",\"top_logprobs\":3}", 400, "top_logprobs"}, {"{" HELLO ",\"logprobs\":true,\"top_logprobs\":21}", 400, "top_logprobs"}, {"{" HELLO ",\"logprobs\":1}", 400, "logprobs"},
-        {"{" HELLO ",\"seed\":1.5}", 400, "seed"}, {"{" HELLO ",\"tools\":[{\"type\":\"function\"}]}", 400, "tools"}, {"{" HELLO ",\"response_format\":{\"type\":\"json_object\"}}", 400, "response_format"},
-        {"{" HELLO ",\"grammar\":\"root ::= x\"}", 400, "grammar"}, {"{" HELLO ",\"functions\":[{}]}", 400, "functions"}, {"{" HELLO ",\"tool_choice\":\"required\"}", 400, "tool_choice"},
+        {"{" HELLO ",\"logit_bias\":{\"x\":1}}", 400, "logit_bias"}, {"{" HELLO ",\"logit_bias\":{\"5\":101}}", 400, "logit_bias"},
+        {"{" HELLO ",\"logit_bias\":{\"999\":1}}", 400, "logit_bias"},
+        {"{" HELLO ",\"top_logprobs\":3}", 400, "top_logprobs"},
+        {"{" HELLO ",\"logprobs\":true,\"top_logprobs\":21}", 400, "top_logprobs"}, {"{" HELLO ",\"logprobs\":1}", 400, "logprobs"},
+        {"{" HELLO ",\"seed\":1.5}", 400, "seed"}, {"{" HELLO ",\"tools\":[{\"type\":\"function\"}]}", 400, "tools"},
+        {"{" HELLO ",\"response_format\":{\"type\":\"json_object\"}}", 400, "response_format"},
+        {"{" HELLO ",\"grammar\":\"root ::= x\"}", 400, "grammar"}, {"{" HELLO ",\"functions\":[{}]}", 400, "functions"},
+        {"{" HELLO ",\"tool_choice\":\"required\"}", 400, "tool_choice"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":\"TOOLONG\"}]}", 400, "messages"}, {"{\"messages\":[{\"role\":\"user\",\"content\":\"BUSY\"}]}", 429, NULL},
     };
     int before = atomic_load(&submitted);
@@ -756,10 +769,11 @@ static const char *field_of(const reply *r, const char *name) {
 static void expect_shape(const reply *r, char dialect, int code, const char *what) {
     if (r->code != code) fail_msg("%s: %d, not %d: %s", what, r->code, code, r->body);
     const json_t *e = at(r->json, "error");
-    bool anthropic = json_is_object(e) && json_object_size(r->json) == 3 && json_object_size(e) == 2 && !strcmp(str(r, "type"), "error") && *str(r, "error.message") && *str(r, "error.type") &&
-                     !strcmp(str(r, "request_id"), field_of(r, "Request-Id"));
+    bool anthropic = json_is_object(e) && json_object_size(r->json) == 3 && json_object_size(e) == 2 && !strcmp(str(r, "type"), "error") &&
+                     *str(r, "error.message") && *str(r, "error.type") && !strcmp(str(r, "request_id"), field_of(r, "Request-Id"));
     bool ollama = json_is_string(e) && json_object_size(r->json) == 1 && json_string_length(e);
-    bool openai = json_is_object(e) && json_object_size(r->json) == 1 && json_object_size(e) == 4 && *str(r, "error.message") && *str(r, "error.type") && at(e, "param") && at(e, "code");
+    bool openai = json_is_object(e) && json_object_size(r->json) == 1 && json_object_size(e) == 4 && *str(r, "error.message") && *str(r, "error.type") &&
+                  at(e, "param") && at(e, "code");
     if ((dialect == 'A') != anthropic || (dialect == 'L') != ollama || (dialect == 'O') != openai) fail_msg("%s is not of dialect %c: %s", what, dialect, r->body);
     assert_string_equal(field_of(r, "Content-Type"), "application/json");
 }
@@ -768,7 +782,8 @@ static void expect_shape(const reply *r, char dialect, int code, const char *wha
 static void test_shapes(void **state) {
     (void)state;
     static const struct { const char *path; char dialect; int get, post; } paths[] = {
-        {"/v1/chat/completions", 'O', 405, 400}, {"/v1/nothing", 'O', 404, 404}, {"/tokenize", 'O', 405, 400}, {"/", 'O', 200, 405}, {"/v1/messagess", 'O', 404, 404}, {"/apis/chat", 'O', 404, 404},
+        {"/v1/chat/completions", 'O', 405, 400}, {"/v1/nothing", 'O', 404, 404}, {"/tokenize", 'O', 405, 400},
+        {"/", 'O', 200, 405}, {"/v1/messagess", 'O', 404, 404}, {"/apis/chat", 'O', 404, 404},
         {"/v1/messages", 'A', 405, 400}, {"/v1/messages/", 'A', 405, 400}, {"/v1/messages/count_tokens", 'A', 405, 400}, {"/v1/messages/batches", 'A', 404, 404},
         {"/api/chat", 'L', 405, 400}, {"/api/tags", 'L', 200, 405}, {"/api", 'L', 404, 404}, {"/api/nothing/at/all", 'L', 404, 404}};
     static const struct { const char *head; int code; } refusals[] = {
@@ -791,8 +806,10 @@ static void test_shapes(void **state) {
         }
     }
     static const struct { const char *path, *body, *type; int code; } anthropic[] = {
-        {"/v1/messages", "{\"model\":\"none\",\"max_tokens\":1," HELLO "}", "not_found_error", 404}, {"/v1/messages", "{}", "invalid_request_error", 400}, {"/v1/messages/nothing", "", "not_found_error", 404},
-        {"/v1/messages", "{\"max_tokens\":1,\"messages\":[{\"role\":\"user\",\"content\":\"BUSY\"}]}", "rate_limit_error", 429}, {"/v1/messages", "{\"max_tokens\":1,\"messages\":[{\"role\":\"user\",\"content\":\"FAILEARLY\"}]}", "overloaded_error", 503}};
+        {"/v1/messages", "{\"model\":\"none\",\"max_tokens\":1," HELLO "}", "not_found_error", 404},
+        {"/v1/messages", "{}", "invalid_request_error", 400}, {"/v1/messages/nothing", "", "not_found_error", 404},
+        {"/v1/messages", "{\"max_tokens\":1,\"messages\":[{\"role\":\"user\",\"content\":\"BUSY\"}]}", "rate_limit_error", 429},
+        {"/v1/messages", "{\"max_tokens\":1,\"messages\":[{\"role\":\"user\",\"content\":\"FAILEARLY\"}]}", "overloaded_error", 503}};
     for (size_t i = 0; i < sizeof anthropic / sizeof *anthropic; i++) {
         reply r = ask("POST", anthropic[i].path, "X-Request-Id: mine\r\n", anthropic[i].body);
         expect_shape(&r, 'A', anthropic[i].code, anthropic[i].body);
@@ -807,7 +824,8 @@ static void test_shapes(void **state) {
     assert_string_equal(field_of(&r, "Request-Id"), "mine");
     assert_non_null(strstr(r.body, "\"type\":\"overloaded_error\"},\"request_id\":\"mine\"}"));
     reply_free(&r);
-    static const struct { const char *path, *type, *code; int status; } openai[] = {{"/v1/nothing", "invalid_request_error", "not_found", 404}, {"/v1/models", "invalid_request_error", "method_not_allowed", 405}};
+    static const struct { const char *path, *type, *code; int status; } openai[] = {
+        {"/v1/nothing", "invalid_request_error", "not_found", 404}, {"/v1/models", "invalid_request_error", "method_not_allowed", 405}};
     for (size_t i = 0; i < sizeof openai / sizeof *openai; i++) {
         r = ask("POST", openai[i].path, "", "");
         assert_int_equal(r.code, openai[i].status);
@@ -820,7 +838,9 @@ static void test_shapes(void **state) {
 // What Ollama does with models of its own keeping is said to be not there, by every method.
 static void test_unmanaged(void **state) {
     (void)state;
-    static const struct { const char *method, *path; } cases[] = {{"POST", "/api/pull"}, {"POST", "/api/push"}, {"POST", "/api/create"}, {"POST", "/api/copy"}, {"DELETE", "/api/delete"}, {"POST", "/api/blobs/sha256:0a"}, {"GET", "/api/blobs/sha256:0a"}, {"PUT", "/api/copy"}};
+    static const struct { const char *method, *path; } cases[] = {
+        {"POST", "/api/pull"}, {"POST", "/api/push"}, {"POST", "/api/create"}, {"POST", "/api/copy"}, {"DELETE", "/api/delete"}, {"POST", "/api/blobs/sha256:0a"},
+        {"GET", "/api/blobs/sha256:0a"}, {"PUT", "/api/copy"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         reply r = ask(cases[i].method, cases[i].path, "", "{\"model\":\"fake\"}");
         expect_shape(&r, 'L', 501, cases[i].path);
@@ -838,7 +858,8 @@ static void test_broken_models(void **state) {
         for (int k = 0; k < (i < 3 ? 3 : 2); k++) {
             const bool broken = cases[k].broken;
             char body[200];
-            snprintf(body, sizeof body, "{\"model\":\"%s\",\"max_tokens\":1,\"stream\":false,\"input\":\"x\",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}", cases[k].model, cases[k].text);
+            snprintf(body, sizeof body, "{\"model\":\"%s\",\"max_tokens\":1,\"stream\":false,\"input\":\"x\",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}",
+                     cases[k].model, cases[k].text);
             reply r = ask("POST", paths[i], "", body);
             assert_int_equal(r.code, 503);
             if (i < 2) assert_string_equal(str(&r, "error.type"), broken ? i ? "api_error" : "server_error" : i ? "overloaded_error" : "service_unavailable");
@@ -863,7 +884,8 @@ static void test_messages(void **state) {
     (void)state;
     static const char *const paths[] = {CHAT, "/apply-template", "/v1/messages", "/api/chat"};
     static const struct { const char *role; int code[4]; } roles[] = {
-        {"system", {200, 200, 200, 200}}, {"user", {200, 200, 200, 200}}, {"assistant", {200, 200, 200, 200}}, {"developer", {200, 200, 400, 400}}, {"tool", {200, 200, 400, 200}}, {"function", {200, 200, 400, 400}},
+        {"system", {200, 200, 200, 200}}, {"user", {200, 200, 200, 200}}, {"assistant", {200, 200, 200, 200}},
+        {"developer", {200, 200, 400, 400}}, {"tool", {200, 200, 400, 200}}, {"function", {200, 200, 400, 400}},
         {"human", {400, 400, 400, 400}}, {"User", {400, 400, 400, 400}}, {"", {400, 400, 400, 400}}, {"user ", {400, 400, 400, 400}}};
     char message[200];
     for (int p = 0; p < 4; p++) {
@@ -894,7 +916,9 @@ static void expect_ending(const char *path, const char *rest, const char *messag
     char body[500];
     snprintf(body, sizeof body, "{\"model\":\"fake\",\"max_tokens\":1,%s\"messages\":[{\"role\":\"user\",\"content\":\"x\"}%s]}", rest, messages);
     json_t *input = template_input(path, body);
-    if (json_is_true(at(input, "add_generation_prompt")) != (ending == 'B') || json_is_true(at(input, "continue_final_message")) != (ending == 'C') || json_array_size(at(input, "messages")) != n) fail_msg("%s: not %c: %s", body, ending, seen_chat);
+    if (json_is_true(at(input, "add_generation_prompt")) != (ending == 'B') || json_is_true(at(input, "continue_final_message")) != (ending == 'C') ||
+        json_array_size(at(input, "messages")) != n)
+        fail_msg("%s: not %c: %s", body, ending, seen_chat);
     json_decref(input);
 }
 
@@ -924,7 +948,8 @@ static void test_endings(void **state) {
     for (int p = 0; p < 2; p++)
         for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++) {
             char body[300];
-            snprintf(body, sizeof body, "{\"model\":\"fake\",\"max_tokens\":1,\"system\":\"s\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"%s\"}]}", spaces[i]);
+            snprintf(body, sizeof body, "{\"model\":\"fake\",\"max_tokens\":1,\"system\":\"s\","
+                     "\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"%s\"}]}", spaces[i]);
             reply r = ask("POST", paths[p], "", body);
             assert_int_equal(r.code, 400);
             assert_non_null(strstr(str(&r, "error.message"), "messages[1].content: "));
@@ -949,7 +974,8 @@ static void test_effort(void **state) {
         assert_int_equal(at(input, "enable_thinking") != NULL, i < 2);
         json_decref(input);
     }
-    json_t *input = template_input(CHAT, "{" HELLO ",\"reasoning_effort\":\"none\",\"chat_template_kwargs\":{\"enable_thinking\":true,\"reasoning_effort\":\"own\"}}"); // what the client says itself counts
+    // What the client says itself counts.
+    json_t *input = template_input(CHAT, "{" HELLO ",\"reasoning_effort\":\"none\",\"chat_template_kwargs\":{\"enable_thinking\":true,\"reasoning_effort\":\"own\"}}");
     assert_true(json_is_true(at(input, "enable_thinking")));
     assert_string_equal(json_string_value(at(input, "reasoning_effort")), "own");
     json_decref(input);
@@ -1028,7 +1054,8 @@ static void test_log(void **state) {
     for (int debug = 0; debug < 2; debug++) {
         obs_set_level(debug ? OBS_DEBUG : OBS_INFO);
         taken_lines();
-        reply r = ask("POST", "/v1/chat/completions", "X-Request-Id: log-me\r\n", "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"a secret\"}],\"max_tokens\":2}");
+        reply r = ask("POST", "/v1/chat/completions", "X-Request-Id: log-me\r\n",
+                      "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"a secret\"}],\"max_tokens\":2}");
         assert_int_equal(r.code, 200); // the line is written before the answer is
         const char *lines = taken_lines();
         assert_non_null(strstr(lines, "POST /v1/chat/completions of anonymous: fake, "));
@@ -1081,7 +1108,8 @@ static void test_other_dialects(void **state) {
     assert_int_equal(r.code, 400);
     assert_non_null(strstr(str(&r, "error"), "messages[0].images"));
     reply_free(&r);
-    r = ask("POST", "/api/chat", "", "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"images\":[],\"audio\":null,\"function_call\":null}],\"stream\":false}");
+    r = ask("POST", "/api/chat", "", "{\"model\":\"fake\",\"stream\":false,"
+            "\"messages\":[{\"role\":\"user\",\"content\":\"x\",\"images\":[],\"audio\":null,\"function_call\":null}]}");
     assert_int_equal(r.code, 200);
     reply_free(&r);
     r = ask("POST", "/v1/messages", "", "{\"model\":\"fake\",\"max_tokens\":2,\"system\":\"s\"," HELLO "}");
@@ -1090,7 +1118,8 @@ static void test_other_dialects(void **state) {
     assert_int_equal(json_integer_value(at(r.json, "usage.input_tokens")), 4);
     reply_free(&r);
     r = ask("POST", "/v1/messages", "", "{\"model\":\"fake\",\"max_tokens\":2,\"stream\":true," HELLO "}");
-    const char *order[] = {"event: message_start", "event: content_block_start", "event: content_block_delta", "event: content_block_stop", "event: message_delta", "event: message_stop"};
+    const char *order[] = {"event: message_start", "event: content_block_start", "event: content_block_delta",
+                           "event: content_block_stop", "event: message_delta", "event: message_stop"};
     char *p = r.body;
     for (int i = 0; i < 6; i++) assert_non_null(p = strstr(p, order[i]));
     const char *end = strstr(r.body, "event: message_delta"); // a stream that began before its prompt was counted says here what it took
@@ -1121,12 +1150,14 @@ static void test_other_dialects(void **state) {
 static void test_stop_strings(void **state) {
     (void)state;
     static const struct { const char *prompt, *stops, *reason, *sequence, *type, *word; } cases[] = {
-        {"STOPPED", "[\"zz\",\"a\\\"b\"]", "stop_sequence", "\"a\\\"b\"", "word", "\"a\\\"b\""}, {"x", "[\"zz\"]", "max_tokens", "null", "limit", "\"\""}, {"STOPPED", "[]", "end_turn", "null", "eos", "\"\""},
+        {"STOPPED", "[\"zz\",\"a\\\"b\"]", "stop_sequence", "\"a\\\"b\"", "word", "\"a\\\"b\""},
+        {"x", "[\"zz\"]", "max_tokens", "null", "limit", "\"\""}, {"STOPPED", "[]", "end_turn", "null", "eos", "\"\""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (int stream = 0; stream < 2; stream++) {
             char body[300], want[200];
-            snprintf(body, sizeof body, "{\"model\":\"fake\",\"max_tokens\":2,\"stream\":%s,\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}],\"stop_sequences\":%s}", stream ? "true" : "false", cases[i].prompt, cases[i].stops);
+            snprintf(body, sizeof body, "{\"model\":\"fake\",\"max_tokens\":2,\"stream\":%s,\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}],\"stop_sequences\":%s}",
+                     stream ? "true" : "false", cases[i].prompt, cases[i].stops);
             snprintf(want, sizeof want, "\"stop_reason\":\"%s\",\"stop_sequence\":%s", cases[i].reason, cases[i].sequence);
             reply r = ask("POST", "/v1/messages", "", body);
             if (!strstr(r.body, want)) fail_msg("no %s in %s", want, r.body);
@@ -1212,8 +1243,10 @@ static void test_bodies_go(void **state) {
     static const struct { const char *path, *begin, *end; } cases[] = {
         {CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}],\"stream\":true", "}"}, {"/v1/completions", "{\"prompt\":\"HANG\",\"stream\":true", "}"},
         {"/completion", "{\"prompt\":\"HANG\"", "}"}, {"/v1/messages", "{\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}],\"max_tokens\":5", "}"},
-        {"/api/chat", "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}]", "}"}, {"/api/generate", "{\"model\":\"fake\",\"prompt\":\"HANG\",\"raw\":true", "}"},
-        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[" EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT "\"one more\"]", "}"}, {"/api/embeddings", "{\"model\":\"encoder\",\"prompt\":\"HANG\"", "}"},
+        {"/api/chat", "{\"model\":\"fake\",\"messages\":[{\"role\":\"user\",\"content\":\"HANG\"}]", "}"},
+        {"/api/generate", "{\"model\":\"fake\",\"prompt\":\"HANG\",\"raw\":true", "}"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[" EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT "\"one more\"]", "}"},
+        {"/api/embeddings", "{\"model\":\"encoder\",\"prompt\":\"HANG\"", "}"},
         {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"return_documents\":true,\"documents\":[{\"text\":\"HANG\"", "}]}"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -1369,8 +1402,9 @@ static double metric(const char *name, const char *labels) {
 // Times and lengths are those of requests that were computed: neither what was refused nor what was replayed is among them.
 static void test_what_is_measured(void **state) {
     (void)state;
-    static const char *const names[] = {"vllm:e2e_request_latency_seconds_count", "vllm:request_queue_time_seconds_count", "vllm:request_prefill_time_seconds_count", "vllm:request_decode_time_seconds_count",
-        "vllm:request_inference_time_seconds_count", "vllm:request_prompt_tokens_count", "vllm:request_generation_tokens_count", "vllm:time_to_first_token_seconds_count",
+    static const char *const names[] = {"vllm:e2e_request_latency_seconds_count", "vllm:request_queue_time_seconds_count",
+        "vllm:request_prefill_time_seconds_count", "vllm:request_decode_time_seconds_count", "vllm:request_inference_time_seconds_count",
+        "vllm:request_prompt_tokens_count", "vllm:request_generation_tokens_count", "vllm:time_to_first_token_seconds_count",
         "vllm:inter_token_latency_seconds_count", "vllm:prompt_tokens_total", "llamacpp:prompt_tokens_total", "vllm:generation_tokens_total"};
     enum { N = sizeof names / sizeof *names };
     static const char *const nothing[] = {"BUSY", "TOOLONG", "REPLAY"};
@@ -1497,7 +1531,8 @@ static void test_embeddings(void **state) {
     reply_free(&r);
     r = post_ok("/v1/embeddings", "{\"model\":\"fake\",\"input\":[\"a\",[9,8,7],\"ccc\"]}"); // strings and ids, in order; a model that writes text embeds too
     assert_int_equal(json_array_size(at(r.json, "data")), 3);
-    assert_true(num(&r, "data.0.embedding.0") == 1 && num(&r, "data.1.embedding.0") == 3 && num(&r, "data.1.embedding.1") == 9 && num(&r, "data.2.embedding.0") == 3 && num(&r, "data.2.index") == 2);
+    assert_true(num(&r, "data.0.embedding.0") == 1 && num(&r, "data.1.embedding.0") == 3 && num(&r, "data.1.embedding.1") == 9);
+    assert_true(num(&r, "data.2.embedding.0") == 3 && num(&r, "data.2.index") == 2);
     assert_true(num(&r, "usage.prompt_tokens") == 21);
     reply_free(&r);
     r = post_ok("/v1/embeddings", "{\"model\":\"encoder\",\"input\":[7,8],\"encoding_format\":\"base64\"}"); // 2, 7, 3, 4
@@ -1577,23 +1612,32 @@ static void test_embedding_refusals(void **state) {
         {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[\"a\",\"\"]}", 400, "input[1]"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[\"a\",5]}", 400, "input[1]"},
         {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[5,\"a\"]}", 400, "input"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[[1],[]]}", 400, "input[1]"},
         {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[[1],[256]]}", 400, "input[1]"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[-1]}", 400, "input"},
-        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"dimensions\":0}", 400, "dimensions"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"dimensions\":5}", 400, "dimensions"},
-        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"dimensions\":\"2\"}", 400, "dimensions"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"encoding_format\":\"hex\"}", 400, "encoding_format"},
-        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"encoding_format\":1}", 400, "encoding_format"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"stream\":true}", 400, "stream"},
-        {"/v1/embeddings", "{\"model\":\"none\",\"input\":\"a\"}", 404, "model"}, {"/v1/embeddings", "{\"model\":\"ranker\",\"input\":\"a\"}", 400, "model"}, {"/v1/embeddings", "{\"model\":1,\"input\":\"a\"}", 400, "model"},
-        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"TOOLONG\"}", 400, "input"}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[\"a\",\"TOOLONG\"]}", 400, "input[1]"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"dimensions\":0}", 400, "dimensions"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"dimensions\":5}", 400, "dimensions"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"dimensions\":\"2\"}", 400, "dimensions"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"encoding_format\":\"hex\"}", 400, "encoding_format"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"encoding_format\":1}", 400, "encoding_format"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"a\",\"stream\":true}", 400, "stream"},
+        {"/v1/embeddings", "{\"model\":\"none\",\"input\":\"a\"}", 404, "model"},
+        {"/v1/embeddings", "{\"model\":\"ranker\",\"input\":\"a\"}", 400, "model"}, {"/v1/embeddings", "{\"model\":1,\"input\":\"a\"}", 400, "model"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"TOOLONG\"}", 400, "input"},
+        {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[\"a\",\"TOOLONG\"]}", 400, "input[1]"},
         {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"BUSY\"}", 429, NULL}, {"/v1/embeddings", "{\"model\":\"encoder\",\"input\":[\"a\",\"FAILEARLY\"]}", 503, NULL},
-        {"/v1/rerank", "{\"model\":\"encoder\",\"query\":\"q\",\"documents\":[\"a\"]}", 400, "model"}, {"/v1/rerank", "{\"model\":\"fake\",\"query\":\"q\",\"documents\":[\"a\"]}", 400, "model"},
+        {"/v1/rerank", "{\"model\":\"encoder\",\"query\":\"q\",\"documents\":[\"a\"]}", 400, "model"},
+        {"/v1/rerank", "{\"model\":\"fake\",\"query\":\"q\",\"documents\":[\"a\"]}", 400, "model"},
         {"/v1/rerank", "{\"model\":\"ranker\",\"documents\":[\"a\"]}", 400, "query"}, {"/v1/rerank", "{\"model\":\"ranker\",\"query\":7,\"documents\":[\"a\"]}", 400, "query"},
         {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\"}", 400, "documents"}, {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":\"a\"}", 400, "documents"},
-        {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[]}", 400, "documents"}, {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[\"a\",{\"title\":\"b\"}]}", 400, "documents[1]"},
-        {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[\"a\"],\"top_n\":0}", 400, "top_n"}, {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[\"a\"],\"return_documents\":1}", 400, "return_documents"},
+        {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[]}", 400, "documents"},
+        {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[\"a\",{\"title\":\"b\"}]}", 400, "documents[1]"},
+        {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[\"a\"],\"top_n\":0}", 400, "top_n"},
+        {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[\"a\"],\"return_documents\":1}", 400, "return_documents"},
         {"/v1/rerank", "{\"model\":\"ranker\",\"query\":\"q\",\"documents\":[\"TOOLONG\"]}", 400, "documents"},
         {"/v1/chat/completions", "{" HELLO ",\"model\":\"encoder\"}", 400, "model"}, {"/v1/completions", "{\"model\":\"ranker\",\"prompt\":\"a\"}", 400, "model"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) expect_error(cases[i].path, cases[i].body, cases[i].code, cases[i].param);
     static const struct { const char *path, *body; } ollama[] = {
-        {"/api/embed", "{\"model\":\"encoder\"}"}, {"/api/embed", "{\"model\":\"encoder\",\"input\":\"a\",\"truncate\":1}"}, {"/api/embed", "{\"model\":\"encoder\",\"input\":\"TOOLONG\",\"truncate\":false}"},
+        {"/api/embed", "{\"model\":\"encoder\"}"}, {"/api/embed", "{\"model\":\"encoder\",\"input\":\"a\",\"truncate\":1}"},
+        {"/api/embed", "{\"model\":\"encoder\",\"input\":\"TOOLONG\",\"truncate\":false}"},
         {"/api/embeddings", "{\"model\":\"encoder\"}"}, {"/api/embeddings", "{\"model\":\"encoder\",\"prompt\":\"\"}"}, {"/api/chat", "{" HELLO ",\"model\":\"encoder\"}"},
     };
     for (size_t i = 0; i < sizeof ollama / sizeof *ollama; i++) {
@@ -1642,9 +1686,11 @@ static void expect_residence(const char *path, const char *body, const char *wha
 
 static void test_residence(void **state) {
     (void)state;
-    static const struct { const char *path, *empty[4]; } ways[] = {{"/api/generate", {"", ",\"prompt\":\"\"", ",\"prompt\":null", ",\"prompt\":\"\",\"stream\":false,\"raw\":true"}},
-                                                                   {"/api/chat", {"", ",\"messages\":[]", ",\"messages\":null", ",\"messages\":[],\"stream\":true"}}};
-    static const char *const none[] = {"0", "0.0", "\"0\"", "\"0s\"", "\"0h0m0s\""}, *const some[] = {"null", "-1", "300", "\"5m\"", "\"-1\"", "\"10m\"", "\"0.5s\"", "\"\"", "true"};
+    static const struct { const char *path, *empty[4]; } ways[] = {
+        {"/api/generate", {"", ",\"prompt\":\"\"", ",\"prompt\":null", ",\"prompt\":\"\",\"stream\":false,\"raw\":true"}},
+        {"/api/chat", {"", ",\"messages\":[]", ",\"messages\":null", ",\"messages\":[],\"stream\":true"}}};
+    static const char *const none[] = {"0", "0.0", "\"0\"", "\"0s\"", "\"0h0m0s\""};
+    static const char *const some[] = {"null", "-1", "300", "\"5m\"", "\"-1\"", "\"10m\"", "\"0.5s\"", "\"\"", "true"};
     char body[200];
     double requests = obs_read(OBS_REQUESTS_FINISHED, "sleeper", "stop");
     for (int w = 0; w < 2; w++) {
@@ -1665,7 +1711,8 @@ static void test_residence(void **state) {
             expect_residence(ways[w].path, body, "load");
         }
         static const struct { const char *body; int code; } bad[] = {
-            {"{\"model\":\"fake\",\"keep_alive\":0}", 409}, {"{\"model\":\"nobody\"}", 404}, {"{\"model\":\"nobody\",\"keep_alive\":0}", 404}, {"{\"model\":\"sleeper\",\"format\":\"json\"}", 400},
+            {"{\"model\":\"fake\",\"keep_alive\":0}", 409}, {"{\"model\":\"nobody\"}", 404},
+            {"{\"model\":\"nobody\",\"keep_alive\":0}", 404}, {"{\"model\":\"sleeper\",\"format\":\"json\"}", 400},
             {"{\"model\":\"sleeper\",\"prompt\":7,\"messages\":{}}", 400}, {"{\"model\":\"encoder\",\"prompt\":\"x\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", 400}};
         for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
             reply r = ask("POST", ways[w].path, "", bad[i].body);
@@ -1729,9 +1776,16 @@ static void test_stop(void **state) {
 
 int main(void) {
     json_set_alloc_funcs(value_alloc, value_free);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions), cmocka_unit_test(test_streams),
-                                       cmocka_unit_test(test_refusals), cmocka_unit_test(test_shapes), cmocka_unit_test(test_unmanaged), cmocka_unit_test(test_broken_models), cmocka_unit_test(test_messages), cmocka_unit_test(test_endings), cmocka_unit_test(test_effort), cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_log), cmocka_unit_test(test_residence), cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
-                                       cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_slow_client), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking),
-                                       cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_bodies_go), cmocka_unit_test(test_what_is_measured), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions),
+                                       cmocka_unit_test(test_streams), cmocka_unit_test(test_refusals), cmocka_unit_test(test_shapes),
+                                       cmocka_unit_test(test_unmanaged), cmocka_unit_test(test_broken_models), cmocka_unit_test(test_messages),
+                                       cmocka_unit_test(test_endings), cmocka_unit_test(test_effort), cmocka_unit_test(test_text_routes),
+                                       cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_log), cmocka_unit_test(test_residence),
+                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
+                                       cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_slow_client),
+                                       cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_embeddings),
+                                       cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking), cmocka_unit_test(test_embedding_refusals),
+                                       cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_bodies_go),
+                                       cmocka_unit_test(test_what_is_measured), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -14,7 +14,8 @@ const children = [];
 // Starts the program and waits for its address.
 async function serve(...flags) {
   const models = flags.includes('--models') ? [] : ['--models', dir];
-  const child = spawn(process.env.ALTISERVE_BIN, ['serve', '--port', '0', ...models, '--log-level', 'error', '--deterministic', ...flags], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(process.env.ALTISERVE_BIN, ['serve', '--port', '0', ...models, '--log-level', 'error', '--deterministic', ...flags],
+    { stdio: ['ignore', 'pipe', 'inherit'] });
   children.push(child);
   child.ended = new Promise((resolve) => child.on('exit', (code, signal) => resolve({ code, signal })));
   let text = '';
@@ -255,7 +256,8 @@ const tests = {
       ['', 400, null], ['{', 400, null], ['[1]', 400, null], ['{"messages":[],"messages":[]}', 400, null], ['{"temperature":NaN}', 400, null],
       [{ model: 'toy-1' }, 400, 'messages'], [{ ...ok, messages: 'hi' }, 400, 'messages'], [{ ...ok, messages: [{ role: 'user', content: 7 }] }, 400, 'messages[0].content'],
       [{ ...ok, model: 'nobody' }, 404, 'model'], [{ ...ok, model: '../../etc/passwd' }, 404, 'model'], [{ ...ok, max_tokens: 0 }, 400, 'max_tokens'],
-      [{ ...ok, max_tokens: 1e15 }, 400, 'max_tokens'], [{ ...ok, max_tokens: 'many' }, 400, 'max_tokens'], [{ ...ok, n: 17 }, 400, 'n'], [{ ...ok, temperature: 9 }, 400, 'temperature'],
+      [{ ...ok, max_tokens: 1e15 }, 400, 'max_tokens'], [{ ...ok, max_tokens: 'many' }, 400, 'max_tokens'],
+      [{ ...ok, n: 17 }, 400, 'n'], [{ ...ok, temperature: 9 }, 400, 'temperature'],
       [{ ...ok, top_p: -1 }, 400, 'top_p'], [{ ...ok, stop: [''] }, 400, 'stop'], [{ ...ok, logit_bias: { 99999: 1 } }, 400, 'logit_bias'], [{ ...ok, tools: [{}] }, 400, 'tools'],
       [{ ...ok, response_format: { type: 'json_object' } }, 400, 'response_format'], [{ ...ok, messages: [{ role: 'user', content: 'long '.repeat(5000) }] }, 400, 'messages'],
     ];
@@ -392,7 +394,10 @@ const tests = {
 
   async 'whose pages and which hosts'() {
     const open = await serve('--cors-origin', 'https://app.example', '--allowed-host', 'chat.example');
-    const get = (to, headers) => new Promise((resolve, reject) => http.get({ host: '127.0.0.1', port: to.port, path: '/health', headers, agent: false }, (r) => { r.resume(); resolve([r.statusCode, r.headers['access-control-allow-origin']]); }).on('error', reject));
+    const get = (to, headers) => new Promise((resolve, reject) => http.get({ host: '127.0.0.1', port: to.port, path: '/health', headers, agent: false }, (r) => {
+      r.resume();
+      resolve([r.statusCode, r.headers['access-control-allow-origin']]);
+    }).on('error', reject));
     assert.deepEqual(await get(open, { Host: 'chat.example', Origin: 'https://app.example' }), [200, 'https://app.example']);
     assert.deepEqual(await get(open, { Host: 'chat.example:443' }), [200, undefined]);
     assert.deepEqual(await get(open, { Host: 'other.example' }), [403, undefined]);
@@ -406,7 +411,8 @@ const tests = {
   async 'why a prompt was computed'() {
     const explain = { altiserve: { explain: true }, max_tokens: 4 };
     const text = 'Once upon a time there was a server with a long memory, and it kept every page that it had read, and told nobody. '.repeat(3);
-    const why = async (content, more = {}, headers = {}) => (await post('/v1/chat/completions', { model: 'toy-1', messages: [{ role: 'user', content }], temperature: 0, ...explain, ...more }, headers)).json.altiserve.explain[0];
+    const why = async (content, more = {}, headers = {}) =>
+      (await post('/v1/chat/completions', { model: 'toy-1', messages: [{ role: 'user', content }], temperature: 0, ...explain, ...more }, headers)).json.altiserve.explain[0];
     assert.equal((await why(text)).why === 'never_seen' || (await why(text)).why === 'cached', true);
     const again = await why(text);
     assert.equal(again.why, 'cached');
@@ -423,7 +429,8 @@ const tests = {
     const streamed = events((await ask(text, { ...explain, stream: true })).text).at(-1);
     assert.deepEqual(streamed.choices, []);
     assert.equal(streamed.altiserve.explain[0].why, 'cached');
-    for (const [body, param] of [[{ altiserve: { explain: 1 } }, 'altiserve.explain'], [{ altiserve: { other: true } }, 'altiserve'], [{ cache_salt: '' }, 'cache_salt'], [{ priority: 'high' }, 'priority'], [{ priority: 1e12 }, 'priority']]) {
+    for (const [body, param] of [[{ altiserve: { explain: 1 } }, 'altiserve.explain'], [{ altiserve: { other: true } }, 'altiserve'], [{ cache_salt: '' }, 'cache_salt'],
+      [{ priority: 'high' }, 'priority'], [{ priority: 1e12 }, 'priority']]) {
       const bad = await ask('Hello!', body);
       assert.equal(bad.status, 400);
       assert.equal(bad.json.error.param, param);
@@ -432,7 +439,8 @@ const tests = {
 
   async 'answers that are replayed'() {
     const kept = await serve('--response-cache', '8');
-    const send = (path, body) => fetch(kept.url + path, { method: 'POST', body: JSON.stringify(body) }).then(async (r) => ({ hit: r.headers.get('cache-status'), status: r.status, text: await r.text() }));
+    const send = (path, body) => fetch(kept.url + path, { method: 'POST', body: JSON.stringify(body) })
+      .then(async (r) => ({ hit: r.headers.get('cache-status'), status: r.status, text: await r.text() }));
     const chat = { model: 'toy-1', messages: [{ role: 'user', content: 'Which port does it use?' }], temperature: 0, max_tokens: 30 };
     const first = await send('/v1/chat/completions', chat), second = await send('/v1/chat/completions', { ...chat, user: 'someone else' });
     assert.equal(first.hit, null);
@@ -462,7 +470,9 @@ const tests = {
 
   async 'drafts'() {
     const drafting = await serve('--speculate', 'always', '--draft-max', '4'), plain = await serve('--speculate', 'off');
-    const send = (server, more = {}) => fetch(`${server.url}/completion`, { method: 'POST', body: JSON.stringify({ prompt: 'one two three one two three one two three', n_predict: 60, ignore_eos: true, temperature: 0.4, seed: 1, ...more }) });
+    const prompt = 'one two three one two three one two three';
+    const send = (server, more = {}) => fetch(`${server.url}/completion`,
+      { method: 'POST', body: JSON.stringify({ prompt, n_predict: 60, ignore_eos: true, temperature: 0.4, seed: 1, ...more }) });
     const x = await (await send(drafting)).json(), y = await (await send(plain)).json(), z = await (await send(drafting, { 'speculative.n_max': 0 })).json();
     assert.equal(x.content, y.content);
     assert.equal(x.content, z.content);
@@ -532,7 +542,8 @@ const tests = {
 
   async 'TLS'() {
     const cert = join(dir, 'cert.pem'), key = join(dir, 'key.pem');
-    execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-subj', '/CN=localhost', '-days', '1', '-keyout', key, '-out', cert], { stdio: 'ignore' });
+    execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-subj', '/CN=localhost', '-days', '1',
+      '-keyout', key, '-out', cert], { stdio: 'ignore' });
     const secure = await serve('--tls-cert', cert, '--tls-key', key);
     assert.match(secure.url, /^https:/);
     const call = (method, path, body, onData) => new Promise((resolve, reject) => {
@@ -545,7 +556,8 @@ const tests = {
       request.on('error', onData ? () => resolve(null) : reject);
       request.end(body);
     });
-    const list = events(await call('POST', '/v1/chat/completions', JSON.stringify({ messages: [{ role: 'user', content: 'Hello!' }], temperature: 0, max_tokens: 60, stream: true })));
+    const hello = { messages: [{ role: 'user', content: 'Hello!' }], temperature: 0, max_tokens: 60, stream: true };
+    const list = events(await call('POST', '/v1/chat/completions', JSON.stringify(hello)));
     assert.equal(gather(list).text, (await ask('Hello!')).json.choices[0].message.content);
     const work = { prompt: Array.from({ length: 64 }, (_, i) => `Story ${i}.`), n: 4, max_tokens: 400, ignore_eos: true, stream: true };
     await call('POST', '/v1/completions', JSON.stringify(work), (request) => request.destroy());

@@ -275,6 +275,8 @@ static void test_table(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_table), cmocka_unit_test(test_error_prefix), cmocka_unit_test(test_arena_limit),
-                                       cmocka_unit_test(test_strbuf), cmocka_unit_test(test_utf8), cmocka_unit_test(test_pool), cmocka_unit_test(a_worker_without_work_is_not_waited_for), cmocka_unit_test(each_worker_runs_once), cmocka_unit_test(test_limits), cmocka_unit_test(test_conditions)};
+                                       cmocka_unit_test(test_strbuf), cmocka_unit_test(test_utf8), cmocka_unit_test(test_pool),
+                                       cmocka_unit_test(a_worker_without_work_is_not_waited_for), cmocka_unit_test(each_worker_runs_once),
+                                       cmocka_unit_test(test_limits), cmocka_unit_test(test_conditions)};
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }

@@ -240,6 +240,7 @@ static void a_machine_with_nodes(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(workers_in_proportion), cmocka_unit_test(every_item_once), cmocka_unit_test(nobody_waits_for_a_node), cmocka_unit_test(a_machine_with_nodes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(workers_in_proportion), cmocka_unit_test(every_item_once),
+                                       cmocka_unit_test(nobody_waits_for_a_node), cmocka_unit_test(a_machine_with_nodes)};
     return cmocka_run_group_tests_name("nodes", tests, NULL, NULL);
 }

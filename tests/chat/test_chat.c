@@ -91,19 +91,24 @@ static void test_errors_name_the_place(void **state) {
 static void test_origin(void **state) {
     (void)state;
     static const char *const exprs[] = {
-        "m", "m ~ ''", "'' + m", "m + m", "m * 3", "m[0:]", "m[::1]", "m[:-1] + m[-1]", "m | trim", "m | upper | lower", "m | replace('zz', '')", "m | replace('a', m)", "m | string",
-        "m | safe", "m | indent(2, true)", "m | center(30)", "m | default('x')", "m | title | lower", "m | capitalize | lower", "m | truncate(300)", "m | list | join", "[m, m] | join(',')", "m | join('')",
-        "m | reverse | reverse", "'%s' % m", "'%30s-%-30s' % (m, m)", "'%(k)s' % {'k': m}", "'{}'.format(m)", "'{:>40}'.format(m)", "'{x}'.format(x=m)", "'%s' | format(m)", "m | tojson", "[m] | tojson(indent=1)",
-        "{'k': m} | tojson", "{m: 1} | tojson", "[m]", "{m: m}", "(m,)", "m.strip()", "m.strip('ab')", "m.lstrip('a') ", "m.rstrip('b')", "m.split('Q')[0]", "m.split()[0]", "m.rsplit(',')[0]", "m.split(',', 1) | join(',')",
-        "m.splitlines()[0]", "m.replace('x', 'y')", "'-'.join([m, m])", "m.join(['1', '2'])", "m.upper().lower()", "m.title().lower()", "m.capitalize()", "m.swapcase().swapcase()", "m.zfill(30)", "m.center(30, '.')",
-        "m.ljust(30)", "m.rjust(30)", "m.partition('Z')[0]", "m.removeprefix('a')", "m.removesuffix('b')", "m.expandtabs()", "'X'.replace('X', m)", "[m] | first", "[m] | last", "[m] | sort | first", "[m] | map('trim') | first",
-        "[m] | select('string') | list | join", "[{'a': m}] | map(attribute='a') | join", "{'a': m}.a", "{'a': m}.items() | list", "dict(a=m)['a']", "m if true", "none or m", "m and m", "namespace(a=m).a", "[m] | unique | join",
-        "[m, 'x'] | batch(2) | list", "[m] | groupby('0') | list", "{m: m} | dictsort", "m | format", "m | e | replace('&lt;', '<' if false else m[1]) ", "m.format()", "m.splitlines(true) | join", "msg.content", "msg['content']",
-        "msg.get('content')", "msg.values() | join", "msg | items | list", "parts | map(attribute='text') | join", "m.casefold()", "[m] | max", "[m] | min", "[m] | sum(start=[]) | string if false else m",
+        "m", "m ~ ''", "'' + m", "m + m", "m * 3", "m[0:]", "m[::1]", "m[:-1] + m[-1]", "m | trim", "m | upper | lower", "m | replace('zz', '')",
+        "m | replace('a', m)", "m | string", "m | safe", "m | indent(2, true)", "m | center(30)", "m | default('x')", "m | title | lower",
+        "m | capitalize | lower", "m | truncate(300)", "m | list | join", "[m, m] | join(',')", "m | join('')", "m | reverse | reverse", "'%s' % m",
+        "'%30s-%-30s' % (m, m)", "'%(k)s' % {'k': m}", "'{}'.format(m)", "'{:>40}'.format(m)", "'{x}'.format(x=m)", "'%s' | format(m)", "m | tojson",
+        "[m] | tojson(indent=1)", "{'k': m} | tojson", "{m: 1} | tojson", "[m]", "{m: m}", "(m,)", "m.strip()", "m.strip('ab')", "m.lstrip('a') ", "m.rstrip('b')",
+        "m.split('Q')[0]", "m.split()[0]", "m.rsplit(',')[0]", "m.split(',', 1) | join(',')", "m.splitlines()[0]", "m.replace('x', 'y')", "'-'.join([m, m])",
+        "m.join(['1', '2'])", "m.upper().lower()", "m.title().lower()", "m.capitalize()", "m.swapcase().swapcase()", "m.zfill(30)", "m.center(30, '.')",
+        "m.ljust(30)", "m.rjust(30)", "m.partition('Z')[0]", "m.removeprefix('a')", "m.removesuffix('b')", "m.expandtabs()", "'X'.replace('X', m)", "[m] | first",
+        "[m] | last", "[m] | sort | first", "[m] | map('trim') | first", "[m] | select('string') | list | join", "[{'a': m}] | map(attribute='a') | join",
+        "{'a': m}.a", "{'a': m}.items() | list", "dict(a=m)['a']", "m if true", "none or m", "m and m", "namespace(a=m).a", "[m] | unique | join",
+        "[m, 'x'] | batch(2) | list", "[m] | groupby('0') | list", "{m: m} | dictsort", "m | format", "m | e | replace('&lt;', '<' if false else m[1]) ",
+        "m.format()", "m.splitlines(true) | join", "msg.content", "msg['content']", "msg.get('content')", "msg.values() | join", "msg | items | list",
+        "parts | map(attribute='text') | join", "m.casefold()", "[m] | max", "[m] | min", "[m] | sum(start=[]) | string if false else m",
     };
     static const char *const wraps[] = {
         "<T>{{ %s }}</T>", "<T>{%% set a = %s %%}{{ a }}</T>", "<T>{%% set a %%}{{ %s }}{%% endset %%}{{ a }}</T>", "{%% macro f(x) %%}<T>{{ x }}</T>{%% endmacro %%}{{ f(%s) }}",
-        "{%% filter trim %%}<T>{{ %s }}</T>{%% endfilter %%}", "{%% set ns = namespace(s='<T>') %%}{%% set ns.s = ns.s ~ (%s) ~ '</T>' %%}{{ ns.s | trim }}", "{%% for x in [%s] %%}{{ '<T>' ~ x ~ '</T>' }}{%% endfor %%}",
+        "{%% filter trim %%}<T>{{ %s }}</T>{%% endfilter %%}", "{%% set ns = namespace(s='<T>') %%}{%% set ns.s = ns.s ~ (%s) ~ '</T>' %%}{{ ns.s | trim }}",
+        "{%% for x in [%s] %%}{{ '<T>' ~ x ~ '</T>' }}{%% endfor %%}",
         "{%% macro f() %%}<T>{{ caller() }}</T>{%% endmacro %%}{%% call f() %%}{{ %s }}{%% endcall %%}",
     };
     json_t *input = parse("{\"m\": \"a<|im_end|>b\", \"msg\": {\"content\": \"a<|im_end|>b\"}, \"parts\": [{\"text\": \"a<|im_end|>b\"}]}");
@@ -226,16 +231,21 @@ static void test_scans(void **state) {
 #define LETTERS "{% set s = ('a' * 1000) * 300 %}"
     static const struct { const char *before, *scan; } cases[] = {
         {NUMBERS, "{% if -1 in l %}{% endif %}"}, {NUMBERS "{% set m = range(10000) | list %}", "{% if l == m %}{% endif %}"}, {NUMBERS, "{% set x = l.count(-1) %}"},
-        {NUMBERS, "{% set x = l.index(9999) %}"}, {NUMBERS, "{% set x = l | max %}"}, {ZEROS, "{% set x = l | sum %}"}, {ZEROS, "{% set x = l | select %}"}, {ZEROS, "{% set x = l | reject('number') %}"},
-        {"{% set l = [''] * 10000 %}", "{% set x = l | join %}"}, {"{% set l = [''] * 10000 %}", "{% set x = ''.join(l) %}"}, {"{% set l = [none_such] * 10000 %}", "{% set x = l | join %}"},
-        {"{% set d = {1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1} %}{% set t = (0,) * 10000 %}", "{% set x = d[t] %}"}, {"{% set t = ('b',) * 10000 %}", "{% set x = 'a'.startswith(t) %}"},
-        {"{% set s = (' ' * 1000) * 300 %}", "{% set x = s.strip() %}"}, {"{% set s = (' ' * 1000) * 300 %}", "{% set x = s.strip('a ') %}"}, {"{% set s = (' ' * 1000) * 300 %}", "{% set x = s.split() %}"},
+        {NUMBERS, "{% set x = l.index(9999) %}"}, {NUMBERS, "{% set x = l | max %}"}, {ZEROS, "{% set x = l | sum %}"},
+        {ZEROS, "{% set x = l | select %}"}, {ZEROS, "{% set x = l | reject('number') %}"}, {"{% set l = [''] * 10000 %}", "{% set x = l | join %}"},
+        {"{% set l = [''] * 10000 %}", "{% set x = ''.join(l) %}"}, {"{% set l = [none_such] * 10000 %}", "{% set x = l | join %}"},
+        {"{% set d = {1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1} %}{% set t = (0,) * 10000 %}", "{% set x = d[t] %}"},
+        {"{% set t = ('b',) * 10000 %}", "{% set x = 'a'.startswith(t) %}"}, {"{% set s = (' ' * 1000) * 300 %}", "{% set x = s.strip() %}"},
+        {"{% set s = (' ' * 1000) * 300 %}", "{% set x = s.strip('a ') %}"}, {"{% set s = (' ' * 1000) * 300 %}", "{% set x = s.split() %}"},
         {"{% set s = ('\xC3\xA9' * 1000) * 300 %}", "{% set x = s[299998:299999] %}"}, {"{% set s = ('\xC3\xA9' * 1000) * 300 %}", "{% set x = s.startswith('b', 299998) %}"},
         {LETTERS "{% set t = s ~ 'b' %}{% set u = s ~ 'c' %}", "{% if t == u %}{% endif %}"}, {LETTERS "{% set t = s ~ 'b' %}", "{% if t.startswith(s) %}{% endif %}"},
-        {"{% set s = ('a' * 1000) * 100 %}{% set t = ('a' * 200) ~ 'b' %}", "{% set x = s.rsplit(t, 1) %}"}, {"{% set s = ('a' * 1000) * 100 %}{% set t = 'b' ~ ('a' * 200) %}", "{% set x = s.find(t) %}"},
+        {"{% set s = ('a' * 1000) * 100 %}{% set t = ('a' * 200) ~ 'b' %}", "{% set x = s.rsplit(t, 1) %}"},
+        {"{% set s = ('a' * 1000) * 100 %}{% set t = 'b' ~ ('a' * 200) %}", "{% set x = s.find(t) %}"},
         {"{% set s = ('a' * 1000) * 100 %}{% set t = ('a' * 1000) * 99 %}", "{% set x = s.rfind(t) %}"},
-        {"{% set f = '{a}' * 2000 %}", "{% set x = f.format(a='') %}"}, {NUMBERS, "{% set x = loop.cycle(*l) %}"}, {"{% set d = dict(range(10000) | map('string') | batch(2)) %}", "{% set x = 'x'.format(**d) %}"},
-        {"{% set s = ('\xC3\xA9' * 1000) * 21 %}", "{% set x = [s] | string | length %}"}, {"{% set l = [{'a': 'b'}] %}{% set p = 'a' ~ ('.' * 10000) %}", "{% set x = l | map(attribute=p, default='') | list %}"},
+        {"{% set f = '{a}' * 2000 %}", "{% set x = f.format(a='') %}"}, {NUMBERS, "{% set x = loop.cycle(*l) %}"},
+        {"{% set d = dict(range(10000) | map('string') | batch(2)) %}", "{% set x = 'x'.format(**d) %}"},
+        {"{% set s = ('\xC3\xA9' * 1000) * 21 %}", "{% set x = [s] | string | length %}"},
+        {"{% set l = [{'a': 'b'}] %}{% set p = 'a' ~ ('.' * 10000) %}", "{% set x = l | map(attribute=p, default='') | list %}"},
     };
     const chat_limits few = {.steps = 300000};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -277,8 +287,11 @@ static void test_deep_input(void **state) {
     json_decref(v);
 }
 
-static const char *const busy = "{% macro f(x, y='q') %}{{ x | upper ~ y }}{% endmacro %}{% for m in messages %}{{ '<|' + m.role + '|>' + m.content | trim | replace('e', 'E') }}{{ f(loop.index) }}"
-                                "{{ m | tojson(indent=2) }}{% set a = m.content.split(' ') %}{{ a | join('-') }}{{ '%s %5.1f' % (a, 2.5) }}{% endfor %}{{ range(20) | list }}{{ dict(a=1, b=2, c=3, d=4, e=5, f=6, g=7, h=8, i=9, j=10) }}";
+static const char *const busy =
+    "{% macro f(x, y='q') %}{{ x | upper ~ y }}{% endmacro %}"
+    "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content | trim | replace('e', 'E') }}{{ f(loop.index) }}{{ m | tojson(indent=2) }}"
+    "{% set a = m.content.split(' ') %}{{ a | join('-') }}{{ '%s %5.1f' % (a, 2.5) }}{% endfor %}"
+    "{{ range(20) | list }}{{ dict(a=1, b=2, c=3, d=4, e=5, f=6, g=7, h=8, i=9, j=10) }}";
 static const char *const talk = "{\"messages\": [{\"role\": \"user\", \"content\": \" hello there \"}, {\"role\": \"assistant\", \"content\": \"héllo\"}]}";
 
 static void test_memory_fails(void **state) {
@@ -380,15 +393,19 @@ static void test_input(void **state) {
 // The prompt ends with the last message's text where that was written as a message's, whatever the template spells.
 static void test_continue(void **state) {
     (void)state;
-    static const char each[] = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</d>{% endfor %}{% if add_generation_prompt %}<go>{% endif %}", trimmed[] = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</d>{% endfor %}";
+    static const char each[] = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</d>{% endfor %}{% if add_generation_prompt %}<go>{% endif %}";
+    static const char trimmed[] = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</d>{% endfor %}";
     static const struct { const char *text, *content, *want; } cases[] = {
-        {each, "so it", "<user>d</d><assistant>so it"}, {each, "d", "<user>d</d><assistant>d"}, {each, " so\\n ", "<user>d</d><assistant> so\n "}, {trimmed, " so\\n ", "<user>d</d><assistant>so"}, {each, "</d>", "<user>d</d><assistant></d>"},
-        {"{{ messages[1].content }} {{ messages[1].role }}", "so", "so"}, {"{{ messages[1].content + '!' }}{{ 'so' }}", "so", "so"}, {"{{ add_generation_prompt }}{{ messages[1].content }}", "so", "Falseso"}, {each, "", NULL}, {each, " \\n", NULL},
+        {each, "so it", "<user>d</d><assistant>so it"}, {each, "d", "<user>d</d><assistant>d"}, {each, " so\\n ", "<user>d</d><assistant> so\n "},
+        {trimmed, " so\\n ", "<user>d</d><assistant>so"}, {each, "</d>", "<user>d</d><assistant></d>"},
+        {"{{ messages[1].content }} {{ messages[1].role }}", "so", "so"}, {"{{ messages[1].content + '!' }}{{ 'so' }}", "so", "so"},
+        {"{{ add_generation_prompt }}{{ messages[1].content }}", "so", "Falseso"}, {each, "", NULL}, {each, " \\n", NULL},
         {"{{ messages[0].content }}so", "so", NULL}, {"{{ messages[1].content | upper }}", "so", NULL}, {"", "so", NULL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[300];
-        snprintf(text, sizeof text, "{\"messages\": [{\"role\": \"user\", \"content\": \"d\"}, {\"role\": \"assistant\", \"content\": \"%s\"}], \"continue_final_message\": true}", cases[i].content);
+        snprintf(text, sizeof text, "{\"messages\": [{\"role\": \"user\", \"content\": \"d\"}, {\"role\": \"assistant\", \"content\": \"%s\"}], "
+                 "\"continue_final_message\": true}", cases[i].content);
         json_t *input = parse(text);
         chat_spans out = {0};
         error err = {0};
@@ -401,7 +418,8 @@ static void test_continue(void **state) {
         json_decref(input);
         chat_spans_free(&out);
     }
-    static const char *const others[] = {"{\"messages\": [], \"continue_final_message\": true}", "{\"messages\": [{\"content\": [1]}], \"continue_final_message\": true}", "{\"continue_final_message\": true}"};
+    static const char *const others[] = {"{\"messages\": [], \"continue_final_message\": true}",
+        "{\"messages\": [{\"content\": [1]}], \"continue_final_message\": true}", "{\"continue_final_message\": true}"};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         json_t *input = parse(others[i]);
         chat_spans out = {0};
@@ -434,10 +452,13 @@ static void test_split(void **state) {
     (void)state;
     static const struct { bool inside; const char *text, *reasoning, *content; } cases[] = {
         {false, "plain", "", "plain"}, {false, "", "", ""}, {false, "  lead", "", "  lead"}, {false, "<think>a b\n</think>\n\nanswer\n", "a b", "answer\n"},
-        {false, "\n <think>\n\nx</think>y", "x", "y"}, {false, "<think></think>y", "", "y"}, {false, "<think>\n\n</think>\n\ny", "", "y"}, {false, "<think>never ends ", "never ends ", ""},
-        {false, "<think>a </thin k></think>b", "a </thin k>", "b"}, {false, "<think>a < b <</think>b</think>", "a < b <", "b</think>"}, {false, "<thin", "", "<thin"}, {false, "<thing>", "", "<thing>"},
-        {false, "say <think>x</think>", "", "say <think>x</think>"}, {false, "<think>a</think>b<think>c</think>", "a", "b<think>c</think>"}, {false, "<think>a</</think>b", "a</", "b"},
-        {true, "x y</think> z", "x y", "z"}, {true, "\n\nx", "x", ""}, {true, "x  \n</thi", "x  \n</thi", ""}, {true, "<think>q</think>z", "<think>q", "z"}, {true, "é 日本\n</think>é", "é 日本", "é"},
+        {false, "\n <think>\n\nx</think>y", "x", "y"}, {false, "<think></think>y", "", "y"},
+        {false, "<think>\n\n</think>\n\ny", "", "y"}, {false, "<think>never ends ", "never ends ", ""},
+        {false, "<think>a </thin k></think>b", "a </thin k>", "b"}, {false, "<think>a < b <</think>b</think>", "a < b <", "b</think>"},
+        {false, "<thin", "", "<thin"}, {false, "<thing>", "", "<thing>"}, {false, "say <think>x</think>", "", "say <think>x</think>"},
+        {false, "<think>a</think>b<think>c</think>", "a", "b<think>c</think>"}, {false, "<think>a</</think>b", "a</", "b"},
+        {true, "x y</think> z", "x y", "z"}, {true, "\n\nx", "x", ""}, {true, "x  \n</thi", "x  \n</thi", ""},
+        {true, "<think>q</think>z", "<think>q", "z"}, {true, "é 日本\n</think>é", "é 日本", "é"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         for (size_t step = 1; step < 12; step++) {
@@ -468,7 +489,8 @@ static void test_split(void **state) {
 
 static void test_prompt_opens(void **state) {
     (void)state;
-    static const struct { const char *text; bool want; } cases[] = {{"x<think>\n", true}, {"x<think>", true}, {"<think>x", false}, {"{{ m }}", false}, {"<thi{{ n }}", false}, {"{{ m }}<think> ", true}, {"", false}};
+    static const struct { const char *text; bool want; } cases[] = {{"x<think>\n", true}, {"x<think>", true},
+        {"<think>x", false}, {"{{ m }}", false}, {"<thi{{ n }}", false}, {"{{ m }}<think> ", true}, {"", false}};
     json_t *input = parse("{\"m\": \"<think>\", \"n\": \"nk>\"}");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         chat_spans out = {0};
@@ -483,8 +505,9 @@ static void test_prompt_opens(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden), cmocka_unit_test(test_errors_name_the_place), cmocka_unit_test(test_origin), cmocka_unit_test(test_origin_mixed),
-        cmocka_unit_test(test_limits), cmocka_unit_test(test_scans), cmocka_unit_test(test_deep_input), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_threads), cmocka_unit_test(test_input), cmocka_unit_test(test_continue),
-        cmocka_unit_test(test_split), cmocka_unit_test(test_prompt_opens),
+        cmocka_unit_test(test_limits), cmocka_unit_test(test_scans), cmocka_unit_test(test_deep_input),
+        cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_threads), cmocka_unit_test(test_input),
+        cmocka_unit_test(test_continue), cmocka_unit_test(test_split), cmocka_unit_test(test_prompt_opens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -40,7 +40,8 @@ static altiserve *engine(bool cache, int parallel, int step, uint64_t memory) {
 }
 
 static altiserve_request *submit(altiserve *a, const int32_t *tokens, size_t n, uint32_t answer) {
-    altiserve_generate g = {.model = path, .tokens = tokens, .n_tokens = n, .n = 1, .max_tokens = answer, .logprobs = -1, .ignore_eos = true, .sampling = {.temperature = 0}, .given = SAMPLING_TEMPERATURE};
+    altiserve_generate g = {.model = path, .tokens = tokens, .n_tokens = n, .n = 1, .max_tokens = answer, .logprobs = -1,
+                            .ignore_eos = true, .sampling = {.temperature = 0}, .given = SAMPLING_TEMPERATURE};
     altiserve_request *r = NULL;
     error err = {0};
     if (altiserve_submit(a, &g, &r, &err)) die(&err);

@@ -41,8 +41,10 @@ function random(seed) {
 const WORDS = `the of and to in is that it was for hello world Hello WORLD camelCase snake_case it's don't WE'LL I'd you're they've x'y
   function return if else while const let int void #include <stdio.h> std::vector<int> => != === && || ++ -- // /* */ {} [] () ; : , . ... "quoted" 'q'
   naïve café Ünïcödé straße Łódź привет мир здравствуй Ελληνικά γλώσσα 你好 世界 中文字符 日本語 ひらがな カタカナ 한국어 안녕하세요 ภาษาไทย สวัสดี नमस्ते हिन्दी বাংলা தமிழ் עברית שלום العربية مرحبا
-  🙂 👍🏽 👩‍👩‍👧 🇩🇪 ❤️ 🚀🚀 ½ ² ٣٤٥ Ⅷ ① 𝔘𝔫𝔦 ﬁ ß ŉ e\u0301 a\u0300\u0301 \u200b \u200d \ufeff \u00a0 \u3000 \u2028 \u0085 … “ ” ‘ ’ — ， 。 、 ！ ？ € $ £ ~ \` ^ | ★ → ∑ ≤ 〇 㐀 𠀀 豈 ꙮ`.split(/[ \n]+/);
-const SPACES = [' ', '  ', '   ', '\n', '\n\n', '\r\n', '\t', '\t\t', ' \n', '\n ', ' \t ', '    ', '        ', '\u000b', '\f', '\r', '\u00a0', '\u3000', '\u2003', '\u0085', ' '.repeat(33)];
+  🙂 👍🏽 👩‍👩‍👧 🇩🇪 ❤️ 🚀🚀 ½ ² ٣٤٥ Ⅷ ① 𝔘𝔫𝔦 ﬁ ß ŉ e\u0301 a\u0300\u0301 \u200b \u200d \ufeff \u00a0 \u3000 \u2028 \u0085
+  … “ ” ‘ ’ — ， 。 、 ！ ？ € $ £ ~ \` ^ | ★ → ∑ ≤ 〇 㐀 𠀀 豈 ꙮ`.split(/[ \n]+/);
+const SPACES = [' ', '  ', '   ', '\n', '\n\n', '\r\n', '\t', '\t\t', ' \n', '\n ', ' \t ', '    ', '        ',
+  '\u000b', '\f', '\r', '\u00a0', '\u3000', '\u2003', '\u0085', ' '.repeat(33)];
 
 function string(rnd, specials) {
   const parts = [];
@@ -102,7 +104,8 @@ function compare(name, model, input, args, sep = SEP) {
   let text = '';
   if (bad) {
     const rec = input.toString('latin1').split(`\n${sep}\n`)[first] ?? '';
-    text = `\n    record ${first}: ${JSON.stringify(Buffer.from(rec, 'latin1').toString().slice(0, 200))}\n    ours ${(x[first] ?? '').slice(0, 200)}\n    peer ${(y[first] ?? '').slice(0, 200)}`;
+    text = `\n    record ${first}: ${JSON.stringify(Buffer.from(rec, 'latin1').toString().slice(0, 200))}`
+      + `\n    ours ${(x[first] ?? '').slice(0, 200)}\n    peer ${(y[first] ?? '').slice(0, 200)}`;
   }
   return { name, text, bad, n: y.length - 1, lines: x };
 }
@@ -135,10 +138,13 @@ function compareText(name, model, specials) {
   const same = a.equals(b.stdout);
   let at = 0;
   while (!same && a[at] === b.stdout[at]) at++;
-  report({ name: `${name} detokenize`, bad: same ? 0 : 1, n: 1, skipped: b.status !== 0, text: same ? '' : `\n    at ${at}: ${JSON.stringify(a.subarray(at - 20, at + 20).toString('latin1'))} ${JSON.stringify(b.stdout.subarray(at - 20, at + 20).toString('latin1'))}` });
+  const around = (x) => JSON.stringify(x.subarray(at - 20, at + 20).toString('latin1'));
+  report({ name: `${name} detokenize`, bad: same ? 0 : 1, n: 1, skipped: b.status !== 0, text: same ? '' : `\n    at ${at}: ${around(a)} ${around(b.stdout)}` });
 }
 
-const lookalikes = (model) => tool ? execFileSync(tool, ['specials', model]).toString().split('\0').filter(Boolean).slice(0, 400) : ['<|im_end|>', '</s>', '<s>', '<|eot_id|>', '[UNK]'];
+const lookalikes = (model) => tool
+  ? execFileSync(tool, ['specials', model]).toString().split('\0').filter(Boolean).slice(0, 400)
+  : ['<|im_end|>', '</s>', '<s>', '<|eot_id|>', '[UNK]'];
 
 const jobs = []; // [name, model, inp file or null]
 for (const f of readdirSync(models).filter((n) => n.startsWith('ggml-vocab-') && n.endsWith('.gguf'))) {
@@ -153,7 +159,8 @@ if (tool) {
     if (pre === 'whitespace') continue; // kind:whitespace has it: the peer takes it with no other vocabulary
     jobs.push([`pre:${pre}`, null, null, ['repre', join(models, `ggml-vocab-${base}.gguf`), join(dir, `${pre}.gguf`), pre]]);
   }
-  for (const kind of ['t5', 't5-merge', 'rwkv', 'plamo2', 'hybriddna', 'whitespace', 'bert-cased']) jobs.push([`kind:${kind}`, null, null, ['make', join(models, 'ggml-vocab-llama-spm.gguf'), join(dir, `${kind}.gguf`), kind]]);
+  for (const kind of ['t5', 't5-merge', 'rwkv', 'plamo2', 'hybriddna', 'whitespace', 'bert-cased'])
+    jobs.push([`kind:${kind}`, null, null, ['make', join(models, 'ggml-vocab-llama-spm.gguf'), join(dir, `${kind}.gguf`), kind]]);
 }
 
 let failures = 0;

@@ -128,8 +128,9 @@ static double nmse(const float *a, const float *b, size_t n) {
     return s > 0 ? d / s : d;
 }
 
-static const int types[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_NVFP4, QUANT_Q2_K,
-    QUANT_Q3_K, QUANT_IQ3_S, QUANT_IQ3_XXS, QUANT_IQ2_S, QUANT_IQ2_XS, QUANT_IQ2_XXS, QUANT_IQ1_S, QUANT_IQ1_M, QUANT_TQ1_0, QUANT_TQ2_0, QUANT_Q2_0, QUANT_Q1_0};
+static const int types[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q4_K,
+    QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_NVFP4, QUANT_Q2_K, QUANT_Q3_K, QUANT_IQ3_S, QUANT_IQ3_XXS,
+    QUANT_IQ2_S, QUANT_IQ2_XS, QUANT_IQ2_XXS, QUANT_IQ1_S, QUANT_IQ1_M, QUANT_TQ1_0, QUANT_TQ2_0, QUANT_Q2_0, QUANT_Q1_0};
 enum { TYPES = sizeof types / sizeof *types };
 
 // dst[rows][n] = w x for given rows of x, on one device.
@@ -177,7 +178,8 @@ static void check_product(const weight *w, bool chosen) { // chosen: weights as 
     bool exact = w->w.use & DEV_USE_EXACT || type == QUANT_F32;
     int32_t k = (int32_t)w->w.k, n = (int32_t)w->w.n, rows = 37;
     size_t total = (size_t)rows * (size_t)n;
-    float *x = malloc((size_t)rows * (size_t)k * sizeof *x), *ref = malloc(total * sizeof *ref), *y = malloc(total * sizeof *y), *z = malloc(total * sizeof *z), *first = malloc(total * sizeof *first);
+    float *x = malloc((size_t)rows * (size_t)k * sizeof *x), *ref = malloc(total * sizeof *ref), *y = malloc(total * sizeof *y);
+    float *z = malloc(total * sizeof *z), *first = malloc(total * sizeof *first);
     for (int32_t i = 0; i < rows * k; i++) x[i] = noise();
     odd_rows(x, k);
     device *d = open_device("ref", 1);
@@ -270,7 +272,9 @@ static void look_up(void **state) {
             assert_int_equal(dev_submit(p, NULL, &s, &ticket, &e), OK);
             for (int32_t i = 0; i < n; i++)
                 for (int32_t j = 0; j < k; j++)
-                    if (dev_hidden(p, i)[j] != want[(n - 1 - i) * k + j]) fail_msg("%s %s row %d column %d: %g, not %g", *tier, quant_type_name(types[t]), n - 1 - i, j, (double)dev_hidden(p, i)[j], (double)want[(n - 1 - i) * k + j]);
+                    if (dev_hidden(p, i)[j] != want[(n - 1 - i) * k + j])
+                        fail_msg("%s %s row %d column %d: %g, not %g", *tier, quant_type_name(types[t]), n - 1 - i, j,
+                                 (double)dev_hidden(p, i)[j], (double)want[(n - 1 - i) * k + j]);
             ids[3] = n; // no such token
             assert_int_equal(dev_submit(p, NULL, &s, &ticket, &e), E_INVALID);
             dev_plan_destroy(p);
@@ -336,28 +340,33 @@ static dev_plan *toy_plan(device *d, const toy *t, int32_t max_rows) {
     dev_plan *p;
     assert_int_equal(dev_plan_create(d, &p, &e), OK);
     dev_tensor *embed = import(d, &t->embed), *norm = import(d, &t->norm);
-    dev_reg x = dev_reg_all(p, WIDTH), h = dev_reg_all(p, WIDTH), q = dev_reg_all(p, HEADS * HEAD), kv = dev_reg_all(p, 2 * KV_HEADS * HEAD), k = dev_reg_view(p, kv, 0, KV_HEADS * HEAD), v = dev_reg_view(p, kv, KV_HEADS * HEAD, KV_HEADS * HEAD),
-            a = dev_reg_all(p, HEADS * HEAD), f = dev_reg_all(p, FF);
+    dev_reg x = dev_reg_all(p, WIDTH), h = dev_reg_all(p, WIDTH), q = dev_reg_all(p, HEADS * HEAD), kv = dev_reg_all(p, 2 * KV_HEADS * HEAD);
+    dev_reg k = dev_reg_view(p, kv, 0, KV_HEADS * HEAD), v = dev_reg_view(p, kv, KV_HEADS * HEAD, KV_HEADS * HEAD);
+    dev_reg a = dev_reg_all(p, HEADS * HEAD), f = dev_reg_all(p, FF);
     dev_op_embed(p, (dev_embed){x, embed, 1.5f, false});
     for (int l = 0; l < LAYERS; l++) {
-        int32_t g = dev_plan_group(p, (dev_group){.kind = l ? DEV_GROUP_WINDOW : DEV_GROUP_FULL, .window = l ? 40 : 0, .n_layers = 1, .n_kv = KV_HEADS, .head_k = HEAD, .head_v = HEAD});
+        int32_t g = dev_plan_group(p, (dev_group){.kind = l ? DEV_GROUP_WINDOW : DEV_GROUP_FULL, .window = l ? 40 : 0,
+                                                  .n_layers = 1, .n_kv = KV_HEADS, .head_k = HEAD, .head_v = HEAD});
         dev_rms(p, h, x, norm, 1e-5f);
-        dev_op_linear(p, (dev_linear){.src = h, .n = 3, .out = {{q, import(d, &t->q[l]), NULL, 1, 0}, {k, import(d, &t->k[l]), NULL, 1, 0}, {v, import(d, &t->v[l]), NULL, 1, 0}}, .residual = DEV_NONE});
-        dev_rope r = {.reg = q, .kind = l ? DEV_ROPE_NORM : DEV_ROPE_NEOX, .n_head = HEADS, .head_dim = HEAD, .dims = l ? 32 : 40, .base = 10000, .freq_scale = 0.5f, .ext_factor = 1, .attn_factor = 1, .beta_fast = 32, .beta_slow = 1, .n_ctx_orig = 64};
+        dev_op_linear(p, (dev_linear){.src = h, .n = 3, .residual = DEV_NONE,
+            .out = {{q, import(d, &t->q[l]), NULL, 1, 0}, {k, import(d, &t->k[l]), NULL, 1, 0}, {v, import(d, &t->v[l]), NULL, 1, 0}}});
+        dev_rope r = {.reg = q, .kind = l ? DEV_ROPE_NORM : DEV_ROPE_NEOX, .n_head = HEADS, .head_dim = HEAD, .dims = l ? 32 : 40,
+            .base = 10000, .freq_scale = 0.5f, .ext_factor = 1, .attn_factor = 1, .beta_fast = 32, .beta_slow = 1, .n_ctx_orig = 64};
         dev_op_rope(p, r);
         r.reg = k;
         r.n_head = KV_HEADS;
         dev_op_rope(p, r);
-        dev_op_attend(p, (dev_attend){.dst = a, .q = q, .k = k, .v = v, .group = g, .layer = 0, .n_head = HEADS, .n_kv = KV_HEADS, .head_k = HEAD, .head_v = HEAD, .scale = 0.16f, .softcap = l ? 0 : 30, .window = l ? 40 : 0,
-            .sinks = l ? import(d, &t->sinks) : NULL, .alibi_bias = l ? 0 : 8});
+        dev_op_attend(p, (dev_attend){.dst = a, .q = q, .k = k, .v = v, .group = g, .layer = 0, .n_head = HEADS, .n_kv = KV_HEADS, .head_k = HEAD, .head_v = HEAD,
+            .scale = 0.16f, .softcap = l ? 0 : 30, .window = l ? 40 : 0, .sinks = l ? import(d, &t->sinks) : NULL, .alibi_bias = l ? 0 : 8});
         dev_linear_add(p, x, a, import(d, &t->o[l]), NULL, x);
         dev_rms(p, h, x, norm, 1e-5f);
         if (l == 0) {
-            dev_op_linear(p, (dev_linear){.src = h, .n = 2, .out = {{f, import(d, &t->gate), NULL, 1, 0}, {f, import(d, &t->up), NULL, 1, 0}}, .epilogue = DEV_EP_GATED, .act = DEV_ACT_SILU, .residual = DEV_NONE});
+            dev_op_linear(p, (dev_linear){.src = h, .n = 2, .epilogue = DEV_EP_GATED, .act = DEV_ACT_SILU, .residual = DEV_NONE,
+                .out = {{f, import(d, &t->gate), NULL, 1, 0}, {f, import(d, &t->up), NULL, 1, 0}}});
             dev_linear_add(p, x, f, import(d, &t->down), NULL, x);
         } else {
-            dev_op_experts(p, (dev_experts){.dst = x, .src = h, .router_src = DEV_NONE, .residual = x, .router = import(d, &t->router), .gating = DEV_GATE_SOFTMAX, .n_expert = EXPERTS, .top_k = 2, .normalise = true,
-                .gate = import(d, &t->egate), .up = import(d, &t->eup), .down = import(d, &t->edown), .act = DEV_ACT_GELU});
+            dev_op_experts(p, (dev_experts){.dst = x, .src = h, .router_src = DEV_NONE, .residual = x, .router = import(d, &t->router), .gating = DEV_GATE_SOFTMAX,
+                .n_expert = EXPERTS, .top_k = 2, .normalise = true, .gate = import(d, &t->egate), .up = import(d, &t->eup), .down = import(d, &t->edown), .act = DEV_ACT_GELU});
         }
     }
     dev_reg last = dev_reg_wanted(p, WIDTH), n = dev_reg_wanted(p, WIDTH);
@@ -471,7 +480,8 @@ static void own_router(void **state) {
     (void)state;
     enum { K = 64, N = 7, ROWS = 19, ALL = ROWS * K };
     seed = 11;
-    weight table = make(QUANT_F32, K, 1, 1, DEV_USE_ROWS, 1), router = make(QUANT_Q8_0, K, N, 1, DEV_USE_MATRIX, 0.2f), up = make(QUANT_Q8_0, K, K, N, DEV_USE_MATRIX, 0.1f), down = make(QUANT_Q8_0, K, K, N, DEV_USE_MATRIX, 0.1f);
+    weight table = make(QUANT_F32, K, 1, 1, DEV_USE_ROWS, 1), router = make(QUANT_Q8_0, K, N, 1, DEV_USE_MATRIX, 0.2f);
+    weight up = make(QUANT_Q8_0, K, K, N, DEV_USE_MATRIX, 0.1f), down = make(QUANT_Q8_0, K, K, N, DEV_USE_MATRIX, 0.1f);
     float x[ALL], ref[ALL] = {0}, y[ALL];
     for (int i = 0; i < ALL; i++) x[i] = noise();
     static const char *const first[] = {"ref", NULL};
@@ -484,7 +494,8 @@ static void own_router(void **state) {
             dev_reg in = dev_reg_all(p, K), other = dev_reg_all(p, K), out = dev_reg_all(p, K);
             dev_op_embed(p, (dev_embed){in, import(d, &table), 1, false});
             dev_scale(p, other, in, -3);
-            dev_op_experts(p, (dev_experts){.dst = out, .src = in, .router_src = other, .residual = DEV_NONE, .router = import(d, &router), .gating = DEV_GATE_SOFTMAX, .n_expert = N, .top_k = N, .up = import(d, &up), .down = import(d, &down), .act = DEV_ACT_SILU});
+            dev_op_experts(p, (dev_experts){.dst = out, .src = in, .router_src = other, .residual = DEV_NONE, .router = import(d, &router), .gating = DEV_GATE_SOFTMAX,
+                .n_expert = N, .top_k = N, .up = import(d, &up), .down = import(d, &down), .act = DEV_ACT_SILU});
             dev_op_hidden(p, out);
             if (dev_plan_prepare(p, ROWS, 0, &e)) fail_msg("%s", e.text);
             int32_t pos[ROWS] = {0};
@@ -523,13 +534,14 @@ static void both_ways(void **state) {
                 dev_reg q = dev_reg_all(p, HEADS * HEAD), a = dev_reg_all(p, HEADS * HEAD), mean = dev_reg_wanted(p, HEADS * HEAD);
                 int32_t g = dev_plan_group(p, (dev_group){.kind = DEV_GROUP_FULL, .n_layers = 1, .n_kv = HEADS, .head_k = HEAD, .head_v = HEAD});
                 dev_op_embed(p, (dev_embed){q, import(d, &table), 1, false});
-                dev_op_attend(p, (dev_attend){.dst = a, .q = q, .k = q, .v = q, .group = g, .n_head = HEADS, .n_kv = HEADS, .head_k = HEAD, .head_v = HEAD, .scale = 0.3f, .window = cases[c].window,
-                    .bidirectional = true, .alibi_bias = cases[c].alibi});
+                dev_op_attend(p, (dev_attend){.dst = a, .q = q, .k = q, .v = q, .group = g, .n_head = HEADS, .n_kv = HEADS, .head_k = HEAD, .head_v = HEAD,
+                    .scale = 0.3f, .window = cases[c].window, .bidirectional = true, .alibi_bias = cases[c].alibi});
                 dev_op_pool(p, (dev_pool){.dst = mean, .src = a});
                 dev_op_hidden(p, mean);
                 if (dev_plan_prepare(p, ROWS, 2, &e)) fail_msg("%s", e.text);
                 int32_t n_pages[1] = {3}, pages[2][2] = {{2}, {1, 0}}, tokens[ROWS], pos[ROWS], wanted[2] = {0, ROWS - 1};
-                dev_seq seq[2] = {{.first_row = 0, .n_rows = FIRST, .pages = {pages[0]}, .n_pages = {1}}, {.first_row = FIRST, .n_rows = ROWS - FIRST, .pages = {pages[1]}, .n_pages = {2}}};
+                dev_seq seq[2] = {{.first_row = 0, .n_rows = FIRST, .pages = {pages[0]}, .n_pages = {1}},
+                                  {.first_row = FIRST, .n_rows = ROWS - FIRST, .pages = {pages[1]}, .n_pages = {2}}};
                 for (int32_t i = 0; i < ROWS; i++) tokens[i] = (i * i + 3 * i) % VOCAB, pos[i] = i < FIRST ? i : i - FIRST;
                 dev_kv *kv;
                 if (dev_kv_create(d, p, n_pages, DEV_KV_F32, &kv, &e)) fail_msg("%s", e.text);
@@ -557,7 +569,8 @@ static void both_ways(void **state) {
                         }
                     const float *got = dev_hidden(p, s);
                     for (int k = 0; k < HEADS * HEAD; k++) err += (got[k] - want[k]) * (got[k] - want[k]), sum += want[k] * want[k];
-                    if (!(err / sum < (in_bf16(*tier) ? 1e-4 : 1e-10))) fail_msg("%s, window %d, ALiBi %g, sequence %d: NMSE %g", *tier, cases[c].window, (double)cases[c].alibi, s, err / sum);
+                    if (!(err / sum < (in_bf16(*tier) ? 1e-4 : 1e-10)))
+                        fail_msg("%s, window %d, ALiBi %g, sequence %d: NMSE %g", *tier, cases[c].window, (double)cases[c].alibi, s, err / sum);
                 }
                 dev_kv_destroy(d, kv);
                 dev_plan_destroy(p);
@@ -697,6 +710,8 @@ static void reduces(void **state) {
 int main(int argc, char **argv) {
     quick = argc > 1 && !strcmp(argv[1], "quick");
     if (argc > 2) cmocka_set_test_filter(argv[2]);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(look_up), cmocka_unit_test(memory), cmocka_unit_test(products), cmocka_unit_test(models), cmocka_unit_test(own_router), cmocka_unit_test(both_ways), cmocka_unit_test(reduces), cmocka_unit_test(refusals), cmocka_unit_test(no_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(look_up), cmocka_unit_test(memory), cmocka_unit_test(products),
+                                       cmocka_unit_test(models), cmocka_unit_test(own_router), cmocka_unit_test(both_ways),
+                                       cmocka_unit_test(reduces), cmocka_unit_test(refusals), cmocka_unit_test(no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -120,7 +120,8 @@ static void product(device *d, dev_tensor *t, const float *x, int32_t rows, bool
     dev_op_embed(p, (dev_embed){in, import(d, QUANT_F32, k, 1, 1, DEV_USE_ROWS, &table), 1, false});
     if (finish) {
         dev_linear1(p, out, in, t, NULL);
-        dev_op_linear(p, (dev_linear){.src = in, .n = 1, .out = {{out, t, import(d, QUANT_F32, n, 1, 1, DEV_USE_VECTOR, &bias_bytes), 0.75f, 0}}, .epilogue = DEV_EP_RESIDUAL, .residual = out});
+        dev_op_linear(p, (dev_linear){.src = in, .n = 1, .epilogue = DEV_EP_RESIDUAL, .residual = out,
+            .out = {{out, t, import(d, QUANT_F32, n, 1, 1, DEV_USE_VECTOR, &bias_bytes), 0.75f, 0}}});
     } else dev_linear1(p, out, in, t, NULL);
     dev_op_hidden(p, out);
     if (dev_plan_prepare(p, rows, 0, &e)) fail_msg("%s", e.text);
@@ -166,7 +167,8 @@ static void check_type(int type, int32_t k, int32_t n, int32_t rows) {
             if (m > rows || (threads > 1 && m != rows)) continue;
             product(d, t, x + (size_t)first * (size_t)k, m, false, NULL, y);
             for (int32_t i = 0; i < m * n; i++)
-                if (y[i] != want[first * n + i]) fail_msg("%s %dx%d, %d rows, row %d column %d: %a, not %a", quant_type_name(type), k, n, m, first + i / n, i % n, (double)y[i], (double)want[first * n + i]);
+                if (y[i] != want[first * n + i])
+                    fail_msg("%s %dx%d, %d rows, row %d column %d: %a, not %a", quant_type_name(type), k, n, m, first + i / n, i % n, (double)y[i], (double)want[first * n + i]);
         }
         for (int32_t r = 1; threads == 1 && r < rows && r < 7; r++) { // each alone, denormals too
             product(d, t, x + (size_t)r * (size_t)k, 1, false, NULL, y);
@@ -224,7 +226,8 @@ static void in_int8(const float *x, int32_t k, double *out) {
 static void few_type(int type, int32_t k, int32_t n) {
     enum { MOST = 9 };
     bytes b = encoded(type, k, n, 0.3f);
-    float *w = malloc((size_t)n * (size_t)k * sizeof *w), *x = malloc(MOST * (size_t)k * sizeof *x), *y = malloc(MOST * (size_t)n * sizeof *y), *z = malloc(MOST * (size_t)n * sizeof *z);
+    float *w = malloc((size_t)n * (size_t)k * sizeof *w), *x = malloc(MOST * (size_t)k * sizeof *x);
+    float *y = malloc(MOST * (size_t)n * sizeof *y), *z = malloc(MOST * (size_t)n * sizeof *z);
     double *q = malloc((size_t)k * sizeof *q);
     quant_type_traits(type)->decode(b.at, w, (size_t)n * (size_t)k);
     for (int32_t i = 0; i < MOST * k; i++) x[i] = noise() * (i < k ? 1e15f : 1);
@@ -265,8 +268,9 @@ static void few_type(int type, int32_t k, int32_t n) {
 static void few_rows(void **state) {
     (void)state;
     if (!tier) skip();
-    static const int types[] = {QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q4_K, QUANT_Q5_K, QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_NVFP4,
-        QUANT_Q2_K, QUANT_Q3_K, QUANT_IQ3_S, QUANT_IQ3_XXS, QUANT_IQ2_S, QUANT_IQ2_XS, QUANT_IQ2_XXS, QUANT_IQ1_S, QUANT_IQ1_M, QUANT_TQ1_0, QUANT_TQ2_0, QUANT_Q2_0, QUANT_Q1_0};
+    static const int types[] = {QUANT_Q8_0, QUANT_Q4_0, QUANT_Q4_1, QUANT_Q5_0, QUANT_Q5_1, QUANT_Q4_K, QUANT_Q5_K,
+        QUANT_Q6_K, QUANT_IQ4_NL, QUANT_IQ4_XS, QUANT_MXFP4, QUANT_NVFP4, QUANT_Q2_K, QUANT_Q3_K, QUANT_IQ3_S, QUANT_IQ3_XXS,
+        QUANT_IQ2_S, QUANT_IQ2_XS, QUANT_IQ2_XXS, QUANT_IQ1_S, QUANT_IQ1_M, QUANT_TQ1_0, QUANT_TQ2_0, QUANT_Q2_0, QUANT_Q1_0};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         seed = i + 1;
         few_type(types[i], 768, 39);
@@ -294,7 +298,8 @@ static void gated(device *d, dev_tensor *const w[3], dev_tensor *const bias[2], 
     assert_int_equal(dev_plan_create(d, &p, &e), OK);
     dev_reg in = dev_reg_all(p, k), mid = dev_reg_all(p, ff), other = dev_reg_all(p, ff), out = dev_reg_all(p, JOIN_OUT);
     dev_op_embed(p, (dev_embed){in, import(d, QUANT_F32, k, 1, 1, DEV_USE_ROWS, &table), 1, false});
-    dev_op_linear(p, (dev_linear){.src = in, .n = 2, .out = {{mid, w[0], bias[0], 0.5f, 0}, {mid, w[1], bias[1], 1, 0}}, .epilogue = DEV_EP_GATED, .act = act, .residual = DEV_NONE});
+    dev_op_linear(p, (dev_linear){.src = in, .n = 2, .epilogue = DEV_EP_GATED, .act = act, .residual = DEV_NONE,
+        .out = {{mid, w[0], bias[0], 0.5f, 0}, {mid, w[1], bias[1], 1, 0}}});
     dev_linear1(p, out, mid, w[2], NULL);
     if (seen) dev_op_combine(p, (dev_combine){.dst = other, .a = mid, .b = DEV_NONE, .sa = 1});
     dev_op_hidden(p, out);
@@ -326,7 +331,8 @@ static void joined(void **state) {
         bytes bias_bytes = {(uint8_t *)bias, (size_t)ff * sizeof *bias};
         device *d = open_device(cases[c].threads, true);
         dev_tensor *w[3], *none[2] = {NULL, NULL}, *biases[2];
-        for (int i = 0; i < 3; i++) w[i] = import(d, i == 0 ? cases[c].gate : i == 1 ? cases[c].up : cases[c].down, i < 2 ? k : ff, i < 2 ? ff : JOIN_OUT, 1, DEV_USE_MATRIX, &b[i]);
+        const int types[3] = {cases[c].gate, cases[c].up, cases[c].down};
+        for (int i = 0; i < 3; i++) w[i] = import(d, types[i], i < 2 ? k : ff, i < 2 ? ff : JOIN_OUT, 1, DEV_USE_MATRIX, &b[i]);
         for (int i = 0; i < 2; i++) biases[i] = import(d, QUANT_F32, ff, 1, 1, DEV_USE_VECTOR, &bias_bytes);
         dev_tensor *const *with = cases[c].bias ? biases : none;
         gated(d, w, with, cases[c].act, x, JOIN_ROWS, true, want);
@@ -359,10 +365,13 @@ static void attention(const shape *h, int32_t step, int threads, const float *x,
     for (int i = 0; i < 64; i++) sink[i] = (float)(i % 5) * 0.5f - 1;
     bytes table = {(uint8_t *)zeros, (size_t)all * sizeof *zeros}, sink_bytes = {(uint8_t *)sink, (size_t)h->n_head * sizeof *sink};
     dev_reg in = dev_reg_all(p, all), o = dev_reg_all(p, out);
-    int32_t g = dev_plan_group(p, (dev_group){.kind = h->window ? DEV_GROUP_WINDOW : DEV_GROUP_FULL, .window = h->window, .n_layers = 1, .n_kv = h->n_kv, .head_k = h->head_k, .head_v = h->head_v});
+    int32_t g = dev_plan_group(p, (dev_group){.kind = h->window ? DEV_GROUP_WINDOW : DEV_GROUP_FULL, .window = h->window,
+        .n_layers = 1, .n_kv = h->n_kv, .head_k = h->head_k, .head_v = h->head_v});
     dev_op_embed(p, (dev_embed){in, import(d, QUANT_F32, all, 1, 1, DEV_USE_ROWS, &table), 1, false});
-    dev_op_attend(p, (dev_attend){.dst = o, .q = dev_reg_view(p, in, 0, wq), .k = dev_reg_view(p, in, wq, wk), .v = dev_reg_view(p, in, wq + wk, wv), .group = g, .n_head = h->n_head, .n_kv = h->n_kv, .head_k = h->head_k, .head_v = h->head_v,
-        .scale = 0.3f, .softcap = h->softcap, .window = h->window, .chunk = h->chunk, .bidirectional = h->bidirectional, .alibi_bias = h->alibi, .sinks = h->sinks ? import(d, QUANT_F32, h->n_head, 1, 1, DEV_USE_VECTOR, &sink_bytes) : NULL});
+    dev_op_attend(p, (dev_attend){.dst = o, .q = dev_reg_view(p, in, 0, wq), .k = dev_reg_view(p, in, wq, wk), .v = dev_reg_view(p, in, wq + wk, wv), .group = g,
+        .n_head = h->n_head, .n_kv = h->n_kv, .head_k = h->head_k, .head_v = h->head_v, .scale = 0.3f, .softcap = h->softcap,
+        .window = h->window, .chunk = h->chunk, .bidirectional = h->bidirectional, .alibi_bias = h->alibi,
+        .sinks = h->sinks ? import(d, QUANT_F32, h->n_head, 1, 1, DEV_USE_VECTOR, &sink_bytes) : NULL});
     dev_op_hidden(p, o);
     if (dev_plan_prepare(p, step, 0, &e)) fail_msg("%s", e.text);
     dev_kv *kv;

@@ -1,4 +1,5 @@
-// Numbers that no format holds, and weights of formats that never meet in a real file: what is broken stays where it is, shows as what it is, and writes nowhere else. All tiers of the machine.
+// Numbers that no format holds, and weights of formats that never meet in a real file: what is broken stays where it is, shows as what it is, and
+// writes nowhere else. All tiers of the machine.
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -125,7 +126,8 @@ static void attention(void **state) {
                 begin(*t);
                 dev_reg in = rows_of(WIDTH), out = dev_reg_all(plan, HEAD);
                 int32_t g = dev_plan_group(plan, (dev_group){.kind = DEV_GROUP_FULL, .n_layers = 1, .n_kv = 1, .head_k = HEAD, .head_v = HEAD});
-                dev_op_attend(plan, (dev_attend){.dst = out, .q = dev_reg_view(plan, in, 0, HEAD), .k = dev_reg_view(plan, in, HEAD, HEAD), .v = dev_reg_view(plan, in, 2 * HEAD, HEAD), .group = g,
+                dev_op_attend(plan, (dev_attend){.dst = out, .q = dev_reg_view(plan, in, 0, HEAD), .k = dev_reg_view(plan, in, HEAD, HEAD),
+                                                 .v = dev_reg_view(plan, in, 2 * HEAD, HEAD), .group = g,
                                                  .n_head = 1, .n_kv = 1, .head_k = HEAD, .head_v = HEAD, .scale = 0.2f});
                 dev_op_hidden(plan, out);
                 if (dev_plan_prepare(plan, ROWS, 0, &e) || dev_kv_create(dev, plan, &one, types[type], &kv, &e)) fail_msg("%s", e.text);
@@ -133,7 +135,9 @@ static void attention(void **state) {
                 run(kv, ROWS, x[0], 1, HEAD, alone);
                 for (int r = 1; r < ROWS; r++) x[r][part * HEAD + 7 * r] = r % 2 ? 70000 : -1e30f;
                 run(kv, ROWS, x[0], ROWS, HEAD, y[0]);
-                if (memcmp(y[0], alone, sizeof alone)) fail_msg("%s, KV type %d: row 0 gives %g, and %g beside rows with large %s", *t, (int)types[type], (double)alone[0], (double)y[0][0], part == 1 ? "keys" : "values");
+                if (memcmp(y[0], alone, sizeof alone))
+                    fail_msg("%s, KV type %d: row 0 gives %g, and %g beside rows with large %s", *t, (int)types[type],
+                             (double)alone[0], (double)y[0][0], part == 1 ? "keys" : "values");
                 dev_kv_destroy(dev, kv);
                 end();
             }
@@ -152,9 +156,10 @@ static void mixed_experts(void **state) {
             seed = 9;
             begin(*t);
             dev_reg in = rows_of(K), out = dev_reg_all(plan, K);
-            dev_op_experts(plan, (dev_experts){.dst = out, .src = in, .router_src = DEV_NONE, .residual = DEV_NONE, .router = weight(QUANT_F32, K, EXPERTS, 1, DEV_USE_MATRIX), .gating = DEV_GATE_SOFTMAX, .n_expert = EXPERTS,
-                                               .top_k = 2, .gate = weight(QUANT_Q8_0, K, FF, EXPERTS, DEV_USE_MATRIX), .up = weight(QUANT_F32, K, FF, EXPERTS, DEV_USE_MATRIX), .down = weight(QUANT_F32, FF, K, EXPERTS, DEV_USE_MATRIX),
-                                               .act = DEV_ACT_SILU});
+            dev_op_experts(plan, (dev_experts){.dst = out, .src = in, .router_src = DEV_NONE, .residual = DEV_NONE,
+                                               .router = weight(QUANT_F32, K, EXPERTS, 1, DEV_USE_MATRIX), .gating = DEV_GATE_SOFTMAX, .n_expert = EXPERTS, .top_k = 2,
+                                               .gate = weight(QUANT_Q8_0, K, FF, EXPERTS, DEV_USE_MATRIX), .up = weight(QUANT_F32, K, FF, EXPERTS, DEV_USE_MATRIX),
+                                               .down = weight(QUANT_F32, FF, K, EXPERTS, DEV_USE_MATRIX), .act = DEV_ACT_SILU});
             dev_op_hidden(plan, out);
             if (dev_plan_prepare(plan, ROWS, 0, &e)) fail_msg("%s", e.text);
             for (int i = 0; i < ROWS * K; i++) x[i] = i < K ? noise() : x[i - K]; // all rows to the same experts

@@ -76,11 +76,12 @@ static void test_experts(void **state) {
     device *d = open_device("ref");
     dev_plan *p;
     assert_int_equal(dev_plan_create(d, &p, &e), OK);
-    dev_tensor *table = import(d, QUANT_F32, 32, 4, 1, DEV_USE_ROWS), *router = import(d, QUANT_F32, 32, 8, 1, DEV_USE_MATRIX), *up = import(d, QUANT_F32, 32, 64, 8, DEV_USE_MATRIX),
-               *down = import(d, QUANT_F32, 64, 32, 8, DEV_USE_MATRIX);
+    dev_tensor *table = import(d, QUANT_F32, 32, 4, 1, DEV_USE_ROWS), *router = import(d, QUANT_F32, 32, 8, 1, DEV_USE_MATRIX);
+    dev_tensor *up = import(d, QUANT_F32, 32, 64, 8, DEV_USE_MATRIX), *down = import(d, QUANT_F32, 64, 32, 8, DEV_USE_MATRIX);
     dev_reg x = dev_reg_all(p, 32), y = dev_reg_all(p, 32);
     dev_op_embed(p, (dev_embed){x, table, 1, false});
-    dev_op_experts(p, (dev_experts){.dst = y, .src = x, .router_src = DEV_NONE, .residual = DEV_NONE, .router = router, .n_expert = 8, .top_k = 2, .up = up, .down = down, .act = DEV_ACT_RELU});
+    dev_op_experts(p, (dev_experts){.dst = y, .src = x, .router_src = DEV_NONE, .residual = DEV_NONE,
+                                    .router = router, .n_expert = 8, .top_k = 2, .up = up, .down = down, .act = DEV_ACT_RELU});
     dev_op_hidden(p, y);
     if (dev_plan_prepare(p, 64, 0, &e)) fail_msg("%s", e.text);
     double each = 2.0 * 32 * 8 + 2 * 2 * (2.0 * 32 * 64), one = 2 * 4.0 * 32 * 64, route = 4.0 * 32 * 8;

@@ -123,7 +123,8 @@ static void test_reach(void **state) {
         const int32_t upto[DEV_MAX_GROUPS] = {steps[i].upto};
         cpu_kv_reach((cpu_device *)d, k, upto);
         const double at = resident() - before;
-        if (at < steps[i].pages * page - slack || at > steps[i].pages * page + slack) fail_msg("%.1f MB are in memory for a step of pages up to %d, not %.1f", at / 1e6, steps[i].upto, steps[i].pages * page / 1e6);
+        if (at < steps[i].pages * page - slack || at > steps[i].pages * page + slack)
+            fail_msg("%.1f MB are in memory for a step of pages up to %d, not %.1f", at / 1e6, steps[i].upto, steps[i].pages * page / 1e6);
         if (i == 1) memset(k->groups[0].data, 7, 3 * (size_t)page);
     }
     for (size_t i = 0; i < 3 * (size_t)page; i++) assert_int_equal(k->groups[0].data[i], 7);
@@ -146,7 +147,8 @@ static void test_runs(void **state) {
             dev_plan *p = NULL;
             dev_kv *kv = NULL;
             int32_t n = sizes[i];
-            const dev_group g = kind ? (dev_group){.kind = DEV_GROUP_RECURRENT, .n_layers = LAYERS, .state_width = DIMS} : (dev_group){.kind = DEV_GROUP_FULL, .n_layers = LAYERS, .n_kv = HEADS, .head_k = DIMS, .head_v = DIMS};
+            const dev_group g = kind ? (dev_group){.kind = DEV_GROUP_RECURRENT, .n_layers = LAYERS, .state_width = DIMS}
+                                     : (dev_group){.kind = DEV_GROUP_FULL, .n_layers = LAYERS, .n_kv = HEADS, .head_k = DIMS, .head_v = DIMS};
             if (dev_plan_create(d, &p, &e)) fail_msg("%s", e.text);
             dev_plan_group(p, g);
             if (dev_kv_create(d, p, &n, DEV_KV_F32, &kv, &e)) fail_msg("%s", e.text);

@@ -38,7 +38,8 @@ static const struct shape {
     {"large", QUANT_Q8_0, 2048, 4096, 3, DEV_USE_MATRIX}, // each some large pages
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
-static const nodes made[] = {{.n = 1, .processors = {4}}, {.n = 2, .processors = {2, 2}}, {.n = 2, .processors = {3, 1}}, {.n = 3, .processors = {2, 2, 2}}, {.n = 5, .processors = {1, 1, 1, 1, 1}}};
+static const nodes made[] = {{.n = 1, .processors = {4}}, {.n = 2, .processors = {2, 2}},
+    {.n = 2, .processors = {3, 1}}, {.n = 3, .processors = {2, 2, 2}}, {.n = 5, .processors = {1, 1, 1, 1, 1}}};
 enum { THREADS = 4 };
 
 static device *open_on(const nodes *ns, const char *isa, dev_tensor **out) {
@@ -79,7 +80,8 @@ static void check_panels(const pool *p, const cpu_tensor *t) {
     }
     for (int i = 0; i < n; i++) {
         double share = (double)(pool_part(p, 1000, i + 1) - pool_part(p, 1000, i)) / 1000, is = (double)all[i];
-        assert_true(is >= share * (double)(t->n_panels * t->base.experts) - (double)t->base.experts && is <= share * (double)(t->n_panels * t->base.experts) + (double)t->base.experts);
+        double panels = share * (double)(t->n_panels * t->base.experts), experts = (double)t->base.experts;
+        assert_true(is >= panels - experts && is <= panels + experts);
     }
 }
 

@@ -92,7 +92,8 @@ static void test_tiers(void **state) {
 static void test_odd_columns(void **state) {
     (void)state;
     static const int64_t sizes[] = {32, 96, 36, 7};
-    static const cpu_format formats[] = {CPU_F32, CPU_Q8, CPU_Q4_0, CPU_Q4_1, CPU_MXFP4, CPU_IQ4_NL, CPU_TILE_Q4_1, CPU_TILE_MXFP4, CPU_TILE_BF16, CPU_TILE_F16, CPU_TILE_Q8_0, CPU_TILE_Q4_0};
+    static const cpu_format formats[] = {CPU_F32, CPU_Q8, CPU_Q4_0, CPU_Q4_1, CPU_MXFP4, CPU_IQ4_NL,
+        CPU_TILE_Q4_1, CPU_TILE_MXFP4, CPU_TILE_BF16, CPU_TILE_F16, CPU_TILE_Q8_0, CPU_TILE_Q4_0};
     for (const char *const *t = cpu_tiers(); *t; t++)
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
             for (size_t j = 0; j < sizeof formats / sizeof *formats; j++) {
@@ -117,7 +118,8 @@ static status read_some(void *ctx, uint64_t offset, size_t n, void *dst, error *
 static const dev_weight weights[WEIGHTS] = {
     {"norm", QUANT_F32, 1024, 1, 1, DEV_USE_VECTOR}, {"a", QUANT_Q8_0, 1024, 4100, 1, DEV_USE_MATRIX}, {"b", QUANT_Q4_K, 512, 40, 1, DEV_USE_MATRIX},
     {"rows", QUANT_Q6_K, 256, 9000, 1, DEV_USE_ROWS}, {"experts", QUANT_Q4_0, 512, 200, 7, DEV_USE_MATRIX}, {"bias", QUANT_F16, 300, 1, 1, DEV_USE_VECTOR},
-    {"router", QUANT_F32, 512, 7, 1, DEV_USE_MATRIX}, {"exact", QUANT_Q8_0, 256, 48, 1, DEV_USE_MATRIX | DEV_USE_EXACT}, {"tied", QUANT_BF16, 96, 33, 1, DEV_USE_MATRIX | DEV_USE_ROWS}};
+    {"router", QUANT_F32, 512, 7, 1, DEV_USE_MATRIX}, {"exact", QUANT_Q8_0, 256, 48, 1, DEV_USE_MATRIX | DEV_USE_EXACT},
+    {"tied", QUANT_BF16, 96, 33, 1, DEV_USE_MATRIX | DEV_USE_ROWS}};
 
 static void import_all(device *d, dev_import w[WEIGHTS], uint64_t salts[WEIGHTS]) {
     for (int i = 0; i < WEIGHTS; i++) {
@@ -155,9 +157,11 @@ static void test_together(void **state) {
             import_all(d, w, salts);
             for (int i = 0; i < WEIGHTS; i++) {
                 const cpu_tensor *a = cpu_t(alone[i].out), *b = cpu_t(w[i].out);
-                if (memcmp(&b->base.fingerprint, &a->base.fingerprint, sizeof known[i]) || memcmp(&b->base.fingerprint, &known[i], sizeof known[i])) fail_msg("%s, %d threads: another fingerprint of %s", *t, threads, weights[i].name);
-                size_t bytes = b->base.bytes - (b->vector ? (size_t)(weights[i].k * weights[i].n) * sizeof(float) : 0);
-                if ((b->data && memcmp(a->data, b->data, bytes)) || (b->vector && memcmp(a->vector, b->vector, (size_t)(weights[i].k * weights[i].n) * sizeof(float)))) fail_msg("%s, %d threads: other bytes of %s", *t, threads, weights[i].name);
+                if (memcmp(&b->base.fingerprint, &a->base.fingerprint, sizeof known[i]) || memcmp(&b->base.fingerprint, &known[i], sizeof known[i]))
+                    fail_msg("%s, %d threads: another fingerprint of %s", *t, threads, weights[i].name);
+                size_t floats = (size_t)(weights[i].k * weights[i].n) * sizeof(float), bytes = b->base.bytes - (b->vector ? floats : 0);
+                if ((b->data && memcmp(a->data, b->data, bytes)) || (b->vector && memcmp(a->vector, b->vector, floats)))
+                    fail_msg("%s, %d threads: other bytes of %s", *t, threads, weights[i].name);
             }
             dev_destroy(d);
         }

@@ -104,7 +104,8 @@ static void naive_scan(const recipe *r, int seq, double *out) {
     int32_t K = r->k, V = r->v, n = columns_of(r);
     double *state = mem_calloc((size_t)n * (size_t)K, sizeof *state);
     for (int32_t t = 0; t < TOKENS; t++) {
-        const float *q = r->table + token_of(seq, t) * width_of(r), *k = q + r->keys * K, *v = k + r->keys * K, *rate = v + n, *beta = rate + rates_of(r), *z = beta + r->heads, *b = z + r->keys * K;
+        const float *q = r->table + token_of(seq, t) * width_of(r), *k = q + r->keys * K, *v = k + r->keys * K;
+        const float *rate = v + n, *beta = rate + rates_of(r), *z = beta + r->heads, *b = z + r->keys * K;
         for (int32_t h = 0; h < r->heads; h++) {
             int32_t key = r->tiled ? h % r->keys : h / (r->heads / r->keys);
             for (int32_t c = 0; c < V; c++) {
@@ -143,12 +144,15 @@ static dev_plan *plan_of(device *d, const recipe *r, int32_t rows) {
     dev_op_embed(p, (dev_embed){x, import(d, r->table, width, VOCAB, DEV_USE_ROWS), 1, false});
     int32_t group = dev_plan_group(p, (dev_group){.kind = DEV_GROUP_RECURRENT, .n_layers = 2, .state_width = gap + (r->conv ? n * (r->taps - 1) : n * r->k)});
     if (r->conv)
-        dev_op_conv(p, (dev_conv){.dst = y, .src = x, .group = group, .layer = 1, .state_at = gap, .taps = r->taps, .act = r->act, .weight = import(d, r->weight, r->taps, n, DEV_USE_VECTOR),
-                                  .bias = r->biased ? import(d, r->bias, n, 1, DEV_USE_VECTOR) : NULL});
+        dev_op_conv(p, (dev_conv){.dst = y, .src = x, .group = group, .layer = 1, .state_at = gap, .taps = r->taps, .act = r->act,
+                                  .weight = import(d, r->weight, r->taps, n, DEV_USE_VECTOR), .bias = r->biased ? import(d, r->bias, n, 1, DEV_USE_VECTOR) : NULL});
     else
-        dev_op_scan(p, (dev_scan){.dst = y, .q = dev_reg_view(p, x, 0, keys), .k = dev_reg_view(p, x, keys, keys), .v = dev_reg_view(p, x, 2 * keys, n), .rate = rates ? dev_reg_view(p, x, 2 * keys + n, rates) : DEV_NONE,
-                                  .beta = r->kind == DEV_SCAN_DELTA ? dev_reg_view(p, x, 2 * keys + n + rates, r->heads) : DEV_NONE, .kind = r->kind, .rate_kind = r->rate_kind, .tiled = r->tiled, .group = group,
-                                  .layer = 1, .state_at = gap, .n_head = r->heads, .n_key = r->keys, .head_k = r->k, .head_v = r->v, .scale = 0.5f, .a_scale = 0.75f, .a = r->given ? NULL : import(d, r->a, a_count(r), 1, DEV_USE_VECTOR), .before = r->before,
+        dev_op_scan(p, (dev_scan){.dst = y, .q = dev_reg_view(p, x, 0, keys), .k = dev_reg_view(p, x, keys, keys), .v = dev_reg_view(p, x, 2 * keys, n),
+                                  .rate = rates ? dev_reg_view(p, x, 2 * keys + n, rates) : DEV_NONE,
+                                  .beta = r->kind == DEV_SCAN_DELTA ? dev_reg_view(p, x, 2 * keys + n + rates, r->heads) : DEV_NONE,
+                                  .kind = r->kind, .rate_kind = r->rate_kind, .tiled = r->tiled, .group = group, .layer = 1, .state_at = gap,
+                                  .n_head = r->heads, .n_key = r->keys, .head_k = r->k, .head_v = r->v, .scale = 0.5f, .a_scale = 0.75f,
+                                  .a = r->given ? NULL : import(d, r->a, a_count(r), 1, DEV_USE_VECTOR), .before = r->before,
                                   .z = r->kind == DEV_SCAN_DPLR ? dev_reg_view(p, x, 2 * keys + n + rates + r->heads, keys) : DEV_NONE,
                                   .b = r->kind == DEV_SCAN_DPLR ? dev_reg_view(p, x, 3 * keys + n + rates + r->heads, keys) : DEV_NONE,
                                   .rate_bias = rates && r->biased ? import(d, r->bias, rates, 1, DEV_USE_VECTOR) : NULL,
@@ -267,9 +271,11 @@ static void refusals(void **state) {
         dev_plan *p;
         assert_int_equal(dev_plan_create(d, &p, &e), OK);
         dev_reg x = dev_reg_all(p, 8), w = dev_reg_wanted(p, 8), b = dev_reg_all(p, 2);
-        int32_t group = dev_plan_group(p, (dev_group){.kind = i == 0 ? DEV_GROUP_FULL : DEV_GROUP_RECURRENT, .n_layers = 1, .n_kv = 1, .head_k = 1, .head_v = 1, .state_width = i == 1 ? 15 : 32});
+        int32_t group = dev_plan_group(p, (dev_group){.kind = i == 0 ? DEV_GROUP_FULL : DEV_GROUP_RECURRENT,
+                                                      .n_layers = 1, .n_kv = 1, .head_k = 1, .head_v = 1, .state_width = i == 1 ? 15 : 32});
         dev_conv c = {.dst = x, .src = x, .group = group, .taps = 3, .weight = taps};
-        dev_scan s = {.dst = x, .q = x, .k = x, .v = x, .rate = DEV_NONE, .beta = b, .kind = DEV_SCAN_DELTA, .group = group, .n_head = 2, .n_key = 2, .head_k = 4, .head_v = 4, .a = two};
+        dev_scan s = {.dst = x, .q = x, .k = x, .v = x, .rate = DEV_NONE, .beta = b, .kind = DEV_SCAN_DELTA,
+                      .group = group, .n_head = 2, .n_key = 2, .head_k = 4, .head_v = 4, .a = two};
         if (i == 2) c.layer = 1;
         if (i == 3) c.dst = c.src = w;
         if (i == 4) s.beta = DEV_NONE;
@@ -288,6 +294,7 @@ static void refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(convolutions), cmocka_unit_test(state_spaces), cmocka_unit_test(delta_rules), cmocka_unit_test(rwkv), cmocka_unit_test(refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(convolutions), cmocka_unit_test(state_spaces),
+                                       cmocka_unit_test(delta_rules), cmocka_unit_test(rwkv), cmocka_unit_test(refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -140,7 +140,8 @@ static const float P[DEV_ACT_NUMBERS] = {1.25f, 0.75f, 0.5f, -1e-3f};
 
 static dev_reg activation(dev_plan *p, dev_reg x, int kind) {
     dev_reg dst = dev_reg_all(p, 99);
-    dev_activate op = {.dst = dst, .gate = dev_reg_view(p, x, 0, 99), .up = kind == DEV_ACT_EXP || kind == DEV_ACT_XIELU ? DEV_NONE : dev_reg_view(p, x, 120, 99), .act = (dev_act)kind};
+    bool alone = kind == DEV_ACT_EXP || kind == DEV_ACT_XIELU;
+    dev_activate op = {.dst = dst, .gate = dev_reg_view(p, x, 0, 99), .up = alone ? DEV_NONE : dev_reg_view(p, x, 120, 99), .act = (dev_act)kind};
     memcpy(op.p, P, sizeof P);
     dev_op_act(p, op);
     return dst;

@@ -25,7 +25,8 @@ static void models(void) {
         {.arch = "llama", .e = 8, .layers = 1, .heads = 2, .kv = 1, .head = 4, .ff = 8, .vocab = 8, .rot = 4},
         {.arch = "qwen3moe", .e = 8, .layers = 1, .heads = 2, .kv = 2, .head = 4, .ff = 8, .vocab = 8, .rot = 4, .experts = 2, .used = 1},
         {.arch = "gemma2", .e = 8, .layers = 2, .heads = 2, .kv = 2, .head = 4, .ff = 8, .vocab = 8, .rot = 4, .post_norms = true, .tied = true},
-        {.arch = "falcon", .e = 8, .layers = 1, .heads = 2, .kv = 1, .head = 4, .ff = 8, .vocab = 8, .rot = 4, .layer_norm = true, .fused = true, .no_ffn_norm = true, .plain_up = true},
+        {.arch = "falcon", .e = 8, .layers = 1, .heads = 2, .kv = 1, .head = 4, .ff = 8, .vocab = 8, .rot = 4,
+         .layer_norm = true, .fused = true, .no_ffn_norm = true, .plain_up = true},
         {.arch = "phi3", .e = 8, .layers = 1, .heads = 2, .kv = 2, .head = 4, .ff = 8, .vocab = 8, .rot = 4, .fused = true},
     };
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {

@@ -316,14 +316,16 @@ static void test_ids(void **state) {
     memset(longest, 'x', 128), longest[128] = 0;
     memset(longer, 'x', 129), longer[129] = 0;
     const struct { const char *id; bool taken; } cases[] = {
-        {"a", true}, {"7d9f3f0e-4c1a-4b3e-9d56-0a1b2c3d4e5f", true}, {"req_1.2+3!~", true}, {longest, true}, {longer, false}, {"", false}, {"two words", false}, {"a\tb", false}, {"a\"b", false}, {"a(b)", false}, {"\xC3\xA9", false}};
+        {"a", true}, {"7d9f3f0e-4c1a-4b3e-9d56-0a1b2c3d4e5f", true}, {"req_1.2+3!~", true}, {longest, true}, {longer, false},
+        {"", false}, {"two words", false}, {"a\tb", false}, {"a\"b", false}, {"a(b)", false}, {"\xC3\xA9", false}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         snprintf(request, sizeof request, "GET /now HTTP/1.1\r\nHost: localhost\r\nx-request-id: %s\r\n\r\n", cases[i].id);
         expect_id(port, request, cases[i].taken ? cases[i].id : NULL);
     }
     expect_id(port, "GET /now HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: first\r\nX-Request-Id: second\r\n\r\n", "first");
-    static const char *const others[] = {"GET /stream?n=1 HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", "HEAD /now HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        "OPTIONS /now HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET /now HTTP/1.1\r\nHost: evil.example\r\n\r\n", "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 209715200\r\n\r\n"};
+    static const char *const others[] = {"GET /stream?n=1 HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "HEAD /now HTTP/1.1\r\nHost: localhost\r\n\r\n", "OPTIONS /now HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "GET /now HTTP/1.1\r\nHost: evil.example\r\n\r\n", "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 209715200\r\n\r\n"};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) expect_id(port, others[i], NULL);
     client a = ask(port, others[0], "\r\n\r\n"), b = ask(port, others[0], "\r\n\r\n");
     assert_int_not_equal(memcmp(strstr(a.text, "X-Request-Id: "), strstr(b.text, "X-Request-Id: "), 40), 0);
@@ -343,8 +345,8 @@ static void expect_error(const client *c, const char *line, const char *body) {
     const char *end = strstr(c->text, "\r\n\r\n");
     char length[50];
     snprintf(length, sizeof length, "\r\nContent-Length: %zu\r\n", strlen(body));
-    if (!end || strcmp(end + 4, body) || strncmp(c->text, line, strlen(line)) || !strstr(c->text, "\r\nContent-Type: text/x-word\r\n") || !strstr(c->text, "\r\nX-Worded: yes\r\n") || !strstr(c->text, length) ||
-        !strstr(c->text, "\r\nRequest-Id: me\r\n"))
+    if (!end || strcmp(end + 4, body) || strncmp(c->text, line, strlen(line)) || !strstr(c->text, "\r\nContent-Type: text/x-word\r\n") ||
+        !strstr(c->text, "\r\nX-Worded: yes\r\n") || !strstr(c->text, length) || !strstr(c->text, "\r\nRequest-Id: me\r\n"))
         fail_msg("%s: %s", line, c->text);
 }
 
@@ -866,8 +868,10 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_answers), cmocka_unit_test(test_refusals), cmocka_unit_test(test_ids), cmocka_unit_test(test_error_bodies), cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_slow_senders),
-        cmocka_unit_test(test_send_buffers), cmocka_unit_test(test_slow_readers), cmocka_unit_test(test_unread_answers), cmocka_unit_test(test_patient_senders), cmocka_unit_test(test_unread_ends), cmocka_unit_test(test_leaving), cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors),
-        cmocka_unit_test(test_stop), cmocka_unit_test(test_tls), cmocka_unit_test(test_start_errors), cmocka_unit_test(test_no_memory)};
+        cmocka_unit_test(test_answers), cmocka_unit_test(test_refusals), cmocka_unit_test(test_ids), cmocka_unit_test(test_error_bodies),
+        cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_slow_senders), cmocka_unit_test(test_send_buffers), cmocka_unit_test(test_slow_readers),
+        cmocka_unit_test(test_unread_answers), cmocka_unit_test(test_patient_senders), cmocka_unit_test(test_unread_ends), cmocka_unit_test(test_leaving),
+        cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors), cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_tls), cmocka_unit_test(test_start_errors), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -511,8 +511,9 @@ static void allocation_failures(void **state) {
 int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "long")) times = 10;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(match_is_shorter_than_the_prompt), cmocka_unit_test(eviction_takes_leaves_first), cmocka_unit_test(the_index_lets_go_of_long_texts), cmocka_unit_test(allocation_failures),
-        cmocka_unit_test(full_group), cmocka_unit_test(full_and_window), cmocka_unit_test(window_alone), cmocka_unit_test(recurrent_and_full), cmocka_unit_test(recurrent_alone), cmocka_unit_test(snapshots), cmocka_unit_test(refused_snapshots),
+        cmocka_unit_test(match_is_shorter_than_the_prompt), cmocka_unit_test(eviction_takes_leaves_first), cmocka_unit_test(the_index_lets_go_of_long_texts),
+        cmocka_unit_test(allocation_failures), cmocka_unit_test(full_group), cmocka_unit_test(full_and_window), cmocka_unit_test(window_alone),
+        cmocka_unit_test(recurrent_and_full), cmocka_unit_test(recurrent_alone), cmocka_unit_test(snapshots), cmocka_unit_test(refused_snapshots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

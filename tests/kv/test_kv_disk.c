@@ -449,7 +449,8 @@ int main(void) {
         cmocka_unit_test_setup(what_was_put_comes_back, setup), cmocka_unit_test_setup(leaves_go_first_and_bytes_are_bounded, setup),
         cmocka_unit_test_setup(the_rate_is_kept, setup), cmocka_unit_test_setup(delays_are_measured, setup), cmocka_unit_test_setup(strangers_stay_and_remains_go, setup),
         cmocka_unit_test_setup(who_asks_waits_for_no_eviction, setup), cmocka_unit_test_setup(a_fetch_is_freed_while_it_reads, setup),
-        cmocka_unit_test_setup(what_is_read_ahead_is_bounded_over_all, setup), cmocka_unit_test_setup(a_page_is_not_its_own_parent, setup), cmocka_unit_test_setup(want_is_no_damage, setup),
+        cmocka_unit_test_setup(what_is_read_ahead_is_bounded_over_all, setup),
+        cmocka_unit_test_setup(a_page_is_not_its_own_parent, setup), cmocka_unit_test_setup(want_is_no_damage, setup),
         cmocka_unit_test(every_damage_is_seen), cmocka_unit_test(host_memory_is_bounded),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

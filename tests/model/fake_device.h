@@ -81,7 +81,11 @@ static void fake_plan_free(device *d, dev_plan *p) {
 }
 
 static size_t fake_scratch(const device *d, const dev_plan *p, int32_t rows, int32_t wanted) { (void)d; return p->n_regs * (size_t)(rows + wanted); }
-static size_t fake_page(const device *d, const dev_group *g, dev_kv_type t) { (void)d; (void)t; return (size_t)g->n_layers * DEV_PAGE_TOKENS * (size_t)g->n_kv * (size_t)(g->head_k + g->head_v) * 4; }
+static size_t fake_page(const device *d, const dev_group *g, dev_kv_type t) {
+    (void)d;
+    (void)t;
+    return (size_t)g->n_layers * DEV_PAGE_TOKENS * (size_t)g->n_kv * (size_t)(g->head_k + g->head_v) * 4;
+}
 static dev_kv_type fake_kv_type(const device *d, dev_kv_type t) { (void)d; return t ? t : DEV_KV_F32; }
 
 static status fake_kv_create(device *d, const dev_plan *p, const int32_t *n_pages, dev_kv_type t, dev_kv **out, error *err) {
@@ -206,7 +210,8 @@ static void fake_rope(fake_run *r, const dev_rope *o) { // without YaRN
             for (int32_t i = 0; i < o->dims / 2; i++) {
                 float *x = fake_row(r, o->reg, row) + h * o->head_dim + o->first;
                 double a = r->s->positions[row] * pow(o->base, -2.0 * i / o->dims) * o->freq_scale / (o->factors ? fake_data(o->factors)[i] : 1);
-                float c = (float)cos(a) * o->attn_factor, s = (float)sin(a) * o->attn_factor, *p = o->kind == DEV_ROPE_NORM ? x + 2 * i : x + i, *q = o->kind == DEV_ROPE_NORM ? p + 1 : x + i + o->dims / 2;
+                float c = (float)cos(a) * o->attn_factor, s = (float)sin(a) * o->attn_factor;
+                float *p = o->kind == DEV_ROPE_NORM ? x + 2 * i : x + i, *q = o->kind == DEV_ROPE_NORM ? p + 1 : x + i + o->dims / 2;
                 float u = *p, v = *q;
                 *p = u * c - v * s;
                 *q = u * s + v * c;
@@ -388,11 +393,13 @@ static void fake_op(fake_run *r, const dev_op *op) {
     case DEV_OP_COPY: {
         const dev_copy *o = &op->u.copy;
         for (int32_t row = 0; row < fake_rows(r, o->dst); row++)
-            for (int32_t i = 0; i < o->n; i++) memmove(fake_row(r, o->dst, row) + o->dst_first + i * o->dst_stride, fake_row(r, o->src, row) + o->src_first + i * o->src_stride, (size_t)o->width * 4);
+            for (int32_t i = 0; i < o->n; i++)
+                memmove(fake_row(r, o->dst, row) + o->dst_first + i * o->dst_stride, fake_row(r, o->src, row) + o->src_first + i * o->src_stride, (size_t)o->width * 4);
         break;
     }
     case DEV_OP_SELECT:
-        for (int32_t i = 0; i < r->s->n_wanted; i++) memcpy(fake_row(r, op->u.select.dst, i), fake_row(r, op->u.select.src, r->s->wanted[i]), (size_t)r->p->regs[op->u.select.dst].width * 4);
+        for (int32_t i = 0; i < r->s->n_wanted; i++)
+            memcpy(fake_row(r, op->u.select.dst, i), fake_row(r, op->u.select.src, r->s->wanted[i]), (size_t)r->p->regs[op->u.select.dst].width * 4);
         break;
     case DEV_OP_POOL:
         for (int32_t i = 0; i < r->s->n_wanted; i++)
@@ -457,6 +464,7 @@ static status fake_imports(device *d, dev_import *w, size_t n, const dev_hooks *
     return st;
 }
 
-static const dev_ops fake_ops = {.info = fake_info, .import_weights = fake_imports, .free_weight = fake_free_weight, .weight_size = fake_size, .prepare = fake_prepare, .plan_free = fake_plan_free,
-                                 .scratch = fake_scratch, .page_bytes = fake_page, .kv_create = fake_kv_create, .kv_destroy = fake_kv_destroy, .kv_type = fake_kv_type, .submit = fake_submit,
+static const dev_ops fake_ops = {.info = fake_info, .import_weights = fake_imports, .free_weight = fake_free_weight, .weight_size = fake_size,
+                                 .prepare = fake_prepare, .plan_free = fake_plan_free, .scratch = fake_scratch, .page_bytes = fake_page,
+                                 .kv_create = fake_kv_create, .kv_destroy = fake_kv_destroy, .kv_type = fake_kv_type, .submit = fake_submit,
                                  .wait = fake_wait, .logits = fake_logits, .hidden = fake_hidden};

@@ -28,8 +28,8 @@ static void refused(const small_spec *s, void (*more)(small_model *), status cod
 
 static void test_missing(void **state) {
     (void)state;
-    static const char *const names[] = {"token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight", "blk.1.attn_q.weight", "blk.1.attn_k.weight", "blk.0.attn_v.weight", "blk.0.attn_output.weight",
-                                        "blk.1.ffn_norm.weight", "blk.0.ffn_up.weight", "blk.1.ffn_down.weight"};
+    static const char *const names[] = {"token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight", "blk.1.attn_q.weight", "blk.1.attn_k.weight",
+                                        "blk.0.attn_v.weight", "blk.0.attn_output.weight", "blk.1.ffn_norm.weight", "blk.0.ffn_up.weight", "blk.1.ffn_down.weight"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         small_spec s = LLAMA;
         s.tied = true; // so that no output stands in for the embedding
@@ -47,8 +47,9 @@ static void test_missing(void **state) {
 
 static void test_shapes(void **state) {
     (void)state;
-    static const char *const names[] = {"token_embd.weight", "output_norm.weight", "output.weight", "blk.0.attn_norm.weight", "blk.1.attn_q.weight", "blk.1.attn_k.weight", "blk.0.attn_v.weight",
-                                        "blk.0.attn_output.weight", "blk.1.ffn_norm.weight", "blk.0.ffn_up.weight", "blk.0.ffn_gate.weight", "blk.0.attn_q.bias", "blk.1.ffn_down.bias"};
+    static const char *const names[] = {"token_embd.weight", "output_norm.weight", "output.weight", "blk.0.attn_norm.weight", "blk.1.attn_q.weight",
+                                        "blk.1.attn_k.weight", "blk.0.attn_v.weight", "blk.0.attn_output.weight", "blk.1.ffn_norm.weight",
+                                        "blk.0.ffn_up.weight", "blk.0.ffn_gate.weight", "blk.0.attn_q.bias", "blk.1.ffn_down.bias"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         small_spec s = LLAMA;
         s.biases = true;
@@ -128,7 +129,8 @@ static void test_numbers(void **state) {
     refused(&LLAMA, experts_too_used, E_INVALID, "llama.expert_used_count");
     refused(&LLAMA, experts_huge, E_INVALID, "llama.expert_count");
     refused(&LLAMA, arch_unknown, E_UNSUPPORTED, "nonesuch");
-    static const struct { const char *name, *why; } outs[] = {{"clip", "it holds no language model"}, {"t5", "encoder-decoder"}, {"deepseek4", "compressed"}, {"qwen4exp", "hashed n-grams"}, {"qwen3tts", "speech"}};
+    static const struct { const char *name, *why; } outs[] = {{"clip", "it holds no language model"},
+        {"t5", "encoder-decoder"}, {"deepseek4", "compressed"}, {"qwen4exp", "hashed n-grams"}, {"qwen3tts", "speech"}};
     for (size_t i = 0; i < sizeof outs / sizeof *outs; i++) {
         out = outs[i].name;
         refused(&LLAMA, arch_out, E_UNSUPPORTED, out);
@@ -143,7 +145,8 @@ static void test_numbers(void **state) {
 
 static void test_unknown_tensors(void **state) {
     (void)state;
-    static const char *const names[] = {"blk.0.attn_mystery.weight", "blk.7.attn_q.weight", "blk.0.attn_q.scale", "mystery.weight", "position_embd.weight", "blk.99999999999.attn_q.weight"};
+    static const char *const names[] = {"blk.0.attn_mystery.weight", "blk.7.attn_q.weight", "blk.0.attn_q.scale",
+                                        "mystery.weight", "position_embd.weight", "blk.99999999999.attn_q.weight"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         small_spec s = LLAMA;
         s.extra = names[i];

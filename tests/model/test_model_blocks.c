@@ -54,7 +54,8 @@ static float *latent(bool absorbed) {
     }
     static const struct { const char *name; int k, n; } tensors[] = {
         {"token_embd.weight", E, VOCAB}, {"output_norm.weight", E, 1}, {"blk.0.attn_norm.weight", E, 1}, {"blk.0.attn_q_a.weight", E, 8}, {"blk.0.attn_q_a_norm.weight", 8, 1},
-        {"blk.0.attn_q_b.weight", 8, HEADS * (NOPE + ROT)}, {"blk.0.attn_kv_a_mqa.weight", E, RANK + ROT}, {"blk.0.attn_kv_a_norm.weight", RANK, 1}, {"blk.0.attn_output.weight", HEADS * VAL, E},
+        {"blk.0.attn_q_b.weight", 8, HEADS * (NOPE + ROT)}, {"blk.0.attn_kv_a_mqa.weight", E, RANK + ROT},
+        {"blk.0.attn_kv_a_norm.weight", RANK, 1}, {"blk.0.attn_output.weight", HEADS * VAL, E},
         {"blk.0.ffn_norm.weight", E, 1}, {"blk.0.ffn_gate.weight", E, 12}, {"blk.0.ffn_up.weight", E, 12}, {"blk.0.ffn_down.weight", 12, E},
     };
     for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
@@ -98,7 +99,8 @@ static float *stacked(const char *arch, bool together, int experts) {
     small_model m;
     float *q = numbers(1, E * 16, 0.5f), *kv = numbers(2, 2 * E * 8, 0.5f), *o = numbers(3, E * 16, 0.5f), *norm = numbers(4, E, 1.2f), *embed = numbers(5, E * VOCAB, 1);
     int x = experts ? experts : 1;
-    float *gate = numbers(6, (size_t)(x * E * 12), 0.6f), *up = numbers(7, (size_t)(x * E * 12), 0.6f), *down = numbers(8, (size_t)(x * E * 12), 0.6f), *router = numbers(9, (size_t)(x * E), 1), both[E * 32];
+    float *gate = numbers(6, (size_t)(x * E * 12), 0.6f), *up = numbers(7, (size_t)(x * E * 12), 0.6f), *down = numbers(8, (size_t)(x * E * 12), 0.6f);
+    float *router = numbers(9, (size_t)(x * E), 1), both[E * 32];
     memset(&m, 0, sizeof m);
     assert_int_equal(gguf_writer_create(&m.w, NULL), OK);
     gguf_writer_set_text(m.w, "general.architecture", arch, NULL);
@@ -230,8 +232,9 @@ static hparams yarn(const char *arch, const char *key, float f) {
 
 static void test_yarn_keys(void **state) {
     (void)state;
-    static const struct { const char *arch; bool betas, factors, log, scores; } rows[] = {{.arch = "llama"}, {"mistral3", .betas = true, .log = true}, {"grok", .betas = true, .factors = true}, {.arch = "minicpm3"},
-        {"glm-dsa", .scores = true}, {"deepseek2", .log = true, .scores = true}, {"deepseek32", .log = true, .scores = true}, {"mistral4", .log = true, .scores = true}};
+    static const struct { const char *arch; bool betas, factors, log, scores; } rows[] = {{.arch = "llama"},
+        {"mistral3", .betas = true, .log = true}, {"grok", .betas = true, .factors = true}, {.arch = "minicpm3"}, {"glm-dsa", .scores = true},
+        {"deepseek2", .log = true, .scores = true}, {"deepseek32", .log = true, .scores = true}, {"mistral4", .log = true, .scores = true}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const char *a = rows[i].arch;
         float attn = yarn(a, NULL, 0).attn_factor, scale = yarn(a, NULL, 0).attn_scale * sqrtf(4);
@@ -273,6 +276,8 @@ static void test_gating(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp), cmocka_unit_test(test_temperature), cmocka_unit_test(test_groups), cmocka_unit_test(test_maverick), cmocka_unit_test(test_gating), cmocka_unit_test(test_yarn_keys)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_latent), cmocka_unit_test(test_stacked), cmocka_unit_test(test_clamp),
+                                       cmocka_unit_test(test_temperature), cmocka_unit_test(test_groups),
+                                       cmocka_unit_test(test_maverick), cmocka_unit_test(test_gating), cmocka_unit_test(test_yarn_keys)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -208,7 +208,8 @@ static void test_bad(void **state) {
     (void)state;
     static const struct { const char *leave_out, *reshape, *why; int pooling; } cases[] = {
         {"blk.1.attn_output_norm.weight", NULL, "blk.1.attn_output_norm.weight", 1}, {"blk.0.layer_output_norm.weight", NULL, "blk.0.layer_output_norm.weight", 1},
-        {"token_embd_norm.weight", NULL, "token_embd_norm.weight", 1}, {"position_embd.weight", NULL, "position_embd.weight", 1}, {NULL, "token_types.weight", "token_types.weight", 1},
+        {"token_embd_norm.weight", NULL, "token_embd_norm.weight", 1},
+        {"position_embd.weight", NULL, "position_embd.weight", 1}, {NULL, "token_types.weight", "token_types.weight", 1},
         {NULL, "cls.weight", "cls.weight", 4}, {NULL, "cls.output.weight", "cls.output.weight", 4}, {NULL, NULL, "pooling_type", 5}, {NULL, NULL, "pooling_type", 77},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -230,7 +231,8 @@ static void test_bad(void **state) {
 static void test_decoder(void **state) {
     (void)state;
     small_spec s = {.arch = "qwen3", .e = E, .layers = 1, .heads = 2, .kv = 2, .head = 8, .ff = FF, .vocab = VOCAB};
-    static const struct { int pooling; bool generates, whole, first; } cases[] = {{-1, true, false, false}, {0, true, false, false}, {1, false, true, false}, {2, false, true, true}, {3, true, false, false}};
+    static const struct { int pooling; bool generates, whole, first; } cases[] = {
+        {-1, true, false, false}, {0, true, false, false}, {1, false, true, false}, {2, false, true, true}, {3, true, false, false}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         small_model f;
         model_info info;

@@ -63,7 +63,8 @@ static void feed(const ref *r, int l, double *y, const double *x) {
     snprintf(f[0], 64, "blk.%%d.ffn_gate%s.weight", suffix);
     snprintf(f[1], 64, "blk.%%d.ffn_up%s.weight", suffix);
     snprintf(f[2], 64, "blk.%%d.ffn_down%s.weight", suffix);
-    float *gate = get(r, f[0], l), *wup = get(r, f[1], l), *down = get(r, f[2], l), *gb = get(r, "blk.%d.ffn_gate.bias", l), *ub = get(r, "blk.%d.ffn_up.bias", l), *db = get(r, "blk.%d.ffn_down.bias", l);
+    float *gate = get(r, f[0], l), *wup = get(r, f[1], l), *down = get(r, f[2], l);
+    float *gb = get(r, "blk.%d.ffn_gate.bias", l), *ub = get(r, "blk.%d.ffn_up.bias", l), *db = get(r, "blk.%d.ffn_down.bias", l);
     if (r->s->experts) {
         float *router = get(r, "blk.%d.ffn_gate_inp.weight", l);
         mul(p, router, NULL, x, e, n);
@@ -96,7 +97,8 @@ static void attend(const ref *r, int l, double (*att)[64], double (*x)[64], int 
     const small_spec *s = r->s;
     int q = s->heads * s->head, k = s->kv * s->head, window = l % 2 == 0 ? r->window : 0;
     static double Q[128][64], K[128][64], V[128][64];
-    float *w = get(r, "blk.%d.attn_qkv.weight", l), *b = get(r, "blk.%d.attn_qkv.bias", l), *wq = get(r, "blk.%d.attn_q.weight", l), *wk = get(r, "blk.%d.attn_k.weight", l), *wv = get(r, "blk.%d.attn_v.weight", l);
+    float *w = get(r, "blk.%d.attn_qkv.weight", l), *b = get(r, "blk.%d.attn_qkv.bias", l);
+    float *wq = get(r, "blk.%d.attn_q.weight", l), *wk = get(r, "blk.%d.attn_k.weight", l), *wv = get(r, "blk.%d.attn_v.weight", l);
     float *bq = get(r, "blk.%d.attn_q.bias", l), *bk = get(r, "blk.%d.attn_k.bias", l), *bv = get(r, "blk.%d.attn_v.bias", l);
     for (int t = 0; t < n; t++) {
         mul(Q[t], w ? w : wq, w ? b : bq, x[t], s->e, q);
@@ -132,8 +134,10 @@ static void reference(const ref *r, const int32_t *tokens, int n, float *logits)
     for (int i = 0; i < n; i++)
         for (int j = 0; j < e; j++) h[i][j] = r->embed_scale * embed[tokens[i] * e + j];
     for (int l = 0; l < s->layers; l++) {
-        float *n1 = get(r, "blk.%d.attn_norm.weight", l), *n1b = get(r, "blk.%d.attn_norm.bias", l), *n2 = get(r, "blk.%d.ffn_norm.weight", l), *n2b = get(r, "blk.%d.ffn_norm.bias", l);
-        float *wo = get(r, "blk.%d.attn_output.weight", l), *bo = get(r, "blk.%d.attn_output.bias", l), *p1 = get(r, "blk.%d.post_attention_norm.weight", l), *p2 = get(r, "blk.%d.post_ffw_norm.weight", l);
+        float *n1 = get(r, "blk.%d.attn_norm.weight", l), *n1b = get(r, "blk.%d.attn_norm.bias", l);
+        float *n2 = get(r, "blk.%d.ffn_norm.weight", l), *n2b = get(r, "blk.%d.ffn_norm.bias", l);
+        float *wo = get(r, "blk.%d.attn_output.weight", l), *bo = get(r, "blk.%d.attn_output.bias", l);
+        float *p1 = get(r, "blk.%d.post_attention_norm.weight", l), *p2 = get(r, "blk.%d.post_ffw_norm.weight", l);
         for (int i = 0; i < n; i++) normed(r, x[i], h[i], n1, n1b);
         attend(r, l, att, x, n);
         for (int i = 0; i < n; i++) {

@@ -15,13 +15,14 @@ static void number(gguf_writer *w, const spec *s, const char *key, uint32_t valu
 }
 
 static const struct { const char *name; uint64_t k, n; } MAMBA2[] = {
-    {"token_embd.weight", E, 12}, {"output_norm.weight", E, 1}, {"blk.0.attn_norm.weight", E, 1}, {"blk.0.ssm_in.weight", E, INNER + WIDE + HEADS}, {"blk.0.ssm_conv1d.weight", TAPS, WIDE},
+    {"token_embd.weight", E, 12}, {"output_norm.weight", E, 1}, {"blk.0.attn_norm.weight", E, 1},
+    {"blk.0.ssm_in.weight", E, INNER + WIDE + HEADS}, {"blk.0.ssm_conv1d.weight", TAPS, WIDE},
     {"blk.0.ssm_dt.bias", HEADS, 1}, {"blk.0.ssm_a", 1, HEADS}, {"blk.0.ssm_d", 1, HEADS}, {"blk.0.ssm_norm.weight", INNER / GROUPS, GROUPS}, {"blk.0.ssm_out.weight", INNER, E}},
   DELTA[] = {
     {"token_embd.weight", E, 12}, {"output_norm.weight", E, 1}, {"blk.0.attn_norm.weight", E, 1}, {"blk.0.post_attention_norm.weight", E, 1}, {"blk.0.attn_qkv.weight", E, WIDE},
     {"blk.0.attn_gate.weight", E, INNER}, {"blk.0.ssm_conv1d.weight", TAPS, WIDE}, {"blk.0.ssm_dt.bias", HEADS, 1}, {"blk.0.ssm_a", HEADS, 1}, {"blk.0.ssm_beta.weight", E, HEADS},
-    {"blk.0.ssm_alpha.weight", E, HEADS}, {"blk.0.ssm_norm.weight", INNER / HEADS, 1}, {"blk.0.ssm_out.weight", INNER, E}, {"blk.0.ffn_gate.weight", E, 24}, {"blk.0.ffn_up.weight", E, 24},
-    {"blk.0.ffn_down.weight", 24, E}};
+    {"blk.0.ssm_alpha.weight", E, HEADS}, {"blk.0.ssm_norm.weight", INNER / HEADS, 1}, {"blk.0.ssm_out.weight", INNER, E},
+    {"blk.0.ffn_gate.weight", E, 24}, {"blk.0.ffn_up.weight", E, 24}, {"blk.0.ffn_down.weight", 24, E}};
 
 static small_model opened(const spec *s) {
     bool delta = !strcmp(s->arch, "qwen35");
@@ -29,8 +30,9 @@ static small_model opened(const spec *s) {
     small_model m = {0};
     assert_int_equal(gguf_writer_create(&m.w, NULL), OK);
     gguf_writer_set_text(m.w, "general.architecture", s->arch, NULL);
-    static const struct { const char *key; uint32_t value; } keys[] = {{"block_count", 1}, {"embedding_length", E}, {"context_length", 64}, {"attention.head_count", 2}, {"ssm.conv_kernel", TAPS},
-        {"ssm.inner_size", INNER}, {"ssm.state_size", STATE}, {"ssm.time_step_rank", HEADS}, {"ssm.group_count", GROUPS}};
+    static const struct { const char *key; uint32_t value; } keys[] = {{"block_count", 1}, {"embedding_length", E},
+        {"context_length", 64}, {"attention.head_count", 2}, {"ssm.conv_kernel", TAPS}, {"ssm.inner_size", INNER},
+        {"ssm.state_size", STATE}, {"ssm.time_step_rank", HEADS}, {"ssm.group_count", GROUPS}};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) number(m.w, s, keys[i].key, keys[i].value);
     small_spec t = {.arch = s->arch, .leave_out = s->without, .reshape = s->longer};
     for (size_t i = 0; i < n; i++) {
@@ -86,7 +88,9 @@ static void what_steers_is_exact(void **state) {
 static void refused(const spec *s, const char *word) {
     error err = {0};
     status st = check(s, &err);
-    if (st != E_INVALID && st != E_UNSUPPORTED) fail_msg("%s without %s, %s longer, %s = %u: %s", s->arch, s->without ? s->without : "-", s->longer ? s->longer : "-", s->key ? s->key : "-", s->value, status_name(st));
+    if (st != E_INVALID && st != E_UNSUPPORTED)
+        fail_msg("%s without %s, %s longer, %s = %u: %s", s->arch, s->without ? s->without : "-", s->longer ? s->longer : "-",
+                 s->key ? s->key : "-", s->value, status_name(st));
     if (!strstr(err.text, word)) fail_msg("expected \"%s\" in: %s", word, err.text);
 }
 
@@ -109,8 +113,9 @@ static void parts_are_missed(void **state) {
 static small_model rwkv(const char *arch, const char *fused, uint64_t blends) {
     static const struct { const char *name; uint64_t k, n; } tensors[] = {
         {"token_embd.weight", E, 12}, {"token_embd_norm.weight", E, 1}, {"output_norm.weight", E, 1}, {"blk.0.attn_norm.weight", E, 1}, {"blk.0.attn_norm_2.weight", E, 1},
-        {"blk.0.time_mix_w0.weight", E, 1}, {"blk.0.time_mix_w1.weight", E, 4}, {"blk.0.time_mix_w2.weight", 4, E}, {"blk.0.time_mix_a0.weight", E, 1}, {"blk.0.time_mix_a1.weight", E, 4},
-        {"blk.0.time_mix_a2.weight", 4, E}, {"blk.0.time_mix_k_k.weight", E, 1}, {"blk.0.time_mix_k_a.weight", E, 1}, {"blk.0.time_mix_r_k.weight", E, 1}, {"blk.0.time_mix_key.weight", E, E},
+        {"blk.0.time_mix_w0.weight", E, 1}, {"blk.0.time_mix_w1.weight", E, 4}, {"blk.0.time_mix_w2.weight", 4, E}, {"blk.0.time_mix_a0.weight", E, 1},
+        {"blk.0.time_mix_a1.weight", E, 4}, {"blk.0.time_mix_a2.weight", 4, E}, {"blk.0.time_mix_k_k.weight", E, 1},
+        {"blk.0.time_mix_k_a.weight", E, 1}, {"blk.0.time_mix_r_k.weight", E, 1}, {"blk.0.time_mix_key.weight", E, E},
         {"blk.0.time_mix_value.weight", E, E}, {"blk.0.time_mix_receptance.weight", E, E}, {"blk.0.time_mix_output.weight", E, E}, {"blk.0.channel_mix_lerp_k.weight", E, 1},
         {"blk.0.channel_mix_key.weight", E, 24}, {"blk.0.channel_mix_value.weight", 24, E}};
     small_spec s = {.arch = arch, .e = E, .layers = 1};
@@ -149,7 +154,8 @@ static void blends_are_counted_once(void **state) {
         model_free(m);
         small_free(&f);
     }
-    static const struct { const char *arch; uint64_t n; const char *word; } bad[] = {{"rwkv7", 4, "holds 4 blends, expected 5"}, {"rwkv6", 4, "holds 4 blends, expected 5"}, {"rwkv6", 6, "holds 6 blends, expected 5"}};
+    static const struct { const char *arch; uint64_t n; const char *word; } bad[] = {
+        {"rwkv7", 4, "holds 4 blends, expected 5"}, {"rwkv6", 4, "holds 4 blends, expected 5"}, {"rwkv6", 6, "holds 6 blends, expected 5"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         small_model f = rwkv(bad[i].arch, "blk.0.time_mix_lerp_fused.weight", bad[i].n);
         error err = {0};
@@ -188,6 +194,8 @@ static void sizes_are_bounded(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(whole_ones_pass), cmocka_unit_test(what_steers_is_exact), cmocka_unit_test(parts_are_missed), cmocka_unit_test(sizes_are_bounded), cmocka_unit_test(keys_of_others_are_not_read), cmocka_unit_test(blends_are_counted_once)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(whole_ones_pass), cmocka_unit_test(what_steers_is_exact),
+                                       cmocka_unit_test(parts_are_missed), cmocka_unit_test(sizes_are_bounded),
+                                       cmocka_unit_test(keys_of_others_are_not_read), cmocka_unit_test(blends_are_counted_once)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -52,35 +52,48 @@ static void dots_keys(small_model *m, const small_spec *s) {
     small_f32(m, s, "attention.layer_norm_rms_epsilon", 1e-5f);
 }
 
-#define RWKV_ENDS {"token_embd.weight", E, VOCAB, 1}, {"token_embd_norm.weight", E, 1, 1}, {"token_embd_norm.bias", E, 1, 1}, {"output_norm.weight", E, 1, 1}, {"output_norm.bias", E, 1, 1}, {"output.weight", E, VOCAB, 1}, \
-    {"blk.%.attn_norm.weight", E, 1, 1}, {"blk.%.attn_norm.bias", E, 1, 1}, {"blk.%.attn_norm_2.weight", E, 1, 1}, {"blk.%.attn_norm_2.bias", E, 1, 1}, {"blk.%.channel_mix_lerp_k.weight", E, 1, 1}, \
-    {"blk.%.channel_mix_key.weight", E, FF, 1}, {"blk.%.channel_mix_value.weight", FF, E, 1}, {"blk.%.time_mix_receptance.weight", E, E, 1}, {"blk.%.time_mix_output.weight", E, E, 1}
-#define SIXTH {"blk.%.time_mix_w1.weight", E, 15, 1}, {"blk.%.time_mix_w2.weight", 3, E, 5}, {"blk.%.time_mix_lerp_x.weight", E, 1, 1}, {"blk.%.time_mix_lerp_w.weight", E, 1, 1}, {"blk.%.time_mix_lerp_k.weight", E, 1, 1}, \
+#define RWKV_ENDS {"token_embd.weight", E, VOCAB, 1}, {"token_embd_norm.weight", E, 1, 1}, {"token_embd_norm.bias", E, 1, 1}, \
+    {"output_norm.weight", E, 1, 1}, {"output_norm.bias", E, 1, 1}, {"output.weight", E, VOCAB, 1}, \
+    {"blk.%.attn_norm.weight", E, 1, 1}, {"blk.%.attn_norm.bias", E, 1, 1}, {"blk.%.attn_norm_2.weight", E, 1, 1}, {"blk.%.attn_norm_2.bias", E, 1, 1}, \
+    {"blk.%.channel_mix_lerp_k.weight", E, 1, 1}, {"blk.%.channel_mix_key.weight", E, FF, 1}, {"blk.%.channel_mix_value.weight", FF, E, 1}, \
+    {"blk.%.time_mix_receptance.weight", E, E, 1}, {"blk.%.time_mix_output.weight", E, E, 1}
+#define SIXTH {"blk.%.time_mix_w1.weight", E, 15, 1}, {"blk.%.time_mix_w2.weight", 3, E, 5}, {"blk.%.time_mix_lerp_x.weight", E, 1, 1}, \
+    {"blk.%.time_mix_lerp_w.weight", E, 1, 1}, {"blk.%.time_mix_lerp_k.weight", E, 1, 1}, \
     {"blk.%.time_mix_lerp_v.weight", E, 1, 1}, {"blk.%.time_mix_lerp_r.weight", E, 1, 1}, {"blk.%.time_mix_lerp_g.weight", E, 1, 1}, {"blk.%.time_mix_decay.weight", E, 1, 1}, \
     {"blk.%.time_mix_decay_w1.weight", E, 4, 1}, {"blk.%.time_mix_decay_w2.weight", 4, E, 1}, {"blk.%.time_mix_gate.weight", E, E, 1}
 
-static const part RWKV6[] = {RWKV_ENDS, SIXTH, {"blk.%.time_mix_first.weight", HEAD, E / HEAD, 1}, {"blk.%.time_mix_key.weight", E, E, 1}, {"blk.%.time_mix_value.weight", E, E, 1}, {"blk.%.time_mix_ln.weight", E, 1, 1},
+static const part RWKV6[] = {RWKV_ENDS, SIXTH, {"blk.%.time_mix_first.weight", HEAD, E / HEAD, 1},
+    {"blk.%.time_mix_key.weight", E, E, 1}, {"blk.%.time_mix_value.weight", E, E, 1}, {"blk.%.time_mix_ln.weight", E, 1, 1},
     {"blk.%.time_mix_ln.bias", E, 1, 1}, {"blk.%.channel_mix_lerp_r.weight", E, 1, 1}, {"blk.%.channel_mix_receptance.weight", E, E, 1}};
-static const part RWKV7[] = {RWKV_ENDS, {"blk.%.time_mix_w0.weight", E, 1, 1}, {"blk.%.time_mix_w1.weight", E, 3, 1}, {"blk.%.time_mix_w2.weight", 3, E, 1}, {"blk.%.time_mix_a0.weight", E, 1, 1},
-    {"blk.%.time_mix_a1.weight", E, 4, 1}, {"blk.%.time_mix_a2.weight", 4, E, 1}, {"blk.%.time_mix_v0.weight", E, 1, 1}, {"blk.%.time_mix_v1.weight", E, 2, 1}, {"blk.%.time_mix_v2.weight", 2, E, 1},
-    {"blk.%.time_mix_g1.weight", E, 5, 1}, {"blk.%.time_mix_g2.weight", 5, E, 1}, {"blk.%.time_mix_lerp_fused.weight", E, 1, 6}, {"blk.%.time_mix_k_k.weight", E, 1, 1}, {"blk.%.time_mix_k_a.weight", E, 1, 1},
-    {"blk.%.time_mix_r_k.weight", E, 1, 1}, {"blk.%.time_mix_key.weight", E, E, 1}, {"blk.%.time_mix_value.weight", E, E, 1}, {"blk.%.time_mix_ln.weight", E, 1, 1}, {"blk.%.time_mix_ln.bias", E, 1, 1}};
-static const part GEMMA3N[] = {{"token_embd.weight", E, VOCAB, 1}, {"output_norm.weight", E, 1, 1}, {"altup_proj.weight", E, E, 3}, {"altup_unembd_proj.weight", E, E, 3}, {"per_layer_token_embd.weight", 6, VOCAB, 1},
-    {"per_layer_model_proj.weight", E, 6, 1}, {"per_layer_proj_norm.weight", 3, 1, 1}, {"blk.%.attn_norm.weight", E, 1, 1}, {"blk.%.attn_q.weight", E, 12, 1}, {"blk.%.attn_k.weight", E, 6, 1}, {"blk.%.attn_v.weight", E, 6, 1},
-    {"blk.%.attn_output.weight", 12, E, 1}, {"blk.%.attn_q_norm.weight", 6, 1, 1}, {"blk.%.attn_k_norm.weight", 6, 1, 1}, {"blk.%.post_attention_norm.weight", E, 1, 1}, {"blk.%.ffn_norm.weight", E, 1, 1},
-    {"blk.%.ffn_gate.weight", E, FF, 1}, {"blk.%.ffn_up.weight", E, FF, 1}, {"blk.%.ffn_down.weight", FF, E, 1}, {"blk.%.post_ffw_norm.weight", E, 1, 1}, {"blk.%.inp_gate.weight", E, 3, 1}, {"blk.%.proj.weight", 3, E, 1},
-    {"blk.%.post_norm.weight", E, 1, 1}, {"blk.%.altup_correct_coef.weight", 4, 4, 1}, {"blk.%.altup_correct_scale.weight", E, 1, 1}, {"blk.%.altup_predict_coef.weight", 4, 16, 1}, {"blk.%.altup_router.weight", E, 4, 1},
-    {"blk.%.altup_router_norm.weight", E, 1, 1}, {"blk.%.laurel_l.weight", E, 2, 1}, {"blk.%.laurel_r.weight", 2, E, 1}, {"blk.%.laurel_post_norm.weight", E, 1, 1}};
-#define DOTS_LAYER(l, rank, nope, val) {"blk." #l ".attn_q_b.weight", LOW, 2 * (nope + ROT), 1}, {"blk." #l ".attn_kv_a_mqa.weight", E, rank + ROT, 1}, {"blk." #l ".attn_kv_a_norm.weight", rank, 1, 1}, \
+static const part RWKV7[] = {RWKV_ENDS, {"blk.%.time_mix_w0.weight", E, 1, 1}, {"blk.%.time_mix_w1.weight", E, 3, 1}, {"blk.%.time_mix_w2.weight", 3, E, 1},
+    {"blk.%.time_mix_a0.weight", E, 1, 1}, {"blk.%.time_mix_a1.weight", E, 4, 1}, {"blk.%.time_mix_a2.weight", 4, E, 1}, {"blk.%.time_mix_v0.weight", E, 1, 1},
+    {"blk.%.time_mix_v1.weight", E, 2, 1}, {"blk.%.time_mix_v2.weight", 2, E, 1}, {"blk.%.time_mix_g1.weight", E, 5, 1}, {"blk.%.time_mix_g2.weight", 5, E, 1},
+    {"blk.%.time_mix_lerp_fused.weight", E, 1, 6}, {"blk.%.time_mix_k_k.weight", E, 1, 1}, {"blk.%.time_mix_k_a.weight", E, 1, 1},
+    {"blk.%.time_mix_r_k.weight", E, 1, 1}, {"blk.%.time_mix_key.weight", E, E, 1}, {"blk.%.time_mix_value.weight", E, E, 1},
+    {"blk.%.time_mix_ln.weight", E, 1, 1}, {"blk.%.time_mix_ln.bias", E, 1, 1}};
+static const part GEMMA3N[] = {{"token_embd.weight", E, VOCAB, 1}, {"output_norm.weight", E, 1, 1}, {"altup_proj.weight", E, E, 3},
+    {"altup_unembd_proj.weight", E, E, 3}, {"per_layer_token_embd.weight", 6, VOCAB, 1}, {"per_layer_model_proj.weight", E, 6, 1},
+    {"per_layer_proj_norm.weight", 3, 1, 1}, {"blk.%.attn_norm.weight", E, 1, 1}, {"blk.%.attn_q.weight", E, 12, 1}, {"blk.%.attn_k.weight", E, 6, 1},
+    {"blk.%.attn_v.weight", E, 6, 1}, {"blk.%.attn_output.weight", 12, E, 1}, {"blk.%.attn_q_norm.weight", 6, 1, 1}, {"blk.%.attn_k_norm.weight", 6, 1, 1},
+    {"blk.%.post_attention_norm.weight", E, 1, 1}, {"blk.%.ffn_norm.weight", E, 1, 1}, {"blk.%.ffn_gate.weight", E, FF, 1}, {"blk.%.ffn_up.weight", E, FF, 1},
+    {"blk.%.ffn_down.weight", FF, E, 1}, {"blk.%.post_ffw_norm.weight", E, 1, 1}, {"blk.%.inp_gate.weight", E, 3, 1}, {"blk.%.proj.weight", 3, E, 1},
+    {"blk.%.post_norm.weight", E, 1, 1}, {"blk.%.altup_correct_coef.weight", 4, 4, 1}, {"blk.%.altup_correct_scale.weight", E, 1, 1},
+    {"blk.%.altup_predict_coef.weight", 4, 16, 1}, {"blk.%.altup_router.weight", E, 4, 1}, {"blk.%.altup_router_norm.weight", E, 1, 1},
+    {"blk.%.laurel_l.weight", E, 2, 1}, {"blk.%.laurel_r.weight", 2, E, 1}, {"blk.%.laurel_post_norm.weight", E, 1, 1}};
+#define DOTS_LAYER(l, rank, nope, val) {"blk." #l ".attn_q_b.weight", LOW, 2 * (nope + ROT), 1}, \
+    {"blk." #l ".attn_kv_a_mqa.weight", E, rank + ROT, 1}, {"blk." #l ".attn_kv_a_norm.weight", rank, 1, 1}, \
     {"blk." #l ".attn_k_b.weight", nope, rank, 2}, {"blk." #l ".attn_v_b.weight", rank, val, 2}, {"blk." #l ".attn_output.weight", 2 * val, E, 1}
-static const part DOTS[] = {{"token_embd.weight", E, VOCAB, 1}, {"output_norm.weight", E, 1, 1}, {"blk.%.attn_norm.weight", E, 1, 1}, {"blk.%.ffn_norm.weight", E, 1, 1}, {"blk.%.ffn_gate.weight", E, FF, 1},
-    {"blk.%.ffn_up.weight", E, FF, 1}, {"blk.%.ffn_down.weight", FF, E, 1}, {"blk.%.attn_q_a.weight", E, LOW, 1}, {"blk.%.attn_q_a_norm.weight", LOW, 1, 1}, {"blk.%.attn_k_norm.weight", ROT, 1, 1},
+static const part DOTS[] = {{"token_embd.weight", E, VOCAB, 1}, {"output_norm.weight", E, 1, 1}, {"blk.%.attn_norm.weight", E, 1, 1},
+    {"blk.%.ffn_norm.weight", E, 1, 1}, {"blk.%.ffn_gate.weight", E, FF, 1}, {"blk.%.ffn_up.weight", E, FF, 1}, {"blk.%.ffn_down.weight", FF, E, 1},
+    {"blk.%.attn_q_a.weight", E, LOW, 1}, {"blk.%.attn_q_a_norm.weight", LOW, 1, 1}, {"blk.%.attn_k_norm.weight", ROT, 1, 1},
     {"blk.%.attn_gate.weight", E, 2, 1}, DOTS_LAYER(0, RANK, NOPE, VAL), DOTS_LAYER(1, RANK_W, NOPE_W, VAL_W)};
-static const part QWEN6[] = {{"token_embd.weight", E, VOCAB, 1}, {"output_norm.weight", E, 1, 1}, {"blk.%.attn_norm.weight", E, 1, 1}, {"blk.%.ffn_norm.weight", E, 1, 1}, {"blk.%.ffn_gate.weight", E, FF, 1},
-    {"blk.%.ffn_up.weight", E, FF, 1}, {"blk.%.ffn_down.weight", FF, E, 1}, {"blk.%.time_mix_receptance.weight", E, E, 1}, {"blk.%.time_mix_output.weight", E, E, 1}, SIXTH};
+static const part QWEN6[] = {{"token_embd.weight", E, VOCAB, 1}, {"output_norm.weight", E, 1, 1}, {"blk.%.attn_norm.weight", E, 1, 1},
+    {"blk.%.ffn_norm.weight", E, 1, 1}, {"blk.%.ffn_gate.weight", E, FF, 1}, {"blk.%.ffn_up.weight", E, FF, 1},
+    {"blk.%.ffn_down.weight", FF, E, 1}, {"blk.%.time_mix_receptance.weight", E, E, 1}, {"blk.%.time_mix_output.weight", E, E, 1}, SIXTH};
 
 #define FAMILY(arch, parts, keys) {arch, parts, sizeof parts / sizeof *parts, 2, keys}
-static const family FAMILIES[] = {FAMILY("rwkv6", RWKV6, rwkv_keys), FAMILY("rwkv7", RWKV7, rwkv_keys), FAMILY("gemma3n", GEMMA3N, gemma_keys), FAMILY("dots3note", DOTS, dots_keys)};
+static const family FAMILIES[] = {FAMILY("rwkv6", RWKV6, rwkv_keys), FAMILY("rwkv7", RWKV7, rwkv_keys),
+                                  FAMILY("gemma3n", GEMMA3N, gemma_keys), FAMILY("dots3note", DOTS, dots_keys)};
 
 static void begin(small_model *m, const family *f, const small_spec *s) {
     small_spec of = *s;
@@ -145,7 +158,8 @@ static void refused(const family *f, const small_spec *s, const char *word) {
     small_end(&m);
     status st = model_check(m.g, &err);
     small_free(&m);
-    if (st != E_INVALID && st != E_UNSUPPORTED) fail_msg("%s without %s, %s longer: %s", f->arch, s->leave_out ? s->leave_out : "-", s->reshape ? s->reshape : "-", status_name(st));
+    if (st != E_INVALID && st != E_UNSUPPORTED)
+        fail_msg("%s without %s, %s longer: %s", f->arch, s->leave_out ? s->leave_out : "-", s->reshape ? s->reshape : "-", status_name(st));
     if (!strstr(err.text, word)) fail_msg("expected \"%s\" in: %s", word, err.text);
 }
 
@@ -159,7 +173,8 @@ static void parts_are_missed(void **state) {
             else snprintf(name, sizeof name, "%s", of);
             bool block = !strncmp(name, "blk.", 4);
             if (block) snprintf(word, sizeof word, "%.6s", name);
-            bool may = strstr(name, "output.weight") || strstr(name, "norm.bias") || strstr(name, "norm_2.bias") || strstr(name, "q_norm") || strstr(name, "k_norm") || strstr(name, "g1.weight") || strstr(name, "first.weight") || strstr(name, "attn_gate") || (FAMILIES[f].parts == DOTS && strstr(name, "ffn_gate"));
+            bool may = strstr(name, "output.weight") || strstr(name, "norm.bias") || strstr(name, "norm_2.bias") || strstr(name, "q_norm") || strstr(name, "k_norm")
+                || strstr(name, "g1.weight") || strstr(name, "first.weight") || strstr(name, "attn_gate") || (FAMILIES[f].parts == DOTS && strstr(name, "ffn_gate"));
             if (!may || strstr(name, "mix_output")) refused(&FAMILIES[f], &(small_spec){.arch = FAMILIES[f].arch, .leave_out = name}, block ? word : name);
             refused(&FAMILIES[f], &(small_spec){.arch = FAMILIES[f].arch, .reshape = name}, word);
         }

@@ -480,7 +480,10 @@ static void test_other_kinds(void **state) {
 
     fixture u = {.model = "t5", .pre = "default"};
     static const char *const pieces[] = {"<pad>", "</s>", "<unk>", "▁", "a", "b", "▁a", "ab", "▁ab", "<x>"};
-    for (int i = 0; i < 10; i++) fix_token(&u, pieces[i], i < 2 ? TOK_TYPE_CONTROL : i == 2 ? TOK_TYPE_UNKNOWN : i == 9 ? TOK_TYPE_USER_DEFINED : TOK_TYPE_NORMAL, -(float)(10 - i));
+    for (int i = 0; i < 10; i++) {
+        int type = i < 2 ? TOK_TYPE_CONTROL : i == 2 ? TOK_TYPE_UNKNOWN : i == 9 ? TOK_TYPE_USER_DEFINED : TOK_TYPE_NORMAL;
+        fix_token(&u, pieces[i], type, -(float)(10 - i));
+    }
     fix_flag(&u, "tokenizer.ggml.add_space_prefix", true);
     t = make(&u);
     expect(t, "ab a", TOK_ADD_SPECIAL, "8 6 1");
@@ -611,7 +614,8 @@ static void test_unknown_kinds(void **state) {
 
 static void test_every_pattern(void **state) {
     (void)state;
-    static const char text[] = "Hello, WORLD's don'T 123456789 x12345y ½٣ ~~ <a> \t\n\r\n  \n   end  naïve ΣΊΣΥΦΟΣ 中文字 ひらがな 한국어 क्षि … a\xFF" "b\xE4\xBD \xF0\x9F\x99\x82 <sentinel:12>IMGIMGABZ      ";
+    static const char text[] = "Hello, WORLD's don'T 123456789 x12345y ½٣ ~~ <a> \t\n\r\n  \n   end  naïve ΣΊΣΥΦΟΣ 中文字 ひらがな 한국어 क्षि … a\xFF"
+                               "b\xE4\xBD \xF0\x9F\x99\x82 <sentinel:12>IMGIMGABZ      ";
     int         seen = 0;
     for (size_t row = 0; tok_pre_names(row); row++) {
         for (const char *p = tok_pre_names(row); *p;) {

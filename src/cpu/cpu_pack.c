@@ -48,7 +48,8 @@ static void int8_put(cpu_format f, uint8_t *area, int r, const cpu_part *x) {
     const int bits = cpu_int8_bits(f);
     const uint8_t *q = x->q;
     if (bits == 8) {
-        for (int i = 0; i < BLOCK; i++) area[i / 4 * 64 + r * 4 + i % 4] = q[i] ^ 0x80;
+        for (int c = 0; c < 8; c++)
+            for (int i = 0; i < 4; i++) area[c * 64 + r * 4 + i] = q[c * 4 + i] ^ 0x80;
         return;
     }
     for (int i = 0; i < 16; i++) area[i / 4 * 64 + r * 4 + i % 4] = (uint8_t)((q[i] & 15) | (q[16 + i] & 15) << 4);
@@ -70,9 +71,12 @@ static int int8_value(cpu_format f, const uint8_t *area, int r, int i) {
 // ---- panels ---------------------------------------------------------------------------------------------------------------
 
 static void pack_floats(cpu_format f, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel) {
-    const size_t e = float_bytes(f);
-    for (int r = 0; r < n; r++)
-        for (int64_t j = 0; j < k; j++) memcpy(panel + (cpu_format_tile(f) ? cpu_tile_place16(j, r) : ((size_t)j * PANEL + (size_t)r) * e), rows + (size_t)r * row_bytes + (size_t)j * e, e);
+    for (int64_t j = 0; j < k; j++)
+        for (int r = 0; r < n; r++) {
+            const uint8_t *from = rows + (size_t)r * row_bytes;
+            if (f == CPU_F32) memcpy(panel + (j * PANEL + r) * 4, from + j * 4, 4);
+            else memcpy(panel + (cpu_format_tile(f) ? cpu_tile_place16(j, r) : (size_t)(j * PANEL + r) * 2), from + j * 2, 2);
+        }
 }
 
 // DEV_USE_EXACT: float32 of any type.
@@ -99,9 +103,9 @@ void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t
     }
     const areas a = areas_of(f);
     uint8_t *quants = panel + cpu_scale_area(a.scale, a.group, k);
+    cpu_part x = {.d = 0}; // each reading writes the same fields of it
     for (int64_t b = 0; b < k / BLOCK; b++)
         for (int r = 0; r < n; r++) {
-            cpu_part x = {.d = 0};
             cpu_part_get(type, rows + (size_t)r * row_bytes, b, &x);
             cpu_scale_put(a.scale, a.group, panel, b, r, &x);
             if (cpu_format_code(f)) cpu_code_put(cpu_code(f), quants, b, r, &x);

@@ -266,13 +266,15 @@ static float half_at(const uint8_t *p, int r) {
     return quant_f16_to_f32(v);
 }
 
-void cpu_scale_put(cpu_scale kind, int group, uint8_t *area, int64_t b, int r, const cpu_part *x) {
+void cpu_scale_put(cpu_scale kind, int group, uint8_t *area, int64_t b, int n, const cpu_part *rows) {
     size_t bytes, at = place(kind, group, b, &bytes);
-    if (areas[kind].halves > 0) memcpy(area + at + 2 * r, &x->d, 2);
-    if (areas[kind].halves > 1) memcpy(area + at + 32 + 2 * r, &x->m, 2);
-    if (kind == SCALE_NIBBLE) area[bytes + (size_t)r] |= (uint8_t)(x->s[0] << b % 2 * 4);
-    else
-        for (int i = 0; i < areas[kind].bytes; i++) area[bytes + (size_t)(16 * i + r)] = x->s[i];
+    for (int r = 0; r < n; r++) {
+        if (areas[kind].halves > 0) memcpy(area + at + 2 * r, &rows[r].d, 2);
+        if (areas[kind].halves > 1) memcpy(area + at + 32 + 2 * r, &rows[r].m, 2);
+        if (kind == SCALE_NIBBLE) area[bytes + (size_t)r] |= (uint8_t)(rows[r].s[0] << b % 2 * 4);
+        else
+            for (int i = 0; i < areas[kind].bytes; i++) area[bytes + (size_t)(16 * i + r)] = rows[r].s[i];
+    }
 }
 
 void cpu_scale_get(cpu_scale kind, int group, float unit, const uint8_t *area, int64_t b, int r, float d[2], float m[2]) {

@@ -61,6 +61,6 @@ static inline bool code_two(const code_layout *l) { return l->scale >= SCALE_PAI
 static inline bool code_pairs(const code_layout *l) { return code_two(l) && l->most <= 16 && l->scale != SCALE_E4; }
 static inline size_t code_area(const code_layout *l, int64_t b) { return l->numbers == CODE_FIVE ? (size_t)(b / 8) * 832 : (size_t)b * (size_t)l->bytes; }
 
-void cpu_code_put(const code_layout *l, uint8_t *quants, int64_t b, int r, const cpu_part *x); // the numbers of row r of block b, into quants of zeros
-void cpu_code_end(const code_layout *l, uint8_t *quants, int64_t k);                          // when all are there
-int  cpu_code_value(const code_layout *l, const uint8_t *quants, int64_t b, int r, int i);     // column i's, without its scale
+void cpu_code_put(const code_layout *l, uint8_t *quants, int64_t b, int n, const cpu_part *rows); // the numbers of block b of n (1..16) rows, into quants of zeros
+void cpu_code_end(const code_layout *l, uint8_t *quants, int64_t k);                                 // when all are there
+int  cpu_code_value(const code_layout *l, const uint8_t *quants, int64_t b, int r, int i);            // row r's, column i's, without its scale

@@ -15,44 +15,71 @@ static int grid_signs(const code_layout *l) { return l->numbers == CODE_GRID4 ? 
 static int grid_high(const code_layout *l) { return grid_signs(l) + (l->shift ? 0 : 64); }
 static int grid_shift(const code_layout *l) { return grid_high(l) + grid_signs(l) / 16 * l->high * 2; }
 
-static void put_grid(const code_layout *l, uint8_t *area, int r, const cpu_part *x) {
-    int n = grid_signs(l) / 16;
-    for (int g = 0; g < n; g++) {
-        area[g * 16 + r] = (uint8_t)x->index[g];
-        for (int i = 0; i < l->high; i++) area[grid_high(l) + (g * l->high + i) * 2 + r / 8] |= (uint8_t)((x->index[g] >> (8 + i) & 1) << r % 8);
-        if (l->shift) area[grid_shift(l) + g * 2 + r / 8] |= (uint8_t)(x->shift[g] << r % 8);
+// Four bits each of a row's word into eight masks over [r][i], one for each four columns.
+static void put_masks(uint8_t *masks, int n, const uint32_t *words) {
+    uint64_t mask[8] = {0};
+    for (int r = 0; r < n; r++)
+        for (int c = 0; c < 8; c++) mask[c] |= (uint64_t)(words[r] >> 4 * c & 15) << 4 * r;
+    memcpy(masks, mask, sizeof mask);
+}
+
+static uint32_t bit_word(const uint8_t q[BLOCK], int bit) {
+    uint32_t word = 0;
+    for (int i = 0; i < BLOCK; i++) word |= (uint32_t)(q[i] >> bit & 1) << i;
+    return word;
+}
+
+static void put_bit(uint8_t *masks, int n, const cpu_part *rows, int bit) {
+    uint32_t words[PANEL];
+    for (int r = 0; r < n; r++) words[r] = bit_word(rows[r].q, bit);
+    put_masks(masks, n, words);
+}
+
+static void put_grid(const code_layout *l, uint8_t *area, int n, const cpu_part *rows) {
+    for (int g = 0; g < grid_signs(l) / 16; g++) {
+        uint32_t high[3] = {0}, shift = 0;
+        for (int r = 0; r < n; r++) {
+            const uint32_t index = rows[r].index[g];
+            area[g * 16 + r] = (uint8_t)index;
+            for (int i = 0; i < 3; i++) high[i] |= (index >> (8 + i) & 1) << r;
+            if (l->shift) shift |= (uint32_t)rows[r].shift[g] << r;
+        }
+        for (int i = 0; i < l->high; i++) memcpy(area + grid_high(l) + (g * l->high + i) * 2, &high[i], 2);
+        if (l->shift) memcpy(area + grid_shift(l) + g * 2, &shift, 2);
     }
     if (l->shift) return;
-    for (int c = 0; c < 8; c++) area[grid_signs(l) + c * 8 + r / 2] |= (uint8_t)((x->signs[c / 2] >> c % 2 * 4 & 15) << r % 2 * 4);
+    uint32_t signs[PANEL];
+    for (int r = 0; r < n; r++) memcpy(&signs[r], rows[r].signs, 4);
+    put_masks(area + grid_signs(l), n, signs);
 }
 
-// Bit `from` of the numbers of row r into masks over [r][i], one for each four columns.
-static void put_masks(uint8_t *masks, int r, const uint8_t q[BLOCK], int from) {
-    for (int c = 0; c < 8; c++, q += 4)
-        masks[c * 8 + r / 2] |= (uint8_t)((q[0] >> from & 1) << r % 2 * 4 | (q[1] >> from & 1) << (r % 2 * 4 + 1)
-                                          | (q[2] >> from & 1) << (r % 2 * 4 + 2) | (q[3] >> from & 1) << (r % 2 * 4 + 3));
-}
-
-void cpu_code_put(const code_layout *l, uint8_t *quants, int64_t b, int r, const cpu_part *x) {
+void cpu_code_put(const code_layout *l, uint8_t *quants, int64_t b, int n, const cpu_part *rows) {
     uint8_t *area = quants + code_area(l, b);
-    const uint8_t *q = x->q;
     switch (l->numbers) {
     case CODE_TABLE:
-        for (int i = 0; i < 16; i++) area[i / 4 * 64 + r * 4 + i % 4] = (uint8_t)(q[i] | q[16 + i] << 4);
+        for (int r = 0; r < n; r++)
+            for (int c = 0; c < 4; c++)
+                for (int i = 0; i < 4; i++) area[c * 64 + r * 4 + i] = (uint8_t)(rows[r].q[c * 4 + i] | rows[r].q[16 + c * 4 + i] << 4);
         break;
-    case CODE_1: put_masks(area, r, q, 0); break;
-    case CODE_3: put_masks(area + 128, r, q, 2); // fall through
+    case CODE_1: put_bit(area, n, rows, 0); break;
+    case CODE_3: put_bit(area + 128, n, rows, 2); // fall through
     case CODE_2:
-        for (int i = 0; i < 8; i++) area[i / 4 * 64 + r * 4 + i % 4] = (uint8_t)((q[i] & 3) | (q[8 + i] & 3) << 2 | (q[16 + i] & 3) << 4 | (q[24 + i] & 3) << 6);
+        for (int r = 0; r < n; r++) {
+            const uint8_t *q = rows[r].q;
+            for (int c = 0; c < 2; c++)
+                for (int i = c * 4; i < c * 4 + 4; i++) area[c * 64 + r * 4 + i % 4] = (uint8_t)((q[i] & 3) | (q[8 + i] & 3) << 2 | (q[16 + i] & 3) << 4 | (q[24 + i] & 3) << 6);
+        }
         break;
     case CODE_FIVE: // summed up here, made a fraction of 256 when all are there
         for (int i = 0; i < BLOCK; i++) {
-            int n = (int)(b % 8) * 8 + i / 4;
-            uint8_t *to = area + n % 13 * 64 + r * 4 + i % 4;
-            *to = (uint8_t)(*to + q[i] * pow3[4 - n / 13]);
+            const int at = (int)(b % 8) * 8 + i / 4;
+            for (int r = 0; r < n; r++) {
+                uint8_t *to = area + at % 13 * 64 + r * 4 + i % 4;
+                *to = (uint8_t)(*to + rows[r].q[i] * pow3[4 - at / 13]);
+            }
         }
         break;
-    default: put_grid(l, area, r, x); break;
+    default: put_grid(l, area, n, rows); break;
     }
 }
 

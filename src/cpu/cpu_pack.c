@@ -44,18 +44,17 @@ cpu_format cpu_choose_format(uint32_t type, int64_t k, bool packed) {
 
 // ---- numbers of the int8 order --------------------------------------------------------------------------------------------
 
-static void int8_put(cpu_format f, uint8_t *area, int r, const cpu_part *x) {
+static void int8_put(cpu_format f, uint8_t *area, int n, const cpu_part *rows) {
     const int bits = cpu_int8_bits(f);
-    const uint8_t *q = x->q;
-    if (bits == 8) {
-        for (int i = 0; i < BLOCK; i++) area[i / 4 * 64 + r * 4 + i % 4] = q[i] ^ 0x80;
-        return;
+    for (int r = 0; r < n; r++) {
+        const uint8_t *q = rows[r].q;
+        for (int c = 0; c < (bits == 8 ? 8 : 4); c++)
+            for (int i = c * 4; i < c * 4 + 4; i++) area[c * 64 + r * 4 + i % 4] = (uint8_t)(bits == 8 ? q[i] ^ 0x80 : (q[i] & 15) | (q[16 + i] & 15) << 4);
+        if (bits == 6)
+            for (int i = 0; i < 8; i++) area[256 + i / 4 * 64 + r * 4 + i % 4] = (uint8_t)(q[i] >> 4 | q[8 + i] >> 4 << 2 | q[16 + i] >> 4 << 4 | q[24 + i] >> 4 << 6);
+        if (bits == 5)
+            for (int i = 0; i < BLOCK; i++) area[256 + i / 4 * 8 + r / 2] |= (uint8_t)(q[i] >> 4 << (r % 2 * 4 + i % 4));
     }
-    for (int i = 0; i < 16; i++) area[i / 4 * 64 + r * 4 + i % 4] = (uint8_t)((q[i] & 15) | (q[16 + i] & 15) << 4);
-    if (bits == 6)
-        for (int i = 0; i < 8; i++) area[256 + i / 4 * 64 + r * 4 + i % 4] = (uint8_t)(q[i] >> 4 | q[8 + i] >> 4 << 2 | q[16 + i] >> 4 << 4 | q[24 + i] >> 4 << 6);
-    if (bits == 5)
-        for (int i = 0; i < BLOCK; i++) area[256 + i / 4 * 8 + r / 2] |= (uint8_t)(q[i] >> 4 << (r % 2 * 4 + i % 4));
 }
 
 static int int8_value(cpu_format f, const uint8_t *area, int r, int i) {
@@ -70,11 +69,11 @@ static int int8_value(cpu_format f, const uint8_t *area, int r, int i) {
 // ---- panels ---------------------------------------------------------------------------------------------------------------
 
 static void pack_floats(cpu_format f, int64_t k, int n, const uint8_t *rows, size_t row_bytes, uint8_t *panel) {
-    const size_t e = float_bytes(f);
-    for (int r = 0; r < n; r++)
-        for (int64_t j = 0; j < k; j++) {
-            const size_t at = cpu_format_tile(f) ? cpu_tile_place16(j, r) : ((size_t)j * PANEL + (size_t)r) * e;
-            memcpy(panel + at, rows + (size_t)r * row_bytes + (size_t)j * e, e);
+    for (int64_t j = 0; j < k; j++)
+        for (int r = 0; r < n; r++) {
+            const uint8_t *from = rows + (size_t)r * row_bytes;
+            if (f == CPU_F32) memcpy(panel + (j * PANEL + r) * 4, from + j * 4, 4);
+            else memcpy(panel + (cpu_format_tile(f) ? cpu_tile_place16(j, r) : (size_t)(j * PANEL + r) * 2), from + j * 2, 2);
         }
 }
 
@@ -102,15 +101,14 @@ void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t
     }
     const areas a = areas_of(f);
     uint8_t *quants = panel + cpu_scale_area(a.scale, a.group, k);
-    for (int64_t b = 0; b < k / BLOCK; b++)
-        for (int r = 0; r < n; r++) {
-            cpu_part x = {.d = 0};
-            cpu_part_get(type, rows + (size_t)r * row_bytes, b, &x);
-            cpu_scale_put(a.scale, a.group, panel, b, r, &x);
-            if (cpu_format_code(f)) cpu_code_put(cpu_code(f), quants, b, r, &x);
-            else if (cpu_format_tile(f)) cpu_tile_put(cpu_tile_layout(f), quants, b, r, &x);
-            else int8_put(f, quants + (size_t)b * a.quants, r, &x);
-        }
+    cpu_part x[PANEL] = {{.d = 0}}; // each reading writes the same fields of it
+    for (int64_t b = 0; b < k / BLOCK; b++) {
+        for (int r = 0; r < n; r++) cpu_part_get(type, rows + (size_t)r * row_bytes, b, &x[r]);
+        cpu_scale_put(a.scale, a.group, panel, b, n, x);
+        if (cpu_format_code(f)) cpu_code_put(cpu_code(f), quants, b, n, x);
+        else if (cpu_format_tile(f)) cpu_tile_put(cpu_tile_layout(f), quants, b, n, x);
+        else int8_put(f, quants + (size_t)b * a.quants, n, x);
+    }
     if (cpu_format_code(f)) cpu_code_end(cpu_code(f), quants, k);
 }
 

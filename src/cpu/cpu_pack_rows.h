@@ -55,6 +55,16 @@ static inline void scales_k6(const uint8_t *at, size_t stride, uint8_t *to) {
     for (int i = 0; i < 4; i++) put(to + 32 + i * 64, byte_columns(s[i]));
 }
 
+// d and 8 of 6 bits, less 32.
+static inline void scales_xs(const uint8_t *at, size_t stride, uint8_t *to) {
+    put_halves(to, at, stride);
+    for (int r = 0; r < PANEL; r++) {
+        block_iq4_xs x;
+        memcpy(&x, at + (size_t)r * stride, offsetof(block_iq4_xs, qs));
+        for (int j = 0; j < 8; j++) to[32 + j * 16 + r] = (uint8_t)(((x.scales_l[j / 2] >> j % 2 * 4 & 15) | (x.scales_h >> 2 * j & 3) << 4) - 32);
+    }
+}
+
 // ---- int8 panels ----------------------------------------------------------------------------------------------------------
 
 static void panel_q8(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
@@ -97,6 +107,36 @@ static void panel_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *
     for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_mxfp4), area += 256) {
         put_bytes(panel + b * 16, rows, stride);
         same_nibbles(rows + 1, stride, area);
+    }
+}
+
+// Four bits each of a row's word into eight masks over [r][i], one for each four columns.
+static inline void put_fifths(uint8_t *to, const uint8_t *at, size_t stride) {
+    uint64_t masks[8] = {0};
+    for (int r = 0; r < PANEL; r++) {
+        uint32_t word;
+        memcpy(&word, at + (size_t)r * stride, 4);
+        for (int c = 0; c < 8; c++) masks[c] |= (uint64_t)(word >> 4 * c & 15) << 4 * r;
+    }
+    memcpy(to, masks, sizeof masks);
+}
+
+static void panel_q5_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q5_0, k));
+    for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_q5_0), area += 320) {
+        put_halves(panel + b * 32, rows, stride);
+        same_nibbles(rows + offsetof(block_q5_0, qs), stride, area);
+        put_fifths(area + 256, rows + offsetof(block_q5_0, qh), stride);
+    }
+}
+
+static void panel_q5_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q5_1, k));
+    for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_q5_1), area += 320) {
+        put_halves(panel + b * 64, rows, stride);
+        put_halves(panel + b * 64 + 32, rows + 2, stride);
+        same_nibbles(rows + offsetof(block_q5_1, qs), stride, area);
+        put_fifths(area + 256, rows + offsetof(block_q5_1, qh), stride);
     }
 }
 
@@ -165,13 +205,17 @@ static void panel_dwords(int64_t k, const uint8_t *rows, size_t stride, uint8_t 
 
 static void panel_f32(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) { panel_dwords(k, rows, stride, panel); }
 
+#include "cpu/cpu_pack_codes.h"
+
 static void fill_pack(cpu_kernels *k) {
     k->pack[CPU_F32] = panel_f32;
     k->pack[CPU_Q8] = panel_q8;
-    k->pack[CPU_Q4_0] = k->pack[CPU_IQ4_NL] = panel_q4_0; // the same fields
+    k->pack[CPU_Q4_0] = panel_q4_0;
     k->pack[CPU_Q4_1] = panel_q4_1;
-    k->pack[CPU_MXFP4] = panel_mxfp4;
+    k->pack[CPU_Q5_0] = panel_q5_0;
+    k->pack[CPU_Q5_1] = panel_q5_1;
     k->pack[CPU_Q4_K] = panel_q4_k;
     k->pack[CPU_Q5_K] = panel_q5_k;
     k->pack[CPU_Q6_K] = panel_q6_k;
+    fill_pack_codes(k);
 }

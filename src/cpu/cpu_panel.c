@@ -242,25 +242,25 @@ void cpu_part_get(uint32_t type, const uint8_t *row, int64_t b, cpu_part *o) {
 
 // ---- scale areas ----------------------------------------------------------------------------------------------------------
 
-// For every so many blocks of 32 columns: half floats of 16 rows, so many times; then for each of the blocks bytes of 16 rows, so many times, or (NIBBLE) for two of them once.
+// For each group of blocks of 32 columns: half floats of 16 rows, so many times; then for each of the blocks bytes of 16 rows, so many times, or (NIBBLE) for two of them once.
 static const struct { uint8_t blocks, halves, bytes; } areas[] = {
     [SCALE_NONE] = {1, 0, 0}, [SCALE_D] = {1, 1, 0},    [SCALE_DM] = {1, 2, 0},    [SCALE_K4] = {8, 2, 2},  [SCALE_BYTE] = {8, 1, 1}, [SCALE_NIBBLE] = {8, 1, 1},
     [SCALE_E8] = {1, 0, 1},   [SCALE_PAIR] = {8, 1, 1}, [SCALE_BYTES] = {8, 1, 2}, [SCALE_MIN] = {8, 2, 2}, [SCALE_E4] = {1, 0, 2},
 };
 
-static int64_t blocks_of(cpu_scale kind, int group) { return kind == SCALE_D ? group : areas[kind].blocks; }
-static size_t group_bytes(cpu_scale kind, int64_t blocks) { return (size_t)areas[kind].halves * 32 + (size_t)blocks * areas[kind].bytes * 16 / (kind == SCALE_NIBBLE ? 2 : 1); }
+static uint32_t blocks_of(cpu_scale kind, int group) { return kind == SCALE_D ? (uint32_t)group : areas[kind].blocks; }
+static size_t group_bytes(cpu_scale kind, uint32_t blocks) { return (size_t)areas[kind].halves * 32 + (size_t)blocks * areas[kind].bytes * 16 / (kind == SCALE_NIBBLE ? 2 : 1); }
 
 size_t cpu_scale_area(cpu_scale kind, int group, int64_t k) {
-    const int64_t each = blocks_of(kind, group);
-    return ((size_t)(k / BLOCK / each) * group_bytes(kind, each) + 63) & ~(size_t)63;
+    const uint32_t blocks = blocks_of(kind, group);
+    return ((size_t)k / BLOCK / blocks * group_bytes(kind, blocks) + 63) & ~(size_t)63;
 }
 
 // Where block b's half floats begin, and in *bytes its bytes.
 static size_t place(cpu_scale kind, int group, int64_t b, size_t *bytes) {
-    const int64_t each = blocks_of(kind, group);
-    const size_t at = (size_t)(b / each) * group_bytes(kind, each);
-    *bytes = at + (size_t)areas[kind].halves * 32 + (size_t)(kind == SCALE_NIBBLE ? b % each / 2 : b % each) * areas[kind].bytes * 16;
+    const uint32_t blocks = blocks_of(kind, group), in = (uint32_t)b % blocks; // a row has far fewer than 2^32
+    const size_t at = (uint32_t)b / blocks * group_bytes(kind, blocks);
+    *bytes = at + (size_t)areas[kind].halves * 32 + (size_t)(kind == SCALE_NIBBLE ? in / 2 : in) * areas[kind].bytes * 16;
     return at;
 }
 
@@ -270,13 +270,15 @@ static float half_at(const uint8_t *p, int r) {
     return quant_f16_to_f32(v);
 }
 
-void cpu_scale_put(cpu_scale kind, int group, uint8_t *area, int64_t b, int r, const cpu_part *x) {
+void cpu_scale_put(cpu_scale kind, int group, uint8_t *area, int64_t b, int n, const cpu_part *rows) {
     size_t bytes, at = place(kind, group, b, &bytes);
-    if (areas[kind].halves > 0) memcpy(area + at + 2 * r, &x->d, 2);
-    if (areas[kind].halves > 1) memcpy(area + at + 32 + 2 * r, &x->m, 2);
-    if (kind == SCALE_NIBBLE) area[bytes + (size_t)r] |= (uint8_t)(x->s[0] << b % 2 * 4);
-    else
-        for (int i = 0; i < areas[kind].bytes; i++) area[bytes + (size_t)(16 * i + r)] = x->s[i];
+    for (int r = 0; r < n; r++) {
+        if (areas[kind].halves > 0) memcpy(area + at + 2 * r, &rows[r].d, 2);
+        if (areas[kind].halves > 1) memcpy(area + at + 32 + 2 * r, &rows[r].m, 2);
+        if (kind == SCALE_NIBBLE) area[bytes + (size_t)r] |= (uint8_t)(rows[r].s[0] << b % 2 * 4);
+        else
+            for (int i = 0; i < areas[kind].bytes; i++) area[bytes + (size_t)(16 * i + r)] = rows[r].s[i];
+    }
 }
 
 void cpu_scale_get(cpu_scale kind, int group, float unit, const uint8_t *area, int64_t b, int r, float d[2], float m[2]) {

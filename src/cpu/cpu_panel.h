@@ -31,10 +31,10 @@ typedef struct cpu_part {
 // Block b of a row of a file type that has an integer format; what the type does not have stays as it is.
 void cpu_part_get(uint32_t type, const uint8_t *row, int64_t b, cpu_part *to);
 
-// group: of SCALE_D, blocks of 32 columns that share a scale. Row r (0..15) of block b.
+// group: of SCALE_D, blocks of 32 columns that share a scale.
 size_t cpu_scale_area(cpu_scale kind, int group, int64_t k); // bytes, a multiple of 64
-void   cpu_scale_put(cpu_scale kind, int group, uint8_t *area, int64_t b, int r, const cpu_part *x); // into an area of zeros
-void   cpu_scale_get(cpu_scale kind, int group, float unit, const uint8_t *area, int64_t b, int r, float d[2], float m[2]); // of each half of the columns
+void   cpu_scale_put(cpu_scale kind, int group, uint8_t *area, int64_t b, int n, const cpu_part *rows); // block b of n (1..16) rows, into an area of zeros
+void   cpu_scale_get(cpu_scale kind, int group, float unit, const uint8_t *area, int64_t b, int r, float d[2], float m[2]); // of row r, for each half of the columns
 
 // The int8 formats. Here, and not in a file of its own, so that a kernel for one format knows its layout when it is compiled.
 typedef struct int8_layout {

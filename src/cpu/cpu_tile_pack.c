@@ -65,20 +65,22 @@ static void put_words(uint8_t *area, int bits, int r, const uint8_t q[TILE_K]) {
     }
 }
 
-void cpu_tile_put(const tile_layout *l, uint8_t *quants, int64_t b, int r, const cpu_part *x) {
+void cpu_tile_put(const tile_layout *l, uint8_t *quants, int64_t b, int n, const cpu_part *rows) {
     uint8_t *area = quants + (size_t)b * l->block_bytes;
-    if (l->bits == 4 || l->bits == 6) {
-        put_words(area, l->bits, r, x->q);
-        return;
-    }
-    for (int c = 0; c < TILE_K; c++) {
-        int kp = c / 2, j = c % 2, i = j * 4 + kp / 8 * 2 + kp % 2, at = r * 4 + kp % 8 / 2; // see cpu_tile.h
-        if (l->bits == 8) {
-            area[i * 64 + at] = x->q[c] ^ 0x80;
+    for (int r = 0; r < n; r++) {
+        if (l->bits == 4 || l->bits == 6) {
+            put_words(area, l->bits, r, rows[r].q);
             continue;
         }
-        area[(j * 2 + kp / 8) * 64 + at] |= (uint8_t)((x->q[c] & 15) << kp % 2 * 4);
-        area[256 + i * 8 + at / 8] |= (uint8_t)((x->q[c] >> 4) << at % 8); // the fifth bit
+        for (int c = 0; c < TILE_K; c++) {
+            int kp = c / 2, j = c % 2, i = j * 4 + kp / 8 * 2 + kp % 2, at = r * 4 + kp % 8 / 2; // see cpu_tile.h
+            if (l->bits == 8) {
+                area[i * 64 + at] = rows[r].q[c] ^ 0x80;
+                continue;
+            }
+            area[(j * 2 + kp / 8) * 64 + at] |= (uint8_t)((rows[r].q[c] & 15) << kp % 2 * 4);
+            area[256 + i * 8 + at / 8] |= (uint8_t)((rows[r].q[c] >> 4) << at % 8); // the fifth bit
+        }
     }
 }
 

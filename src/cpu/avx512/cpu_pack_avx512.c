@@ -113,6 +113,63 @@ static void tile_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
     }
 }
 
+// Of a group's 16 columns eight bytes hold the first eight in their lower halves.
+static inline void split_tiles(const uint8_t *at, size_t stride, uint8_t *area) {
+    const __m128i order[2] = {_mm_setr_epi8(0, 4, 0, 4, 2, 6, 2, 6, 8, 12, 8, 12, 10, 14, 10, 14), _mm_setr_epi8(1, 5, 1, 5, 3, 7, 3, 7, 9, 13, 9, 13, 11, 15, 11, 15)};
+    for (int j = 0; j < 2; j++) {
+        rows16 c[4];
+        ordered_columns(at, stride, order[j], c);
+        for (int g = 0; g < 2; g++) put(area + j * 128 + g * 64, _mm512_mask_blend_epi16(0xaaaaaaaa, both_low(c[2 * g], c[2 * g + 1]), both_high(c[2 * g], c[2 * g + 1])));
+    }
+}
+
+static void tile_nvfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TILE_NVFP4, k));
+    for (int64_t b = 0; b < k / TILE_K; b++, area += 256) {
+        const uint8_t *at = rows + b / 2 * (int64_t)sizeof(block_nvfp4);
+        for (int h = 0; h < 2; h++) put_bytes(panel + b * 32 + h * 16, at + b % 2 * 2 + h, stride);
+        split_tiles(at + offsetof(block_nvfp4, qs) + b % 2 * 16, stride, area);
+    }
+}
+
+static void tile_iq4_xs(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TILE_IQ4_XS, k));
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_iq4_xs)) {
+        scales_xs(rows, stride, panel + g * 160);
+        for (int j = 0; j < 8; j++, area += 256) nibble_tiles(rows + offsetof(block_iq4_xs, qs) + j * 16, stride, area, area + 64);
+    }
+}
+
+// The fifth bits of 32 columns, a dword of each row.
+static inline void fifth_tiles(const uint8_t *at, size_t stride, uint8_t *to) {
+    uint64_t masks[8] = {0};
+    for (int r = 0; r < PANEL; r++) {
+        uint32_t word;
+        memcpy(&word, at + (size_t)r * stride, 4);
+        for (int i = 0; i < 8; i++) masks[i] |= (uint64_t)_pext_u32(word, 0x1111u << (i / 2 % 2 * 16 + i % 2 * 2 + i / 4)) << 4 * r; // i: [j][g][s]
+    }
+    memcpy(to, masks, sizeof masks);
+}
+
+static void tile_q5_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TILE_Q5_0, k));
+    for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_q5_0), area += 320) {
+        put_halves(panel + b * 32, rows, stride);
+        nibble_tiles(rows + offsetof(block_q5_0, qs), stride, area, area + 64);
+        fifth_tiles(rows + offsetof(block_q5_0, qh), stride, area + 256);
+    }
+}
+
+static void tile_q5_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TILE_Q5_1, k));
+    for (int64_t b = 0; b < k / TILE_K; b++, rows += sizeof(block_q5_1), area += 320) {
+        put_halves(panel + b * 64, rows, stride);
+        put_halves(panel + b * 64 + 32, rows + 2, stride);
+        nibble_tiles(rows + offsetof(block_q5_1, qs), stride, area, area + 64);
+        fifth_tiles(rows + offsetof(block_q5_1, qh), stride, area + 256);
+    }
+}
+
 static void tile_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TILE_Q4_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q4_K), area += 8 * 256) {
@@ -171,7 +228,11 @@ void cpu_pack_avx512(cpu_kernels *k) {
     k->pack[CPU_TILE_Q8_0] = tile_q8_0;
     k->pack[CPU_TILE_Q4_0] = k->pack[CPU_TILE_IQ4_NL] = tile_q4_0; // the same fields
     k->pack[CPU_TILE_Q4_1] = tile_q4_1;
+    k->pack[CPU_TILE_Q5_0] = tile_q5_0;
+    k->pack[CPU_TILE_Q5_1] = tile_q5_1;
     k->pack[CPU_TILE_MXFP4] = tile_mxfp4;
+    k->pack[CPU_TILE_NVFP4] = tile_nvfp4;
+    k->pack[CPU_TILE_IQ4_XS] = tile_iq4_xs;
     k->pack[CPU_TILE_Q4_K] = tile_q4_k;
     k->pack[CPU_TILE_Q5_K] = tile_q5_k;
     k->pack[CPU_TILE_Q6_K] = tile_q6_k;

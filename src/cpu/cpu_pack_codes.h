@@ -1,0 +1,294 @@
+// cpu/pack_codes: panels of short codes out of sixteen whole rows: the part of cpu_pack_rows.h, which includes this, that is theirs. What it asks of its includer serves here
+// too; bits that a row has scattered are gathered in words of 64, whose bytes are rows. Layouts: cpu_codes.h. TQ1_0, Q2_0 and Q1_0 go the plain way.
+#pragma once
+
+typedef uint8_t row_bytes16[PANEL]; // a byte of each row
+
+// The lower halves (from 0) or upper halves (from 4) of the bytes, side by side.
+static inline uint64_t row_nibbles(const row_bytes16 x, int from) {
+    uint64_t half[2];
+    memcpy(half, x, sizeof half);
+    for (int i = 0; i < 2; i++) {
+        uint64_t h = half[i] >> from & 0x0f0f0f0f0f0f0f0f;
+        h = (h | h >> 4) & 0x00ff00ff00ff00ff;
+        h = (h | h >> 8) & 0x0000ffff0000ffff;
+        half[i] = (h | h >> 16) & 0xffffffff;
+    }
+    return half[0] | half[1] << 32;
+}
+
+// Bit i of each byte as 16 bits: the product has byte n's at bit 56 + n.
+static inline void put_bit(uint8_t *to, const row_bytes16 x, int i) {
+    uint64_t half[2];
+    memcpy(half, x, sizeof half);
+    for (int h = 0; h < 2; h++) to[h] = (uint8_t)((half[h] >> i & 0x0101010101010101) * 0x0102040810204080 >> 56);
+}
+
+// ---- two, three and four bits ---------------------------------------------------------------------------------------------
+
+static void panel_iq4_xs(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_IQ4_XS, k));
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_iq4_xs)) {
+        scales_xs(rows, stride, panel + g * 160);
+        for (int j = 0; j < 8; j++, area += 256) same_nibbles(rows + offsetof(block_iq4_xs, qs) + j * 16, stride, area);
+    }
+}
+
+// Eight bytes hold 16 columns of one scale, the first eight in their lower halves.
+static void panel_nvfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_NVFP4, k));
+    for (int64_t b = 0; b < k / BLOCK; b++, area += 256) {
+        const uint8_t *at = rows + b / 2 * (int64_t)sizeof(block_nvfp4);
+        rows16 c[4];
+        for (int h = 0; h < 2; h++) put_bytes(panel + b * 32 + h * 16, at + b % 2 * 2 + h, stride);
+        columns(at + offsetof(block_nvfp4, qs) + b % 2 * 16, stride, c);
+        for (int i = 0; i < 2; i++) {
+            put(area + i * 64, both_low(c[i], c[2 + i]));
+            put(area + 128 + i * 64, both_high(c[i], c[2 + i]));
+        }
+    }
+}
+
+// Of 128 columns in 32 bytes, two bits each, four blocks `step` apart.
+static inline void pair_panels(const uint8_t *at, size_t stride, uint8_t *area, size_t step) {
+    rows16 x[8];
+    columns(at, stride, x);
+    columns(at + 16, stride, x + 4);
+    const rows16 even[4] = {x[0], x[2], x[4], x[6]}, odd[4] = {x[1], x[3], x[5], x[7]};
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        put(area + (size_t)j * step, four_pairs(even, j));
+        put(area + (size_t)j * step + 64, four_pairs(odd, j));
+    }
+}
+
+static void panel_q2_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q2_K, k)), *to = panel;
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q2_K), to += 320) {
+        rows16 s[4];
+        put_halves(to, rows + offsetof(block_q2_K, d), stride);
+        put_halves(to + 32, rows + offsetof(block_q2_K, dmin), stride);
+        columns(rows + offsetof(block_q2_K, scales), stride, s);
+        for (int i = 0; i < 4; i++) put(to + 64 + i * 64, byte_columns(s[i]));
+        for (int half = 0; half < 2; half++, area += 4 * 128) pair_panels(rows + offsetof(block_q2_K, qs) + half * 32, stride, area, 128);
+    }
+}
+
+static void panel_tq2_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TQ2_0, k));
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_tq2_0)) {
+        put_halves(panel + g * 32, rows + offsetof(block_tq2_0, d), stride);
+        for (int half = 0; half < 2; half++, area += 4 * 128) pair_panels(rows + half * 32, stride, area, 128);
+    }
+}
+
+static void panel_q3_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q3_K, k)), *to = panel;
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q3_K), to += 288, area += 8 * 192) {
+        rows16 h[8]; // a bit for each block
+        put_halves(to, rows + offsetof(block_q3_K, d), stride);
+        for (int n = 0; n < 16; n++) {
+            row_bytes16 low, high;
+            put_bytes(low, rows + offsetof(block_q3_K, scales) + n % 8, stride);
+            put_bytes(high, rows + offsetof(block_q3_K, scales) + 8 + n % 4, stride);
+            for (int r = 0; r < PANEL; r++) to[32 + n * 16 + r] = (uint8_t)(((low[r] >> n / 8 * 4 & 15) | (high[r] >> n / 4 * 2 & 3) << 4) - 32);
+        }
+        columns(rows, stride, h);
+        columns(rows + 16, stride, h + 4);
+        for (int half = 0; half < 2; half++) pair_panels(rows + offsetof(block_q3_K, qs) + half * 32, stride, area + half * 4 * 192, 192);
+        for (int j = 0; j < 8; j++)
+            for (int c = 0; c < 8; c++) {
+                uint64_t mask = bits(h[c], j);
+                memcpy(area + j * 192 + 128 + c * 8, &mask, 8);
+            }
+    }
+}
+
+// ---- entries of grids -----------------------------------------------------------------------------------------------------
+
+// Bytes of signs for each eight columns as masks over [r][i] for each four.
+static inline void put_signs(uint8_t *to, row_bytes16 signs[4]) {
+    for (int g = 0; g < 4; g++) {
+        const uint64_t masks[2] = {row_nibbles(signs[g], 0), row_nibbles(signs[g], 4)};
+        memcpy(to + g * 16, masks, 16);
+    }
+}
+
+// Seven signs, and an eighth that makes their number even (quant_even_signs).
+static inline void even_signs(row_bytes16 signs[4]) {
+    for (int g = 0; g < 4; g++)
+        for (int r = 0; r < PANEL; r++) {
+            uint8_t s = signs[g][r] & 127, odd = s ^ s >> 4;
+            odd ^= odd >> 2;
+            odd ^= odd >> 1;
+            signs[g][r] = (uint8_t)(s | odd << 7);
+        }
+}
+
+// A dword of each row: four times seven signs, and the four bits of a scale, which go to the bytes' lower halves or, beside those, to their upper ones.
+static inline void put_seven_signs(uint8_t *to, rows16 x, uint8_t *scale, bool upper) {
+    uint32_t words[PANEL];
+    row_bytes16 signs[4];
+    put((uint8_t *)words, x);
+    for (int g = 0; g < 4; g++)
+        for (int r = 0; r < PANEL; r++) signs[g][r] = (uint8_t)(words[r] >> 7 * g);
+    for (int r = 0; r < PANEL; r++) scale[r] = (uint8_t)(upper ? scale[r] | words[r] >> 28 << 4 : words[r] >> 28);
+    even_signs(signs);
+    put_signs(to, signs);
+}
+
+static void panel_iq2_xxs(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_IQ2_XXS, k)), *to = panel;
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_iq2_xxs), to += 96) {
+        put_halves(to, rows, stride);
+        for (int j = 0; j < 8; j += 2) {
+            rows16 c[4];
+            columns(rows + offsetof(block_iq2_xxs, qs) + j * 8, stride, c);
+            for (int h = 0; h < 2; h++, area += 128) {
+                put(area, byte_columns(c[2 * h]));
+                put_seven_signs(area + 64, c[2 * h + 1], to + 32 + j / 2 * 16, h);
+            }
+        }
+    }
+}
+
+static void panel_iq2_xs(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_IQ2_XS, k)), *to = panel;
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_iq2_xs), to += 160) {
+        put_halves(to, rows, stride);
+        for (int j = 0; j < 8; j++, area += 136) {
+            rows16 c[4];
+            row_bytes16 x[8], signs[4]; // a low and a high byte for each eight columns
+            if (j % 2 == 0) columns(rows + offsetof(block_iq2_xs, qs) + j * 8, stride, c);
+            for (int h = 0; h < 2; h++) put(x[4 * h], byte_columns(c[j % 2 * 2 + h]));
+            put_bytes(to + 32 + j * 16, rows + offsetof(block_iq2_xs, scales) + j, stride);
+            for (int i = 0; i < 4; i++) {
+                memcpy(area + i * 16, x[2 * i], PANEL);
+                put_bit(area + 128 + i * 2, x[2 * i + 1], 0);
+                for (int r = 0; r < PANEL; r++) signs[i][r] = x[2 * i + 1][r] >> 1;
+            }
+            even_signs(signs);
+            put_signs(area + 64, signs);
+        }
+    }
+}
+
+static void panel_iq2_s(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_IQ2_S, k)), *to = panel;
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_iq2_s), to += 160) {
+        put_halves(to, rows, stride);
+        for (int j = 0; j < 8; j++, area += 144) {
+            rows16 c[4], s[4];
+            row_bytes16 signs[4], high;
+            if (j % 4 == 0) {
+                columns(rows + offsetof(block_iq2_s, qs) + j * 4, stride, c);
+                columns(rows + offsetof(block_iq2_s, qs) + 32 + j * 4, stride, s);
+            }
+            put(area, byte_columns(c[j % 4]));
+            put(signs[0], byte_columns(s[j % 4]));
+            put_signs(area + 64, signs);
+            put_bytes(high, rows + offsetof(block_iq2_s, qh) + j, stride);
+            for (int i = 0; i < 8; i++) put_bit(area + 128 + i * 2, high, i);
+            put_bytes(to + 32 + j * 16, rows + offsetof(block_iq2_s, scales) + j, stride);
+        }
+    }
+}
+
+static void panel_iq3_xxs(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_IQ3_XXS, k)), *to = panel;
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_iq3_xxs), to += 96) {
+        put_halves(to, rows, stride);
+        for (int j = 0; j < 8; j++, area += 192) {
+            rows16 c[4], s[4];
+            if (j % 2 == 0) columns(rows + offsetof(block_iq3_xxs, qs) + j * 8, stride, c);
+            if (j % 4 == 0) columns(rows + offsetof(block_iq3_xxs, qs) + 64 + j * 4, stride, s);
+            for (int h = 0; h < 2; h++) put(area + h * 64, byte_columns(c[j % 2 * 2 + h]));
+            put_seven_signs(area + 128, s[j % 4], to + 32 + j / 2 * 16, j % 2);
+        }
+    }
+}
+
+static void panel_iq3_s(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_IQ3_S, k)), *to = panel;
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_iq3_s), to += 96) {
+        put_halves(to, rows, stride);
+        for (int i = 0; i < 4; i++) put_bytes(to + 32 + i * 16, rows + offsetof(block_iq3_s, scales) + i, stride);
+        for (int j = 0; j < 8; j++, area += 208) {
+            rows16 c[4], s[4];
+            row_bytes16 signs[4], high;
+            if (j % 2 == 0) columns(rows + offsetof(block_iq3_s, qs) + j * 8, stride, c);
+            if (j % 4 == 0) columns(rows + offsetof(block_iq3_s, signs) + j * 4, stride, s);
+            for (int h = 0; h < 2; h++) put(area + h * 64, byte_columns(c[j % 2 * 2 + h]));
+            put(signs[0], byte_columns(s[j % 4]));
+            put_signs(area + 128, signs);
+            put_bytes(high, rows + offsetof(block_iq3_s, qh) + j, stride);
+            for (int i = 0; i < 8; i++) put_bit(area + 192 + i * 2, high, i);
+        }
+    }
+}
+
+static void panel_iq1_s(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_IQ1_S, k)), *to = panel;
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_iq1_s), to += 96) {
+        rows16 h[4];
+        put_halves(to, rows, stride);
+        columns(rows + offsetof(block_iq1_s, qh), stride, h);
+        for (int j = 0; j < 8; j++, area += 96) {
+            rows16 c[4];
+            row_bytes16 x[4]; // 16 bits of two blocks: three for each eight columns, the scale, the shift
+            if (j % 4 == 0) columns(rows + offsetof(block_iq1_s, qs) + j * 4, stride, c);
+            put(area, byte_columns(c[j % 4]));
+            put(x[0], byte_columns(h[j / 2]));
+            const row_bytes16 *own = &x[j % 2 * 2];
+            for (int i = 0; i < 12; i++) put_bit(area + 64 + i * 2, own[i / 8], i % 8);
+            for (int i = 0; i < 4; i++) put_bit(area + 88 + i * 2, own[1], 7);
+            uint8_t *scale = to + 32 + j / 2 * 16;
+            for (int r = 0; r < PANEL; r++) scale[r] = (uint8_t)(j % 2 ? scale[r] | (own[1][r] & 0x70) : own[1][r] >> 4 & 7);
+        }
+    }
+}
+
+static void panel_iq1_m(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_IQ1_M, k)), *to = panel;
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_iq1_m), to += 160) {
+        rows16 h[4];
+        for (int r = 0; r < PANEL; r++) { // 4 times four scales of three bits, and four bits of d
+            uint16_t s[4], d = 0;
+            memcpy(s, rows + offsetof(block_iq1_m, scales) + (size_t)r * stride, 8);
+            for (int i = 0; i < 4; i++) d = (uint16_t)(d | s[i] >> 12 << 4 * i);
+            memcpy(to + 2 * r, &d, 2);
+            for (int j = 0; j < 8; j++) to[32 + j * 16 + r] = (uint8_t)((s[j / 2] >> j % 2 * 6 & 7) | (s[j / 2] >> (j % 2 * 6 + 3) & 7) << 4);
+        }
+        columns(rows + offsetof(block_iq1_m, qh), stride, h);
+        for (int j = 0; j < 8; j++, area += 96) {
+            rows16 c[4];
+            row_bytes16 x[4]; // of two blocks: three bits and a shift for each eight columns
+            if (j % 4 == 0) columns(rows + j * 4, stride, c);
+            put(area, byte_columns(c[j % 4]));
+            put(x[0], byte_columns(h[j / 2]));
+            for (int i = 0; i < 4; i++) {
+                const uint8_t *own = x[j % 2 * 2 + i / 2];
+                for (int b = 0; b < 3; b++) put_bit(area + 64 + (i * 3 + b) * 2, own, i % 2 * 4 + b);
+                put_bit(area + 88 + i * 2, own, i % 2 * 4 + 3);
+            }
+        }
+    }
+}
+
+static void fill_pack_codes(cpu_kernels *k) {
+    k->pack[CPU_IQ4_NL] = panel_q4_0; // the same fields
+    k->pack[CPU_MXFP4] = panel_mxfp4;
+    k->pack[CPU_IQ4_XS] = panel_iq4_xs;
+    k->pack[CPU_NVFP4] = panel_nvfp4;
+    k->pack[CPU_Q2_K] = panel_q2_k;
+    k->pack[CPU_TQ2_0] = panel_tq2_0;
+    k->pack[CPU_Q3_K] = panel_q3_k;
+    k->pack[CPU_IQ2_XXS] = panel_iq2_xxs;
+    k->pack[CPU_IQ2_XS] = panel_iq2_xs;
+    k->pack[CPU_IQ2_S] = panel_iq2_s;
+    k->pack[CPU_IQ3_XXS] = panel_iq3_xxs;
+    k->pack[CPU_IQ3_S] = panel_iq3_s;
+    k->pack[CPU_IQ1_S] = panel_iq1_s;
+    k->pack[CPU_IQ1_M] = panel_iq1_m;
+    for (cpu_format f = CPU_CODE_FIRST; f <= CPU_CODE_LAST; f++) k->pack[CPU_TILE_CODE + f - CPU_CODE_FIRST] = k->pack[f]; // tiles keep them in the same order
+}

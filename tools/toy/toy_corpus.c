@@ -292,7 +292,8 @@ static void synonyms(const corpus *c, rng *r, char *text, size_t max) {
 }
 
 static void insert_adverb(rng *r, char *text, size_t max) {
-    static const char *const adverb[] = {"exactly", "actually", "really", "just", "then", "now", "simply", "also", "normally", "usually", "best", "maybe", "please", "ever", "even"};
+    static const char *const adverb[] = {"exactly", "actually", "really", "just", "then", "now", "simply", "also",
+                                         "normally", "usually", "best", "maybe", "please", "ever", "even"};
     char copy[TEXT_MAX];
     size_t spaces = 0, i = 0;
     for (size_t k = 0; text[k]; k++)

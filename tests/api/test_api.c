@@ -89,8 +89,8 @@ static void *generate(void *arg) {
         }
         if (going) {
             bool full = r->g.max_tokens && !stopped;
-            altiserve_event end = {.kind = EVENT_FINISH, .choice = c, .finish = full ? FINISH_LENGTH : FINISH_STOP, .stop = stopped ? r->g.n_stop : 0};
-            going = emit(r, end, "", 0);
+            altiserve_event finish = {.kind = EVENT_FINISH, .choice = c, .finish = full ? FINISH_LENGTH : FINISH_STOP, .stop = stopped ? r->g.n_stop : 0};
+            going = emit(r, finish, "", 0);
         }
     }
     if (strstr(r->prompt, "FAILEARLY")) {

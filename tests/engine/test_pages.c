@@ -7,11 +7,11 @@
 #include "engine/engine_util.h"
 #include "obs/obs.h"
 
-// What notify sees of a stream: how many events it has made. At event `at` it says so, and waits to be let go where `holds`.
+// What notify sees of a stream: how many events it has made. At event `at` it says so, and waits where it `holds` until it may go on.
 typedef struct probe {
     atomic_int count;
     int  at;
-    bool holds, reached, open;
+    bool holds, reached;
     pthread_mutex_t lock;
     pthread_cond_t  turn;
 } probe;
@@ -24,11 +24,13 @@ static void probe_init(probe *p, int at, bool holds) {
 
 static void probe_event(void *ctx) {
     probe *p = ctx;
-    if (atomic_fetch_add(&p->count, 1) + 1 != p->at) return;
+    int n = atomic_fetch_add(&p->count, 1) + 1;
     pthread_mutex_lock(&p->lock);
-    p->reached = true;
-    pthread_cond_broadcast(&p->turn);
-    while (p->holds && !p->open) pthread_cond_wait(&p->turn, &p->lock);
+    if (n == p->at) {
+        p->reached = true;
+        pthread_cond_broadcast(&p->turn);
+    }
+    while (p->holds && n == p->at) pthread_cond_wait(&p->turn, &p->lock);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -38,9 +40,11 @@ static void probe_await(probe *p) {
     pthread_mutex_unlock(&p->lock);
 }
 
-static void probe_open(probe *p) {
+// To event `at`; 0: to its end.
+static void probe_go_on(probe *p, int at) {
     pthread_mutex_lock(&p->lock);
-    p->open = true;
+    p->at = at;
+    p->reached = false;
     pthread_cond_broadcast(&p->turn);
     pthread_mutex_unlock(&p->lock);
 }
@@ -107,13 +111,14 @@ static void served_soon(altiserve *a, altiserve_generate g, probe *held) {
     g.notify = newcomer_event;
     g.notify_ctx = &n;
     probe_await(held);
+    int at = held->at;
     assert_int_equal(altiserve_submit(a, &g, &r, NULL), OK);
-    probe_open(held);
+    probe_go_on(held, 0);
     answer *x = mem_calloc(1, sizeof *x);
     collect(r, x);
     assert_int_equal(x->end, FINISH_LENGTH);
     assert_true(obs_read(OBS_DISPLACED, "toy-1", NULL) > displaced);
-    int later = atomic_load(&n.last) - held->at;
+    int later = atomic_load(&n.last) - at;
     if (later > 30) fail_msg("it ended %d steps later", later);
     answer_free(x);
 }
@@ -128,10 +133,12 @@ static void to_whom_the_policy_says(void **state) {
         altiserve *a = engine_of_pages(o);
         altiserve_request *r[3];
         probe p[3];
-        for (int i = 0; i < 3; i++) {
-            probe_init(&p[i], 120, i == 0);
+        for (int i = 0; i < 3; i++) { // the first begins when the others are there: they grow together
+            probe_init(&p[i], 1, i == 0);
             r[i] = stream(a, i, &p[i]);
+            if (!i) probe_await(&p[0]);
         }
+        probe_go_on(&p[0], 120);
         altiserve_generate g = greedy("What is 3 + 4? What is 5 + 6? What is 7 + 8? What is 9 + 10?", 4);
         g.priority = k ? 0 : -1;
         g.client = k ? "few" : "many";

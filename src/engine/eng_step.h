@@ -10,6 +10,7 @@ typedef struct eng_served {
     eng_model  *m;              // owns this
     eng_sched  *sched;
     struct eng_served *next;    // of all served models, under the scheduler's lock
+    uint64_t    round;          // the scheduler's, in which it was stepped last
     kv_pool    *pool;
     kv_key      key;
     bool        snapshots;      // recurrent states are kept at some borders of pages

@@ -193,7 +193,7 @@ bool pol_finds_pages(const pol_cost *c, const pol_item *w, pol_item *running, in
 
 // ---- the order of a step
 
-// No place is free: one is made, a step. The next that waits found no pages at the last step: it is started in place of others if they give theirs, or else the
+// Where no place is free one is made, in a step. The next that waits found no pages at the last step: it is started in place of others if they give theirs, or else the
 // next that has no token yet.
 static void let_in(pol_turn *t, const pol_hands *h, void *ctx) {
     pol_item next;
@@ -205,11 +205,11 @@ static void let_in(pol_turn *t, const pol_hands *h, void *ctx) {
     if ((w = h->next(ctx, POL_WAITS_FOR_FIRST, &next))) h->start(ctx, w, true);
 }
 
-// The rows that it took. Where it found no pages it is remembered, unless an older one is: a younger one would have given its own to it.
+// As `read`. Who found no pages is remembered, unless an older one is: a younger one would have given its own to it.
 static int32_t read_on(pol_turn *t, const pol_hands *h, void *ctx, void *who, int32_t rows) {
     int32_t n = h->read(ctx, who, rows);
     if (n < 0 && !t->blocked) t->blocked = who;
-    return n > 0 ? n : 0;
+    return n;
 }
 
 void pol_compose(pol_turn *t, const pol_hands *h, void *ctx) {
@@ -220,15 +220,19 @@ void pol_compose(pol_turn *t, const pol_hands *h, void *ctx) {
     t->blocked = NULL;
     if (first) read_on(t, h, ctx, first, KV_PAGE); // before the streams take the pages again
     h->streams(ctx);
+    bool open = true;
     for (int32_t budget = h->budget(ctx); budget > 0;) {
-        bool open = !t->crowded && !t->blocked && h->places(ctx) > 0;
-        void *r = h->next(ctx, POL_READS, &reading), *w = open ? h->next(ctx, POL_WAITS, &waiting) : NULL;
+        void *r = h->next(ctx, POL_READS, &reading), *w = open && h->places(ctx) ? h->next(ctx, POL_WAITS, &waiting) : NULL;
         if (w && (!r || pol_before(&waiting, &reading))) {
-            if ((t->crowded = !h->start(ctx, w, false))) continue; // r may have ended with it
+            open = h->start(ctx, w, false);
+            t->crowded = !open;
+            if (!open) continue; // r may have ended with it
             r = w;
         }
         if (!r) return;
-        budget -= read_on(t, h, ctx, r, budget);
+        int32_t n = read_on(t, h, ctx, r, budget);
+        if (n < 0) open = false;
+        else budget -= n;
     }
 }
 

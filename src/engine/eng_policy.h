@@ -118,7 +118,7 @@ int32_t pol_yields(const pol_item *waiting, const pol_item *running, int32_t n);
 bool    pol_finds_pages(const pol_cost *c, const pol_item *newcomer, pol_item *running, int32_t n, const pol_room *room, bool from_others);
 
 // ---- the order of a step
-typedef enum pol_which { POL_WAITS, POL_WAITS_FOR_FIRST, POL_READS } pol_which; // who waits; of them, who has had no token; whose prompt is read and was not asked yet in this step
+typedef enum pol_which { POL_WAITS, POL_WAITS_FOR_FIRST, POL_READS } pol_which; // who waits; of them, who has had no token; whose prompt is read, who has no rows yet and was not asked
 
 // Who holds the sequences (the engine, the simulation) tells of them and does what is decided. who: one of theirs, that waits or runs.
 typedef struct pol_hands {
@@ -128,7 +128,7 @@ typedef struct pol_hands {
     bool    (*start)(void *ctx, void *who, bool from_others);     // if it finds pages (pol_finds_pages): it runs
     void    (*begin)(void *ctx);                                  // from here on rows are taken; nobody with rows gives its pages
     void    (*streams)(void *ctx);                                // those that find pages take theirs
-    int32_t (*budget)(void *ctx);                                 // pol_prompt_rows, beside them
+    int32_t (*budget)(void *ctx);                                 // pol_prompt_rows, beside them; from here on who reads is asked, each once
     int32_t (*read)(void *ctx, void *who, int32_t rows);          // of its prompt so many rows at most; how many it took, -1: none, for want of pages
 } pol_hands;
 
@@ -139,7 +139,7 @@ typedef struct pol_turn {
 } pol_turn;
 
 // Who takes part in a step, and in which order: who waits gets a place, then pages, of running ones; the prompt that streams left no pages last time; streams; then
-// prompts and newcomers, whoever goes before the others, until the rows are used. Nobody is started while a prompt that runs finds no pages.
+// prompts and newcomers, whoever goes before the others, until the rows are used. Nobody is started once a prompt that goes before found no pages.
 void pol_compose(pol_turn *t, const pol_hands *h, void *ctx);
 
 // ---- the queue

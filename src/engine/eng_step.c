@@ -468,7 +468,7 @@ static void make_way(void *ctx, const pol_item *waiting) {
 static void begin(void *ctx) {
     eng_served *v = ctx;
     v->more = eng_tiers_pump(v, make_room);
-    for (eng_choice *c = v->running; c; c = c->next) c->n_rows = c->n_drafts = 0, c->passed = c->from_model = false;
+    for (eng_choice *c = v->running; c; c = c->next) c->n_rows = c->n_drafts = 0, c->from_model = false;
     if (v->turn.blocked && is_stream(v->turn.blocked)) v->turn.blocked = NULL;
 }
 
@@ -477,8 +477,8 @@ static int32_t prompt_budget(void *ctx) {
     eng_served *v = ctx;
     int32_t prompts = v->n_waiting < places(v) ? v->n_waiting : places(v);
     pol_item item;
+    for (eng_choice *c = v->running; c; c = c->next) c->passed = false, prompts += !is_stream(c);
     const eng_choice *first = next(v, POL_READS, &item);
-    for (const eng_choice *c = v->running; c; c = c->next) prompts += !is_stream(c);
     return pol_prompt_rows(&v->cost, &v->load, prompts, first ? (double)kv_seq_len(first->kv) : 0, v->m->max_rows - v->n_rows);
 }
 

@@ -268,7 +268,7 @@ static bool start(void *ctx, void *who, bool from_others) {
 
 static void begin(void *ctx) {
     engine *e = ctx;
-    for (int32_t i = 0; i < e->n_running; i++) e->running[i]->stepped = e->running[i]->passed = false, e->running[i]->drafts = 0;
+    for (int32_t i = 0; i < e->n_running; i++) e->running[i]->stepped = false, e->running[i]->drafts = 0;
     if (e->turn.blocked && is_stream(e->turn.blocked)) e->turn.blocked = NULL;
 }
 
@@ -310,7 +310,7 @@ static void add_streams(void *ctx) {
 static int32_t prompt_budget(void *ctx) {
     engine *e = ctx;
     int32_t prompts = (int32_t)e->n_waiting < places(e) ? (int32_t)e->n_waiting : places(e);
-    for (int32_t i = 0; i < e->n_running; i++) prompts += !e->running[i]->stepped && !is_stream(e->running[i]);
+    for (int32_t i = 0; i < e->n_running; i++) e->running[i]->passed = false, prompts += !e->running[i]->stepped && !is_stream(e->running[i]);
     pol_item item;
     const request *first = next(e, POL_READS, &item);
     return pol_prompt_rows(&e->cost, &e->load, prompts, first ? first->at : 0, STEP_TOKENS - (int32_t)(e->load.streams + e->load.rows + e->load.drafts));

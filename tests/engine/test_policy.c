@@ -515,6 +515,75 @@ static void order_and_queue(void **state) {
     assert_int_equal(pol_retry_after(1000000, 1), 600);
 }
 
+// One that reads and one that waits, and what is asked of them.
+typedef struct script {
+    char     log[100];
+    pol_item reads, waits;
+    bool     has_rows, asked, has_pages; // of who reads
+    bool     starts;                     // who waits, when it is told to
+} script;
+
+static void say(void *ctx, const char *what) {
+    script *s = ctx;
+    snprintf(s->log + strlen(s->log), sizeof s->log - strlen(s->log), "%s%s", *s->log ? " " : "", what);
+}
+
+static int32_t one_place(void *ctx) { return (void)ctx, 1; }
+static void *next_in_script(void *ctx, pol_which which, pol_item *item) {
+    script *s = ctx;
+    if (which == POL_READS && (s->has_rows || s->asked)) return NULL;
+    pol_item *who = which == POL_READS ? &s->reads : &s->waits;
+    *item = *who;
+    return who;
+}
+static void say_begin(void *ctx) { say(ctx, "begin"); }
+static void say_streams(void *ctx) { say(ctx, "streams"); }
+static int32_t budget_of_script(void *ctx) {
+    script *s = ctx;
+    s->asked = false;
+    return 64;
+}
+static bool say_start(void *ctx, void *who, bool from_others) {
+    script *s = ctx;
+    (void)who;
+    say(s, from_others ? "start-from-others" : "start");
+    return s->starts;
+}
+static int32_t say_read(void *ctx, void *who, int32_t rows) {
+    script *s = ctx;
+    if (who == &s->waits) {
+        say(s, "read-newcomer");
+        return rows;
+    }
+    say(s, "read");
+    s->asked = true;
+    s->has_rows = s->has_pages;
+    return s->has_pages ? rows : -1;
+}
+
+// Who was left no pages is asked before the streams. While it finds none, who goes behind it is not started; who goes before it is, at the next step for the pages of others.
+static void order_of_a_step(void **state) {
+    (void)state;
+    static const pol_hands hands = {.places = one_place, .next = next_in_script, .start = say_start, .begin = say_begin, .streams = say_streams, .budget = budget_of_script, .read = say_read};
+    static const struct { int64_t priority; bool has_pages, starts; const char *steps[2]; } cases[] = {
+        {1, false, true, {"begin read streams read", "begin read streams read"}},
+        {1, true, true, {"begin read streams start read-newcomer", "begin streams read"}},
+        {-1, false, false, {"begin read streams start read", "start-from-others begin read streams start read"}},
+        {-1, false, true, {"begin read streams start read-newcomer", "begin read streams start read-newcomer"}},
+    };
+    pol_client client = {.weight = 1};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        script s = {.reads = {.client = &client, .order = 1}, .waits = {.client = &client, .order = 2, .priority = cases[i].priority}, .has_pages = cases[i].has_pages, .starts = cases[i].starts};
+        pol_turn t = {.blocked = &s.reads};
+        for (int step = 0; step < 2; step++) {
+            s.log[0] = 0;
+            s.has_rows = false;
+            pol_compose(&t, &hands, &s);
+            if (strcmp(s.log, cases[i].steps[step])) fail_msg("case %zu, step %d: %s", i, step, s.log);
+        }
+    }
+}
+
 // ---- whole runs ----------------------------------------------------------------------------------
 
 typedef struct tally {
@@ -791,7 +860,7 @@ static void many_replicas(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(recorded_steps_are_foreseen), cmocka_unit_test(cost_is_found), cmocka_unit_test(rows_beside_streams), cmocka_unit_test(order_and_queue),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(recorded_steps_are_foreseen), cmocka_unit_test(cost_is_found), cmocka_unit_test(rows_beside_streams), cmocka_unit_test(order_and_queue), cmocka_unit_test(order_of_a_step),
                                        cmocka_unit_test(a_million),     cmocka_unit_test(fair_shares),         cmocka_unit_test(priorities), cmocka_unit_test(short_prompts_pass),
                                        cmocka_unit_test(pages_are_given),
                                        cmocka_unit_test(many_replicas)};

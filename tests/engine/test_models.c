@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -563,6 +564,39 @@ static void every_model_has_its_turn(void **state) {
     altiserve_destroy(a);
 }
 
+// The folder cannot be read, for want of file descriptors or of memory: what was listed stays. A folder that is gone has no models.
+static void a_scan_that_fails_changes_nothing(void **state) {
+    (void)state;
+    char other[300];
+    put_layers("one", 1);
+    eng_models *ms = list_with(0, 600000);
+    eng_file *one = named(ms, "one"), *found;
+    struct rlimit before;
+    int next = dup(0);
+    assert_true(next >= 0);
+    close(next);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)next, before.rlim_max}), 0);
+    eng_models_rescan(ms);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_ptr_equal(found = named(ms, "one"), one);
+    eng_file_release(found);
+    for (int k = 1; k < 40; k++) { // another version, which may or may not be listed
+        assert_int_equal(utimensat(AT_FDCWD, path_of("one.gguf"), (struct timespec[2]){{k, 0}, {k, 0}}, 0), 0);
+        mem_fail_at(k);
+        eng_models_rescan(ms);
+        mem_fail_at(0);
+        eng_file_release(named(ms, "one"));
+    }
+    snprintf(other, sizeof other, "%s-away", dir);
+    assert_int_equal(rename(dir, other), 0);
+    eng_models_rescan(ms);
+    assert_int_equal(eng_models_find(ms, "one", &found, NULL), E_NOTFOUND);
+    assert_int_equal(rename(other, dir), 0);
+    eng_file_release(one);
+    list_end(ms);
+}
+
 static void let_go(void *helper) { eng_model_release(helper); }
 
 // A model that drafts for another is idle with it: both are dropped for who needs the room of both.
@@ -844,6 +878,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_broken_tokenizer_ends_the_load, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waits_for_memory_stops_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(every_model_has_its_turn, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_scan_that_fails_changes_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(helpers_go_with_whom_they_help, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waited_longer_goes_first, setup, teardown), cmocka_unit_test_setup_teardown(who_was_loaded_is_kept_a_while, setup, teardown),
         cmocka_unit_test_setup_teardown(a_wait_for_memory_has_an_end, setup, teardown),

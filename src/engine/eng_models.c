@@ -322,7 +322,7 @@ void eng_models_rescan(eng_models *ms) {
     DIR *dir = opendir(ms->dir);
     eng_file **list = NULL;
     size_t n = 0, cap = 0;
-    bool fresh = false, failed = false;
+    bool fresh = false, failed = !dir && errno != ENOENT && errno != ENOTDIR; // want of file descriptors is no empty folder
     for (struct dirent *d; dir && n < MAX_ENTRIES && (d = readdir(dir));) {
         char id[256], path[1024 + 300];
         uint64_t stamp;
@@ -340,6 +340,7 @@ void eng_models_rescan(eng_models *ms) {
             if (f) log_listed(f);
         }
         if (!f || !mem_grow((void **)&list, &cap, n + 1, sizeof *list)) {
+            if (f && find_listed(ms, id) != f) eng_file_release(f);
             failed = true;
             break;
         }

@@ -138,9 +138,14 @@ bool pol_gives_pages(const pol_item *w, const pol_item *r, uint32_t rank) {
     return r->made >= POL_SLICE && r->client->work >= w->client->work && (!w->begun || w->order < r->order);
 }
 
+int32_t pol_unread(const pol_item *running, int32_t n) {
+    while (n > 0 && !running[n - 1].unread) n--;
+    return n - 1;
+}
+
 int32_t pol_yields(const pol_item *w, const pol_item *running, int32_t n) {
-    for (int32_t i = n; i-- > 0;)
-        if (running[i].unread) return i;
+    int32_t unread = pol_unread(running, n);
+    if (unread >= 0) return unread;
     for (int32_t i = n; i-- > 1;)
         if (pol_displaces(w, &running[i], running[i].client->runs)) return i;
     return -1;
@@ -184,6 +189,51 @@ bool pol_finds_pages(const pol_cost *c, const pol_item *w, pol_item *running, in
     for (pol_item *r; short_of && from_others && (r = next_giver(w, running, n)); short_of = lacks(c, w, running, n, room)) r->gives = true;
     for (int32_t i = 0; i < n && short_of; i++) running[i].gives = false;
     return !short_of;
+}
+
+// ---- the order of a step
+
+// Where no place is free one is made, in a step. The next that waits found no pages at the last step: it is started in place of others if they give theirs, or else the
+// next that has no token yet.
+static void let_in(pol_turn *t, const pol_hands *h, void *ctx) {
+    pol_item next;
+    bool crowded = t->crowded;
+    t->crowded = false;
+    if (!h->places(ctx) && h->next(ctx, POL_WAITS, &next)) h->make_way(ctx, &next);
+    void *w = crowded && h->places(ctx) ? h->next(ctx, POL_WAITS, &next) : NULL;
+    if (!w || h->start(ctx, w, true) || !next.begun) return;
+    if ((w = h->next(ctx, POL_WAITS_FOR_FIRST, &next))) h->start(ctx, w, true);
+}
+
+// As `read`. Who found no pages is remembered, unless an older one is: a younger one would have given its own to it.
+static int32_t read_on(pol_turn *t, const pol_hands *h, void *ctx, void *who, int32_t rows) {
+    int32_t n = h->read(ctx, who, rows);
+    if (n < 0 && !t->blocked) t->blocked = who;
+    return n;
+}
+
+void pol_compose(pol_turn *t, const pol_hands *h, void *ctx) {
+    pol_item reading, waiting;
+    let_in(t, h, ctx);
+    h->begin(ctx);
+    void *first = t->blocked;
+    t->blocked = NULL;
+    if (first) read_on(t, h, ctx, first, KV_PAGE); // before the streams take the pages again
+    h->streams(ctx);
+    bool open = true;
+    for (int32_t budget = h->budget(ctx); budget > 0;) {
+        void *r = h->next(ctx, POL_READS, &reading), *w = open && h->places(ctx) ? h->next(ctx, POL_WAITS, &waiting) : NULL;
+        if (w && (!r || pol_before(&waiting, &reading))) {
+            open = h->start(ctx, w, false);
+            t->crowded = !open;
+            if (!open) continue; // r may have ended with it
+            r = w;
+        }
+        if (!r) return;
+        int32_t n = read_on(t, h, ctx, r, budget);
+        if (n < 0) open = false;
+        else budget -= n;
+    }
 }
 
 // ---- the queue

@@ -108,12 +108,39 @@ bool   pol_displaces(const pol_item *waiting, const pol_item *running, uint32_t 
 // Whether a running item gives its pages to a waiting one, for want of others. rank: by age.
 bool   pol_gives_pages(const pol_item *waiting, const pol_item *running, uint32_t rank);
 
-// Both below: `running` has all n that run, by age, the oldest first.
+// All below: `running` has all n that run, by age, the oldest first.
+// The youngest that nobody reads. -1: all are read.
+int32_t pol_unread(const pol_item *running, int32_t n);
 // Whose place a waiting one takes where no other is free: the youngest that nobody reads, or else the youngest that it displaces, but never the oldest. -1: nobody's.
 int32_t pol_yields(const pol_item *waiting, const pol_item *running, int32_t n);
 // Whether a newcomer finds the pages to begin with: for its prompt and a page (what it holds is there already), for what was promised to others (their prompts and a
 // page), and for what they all take while it is read. from_others: those of running ones that give theirs too, the youngest first, and none unless they suffice: `gives` says whose.
 bool    pol_finds_pages(const pol_cost *c, const pol_item *newcomer, pol_item *running, int32_t n, const pol_room *room, bool from_others);
+
+// ---- the order of a step
+typedef enum pol_which { POL_WAITS, POL_WAITS_FOR_FIRST, POL_READS } pol_which; // who waits; of them, who has had no token; whose prompt is read, who has no rows yet and was not asked
+
+// Who holds the sequences (the engine, the simulation) tells of them and does what is decided. who: one of theirs, that waits or runs.
+typedef struct pol_hands {
+    int32_t (*places)(void *ctx);                                 // that are free
+    void   *(*next)(void *ctx, pol_which which, pol_item *item);  // the first by pol_before, and how the policy sees it; NULL: nobody
+    void    (*make_way)(void *ctx, const pol_item *next);         // whoever yields to it (pol_yields) waits again
+    bool    (*start)(void *ctx, void *who, bool from_others);     // if it finds pages (pol_finds_pages): it runs
+    void    (*begin)(void *ctx);                                  // from here on rows are taken; nobody with rows gives its pages
+    void    (*streams)(void *ctx);                                // those that find pages take theirs
+    int32_t (*budget)(void *ctx);                                 // pol_prompt_rows, beside them; from here on who reads is asked, each once
+    int32_t (*read)(void *ctx, void *who, int32_t rows);          // of its prompt so many rows at most; how many it took, -1: none, for want of pages
+} pol_hands;
+
+// What a step leaves to the next. All zero: nothing.
+typedef struct pol_turn {
+    bool  crowded; // the next that waits was not started for want of pages
+    void *blocked; // the oldest that reads and found no pages, for younger streams had them: they give way at the next step. Who ends or stops running is taken out here
+} pol_turn;
+
+// Who takes part in a step, and in which order: who waits gets a place, then pages, of running ones; the prompt that streams left no pages last time; streams; then
+// prompts and newcomers, whoever goes before the others, until the rows are used. Nobody is started once a prompt that goes before found no pages.
+void pol_compose(pol_turn *t, const pol_hands *h, void *ctx);
 
 // ---- the queue
 // Whether a newcomer may wait: `limit` bounds all; the last eighth of it is for clients who have less than an eighth waiting.

@@ -47,6 +47,7 @@ struct eng_sched {
     eng_served *served;       // all models that have scheduler state
 
     altiserve_request *all;   // engine thread
+    uint64_t    round;        // counts the turns of all models
     samp_scratch scratch;
     eng_history history;
 };
@@ -370,17 +371,24 @@ static void run_jobs(eng_sched *s) {
     }
 }
 
-// One step of each model that has work; the lists are held still by the requests' references to their models.
+// One step of each model that has work, some of them at a time; those are held still by their requests' references.
 static bool step_all(eng_sched *s) {
-    enum { MOST = 64 };
-    eng_served *turn[MOST];
-    size_t n = 0;
-    pthread_mutex_lock(&s->lock);
-    for (eng_served *v = s->served; v && n < MOST; v = v->next)
-        if (v->running || v->waiting) turn[n++] = v;
-    pthread_mutex_unlock(&s->lock);
+    enum { SOME = 64 };
+    eng_served *turn[SOME];
+    size_t n;
     bool any = false;
-    for (size_t i = 0; i < n; i++) any |= eng_served_step(turn[i], &s->scratch);
+    s->round++;
+    do {
+        n = 0;
+        pthread_mutex_lock(&s->lock);
+        for (eng_served *v = s->served; v && n < SOME; v = v->next) {
+            if (v->round == s->round || !(v->running || v->waiting)) continue;
+            v->round = s->round;
+            turn[n++] = v;
+        }
+        pthread_mutex_unlock(&s->lock);
+        for (size_t i = 0; i < n; i++) any |= eng_served_step(turn[i], &s->scratch);
+    } while (n == SOME);
     return any;
 }
 

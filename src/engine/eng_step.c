@@ -1,5 +1,5 @@
 // Owns what a step computes: running streams first (one row each), then chunks of prompts, then newcomers while pages last; how many rows and in
-// whose order is eng_policy's to say.
+// which order is eng_policy's to say (pol_compose).
 //
 // Invariants: running and waiting are in order of age (priority, then arrival); a waiting choice holds no pages; at most `parallel` choices run. For want
 // of pages a choice is preempted for an older one that runs, and never while it is in the step under way; before a step also for one that waits and to whom the policy gives its
@@ -58,7 +58,7 @@ static void leave(eng_served *v, eng_choice *c) {
     eng_draft_leave(c);
     c->behind = 0;
     if (c->kv) c->computed = kv_seq_len(c->kv);
-    if (v->blocked == c) v->blocked = NULL;
+    if (v->turn.blocked == c) v->turn.blocked = NULL;
     if (c->phase == CHOICE_RUNNING && take_out(&v->running, c)) {
         v->n_running--;
         c->r->client->fair.runs--;
@@ -210,23 +210,6 @@ static pol_item item_of(const eng_choice *c) {
                       .length = (double)c->n_tokens, .made = (double)(c->n_out - c->resumed)};
 }
 
-static bool goes_before(const eng_choice *a, const eng_choice *b) {
-    pol_item x = item_of(a), y = item_of(b);
-    return pol_before(&x, &y);
-}
-
-// Which of the list the policy serves next, among those that may be.
-static eng_choice *next_of(eng_choice *list, bool (*may)(const eng_choice *)) {
-    eng_choice *best = NULL;
-    pol_item first = {0};
-    for (eng_choice *c = list; c; c = c->next) {
-        if (may && !may(c)) continue;
-        pol_item item = item_of(c);
-        if (!best || pol_before(&item, &first)) best = c, first = item;
-    }
-    return best;
-}
-
 // Its client takes what is written: one that does not is neither started nor keeps others waiting.
 static bool is_read(const eng_choice *c) { return !eng_request_full(c->r); }
 
@@ -246,27 +229,6 @@ static int32_t look(eng_served *v, bool pages) {
 static void displace(eng_served *v, eng_choice *c) {
     preempt(v, c);
     obs_count(OBS_DISPLACED, v->m->file->id, NULL, 1);
-}
-
-// No place is free: whoever yields to the next that waits goes back to waiting. One a step.
-static void make_way(eng_served *v) {
-    eng_choice *next = v->n_running < v->parallel ? NULL : next_of(v->waiting, is_read), *c = v->running;
-    if (!next) return;
-    pol_item waiting = item_of(next);
-    int32_t n = look(v, false), i = pol_yields(&waiting, v->items, n);
-    if (i < 0) return;
-    while (i--) c = c->next;
-    displace(v, c);
-}
-
-// Nobody took rows: if somebody could for the pages of a choice whose client does not read, they are given back.
-static bool give_up_unread(eng_served *v) {
-    eng_choice *youngest = NULL;
-    for (eng_choice *c = v->running; c; c = c->next)
-        if (!is_read(c)) youngest = c;
-    if (!youngest || !(next_of(v->waiting, is_read) || next_of(v->running, is_read))) return false;
-    displace(v, youngest);
-    return true;
 }
 
 // The youngest running choice that is younger than c and not in the step.
@@ -334,7 +296,9 @@ static bool finds_pages(eng_served *v, const eng_choice *c, bool from_others) {
 }
 
 // Starts c, which waits, when pages for it are to be had; from_others: also those of running choices, of the youngest first, and of none unless they suffice.
-static bool enter(eng_served *v, eng_choice *c, bool from_others) {
+static bool start(void *ctx, void *who, bool from_others) {
+    eng_served *v = ctx;
+    eng_choice *c = who;
     error err = {0};
     if (eng_served_seq(v, c, &c->kv, &err) != OK) {
         fail_between(v, c->r, &err);
@@ -356,17 +320,6 @@ static bool enter(eng_served *v, eng_choice *c, bool from_others) {
     eng_tiers_hit(v, cached);
     eng_tiers_begin(v, c);
     return true;
-}
-
-static bool waits_for_first(const eng_choice *c) { return !c->n_out && is_read(c); }
-
-// The next that waits found no pages at the last step: it is started in place of others if they give theirs, or else the next that has no token yet.
-static void make_pages(eng_served *v) {
-    eng_choice *c = v->crowded && v->n_running < v->parallel ? next_of(v->waiting, is_read) : NULL;
-    v->crowded = false;
-    if (!c || enter(v, c, true) || !c->n_out) return;
-    c = next_of(v->waiting, waits_for_first);
-    if (c) enter(v, c, true);
 }
 
 // ---- the step ------------------------------------------------------------------------------------
@@ -415,34 +368,36 @@ static size_t next_state(const eng_choice *c, size_t at) {
     return next < last ? next : at < last ? last : c->n_tokens;
 }
 
-// A chunk of c's prompt; the rows it took.
-static void add_chunk(eng_served *v, eng_choice *c, int32_t *budget) {
-    if (c->fetch) return;
+// A chunk of c's prompt.
+static int32_t add_chunk(void *ctx, void *who, int32_t budget) {
+    eng_served *v = ctx;
+    eng_choice *c = who;
+    c->passed = true;
+    if (c->fetch) return 0;
+    if (budget > v->m->max_rows - v->n_rows) budget = v->m->max_rows - v->n_rows;
     size_t before = kv_seq_len(c->kv), at = kv_seq_match(c->kv, c->tokens, c->n_tokens);
     if (c->counts) c->r->cached += (uint32_t)(at - before);
     eng_tiers_hit(v, at - before);
     bool whole = model_get_info(v->m->m)->whole;
-    if (!whole && computed_soon(v, c, at)) return;
+    if (!whole && computed_soon(v, c, at)) return 0;
     size_t n = c->n_tokens - at, n_prompt = c->r->n_prompt;
     if (whole) { // all of the prompt at once, or not in this step; then, where it was preempted, its answer row by row as it was made
         n = at < n_prompt ? n_prompt - at : 1;
-        if (n > (size_t)(v->m->max_rows - v->n_rows)) return;
-    } else if (n > (size_t)*budget) {
-        n = (size_t)*budget;
+        if (n > (size_t)(v->m->max_rows - v->n_rows)) return 0;
+    } else if (n > (size_t)budget) {
+        n = (size_t)budget;
         if (n >= KV_PAGE && (at + n) % KV_PAGE < n) n -= (at + n) % KV_PAGE; // end at a page's border: others can go on from there
     }
     if (v->snapshots && at + n > next_state(c, at)) n = next_state(c, at) - at;
-    if (!n) return;
-    if (!make_room(v, c, at + n)) {
-        if (c->phase == CHOICE_RUNNING && (!v->blocked || older(c, v->blocked))) v->blocked = c;
-        return;
-    }
+    if (!n) return 0;
+    if (!make_room(v, c, at + n)) return c->phase == CHOICE_RUNNING ? -1 : 0;
     add_rows(v, c, n);
-    *budget -= (int32_t)n;
+    return (int32_t)n;
 }
 
 // Who of the running streams takes part, then their rows with the drafts that pay beside all of them.
-static void add_streams(eng_served *v, samp_scratch *scratch) {
+static void add_streams(void *ctx) {
+    eng_served *v = ctx;
     int32_t rows = v->n_rows, most = v->parallel < v->n_running + v->n_waiting ? v->parallel : v->n_running + v->n_waiting;
     for (eng_choice *c = v->running, *next; c; c = next) {
         next = c->next;
@@ -466,7 +421,7 @@ static void add_streams(eng_served *v, samp_scratch *scratch) {
         rows += c->n_drafts;
         most += c->n_drafts;
     }
-    eng_draft_run(v, scratch);
+    eng_draft_run(v, v->scratch);
     v->load.drafts = 0; // what was wanted gives way to what there is
     for (eng_choice *c = v->running; c; c = c->next) {
         if (!c->n_rows || !is_stream(c)) continue;
@@ -476,43 +431,73 @@ static void add_streams(eng_served *v, samp_scratch *scratch) {
     }
 }
 
+// ---- what the policy orders ----------------------------------------------------------------------
+
+static int32_t places(void *ctx) {
+    const eng_served *v = ctx;
+    return v->parallel - v->n_running;
+}
+
+static bool waits_for_first(const eng_choice *c) { return !c->n_out && is_read(c); }
 static bool reads_prompt(const eng_choice *c) { return !c->n_rows && !c->passed && !is_stream(c); }
 
+static void *next(void *ctx, pol_which which, pol_item *item) {
+    static bool (*const may[])(const eng_choice *) = {[POL_WAITS] = is_read, [POL_WAITS_FOR_FIRST] = waits_for_first, [POL_READS] = reads_prompt};
+    const eng_served *v = ctx;
+    eng_choice *best = NULL;
+    for (eng_choice *c = which == POL_READS ? v->running : v->waiting; c; c = c->next) {
+        if (!may[which](c)) continue;
+        pol_item x = item_of(c);
+        if (!best || pol_before(&x, item)) best = c, *item = x;
+    }
+    return best;
+}
+
+static void displace_at(eng_served *v, int32_t i) {
+    eng_choice *c = v->running;
+    while (i--) c = c->next;
+    displace(v, c);
+}
+
+static void make_way(void *ctx, const pol_item *waiting) {
+    eng_served *v = ctx;
+    int32_t n = look(v, false), i = pol_yields(waiting, v->items, n);
+    if (i >= 0) displace_at(v, i);
+}
+
+static void begin(void *ctx) {
+    eng_served *v = ctx;
+    v->more = eng_tiers_pump(v, make_room);
+    for (eng_choice *c = v->running; c; c = c->next) c->n_rows = c->n_drafts = 0, c->from_model = false;
+    if (v->turn.blocked && is_stream(v->turn.blocked)) v->turn.blocked = NULL;
+}
+
 // Rows that prompts may have in this step.
-static int32_t prompt_budget(const eng_served *v) {
-    int32_t prompts = v->n_waiting < v->parallel - v->n_running ? v->n_waiting : v->parallel - v->n_running;
-    const eng_choice *first = next_of(v->running, reads_prompt);
-    for (const eng_choice *c = v->running; c; c = c->next) prompts += !is_stream(c);
+static int32_t prompt_budget(void *ctx) {
+    eng_served *v = ctx;
+    int32_t prompts = v->n_waiting < places(v) ? v->n_waiting : places(v);
+    pol_item item;
+    for (eng_choice *c = v->running; c; c = c->next) c->passed = false, prompts += !is_stream(c);
+    const eng_choice *first = next(v, POL_READS, &item);
     return pol_prompt_rows(&v->cost, &v->load, prompts, first ? (double)kv_seq_len(first->kv) : 0, v->m->max_rows - v->n_rows);
 }
 
-static void compose(eng_served *v, samp_scratch *scratch) {
+// Nobody took rows: if somebody could for the pages of a choice whose client does not read, they are given back.
+static bool give_up_unread(eng_served *v) {
+    pol_item item;
+    int32_t n = look(v, false), i = pol_unread(v->items, n);
+    bool wanted = next(v, POL_WAITS, &item) != NULL;
+    for (int32_t k = 0; k < n; k++) wanted |= !v->items[k].unread;
+    if (i < 0 || !wanted) return false;
+    displace_at(v, i);
+    return true;
+}
+
+static void compose(eng_served *v) {
+    static const pol_hands hands = {.places = places, .next = next, .make_way = make_way, .start = start, .begin = begin, .streams = add_streams, .budget = prompt_budget, .read = add_chunk};
     v->n_rows = v->n_wanted = v->n_seqs = 0;
     v->load = (pol_step){0};
-    make_way(v);
-    make_pages(v);
-    v->more = eng_tiers_pump(v, make_room);
-    for (eng_choice *c = v->running; c; c = c->next) c->n_rows = c->n_drafts = 0, c->passed = c->from_model = false;
-    if (v->blocked) { // before the streams take the pages again
-        eng_choice *c = v->blocked;
-        int32_t rows = KV_PAGE < v->m->max_rows ? KV_PAGE : v->m->max_rows;
-        v->blocked = NULL;
-        if (!is_stream(c)) add_chunk(v, c, &rows);
-    }
-    add_streams(v, scratch);
-    int32_t budget = prompt_budget(v);
-    for (bool open = true; budget > 0;) { // of who reads and who waits, whom the policy says
-        eng_choice *c = next_of(v->running, reads_prompt), *w = open && v->n_running < v->parallel ? next_of(v->waiting, is_read) : NULL;
-        if (w && (!c || goes_before(w, c))) {
-            open = enter(v, w, false);
-            v->crowded = !open;
-            if (open) c = w;
-        }
-        if (!c) break;
-        c->passed = true;
-        add_chunk(v, c, &budget);
-        if (v->blocked == c) open = false;
-    }
+    pol_compose(&v->turn, &hands, v);
     if (!v->n_rows && !v->more) v->more = give_up_unread(v);
 }
 
@@ -548,7 +533,7 @@ static void note_prompt(eng_served *v, altiserve_request *r) {
 _Static_assert((int)SAMP_PEAK == (int)DEV_PEAK, "a sampler reads the peaks that a device has found");
 static samp_row row_of(const eng_served *v, int32_t wanted) { return (samp_row){dev_logits(v->m->plan, wanted), dev_peaks(v->m->plan, wanted)}; }
 
-static void draw(eng_served *v, eng_choice *c, samp_row row, samp_scratch *scratch) {
+static void draw(eng_served *v, eng_choice *c, samp_row row) {
     altiserve_request *r = c->r;
     altiserve_finish how;
     error err = {0};
@@ -557,14 +542,14 @@ static void draw(eng_served *v, eng_choice *c, samp_row row, samp_scratch *scrat
         r->first = eng_now_us();
         note_prompt(v, r);
     }
-    status s = eng_choice_draw(c, scratch, row, v->m->plan->n_vocab, v->m->context, &how, &err);
+    status s = eng_choice_draw(c, v->scratch, row, v->m->plan->n_vocab, v->m->context, &how, &err);
     eng_request_usage_set(r, (uint32_t)(c->n_out - before));
     if (s != OK) fail(v, r, &err);
     else if (how != FINISH_NONE) finish(v, c, how);
 }
 
 // The prompt is computed: the other choices share its pages from here on, or wait to read it themselves where there is no room for them.
-static void release_followers(eng_served *v, eng_choice *first, samp_row row, samp_scratch *scratch) {
+static void release_followers(eng_served *v, eng_choice *first, samp_row row) {
     altiserve_request *r = first->r;
     for (uint32_t i = 1; i < r->n; i++) {
         eng_choice *c = &r->choices[i];
@@ -574,7 +559,7 @@ static void release_followers(eng_served *v, eng_choice *first, samp_row row, sa
             continue;
         }
         to_running(v, c);
-        draw(v, c, row, scratch);
+        draw(v, c, row);
         if (r->outcome == FINISH_ERROR) return;
     }
 }
@@ -603,12 +588,12 @@ static void commit(eng_served *v, eng_choice *c, size_t n) {
 
 // Draws as a plain stream would; a draft counts as long as it is what was drawn at its place, for its row's logits are then those of the text. What
 // attention wrote for wrong ones is written again; a recurrent state goes back to where it was, and the next step brings the tokens after that again.
-static void verify(eng_served *v, eng_choice *c, samp_scratch *scratch) {
+static void verify(eng_served *v, eng_choice *c) {
     int32_t good = 0;
     for (bool on = true; on;) {
         int32_t expected = good < c->n_drafts ? c->tokens[c->n_tokens] : -1;
         size_t before = c->n_tokens;
-        draw(v, c, row_of(v, c->wanted + good), scratch);
+        draw(v, c, row_of(v, c->wanted + good));
         bool right = c->n_tokens > before && c->tokens[before] == expected;
         good += right;
         on = right && c->phase == CHOICE_RUNNING;
@@ -621,7 +606,7 @@ static void verify(eng_served *v, eng_choice *c, samp_scratch *scratch) {
     else c->behind = (uint32_t)(c->n_tokens - 1 - kv_seq_len(c->kv));
 }
 
-static void harvest(eng_served *v, samp_scratch *scratch) {
+static void harvest(eng_served *v) {
     for (int32_t i = 0; i < v->n_seqs; i++) {
         eng_choice *c = v->of[i];
         if (!c->n_drafts || !v->recurrent) commit(v, c, (size_t)(c->n_rows - c->n_drafts));
@@ -634,12 +619,12 @@ static void harvest(eng_served *v, samp_scratch *scratch) {
             continue;
         }
         if (c->n_drafts) {
-            verify(v, c, scratch);
+            verify(v, c);
             continue;
         }
         samp_row row = row_of(v, c->wanted);
-        if (c->index == 0 && c->n_out == 0 && c->r->n > 1) release_followers(v, c, row, scratch);
-        if (c->phase == CHOICE_RUNNING) draw(v, c, row, scratch);
+        if (c->index == 0 && c->n_out == 0 && c->r->n > 1) release_followers(v, c, row);
+        if (c->phase == CHOICE_RUNNING) draw(v, c, row);
     }
     for (eng_choice *c = v->running; c; c = c->next) c->n_rows = 0;
 }
@@ -666,7 +651,8 @@ static void measure(eng_served *v, const int64_t at[4]) {
 bool eng_served_step(eng_served *v, samp_scratch *scratch) {
     if (!v->running && !v->waiting) return false;
     int64_t at[4] = {eng_now_us()};
-    compose(v, scratch);
+    v->scratch = scratch;
+    compose(v);
     at[1] = eng_now_us();
     if (!v->n_rows) {
         publish(v);
@@ -675,7 +661,7 @@ bool eng_served_step(eng_served *v, samp_scratch *scratch) {
     error err = {0};
     if (compute(v, &err) == OK) {
         at[2] = eng_now_us();
-        harvest(v, scratch);
+        harvest(v);
         at[3] = eng_now_us();
         measure(v, at);
     } else {

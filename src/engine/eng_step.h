@@ -10,6 +10,7 @@ typedef struct eng_served {
     eng_model  *m;              // owns this
     eng_sched  *sched;
     struct eng_served *next;    // of all served models, under the scheduler's lock
+    uint64_t    round;          // the scheduler's, in which it was stepped last
     kv_pool    *pool;
     kv_key      key;
     bool        snapshots;      // recurrent states are kept at some borders of pages
@@ -24,8 +25,8 @@ typedef struct eng_served {
     eng_choice *waiting, *running; // by age
     pol_item   *items;          // of those that run, as the policy sees them: `parallel` entries
     int32_t     n_waiting, n_running;
-    bool        crowded;        // the next that waits was not started for want of pages
-    eng_choice *blocked;        // an older prompt that younger streams left no pages: they give way at the next step
+    pol_turn    turn;
+    samp_scratch *scratch;      // of the step under way
     pol_cost    cost;
     pol_step    load;           // of the step under way
     // The step under way: max_rows entries each.

@@ -81,7 +81,7 @@ status kv_seq_reserve(kv_seq *seq, size_t upto, error *err);
 // The tokens up to `len` are computed: full pages enter the index, pages behind a window are given back. tokens: from the sequence's start.
 void   kv_seq_commit(kv_seq *seq, const int32_t *tokens, size_t len);
 // Keeps the recurrent state at this length (a page border) for later matches, if a page can be had without taking one in use. No recurrent group: nothing.
-// moving: in place of the sequence's last moving one, so that a text that grows has one snapshot, at the last border it passed.
+// moving: in place of the sequence's last moving one, unless that was kept for another meanwhile, so that a text that grows has one snapshot, at the last border it passed.
 void   kv_seq_snapshot(kv_seq *seq, bool moving);
 // Before a step whose rows may be taken back (drafts): keeps the recurrent states as they are. E_BUSY: no page was left, nothing has changed. No recurrent
 // group: nothing, for a row of attention that was not committed is simply written again.

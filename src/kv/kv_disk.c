@@ -8,7 +8,8 @@
 // (or has failed); the bytes of queued contents never exceed max(QUEUE_BYTES, one page); contents that were read and not taken, of all fetches together,
 // never exceed `most_ahead` but for a page a fetch: who has nothing read ahead may always read one, since the one whose pages fill the rest may wait for it.
 // Only the writer thread creates and evicts files. An evicted file leaves the map first and the folder before the next one is written, so a page that is put
-// again meanwhile gets its file after the old one went. No file is opened, read, written or evicted under the lock: the engine thread takes it.
+// again meanwhile gets its file after the old one went. No file is opened, read, written or evicted under the lock: the engine thread takes it. (A damaged one is
+// removed under it: while the map has it nobody writes it again.)
 // Threads: any, but for open and close.
 #include <dirent.h>
 #include <errno.h>
@@ -375,20 +376,22 @@ static void *reader_main(void *arg) {
         while (!d->stop && !(f = readable(d))) pthread_cond_wait(&d->to_read, &d->lock);
         if (!f) break;
         const kv_record *want = &f->pages[f->n_read];
+        disk_entry *e = disk_map_find(&d->map, want->id);
+        uint64_t used = e ? e->used : 0;
         f->reading = true;
         pthread_mutex_unlock(&d->lock);
         void *content;
         read_how how = read_file(d, want, &content);
         pthread_mutex_lock(&d->lock);
-        disk_entry *e = disk_map_find(&d->map, want->id);
+        e = disk_map_find(&d->map, want->id);
         if (how == READ_OK) {
             d->st.read++;
             if (e) disk_map_touch(&d->map, e);
-        } else if (how != READ_NOT_NOW) {
+        } else if (how != READ_NOT_NOW && e && e->used == used) { // else it was evicted meanwhile, and may have been put again: that file is another
             char path[MAX_PATH];
             path_of(d, want->id, want->group, path);
             if (how == READ_DAMAGED && unlink(path) == 0) d->st.damaged++;
-            if (e) disk_map_lost(&d->map, e, want->group);
+            disk_map_lost(&d->map, e, want->group);
         }
         if (f->orphaned) {
             pthread_mutex_unlock(&d->lock);

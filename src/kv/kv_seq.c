@@ -335,10 +335,20 @@ void kv_seq_commit(kv_seq *s, const int32_t *tokens, size_t len) {
     give_back(s);
 }
 
+// The snapshot at the sequence's tip is kept: it moves on with nobody. Where it did, tiers were not offered it yet.
+static void keep_here(kv_seq *s) {
+    for (kv_seq *x = s->pool->seqs; x; x = x->next)
+        if (x->moving == s->tip) {
+            x->moving = -1;
+            if (s->pool->config.tier_ctx) s->owed = s->tip;
+        }
+}
+
 void kv_seq_snapshot(kv_seq *s, bool moving) {
     kv_pool *p = s->pool;
     if (!p->config.index || s->index_off || !s->len || s->len % KV_PAGE || s->indexed != s->len / KV_PAGE || s->tip < 0) return;
     int32_t last = moving ? s->moving : -1;
+    if (!moving) keep_here(s);
     for (int32_t g = 0; g < p->config.n_groups; g++) {
         if (!recurrent(p, g) || !s->n[g] || p->nodes[s->tip].page[g] >= 0) continue;
         if (last >= 0 && last != s->tip && p->nodes[last].page[g] >= 0) { // the tip's chain holds the node

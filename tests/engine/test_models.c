@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -524,6 +525,78 @@ static void who_waits_for_memory_stops_nobody(void **state) {
     list_end(ms);
 }
 
+// However many models have streams, each has its turn: the one that was loaded first answers while 65 others are busy (with clients that do not read).
+static void every_model_has_its_turn(void **state) {
+    (void)state;
+    enum { OTHERS = 65 };
+    char id[OTHERS][16], name[32];
+    altiserve_options o = toy_options();
+    altiserve_request *r[OTHERS];
+    altiserve_event e;
+    error err = {0};
+    put_layers("first", 1);
+    for (int i = 0; i < OTHERS; i++) {
+        snprintf(id[i], sizeof id[i], "m%d", i);
+        snprintf(name, sizeof name, "m%d.gguf", i);
+        assert_int_equal(link(path_of("first.gguf"), path_of(name)), 0);
+    }
+    o.models_dir = dir;
+    o.context = 1024;
+    o.parallel = 1;
+    o.speculation = SPECULATE_OFF;
+    altiserve *a = engine_with(o);
+    altiserve_generate g = {.model = "first", .tokens = (int32_t[]){5, 6, 7}, .n_tokens = 3, .n = 1, .max_tokens = 4, .logprobs = -1, .ignore_eos = true, .given = SAMPLING_TEMPERATURE};
+    answer *before = ask(a, &g);
+    for (int i = 0; i < OTHERS; i++) {
+        altiserve_generate other = g;
+        other.model = id[i];
+        other.max_tokens = 1000;
+        if (altiserve_submit(a, &other, &r[i], &err) != OK) fail_msg("%s", err.text);
+        assert_int_equal(altiserve_next(r[i], UINT32_MAX, &e), EVENT_STARTED);
+    }
+    g.timeout_ms = 20000;
+    answer *after = ask(a, &g);
+    if (after->end != FINISH_LENGTH) fail_msg("%s", after->err.text);
+    same_tokens(before, after, 0, 0);
+    answer_free(before);
+    answer_free(after);
+    for (int i = 0; i < OTHERS; i++) altiserve_request_free(r[i]);
+    altiserve_destroy(a);
+}
+
+// The folder cannot be read, for want of file descriptors or of memory: what was listed stays. A folder that is gone has no models.
+static void a_scan_that_fails_changes_nothing(void **state) {
+    (void)state;
+    char other[300];
+    put_layers("one", 1);
+    eng_models *ms = list_with(0, 600000);
+    eng_file *one = named(ms, "one"), *found;
+    struct rlimit before;
+    int next = dup(0);
+    assert_true(next >= 0);
+    close(next);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)next, before.rlim_max}), 0);
+    eng_models_rescan(ms);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_ptr_equal(found = named(ms, "one"), one);
+    eng_file_release(found);
+    for (int k = 1; k < 40; k++) { // another version, which may or may not be listed
+        assert_int_equal(utimensat(AT_FDCWD, path_of("one.gguf"), (struct timespec[2]){{k, 0}, {k, 0}}, 0), 0);
+        mem_fail_at(k);
+        eng_models_rescan(ms);
+        mem_fail_at(0);
+        eng_file_release(named(ms, "one"));
+    }
+    snprintf(other, sizeof other, "%s-away", dir);
+    assert_int_equal(rename(dir, other), 0);
+    eng_models_rescan(ms);
+    assert_int_equal(eng_models_find(ms, "one", &found, NULL), E_NOTFOUND);
+    assert_int_equal(rename(other, dir), 0);
+    eng_file_release(one);
+    list_end(ms);
+}
+
 static void let_go(void *helper) { eng_model_release(helper); }
 
 // A model that drafts for another is idle with it: both are dropped for who needs the room of both.
@@ -809,6 +882,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(who_is_wanted_is_not_unloaded, setup, teardown),
         cmocka_unit_test_setup_teardown(a_broken_tokenizer_ends_the_load, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waits_for_memory_stops_nobody, setup, teardown),
+        cmocka_unit_test_setup_teardown(every_model_has_its_turn, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_scan_that_fails_changes_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(helpers_go_with_whom_they_help, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waited_longer_goes_first, setup, teardown), cmocka_unit_test_setup_teardown(who_was_loaded_is_kept_a_while, setup, teardown),
         cmocka_unit_test_setup_teardown(a_wait_for_memory_has_an_end, setup, teardown),

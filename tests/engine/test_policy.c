@@ -2,7 +2,7 @@
 //
 // trace.txt has arrivals and steps of a real server (bench/record.mjs). The simulation is deterministic: virtual seconds; steps cost what was fitted to the
 // recorded ones, with noise that the policy's own fit has to see through; requests arrive as they were recorded, over and over, in calm and busy spells; streams draft
-// with luck of their own. It asks the policy in the order of eng_step.c and does with counts what that does with sequences; pages are checked after every step.
+// with luck of their own. The policy composes its steps as it does the engine's; it does with counts what eng_step.c does with sequences. Pages are checked after every step.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -112,8 +112,8 @@ typedef struct engine {
     request   *waiting, *running[MAX_RUNNING]; // running: by age
     pol_item   items[MAX_RUNNING];
     int32_t    n_running;
-    bool       crowded;
-    request   *blocked;
+    pol_turn   turn;
+    pol_step   load;
     uint64_t   steps, preemptions, displaced, rows, drafted, accepted;
     double     longest_step, longest_wait, backlog[CLIENTS], largest_backlog; // backlog: rows of a client that wait to be computed
 } engine;
@@ -155,7 +155,7 @@ static void stop_running(engine *e, request *r) {
     e->free_pages += r->pages;
     e->client[r->client].runs--;
     r->pages = 0;
-    if (e->blocked == r) e->blocked = NULL;
+    if (e->turn.blocked == r) e->turn.blocked = NULL;
 }
 
 static void preempt(engine *e, request *r) {
@@ -185,7 +185,8 @@ static bool make_room(engine *e, request *r, int32_t upto) {
     return true;
 }
 
-static void take_rows(engine *e, request *r, int32_t n, pol_step *load) {
+static void take_rows(engine *e, request *r, int32_t n) {
+    pol_step *load = &e->load;
     if (is_stream(r)) load->streams++;
     else load->rows += n;
     load->pairs += (double)n * (r->at + (n + 1) / 2.);
@@ -198,29 +199,6 @@ static void take_rows(engine *e, request *r, int32_t n, pol_step *load) {
     e->backlog[r->client] -= n;
 }
 
-// Whom the policy serves next: of running prompts, of those that wait, of those that wait for their first token.
-static request *next_prompt(engine *e) {
-    request *best = NULL;
-    pol_item first = {0};
-    for (int32_t i = 0; i < e->n_running; i++) {
-        request *r = e->running[i];
-        if (r->stepped || r->passed || is_stream(r)) continue;
-        pol_item item = item_of(e, r);
-        if (!best || pol_before(&item, &first)) best = r, first = item;
-    }
-    return best;
-}
-
-static request *next_waiting(engine *e, bool unbegun) {
-    request *best = NULL;
-    pol_item first = {0};
-    for (request *r = e->waiting; r; r = r->next) {
-        pol_item item = item_of(e, r);
-        if ((!unbegun || !r->made) && (!best || pol_before(&item, &first))) best = r, first = item;
-    }
-    return best;
-}
-
 // Those that run, as the policy sees them, in e->items.
 static int32_t look(engine *e) {
     for (int32_t i = 0; i < e->n_running; i++) {
@@ -231,26 +209,37 @@ static int32_t look(engine *e) {
     return e->n_running;
 }
 
-static void make_way(engine *e) {
-    request *next = e->n_running < e->parallel ? NULL : next_waiting(e, false);
-    if (!next) return;
-    pol_item waiting = item_of(e, next);
-    int32_t n = look(e), i = pol_yields(&waiting, e->items, n);
+// ---- what the policy orders, as eng_step.c has it
+
+static int32_t places(void *ctx) {
+    const engine *e = ctx;
+    return e->parallel - e->n_running;
+}
+
+static void *next(void *ctx, pol_which which, pol_item *item) {
+    engine *e = ctx;
+    request *best = NULL;
+    for (int32_t i = 0; which == POL_READS && i < e->n_running; i++) {
+        request *r = e->running[i];
+        pol_item x = item_of(e, r);
+        if (!r->stepped && !r->passed && !is_stream(r) && (!best || pol_before(&x, item))) best = r, *item = x;
+    }
+    for (request *r = which == POL_READS ? NULL : e->waiting; r; r = r->next) {
+        pol_item x = item_of(e, r);
+        if ((which == POL_WAITS || !r->made) && (!best || pol_before(&x, item))) best = r, *item = x;
+    }
+    return best;
+}
+
+static void make_way(void *ctx, const pol_item *waiting) {
+    engine *e = ctx;
+    int32_t n = look(e), i = pol_yields(waiting, e->items, n);
     if (i >= 0) preempt(e, e->running[i]), e->displaced++;
 }
 
-static int32_t chunk(engine *e, request *r, int32_t budget, pol_step *load) {
-    int32_t n = length(r) - r->at < budget ? length(r) - r->at : budget;
-    r->passed = true;
-    if (!make_room(e, r, r->at + n)) {
-        if (!e->blocked || older(r, e->blocked)) e->blocked = r;
-        return 0;
-    }
-    take_rows(e, r, n, load);
-    return n;
-}
-
-static bool enter(engine *e, request *r, bool from_others) {
+static bool start(void *ctx, void *who, bool from_others) {
+    engine *e = ctx;
+    request *r = who;
     pol_item newcomer = item_of(e, r);
     newcomer.held = r->at < r->cached ? r->cached : r->at;
     int32_t copied = ((int32_t)newcomer.held + PAGE - 1) / PAGE; // what is cached is shared; here it is as if it were copied
@@ -277,15 +266,24 @@ static bool enter(engine *e, request *r, bool from_others) {
     return true;
 }
 
-static void make_pages(engine *e) {
-    request *r = e->crowded && e->n_running < e->parallel ? next_waiting(e, false) : NULL;
-    e->crowded = false;
-    if (!r || enter(e, r, true) || !r->made) return;
-    r = next_waiting(e, true);
-    if (r) enter(e, r, true);
+static void begin(void *ctx) {
+    engine *e = ctx;
+    for (int32_t i = 0; i < e->n_running; i++) e->running[i]->stepped = false, e->running[i]->drafts = 0;
+    if (e->turn.blocked && is_stream(e->turn.blocked)) e->turn.blocked = NULL;
 }
 
-static void add_drafts(engine *e, pol_step *load) {
+static int32_t chunk(void *ctx, void *who, int32_t budget) {
+    engine *e = ctx;
+    request *r = who;
+    int32_t n = length(r) - r->at < budget ? length(r) - r->at : budget;
+    r->passed = true;
+    if (!make_room(e, r, r->at + n)) return -1;
+    take_rows(e, r, n);
+    return n;
+}
+
+static void add_drafts(engine *e) {
+    pol_step *load = &e->load;
     double tokens = load->streams;
     for (int32_t i = 0; i < e->n_running; i++) {
         request *r = e->running[i];
@@ -298,6 +296,24 @@ static void add_drafts(engine *e, pol_step *load) {
         else if (need > 0) e->free_pages -= need, r->pages += need;
         load->drafts += r->drafts;
     }
+}
+
+static void add_streams(void *ctx) {
+    engine *e = ctx;
+    for (int32_t i = 0; i < e->n_running; i++) { // who gives way is younger, and behind
+        request *r = e->running[i];
+        if (!r->stepped && is_stream(r) && make_room(e, r, length(r))) take_rows(e, r, 1);
+    }
+    add_drafts(e);
+}
+
+static int32_t prompt_budget(void *ctx) {
+    engine *e = ctx;
+    int32_t prompts = (int32_t)e->n_waiting < places(e) ? (int32_t)e->n_waiting : places(e);
+    for (int32_t i = 0; i < e->n_running; i++) e->running[i]->passed = false, prompts += !e->running[i]->stepped && !is_stream(e->running[i]);
+    pol_item item;
+    const request *first = next(e, POL_READS, &item);
+    return pol_prompt_rows(&e->cost, &e->load, prompts, first ? first->at : 0, STEP_TOKENS - (int32_t)(e->load.streams + e->load.rows + e->load.drafts));
 }
 
 // What is computed of r is drawn, and its drafts with it.
@@ -318,40 +334,12 @@ static void draw(engine *e, request *r) {
 
 // One step; false when there is nothing to do. ended: called for each request that ended.
 static bool step(engine *e, void (*ended)(void *ctx, request *r), void *ctx) {
-    pol_step load = {0};
-    make_way(e);
-    make_pages(e);
-    for (int32_t i = 0; i < e->n_running; i++) e->running[i]->stepped = e->running[i]->passed = false, e->running[i]->drafts = 0;
-    if (e->blocked) {
-        request *r = e->blocked;
-        e->blocked = NULL;
-        if (!is_stream(r)) chunk(e, r, PAGE, &load);
-    }
-    for (int32_t i = 0; i < e->n_running; i++) { // who gives way is younger, and behind
-        request *r = e->running[i];
-        if (!r->stepped && is_stream(r) && make_room(e, r, length(r))) take_rows(e, r, 1, &load);
-    }
-    add_drafts(e, &load);
-    int32_t prompts = (int32_t)e->n_waiting < e->parallel - e->n_running ? (int32_t)e->n_waiting : e->parallel - e->n_running;
-    for (int32_t i = 0; i < e->n_running; i++) prompts += !e->running[i]->stepped && !is_stream(e->running[i]);
-    request *first = next_prompt(e);
-    int32_t budget = pol_prompt_rows(&e->cost, &load, prompts, first ? first->at : 0, STEP_TOKENS - (int32_t)(load.streams + load.rows + load.drafts));
-    for (bool open = true; budget > 0;) {
-        request *r = next_prompt(e), *w = open && e->n_running < e->parallel ? next_waiting(e, false) : NULL;
-        pol_item x = r ? item_of(e, r) : (pol_item){0}, y = w ? item_of(e, w) : (pol_item){0};
-        if (w && (!r || pol_before(&y, &x))) {
-            open = enter(e, w, false);
-            e->crowded = !open;
-            if (open) r = w;
-        }
-        if (!r) break;
-        int32_t got = chunk(e, r, budget, &load);
-        if (!got) open = false;
-        budget -= got;
-    }
-    if (load.streams + load.rows == 0) return false;
-    double seconds = true_cost(&load) * (.95 + .1 * uniform()) * (next_random() % 500 ? 1 : 4); // one in 500 is disturbed
-    pol_cost_note(&e->cost, &load, seconds);
+    static const pol_hands hands = {.places = places, .next = next, .make_way = make_way, .start = start, .begin = begin, .streams = add_streams, .budget = prompt_budget, .read = chunk};
+    e->load = (pol_step){0};
+    pol_compose(&e->turn, &hands, e);
+    if (e->load.streams + e->load.rows == 0) return false;
+    double seconds = true_cost(&e->load) * (.95 + .1 * uniform()) * (next_random() % 500 ? 1 : 4); // one in 500 is disturbed
+    pol_cost_note(&e->cost, &e->load, seconds);
     e->now += seconds;
     e->steps++;
     if (seconds > e->longest_step) e->longest_step = seconds;
@@ -525,6 +513,75 @@ static void order_and_queue(void **state) {
     assert_int_equal(pol_retry_after(100, .25), 25);
     assert_int_equal(pol_retry_after(0, 1), 1);
     assert_int_equal(pol_retry_after(1000000, 1), 600);
+}
+
+// One that reads and one that waits, and what is asked of them.
+typedef struct script {
+    char     log[100];
+    pol_item reads, waits;
+    bool     has_rows, asked, has_pages; // of who reads
+    bool     starts;                     // who waits, when it is told to
+} script;
+
+static void say(void *ctx, const char *what) {
+    script *s = ctx;
+    snprintf(s->log + strlen(s->log), sizeof s->log - strlen(s->log), "%s%s", *s->log ? " " : "", what);
+}
+
+static int32_t one_place(void *ctx) { return (void)ctx, 1; }
+static void *next_in_script(void *ctx, pol_which which, pol_item *item) {
+    script *s = ctx;
+    if (which == POL_READS && (s->has_rows || s->asked)) return NULL;
+    pol_item *who = which == POL_READS ? &s->reads : &s->waits;
+    *item = *who;
+    return who;
+}
+static void say_begin(void *ctx) { say(ctx, "begin"); }
+static void say_streams(void *ctx) { say(ctx, "streams"); }
+static int32_t budget_of_script(void *ctx) {
+    script *s = ctx;
+    s->asked = false;
+    return 64;
+}
+static bool say_start(void *ctx, void *who, bool from_others) {
+    script *s = ctx;
+    (void)who;
+    say(s, from_others ? "start-from-others" : "start");
+    return s->starts;
+}
+static int32_t say_read(void *ctx, void *who, int32_t rows) {
+    script *s = ctx;
+    if (who == &s->waits) {
+        say(s, "read-newcomer");
+        return rows;
+    }
+    say(s, "read");
+    s->asked = true;
+    s->has_rows = s->has_pages;
+    return s->has_pages ? rows : -1;
+}
+
+// Who was left no pages is asked before the streams. While it finds none, who goes behind it is not started; who goes before it is, at the next step for the pages of others.
+static void order_of_a_step(void **state) {
+    (void)state;
+    static const pol_hands hands = {.places = one_place, .next = next_in_script, .start = say_start, .begin = say_begin, .streams = say_streams, .budget = budget_of_script, .read = say_read};
+    static const struct { int64_t priority; bool has_pages, starts; const char *steps[2]; } cases[] = {
+        {1, false, true, {"begin read streams read", "begin read streams read"}},
+        {1, true, true, {"begin read streams start read-newcomer", "begin streams read"}},
+        {-1, false, false, {"begin read streams start read", "start-from-others begin read streams start read"}},
+        {-1, false, true, {"begin read streams start read-newcomer", "begin read streams start read-newcomer"}},
+    };
+    pol_client client = {.weight = 1};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        script s = {.reads = {.client = &client, .order = 1}, .waits = {.client = &client, .order = 2, .priority = cases[i].priority}, .has_pages = cases[i].has_pages, .starts = cases[i].starts};
+        pol_turn t = {.blocked = &s.reads};
+        for (int step = 0; step < 2; step++) {
+            s.log[0] = 0;
+            s.has_rows = false;
+            pol_compose(&t, &hands, &s);
+            if (strcmp(s.log, cases[i].steps[step])) fail_msg("case %zu, step %d: %s", i, step, s.log);
+        }
+    }
 }
 
 // ---- whole runs ----------------------------------------------------------------------------------
@@ -803,7 +860,7 @@ static void many_replicas(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(recorded_steps_are_foreseen), cmocka_unit_test(cost_is_found), cmocka_unit_test(rows_beside_streams), cmocka_unit_test(order_and_queue),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(recorded_steps_are_foreseen), cmocka_unit_test(cost_is_found), cmocka_unit_test(rows_beside_streams), cmocka_unit_test(order_and_queue), cmocka_unit_test(order_of_a_step),
                                        cmocka_unit_test(a_million),     cmocka_unit_test(fair_shares),         cmocka_unit_test(priorities), cmocka_unit_test(short_prompts_pass),
                                        cmocka_unit_test(pages_are_given),
                                        cmocka_unit_test(many_replicas)};

@@ -1,7 +1,8 @@
 // Restarts with --cache-dir of models whose pages are not all of one kind: windows (gemma3: five layers see the last tokens, the sixth all) and recurrent
 // states. The next turn goes on from disk with the tokens of a run that has no cache, and so does one that finds only some groups of its pages.
 #include <pthread.h>
-#include <sched.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
 
 #include "engine/cache_dir.h"
 #include "engine/recurrent_model.h"
@@ -103,6 +104,53 @@ static void *reader_main(void *request) {
     return NULL;
 }
 
+// Holds who comes to it until it is opened; who waits for that does not poll.
+typedef struct gate {
+    pthread_mutex_t lock;
+    pthread_cond_t  turn;
+    bool shut, reached;
+} gate;
+
+static void gate_pass(gate *g) {
+    pthread_mutex_lock(&g->lock);
+    g->reached |= g->shut;
+    pthread_cond_broadcast(&g->turn);
+    while (g->shut) pthread_cond_wait(&g->turn, &g->lock);
+    pthread_mutex_unlock(&g->lock);
+}
+
+static void gate_await(gate *g) {
+    pthread_mutex_lock(&g->lock);
+    while (!g->reached) pthread_cond_wait(&g->turn, &g->lock);
+    pthread_mutex_unlock(&g->lock);
+}
+
+static void gate_set(gate *g, bool shut) {
+    pthread_mutex_lock(&g->lock);
+    g->shut = shut;
+    g->reached = false;
+    pthread_cond_broadcast(&g->turn);
+    pthread_mutex_unlock(&g->lock);
+}
+
+// kv_disk's reader calls it for each file that it has read, and nothing else does.
+static gate read_gate = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, false};
+int futimens(int fd, const struct timespec times[2]) {
+    (void)fd, (void)times;
+    gate_pass(&read_gate);
+    return 0;
+}
+
+// The engine, at an event of a stream, once the watched request is begun and has found pages on disk, where it is to find some.
+static gate engine_gate = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, false};
+static _Atomic(altiserve_request *) watched;
+static bool finds;
+static void stream_event(void *ctx) {
+    (void)ctx;
+    altiserve_request *r = atomic_load(&watched);
+    if (r && (!finds || altiserve_request_usage(r).cached_tokens)) gate_pass(&engine_gate);
+}
+
 // A prompt that finds pages on disk, gives way to an urgent one before its first token and finds them again, perhaps on disk again: they count once.
 static void counts_once(void **state) {
     (void)state;
@@ -126,6 +174,9 @@ static void counts_once(void **state) {
         altiserve_request *r = NULL, *older = NULL;
         altiserve_event e;
         altiserve_generate steady = greedy("Hello", 900);
+        steady.notify = stream_event;
+        finds = round > 0; // in the first round perhaps before anything has come
+        gate_set(&engine_gate, true);
         assert_int_equal(altiserve_submit(a, &steady, &older, NULL), OK);
         while (altiserve_next(older, UINT32_MAX, &e) != EVENT_STARTED) {}
         pthread_t thread;
@@ -136,7 +187,9 @@ static void counts_once(void **state) {
         g.priority = 5;
         if (altiserve_submit(a, &g, &r, &got->err) != OK) fail_msg("%s", got->err.text);
         assert_int_equal(altiserve_next(r, UINT32_MAX, &e), EVENT_STARTED);
-        while (round && altiserve_request_usage(r).cached_tokens == 0) sched_yield(); // in the first round perhaps before anything has come
+        atomic_store(&watched, r);
+        gate_await(&engine_gate);
+        atomic_store(&watched, NULL);
         altiserve_request *urgent[URGENT];
         for (int u = 0; u < URGENT; u++) { // together they take all pages
             int32_t others[900];
@@ -148,6 +201,7 @@ static void counts_once(void **state) {
             now.priority = 0;
             assert_int_equal(altiserve_submit(a, &now, &urgent[u], NULL), OK);
         }
+        gate_set(&engine_gate, false);
         for (int u = 0; u < URGENT; u++) {
             answer *x = mem_calloc(1, sizeof *x);
             collect(urgent[u], x);
@@ -164,6 +218,62 @@ static void counts_once(void **state) {
         altiserve_request_free(older);
         altiserve_destroy(a);
     }
+}
+
+// An urgent request finds its pages on the way of another's fetch. It holds the window that it goes on from, and the pool has too few pages for that and for what the
+// other brings: it fetches for itself, since the other can have no page before the urgent one gives its own.
+static void nobody_waits_for_a_younger_fetch(void **state) {
+    (void)state;
+    enum { BEGIN = 320, WINDOW = 160 };
+    int32_t tokens[PROMPT];
+    altiserve_options o = options(true);
+    altiserve_stats st;
+    char path[300];
+    small_model m;
+    small_spec spec = {.arch = "gemma3", .e = 32, .layers = 5, .heads = 2, .kv = 1, .head = 16, .ff = 48, .vocab = VOCAB, .post_norms = true, .tied = true};
+    small_begin(&m, &spec);
+    small_u32(&m, &spec, "context_length", 2048);
+    small_u32(&m, &spec, "attention.sliding_window", WINDOW);
+    snprintf(path, sizeof path, "%s-narrow.gguf", dir);
+    small_file(&m, &spec, path);
+    empty_dir(dir);
+    for (int i = 0; i < PROMPT; i++) tokens[i] = (i * 7 + i * i % 11) % VOCAB;
+    altiserve_generate g = {.model = path, .tokens = tokens, .n_tokens = PROMPT, .n = 1, .max_tokens = 4, .logprobs = -1, .ignore_eos = true, .given = SAMPLING_TEMPERATURE};
+    o.parallel = 2;
+    o.step_tokens = 8;
+    o.speculation = SPECULATE_OFF;
+    o.memory = least_memory(o, g) + 3000;
+    altiserve *a = engine_with(o);
+    answer *first = ask(a, &g); // to disk
+    altiserve_destroy(a);
+    assert_int_equal(first->end, FINISH_LENGTH);
+    a = engine_with(o);
+    g.n_tokens = BEGIN + 1; // into the pool
+    answer_free(ask(a, &g));
+    altiserve_get_stats(a, &st);
+    assert_in_range(st.pages_total, WINDOW / 32 + 2, 2 * WINDOW / 32);
+    gate_set(&read_gate, true);
+    g.n_tokens = PROMPT;
+    g.timeout_ms = 20000;
+    altiserve_request *r[2];
+    altiserve_event e;
+    for (int i = 0; i < 2; i++) { // the second is older: its priority is higher
+        g.priority = -i;
+        assert_int_equal(altiserve_submit(a, &g, &r[i], NULL), OK);
+        assert_int_equal(altiserve_next(r[i], UINT32_MAX, &e), EVENT_STARTED);
+        if (!i) gate_await(&read_gate);
+    }
+    gate_set(&read_gate, false);
+    for (int i = 2; i-- > 0;) {
+        answer *x = mem_calloc(1, sizeof *x);
+        collect(r[i], x);
+        if (x->end != FINISH_LENGTH) fail_msg("request %d: %s", i, x->err.text);
+        same_tokens(first, x, 0, 0);
+        answer_free(x);
+    }
+    answer_free(first);
+    altiserve_destroy(a);
+    assert_int_equal(unlink(path), 0);
 }
 
 // Two long texts come back from disk, of which either alone fills the index of a small pool of windows: both are answered, from disk.
@@ -268,7 +378,7 @@ int main(void) {
     snprintf(dir, sizeof dir, "/tmp/altiserve-restore-%d", (int)getpid());
     snprintf(windows_path, sizeof windows_path, "%s-windows.gguf", dir);
     snprintf(recurrent_path, sizeof recurrent_path, "%s-recurrent.gguf", dir);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(windows), cmocka_unit_test(recurrent_states), cmocka_unit_test(counts_once), cmocka_unit_test(a_full_index), cmocka_unit_test(recipes_apart)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(windows), cmocka_unit_test(recurrent_states), cmocka_unit_test(counts_once), cmocka_unit_test(nobody_waits_for_a_younger_fetch), cmocka_unit_test(a_full_index), cmocka_unit_test(recipes_apart)};
     int failed = cmocka_run_group_tests(tests, write_models, NULL);
     empty_dir(dir);
     rmdir(dir);

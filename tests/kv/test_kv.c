@@ -387,6 +387,42 @@ static void refused_snapshots(void **state) {
     }
 }
 
+// Where one text's moving snapshot stands another keeps a prompt's: it stays when the first text grows, and is offered to tiers.
+static void a_kept_snapshot_stays(void **state) {
+    (void)state;
+    static const dev_group groups[] = {{.kind = DEV_GROUP_FULL}, {.kind = DEV_GROUP_RECURRENT}};
+    shelf x = {0};
+    world w = {0};
+    kv_config c = config_of(&w, groups, (int32_t[]){20, 6}, 2);
+    c.tier_ctx = &x;
+    c.filled = put_on_shelf;
+    c.page_bytes[0] = c.page_bytes[1] = KV_PAGE * sizeof(int32_t);
+    assert_int_equal(kv_create(&c, &w.pool, NULL), OK);
+    seq a = {0}, b = {0}, d = {0};
+    for (int i = 0; i < 400; i++) a.tokens[i] = b.tokens[i] = d.tokens[i] = i;
+    open_seq(&w, &a);
+    open_seq(&w, &b);
+    assert_true(advance(&w, &a, 2 * KV_PAGE, groups));
+    kv_seq_snapshot(a.kv, true);
+    assert_true(advance(&w, &b, 2 * KV_PAGE, groups));
+    kv_seq_snapshot(b.kv, false);
+    assert_int_equal(kv_seq_save(b.kv, false), 0);
+    assert_int_equal(x.states, 1);
+    assert_true(advance(&w, &a, 3 * KV_PAGE, groups));
+    kv_seq_snapshot(a.kv, true);
+    for (int pages = 2; pages < 4; pages++) {
+        open_seq(&w, &d);
+        d.len = kv_seq_match(d.kv, d.tokens, (size_t)pages * KV_PAGE + 1);
+        assert_int_equal(d.len, pages * KV_PAGE);
+        read_back(&w, &d, groups);
+        kv_seq_free(d.kv);
+    }
+    kv_seq_free(a.kv);
+    kv_seq_free(b.kv);
+    check(&w);
+    kv_destroy(w.pool);
+}
+
 static const dev_group one_full[] = {{.kind = DEV_GROUP_FULL}};
 
 // A prompt that is cached whole is found but for what must be computed: always shorter than the prompt.
@@ -511,9 +547,10 @@ static void allocation_failures(void **state) {
 int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "long")) times = 10;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(match_is_shorter_than_the_prompt), cmocka_unit_test(eviction_takes_leaves_first), cmocka_unit_test(the_index_lets_go_of_long_texts),
-        cmocka_unit_test(allocation_failures), cmocka_unit_test(full_group), cmocka_unit_test(full_and_window), cmocka_unit_test(window_alone),
-        cmocka_unit_test(recurrent_and_full), cmocka_unit_test(recurrent_alone), cmocka_unit_test(snapshots), cmocka_unit_test(refused_snapshots),
+        cmocka_unit_test(match_is_shorter_than_the_prompt), cmocka_unit_test(eviction_takes_leaves_first),
+        cmocka_unit_test(the_index_lets_go_of_long_texts), cmocka_unit_test(allocation_failures), cmocka_unit_test(full_group),
+        cmocka_unit_test(full_and_window), cmocka_unit_test(window_alone), cmocka_unit_test(recurrent_and_full), cmocka_unit_test(recurrent_alone),
+        cmocka_unit_test(snapshots), cmocka_unit_test(refused_snapshots), cmocka_unit_test(a_kept_snapshot_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

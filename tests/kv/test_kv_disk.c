@@ -1,6 +1,7 @@
 // The disk and host tiers by themselves: what comes back, bounds, order of eviction, rates, who waits for the file system, remains of a killed writer,
 // files of others. What must not wait is ended by an alarm when it does.
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -242,6 +243,55 @@ static void who_asks_waits_for_no_eviction(void **state) {
     kv_disk_close(evicting);
 }
 
+// kv_disk's calls of open come here.
+static void (*after_open)(const char *path);
+int open(const char *path, int flags, ...) {
+    va_list more;
+    va_start(more, flags);
+    int fd = openat(AT_FDCWD, path, flags, flags & O_CREAT ? va_arg(more, mode_t) : 0), why = errno;
+    va_end(more);
+    if (after_open) after_open(path);
+    errno = why;
+    return fd;
+}
+
+static atomic_int reopened;
+
+// Between the reader's look at the file and what it makes of it, the page is evicted and put again.
+static void replace(const char *path) {
+    char file[400];
+    path_of(&victim, file);
+    if (strcmp(path, file) || atomic_fetch_add(&reopened, 1)) return;
+    for (int chain = 2; chain < 4; chain++) assert_int_equal(put(evicting, page(chain, 0)), KV_PUT_FILL);
+    kv_disk_flush(evicting);
+    assert_false(kv_disk_has(evicting, &victim));
+    assert_int_equal(put(evicting, victim), KV_PUT_FILL);
+    kv_disk_flush(evicting);
+}
+
+// A file that was gone, or damaged, and is there again by the time that the reader says so, stays.
+static void what_was_put_again_stays(void **state) {
+    (void)state;
+    for (int damaged = 0; damaged < 2; damaged++) {
+        char file[400];
+        setup(NULL);
+        evicting = open_with(2 * 8192, 0);
+        victim = page(1, 0);
+        atomic_store(&reopened, 0);
+        assert_int_equal(put(evicting, victim), KV_PUT_FILL);
+        kv_disk_flush(evicting);
+        path_of(&victim, file);
+        assert_int_equal(damaged ? truncate(file, 300) : unlink(file), 0);
+        after_open = replace;
+        assert_false(get(evicting, victim));
+        after_open = NULL;
+        assert_true(atomic_load(&reopened) > 0);
+        assert_true(kv_disk_has(evicting, &victim));
+        assert_true(get(evicting, victim));
+        kv_disk_close(evicting);
+    }
+}
+
 static atomic_int woken;
 static void wake(void *ctx) { (void)ctx, atomic_fetch_add(&woken, 1); }
 
@@ -448,8 +498,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(what_was_put_comes_back, setup), cmocka_unit_test_setup(leaves_go_first_and_bytes_are_bounded, setup),
         cmocka_unit_test_setup(the_rate_is_kept, setup), cmocka_unit_test_setup(delays_are_measured, setup), cmocka_unit_test_setup(strangers_stay_and_remains_go, setup),
-        cmocka_unit_test_setup(who_asks_waits_for_no_eviction, setup), cmocka_unit_test_setup(a_fetch_is_freed_while_it_reads, setup),
-        cmocka_unit_test_setup(what_is_read_ahead_is_bounded_over_all, setup),
+        cmocka_unit_test_setup(who_asks_waits_for_no_eviction, setup), cmocka_unit_test_setup(what_was_put_again_stays, setup),
+        cmocka_unit_test_setup(a_fetch_is_freed_while_it_reads, setup), cmocka_unit_test_setup(what_is_read_ahead_is_bounded_over_all, setup),
         cmocka_unit_test_setup(a_page_is_not_its_own_parent, setup), cmocka_unit_test_setup(want_is_no_damage, setup),
         cmocka_unit_test(every_damage_is_seen), cmocka_unit_test(host_memory_is_bounded),
     };

@@ -35,7 +35,8 @@ status eng_draft_fits(const eng_file *target, const eng_file *draft, error *err)
         size_t a, b;
         const char *x = tok_piece(target->tok, i, &a), *y = tok_piece(draft->tok, i, &b);
         if (a != b || memcmp(x, y, a))
-            return error_set(err, E_INVALID, "%s cannot draft for %s: token %d is \"%.*s\" there and \"%.*s\" here", draft->id, target->id, i, (int)(b < 40 ? b : 40), y, (int)(a < 40 ? a : 40), x);
+            return error_set(err, E_INVALID, "%s cannot draft for %s: token %d is \"%.*s\" there and \"%.*s\" here", draft->id, target->id, i,
+                             (int)(b < 40 ? b : 40), y, (int)(a < 40 ? a : 40), x);
     }
     return OK;
 }
@@ -195,7 +196,8 @@ static bool read_on(eng_draft *d, rows *r, eng_choice *c, int32_t *room) {
 // The draft of c after `made` others, from the logits of its last row. False: c has enough.
 static bool take(eng_draft *d, eng_choice *c, int32_t row, int32_t made, samp_scratch *scratch) {
     int32_t token;
-    if (samp_draw(c->samp, scratch, (samp_row){dev_logits(d->with->m->plan, row), dev_peaks(d->with->m->plan, row)}, NULL, c->n_out + (size_t)made, &token, NULL) != OK) return false;
+    const samp_row logits = {dev_logits(d->with->m->plan, row), dev_peaks(d->with->m->plan, row)};
+    if (samp_draw(c->samp, scratch, logits, NULL, c->n_out + (size_t)made, &token, NULL) != OK) return false;
     c->tokens[c->n_tokens + (size_t)made] = token;
     c->drafted = made + 1;
     return c->drafted < c->n_drafts && (c->r->ignore_eos || !tok_is_end(c->r->file->tok, token));

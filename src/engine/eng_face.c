@@ -33,9 +33,9 @@ status altiserve_create(const altiserve_options *options, altiserve **out, error
     if (a->o.draft_max <= 0) a->o.draft_max = 8;
     if (a->o.draft_max > ALTISERVE_MOST_DRAFTS) a->o.draft_max = ALTISERVE_MOST_DRAFTS;
     device *dev = NULL;
-    status s = keep(&a->models_dir, &a->o.models_dir) && keep(&a->kv_type, &a->o.kv_type) && keep(&a->device, &a->o.device) && keep(&a->isa, &a->o.isa) && keep(&a->cache_dir, &a->o.cache_dir) && keep(&a->draft_name, &a->o.draft)
-                   ? OK
-                   : error_set(err, E_NOMEM, "no memory for the engine");
+    bool kept = keep(&a->models_dir, &a->o.models_dir) && keep(&a->kv_type, &a->o.kv_type) && keep(&a->device, &a->o.device) && keep(&a->isa, &a->o.isa) &&
+                keep(&a->cache_dir, &a->o.cache_dir) && keep(&a->draft_name, &a->o.draft);
+    status s = kept ? OK : error_set(err, E_NOMEM, "no memory for the engine");
     if (s == OK) s = eng_load_device(&a->o, &dev, err); // a wrong --device or --cpu is said now, not at the first request
     dev_destroy(dev);
     if (s == OK) s = eng_sched_create(&a->o, &a->sched, err);

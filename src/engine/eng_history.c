@@ -64,7 +64,9 @@ void eng_history_explain(const eng_history *h, const altiserve_request *r, dev_f
     size_t same = 0, other = 0, kept = 0; // with the likest, with the likest of other weights, and what was computed of the first
     for (size_t i = 0; i < HISTORY_ENTRIES; i++) {
         const eng_past *p = &h->items[i];
-        if (!p->order || p->order == r->order + 1 || p->client[0] != r->client->hash[0] || p->client[1] != r->client->hash[1] || p->salt != r->salt || strcmp(p->model, r->file->id)) continue;
+        if (!p->order || p->order == r->order + 1 || p->client[0] != r->client->hash[0] || p->client[1] != r->client->hash[1] ||
+            p->salt != r->salt || strcmp(p->model, r->file->id))
+            continue;
         size_t n = common(r->prompt, r->n_prompt, p->tokens, p->n);
         if (p->weights.low != weights.low || p->weights.high != weights.high) {
             if (n > other) other = n;

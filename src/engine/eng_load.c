@@ -124,7 +124,8 @@ static status build(eng_model *m, const gguf *g, const altiserve_options *o, con
     m->context = info->context;
     uint32_t meant = mo.context ? mo.context : info->n_ctx_train;
     if (info->chosen && meant > info->chosen)
-        obs_log(OBS_WARN, "%s: a context of %u tokens, not %u: beyond that its attention sees only the keys that an indexer chooses, which is not built", m->file->id, info->chosen, meant);
+        obs_log(OBS_WARN, "%s: a context of %u tokens, not %u: beyond that its attention sees only the keys that an indexer chooses, which is not built",
+                m->file->id, info->chosen, meant);
     s = dev_plan_prepare(m->plan, m->max_rows, m->max_wanted, err);
     if (s == OK && m->plan->n_groups) s = dev_kv_create(m->dev, m->plan, m->n_pages, m->kv_type, &m->kv, err);
     for (int i = 0; s == OK && i < m->plan->n_groups; i++) {

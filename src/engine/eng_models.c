@@ -65,7 +65,8 @@ static status read_info(eng_file *f, const gguf *g, uint32_t context, error *err
     for (size_t i = 0; i < gguf_tensor_count(g); i++) info->parameters += gguf_tensor_elems(gguf_tensor_at(g, i));
     for (uint32_t i = 0; i < gguf_files(g); i++) info->file_bytes += gguf_file_bytes(g, i);
     info->has_template = gguf_find(g, "tokenizer.chat_template") != NULL;
-    const struct { const char *name; uint32_t *to; } numbers[] = {{"context_length", &info->context_trained}, {"embedding_length", &info->embedding}, {"block_count", &info->layers}};
+    const struct { const char *name; uint32_t *to; } numbers[] = {
+        {"context_length", &info->context_trained}, {"embedding_length", &info->embedding}, {"block_count", &info->layers}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         snprintf(key, sizeof key, "%s.%s", info->architecture, numbers[i].name);
         gguf_get_u32_or(g, key, 0, numbers[i].to, NULL);

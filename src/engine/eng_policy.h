@@ -113,12 +113,17 @@ bool   pol_gives_pages(const pol_item *waiting, const pol_item *running, uint32_
 int32_t pol_unread(const pol_item *running, int32_t n);
 // Whose place a waiting one takes where no other is free: the youngest that nobody reads, or else the youngest that it displaces, but never the oldest. -1: nobody's.
 int32_t pol_yields(const pol_item *waiting, const pol_item *running, int32_t n);
-// Whether a newcomer finds the pages to begin with: for its prompt and a page (what it holds is there already), for what was promised to others (their prompts and a
-// page), and for what they all take while it is read. from_others: those of running ones that give theirs too, the youngest first, and none unless they suffice: `gives` says whose.
+// Whether a newcomer finds the pages to begin with: for its prompt and a page (what it holds is there already), for what was promised to others (their
+// prompts and a page), and for what they all take while it is read. from_others: those of running ones that give theirs too, the youngest first, and none
+// unless they suffice: `gives` says whose.
 bool    pol_finds_pages(const pol_cost *c, const pol_item *newcomer, pol_item *running, int32_t n, const pol_room *room, bool from_others);
 
 // ---- the order of a step
-typedef enum pol_which { POL_WAITS, POL_WAITS_FOR_FIRST, POL_READS } pol_which; // who waits; of them, who has had no token; whose prompt is read, who has no rows yet and was not asked
+typedef enum pol_which {
+    POL_WAITS,           // who waits
+    POL_WAITS_FOR_FIRST, // of them, who has had no token
+    POL_READS,           // whose prompt is read, who has no rows yet and was not asked
+} pol_which;
 
 // Who holds the sequences (the engine, the simulation) tells of them and does what is decided. who: one of theirs, that waits or runs.
 typedef struct pol_hands {

@@ -88,8 +88,8 @@ static bool key_of(const altiserve_request *r, uint8_t key[KEY]) {
     gnutls_hash_hd_t h;
     const samp_params *p = &r->params;
     const eng_file *f = r->file;
-    const uint64_t numbers[] = {1 /* of this layout */, f->stamp, r->salt, r->n, r->max_tokens, r->ignore_eos, (uint64_t)(int64_t)r->top, samp_is_greedy(p) ? 0 : p->seed, (uint64_t)(int64_t)p->top_k,
-                                (uint64_t)(int64_t)p->last_n, r->n_stops};
+    const uint64_t numbers[] = {1 /* of this layout */, f->stamp, r->salt, r->n, r->max_tokens, r->ignore_eos, (uint64_t)(int64_t)r->top,
+                                samp_is_greedy(p) ? 0 : p->seed, (uint64_t)(int64_t)p->top_k, (uint64_t)(int64_t)p->last_n, r->n_stops};
     const float reals[] = {samp_is_greedy(p) ? 0 : p->temperature, p->top_p, p->min_p, p->typical_p, p->repetition, p->presence, p->frequency};
     if (gnutls_hash_init(&h, GNUTLS_DIG_SHA256) < 0) return false;
     put(h, f->id, strlen(f->id));

@@ -264,7 +264,10 @@ static void trace_request(const altiserve_request *r, uint32_t made) {
 static void end_request(eng_sched *s, altiserve_request *r, altiserve_finish how, const error *err) {
     eng_model *m = r->model;
     if (m && m->sched) eng_served_drop(m->sched, r);
-    if (m && r->begun && !r->embeds && r->choices && r->choices[0].tokens) eng_history_note(&s->history, r, model_get_info(m->m)->fingerprint, r->choices[0].tokens, r->choices[0].n_tokens, r->choices[0].computed);
+    if (m && r->begun && !r->embeds && r->choices && r->choices[0].tokens) {
+        const eng_choice *c = &r->choices[0];
+        eng_history_note(&s->history, r, model_get_info(m->m)->fingerprint, c->tokens, c->n_tokens, c->computed);
+    }
     eng_choices_free(r);
     if (r->prev) r->prev->next = r->next;
     else s->all = r->next;
@@ -366,7 +369,8 @@ static void run_jobs(eng_sched *s) {
             eng_model_release(m);
             finish_job(s, j, st);
         } else if (st != E_BUSY) finish_job(s, j, st);
-        else if (eng_now_ms() - j->since >= s->o.load_timeout_ms) finish_job(s, j, error_set(j->err, E_BUSY, "the model was not loaded within the time that --load-timeout allows"));
+        else if (eng_now_ms() - j->since >= s->o.load_timeout_ms)
+            finish_job(s, j, error_set(j->err, E_BUSY, "the model was not loaded within the time that --load-timeout allows"));
         j = next;
     }
 }

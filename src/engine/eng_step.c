@@ -148,7 +148,8 @@ status eng_served_create(eng_model *m, eng_sched *s, const altiserve_options *o,
     snprintf(recipe, sizeof recipe, "%s%s", info.isa, info.deterministic ? "" : "+few");
     memcpy(v->key.recipe, recipe, strnlen(recipe, sizeof v->key.recipe));
     v->index = config.index;
-    static const char *const reasons[] = {"queue", "context", "pages", "timeout"}, *const phases[] = {"compose", "compute", "sample"}, *const kinds[] = {"prompt", "decode", "mixed"};
+    static const char *const reasons[] = {"queue", "context", "pages", "timeout"};
+    static const char *const phases[] = {"compose", "compute", "sample"}, *const kinds[] = {"prompt", "decode", "mixed"};
     for (int i = 0; i < 4; i++) obs_count(OBS_REJECTS, m->file->id, reasons[i], 0); // so that rates begin at zero
     for (int i = 0; i < 3; i++) obs_count(OBS_STEP_PHASE, m->file->id, phases[i], 0), obs_count(OBS_STEP_KIND, m->file->id, kinds[i], 0);
     obs_count(OBS_PREEMPTIONS, m->file->id, NULL, 0);
@@ -494,7 +495,8 @@ static bool give_up_unread(eng_served *v) {
 }
 
 static void compose(eng_served *v) {
-    static const pol_hands hands = {.places = places, .next = next, .make_way = make_way, .start = start, .begin = begin, .streams = add_streams, .budget = prompt_budget, .read = add_chunk};
+    static const pol_hands hands = {.places = places, .next = next, .make_way = make_way, .start = start,
+                                    .begin = begin, .streams = add_streams, .budget = prompt_budget, .read = add_chunk};
     v->n_rows = v->n_wanted = v->n_seqs = 0;
     v->load = (pol_step){0};
     pol_compose(&v->turn, &hands, v);
@@ -640,7 +642,8 @@ static void measure(eng_served *v, const int64_t at[4]) {
     obs_count(OBS_STEP_KIND, id, v->load.rows == 0 ? "decode" : v->load.streams == 0 ? "prompt" : "mixed", 1);
     obs_observe(OBS_STEP_SEQUENCES, id, NULL, v->n_seqs);
     obs_trace_span(&(obs_span){.name = "step", .track = id, .begin_us = at[0], .end_us = at[3],
-                               .args = {{"streams", v->load.streams}, {"prompt_rows", v->load.rows}, {"sequences", v->n_seqs}, {"waiting", v->n_waiting}, {"pairs", v->load.pairs}, {"keys", v->load.keys}, {"drafts", v->load.drafts}}});
+                               .args = {{"streams", v->load.streams}, {"prompt_rows", v->load.rows}, {"sequences", v->n_seqs}, {"waiting", v->n_waiting},
+                                        {"pairs", v->load.pairs}, {"keys", v->load.keys}, {"drafts", v->load.drafts}}});
     obs_trace_span(&(obs_span){.name = "compute", .track = id, .begin_us = at[1], .end_us = at[2]});
     obs_trace_span(&(obs_span){.name = "sample", .track = id, .begin_us = at[2], .end_us = at[3]});
     obs_count(OBS_STEPS, id, NULL, 1);

@@ -1,8 +1,9 @@
 // Owns the way of pages between the pool and its lower tiers.
 //
 // Invariants: a choice with a fetch is running and takes no rows; its sequence is at a page's border below `last`; contents that came from a tier are the
-// fetch's until they are in the pool; what is left at its end goes to the host tier, where there is one. A fetch that fails leaves a sequence that the pool alone could have given. Who finds
-// its next page on the way of an older choice waits until that fetch is over, and then looks again; nobody waits for a younger one, which may be in want of its pages.
+// fetch's until they are in the pool; what is left at its end goes to the host tier, where there is one. A fetch that fails leaves a sequence that the pool
+// alone could have given. Who finds its next page on the way of an older choice waits until that fetch is over, and then looks again; nobody waits for a
+// younger one, which may be in want of its pages.
 #include "engine/eng_tiers.h"
 
 #include <string.h>

@@ -24,8 +24,10 @@ static void put(gguf_writer *w, const char *name, uint64_t k, uint64_t n, float 
 
 // A file at path.
 static void write_recurrent(const char *path) {
-    static const struct { const char *key; uint32_t value; } keys[] = {{"block_count", 3}, {"embedding_length", EMBED}, {"context_length", 2048}, {"attention.head_count", 2}, {"attention.head_count_kv", 2},
-        {"attention.key_length", 16}, {"attention.value_length", 16}, {"ssm.conv_kernel", TAPS}, {"ssm.inner_size", INNER}, {"ssm.state_size", STATE}, {"ssm.time_step_rank", HEADS}, {"ssm.group_count", GROUPS}};
+    static const struct { const char *key; uint32_t value; } keys[] = {
+        {"block_count", 3}, {"embedding_length", EMBED}, {"context_length", 2048}, {"attention.head_count", 2}, {"attention.head_count_kv", 2},
+        {"attention.key_length", 16}, {"attention.value_length", 16}, {"ssm.conv_kernel", TAPS}, {"ssm.inner_size", INNER}, {"ssm.state_size", STATE},
+        {"ssm.time_step_rank", HEADS}, {"ssm.group_count", GROUPS}};
     gguf_writer *w;
     error err = {0};
     char name[64];

@@ -42,7 +42,8 @@ static void put_encoder(const char *id, int pooling, uint32_t context, const cha
     gguf_items list = {GGUF_STRING, VOCAB, tokens}, kinds = {GGUF_I32, VOCAB, types};
     const struct { const char *key; uint32_t value; } numbers[] = {
         {"bert.context_length", context}, {"bert.embedding_length", E}, {"bert.block_count", LAYERS}, {"bert.feed_forward_length", FF}, {"bert.attention.head_count", HEADS},
-        {"bert.pooling_type", (uint32_t)pooling}, {"tokenizer.ggml.bos_token_id", 2}, {"tokenizer.ggml.seperator_token_id", 3}, {"tokenizer.ggml.unknown_token_id", 1}, {"tokenizer.ggml.padding_token_id", 0}};
+        {"bert.pooling_type", (uint32_t)pooling}, {"tokenizer.ggml.bos_token_id", 2}, {"tokenizer.ggml.seperator_token_id", 3},
+        {"tokenizer.ggml.unknown_token_id", 1}, {"tokenizer.ggml.padding_token_id", 0}};
     assert_int_equal(gguf_writer_create(&w, NULL), OK);
     gguf_writer_set_text(w, "general.architecture", "bert", NULL);
     gguf_writer_set_text(w, "tokenizer.ggml.model", "bert", NULL);
@@ -227,7 +228,8 @@ static void limits(void **state) {
     static const int32_t bad[] = {2, VOCAB}, negative[] = {-1};
     const struct { altiserve_embed e; status st; } cases[] = {
         {{.model = "mean"}, E_USAGE}, {{.model = "mean", .tokens = bad, .n_tokens = 2}, E_INVALID}, {{.model = "mean", .tokens = negative, .n_tokens = 1}, E_INVALID},
-        {{.model = "mean", .tokens = bad, .n_tokens = 0}, E_INVALID}, {{.model = "none", .text = "a", .text_len = 1}, E_NOTFOUND}, {{.model = "mean", .text = "a", .text_len = 1, .tokens = bad, .n_tokens = 1}, E_USAGE},
+        {{.model = "mean", .tokens = bad, .n_tokens = 0}, E_INVALID}, {{.model = "none", .text = "a", .text_len = 1}, E_NOTFOUND},
+        {{.model = "mean", .text = "a", .text_len = 1, .tokens = bad, .n_tokens = 1}, E_USAGE},
         {{.model = "mean", .text = "a", .text_len = 1, .pair = "b", .pair_len = 1}, E_INVALID}, // it cannot rank
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

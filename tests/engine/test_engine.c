@@ -521,7 +521,8 @@ static void why_computed(void **state) {
     altiserve *a = engine_with(toy_options());
     int32_t tokens[NEXT];
     for (int i = 0; i < NEXT; i++) tokens[i] = 40 + i * 7 % 60;
-    altiserve_generate g = {.model = "toy-1", .tokens = tokens, .n_tokens = PROMPT, .n = 1, .max_tokens = OUT, .logprobs = -1, .ignore_eos = true, .explain = true, .given = SAMPLING_TEMPERATURE};
+    altiserve_generate g = {.model = "toy-1", .tokens = tokens, .n_tokens = PROMPT, .n = 1, .max_tokens = OUT,
+                            .logprobs = -1, .ignore_eos = true, .explain = true, .given = SAMPLING_TEMPERATURE};
     static const struct { size_t n; uint32_t out; altiserve_why why; uint32_t cached, same; } turns[] = {
         {20, 1, WHY_SHORT, 0, 0}, {PROMPT, OUT, WHY_DIFFERS, 0, 20}, {NEXT, 1, WHY_DIFFERS, 32, PROMPT + OUT}, {NEXT, 1, WHY_ALL, 64, NEXT}};
     for (size_t i = 0; i < sizeof turns / sizeof *turns; i++) {
@@ -545,9 +546,11 @@ static void why_computed(void **state) {
 int main(void) {
     obs_set_level(OBS_ERROR);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(why_computed), cmocka_unit_test(answers_have_tokens_text_and_usage), cmocka_unit_test(seeds), cmocka_unit_test(together_as_alone), cmocka_unit_test(preempted_as_alone),
+        cmocka_unit_test(why_computed), cmocka_unit_test(answers_have_tokens_text_and_usage),
+        cmocka_unit_test(seeds), cmocka_unit_test(together_as_alone), cmocka_unit_test(preempted_as_alone),
         cmocka_unit_test(choices_share_the_prompt), cmocka_unit_test(prefixes_are_found_again), cmocka_unit_test(stop_strings), cmocka_unit_test(logprobs),
-        cmocka_unit_test(conversations_as_ids), cmocka_unit_test(bad_requests), cmocka_unit_test(cancelling_frees_pages), cmocka_unit_test(slow_readers_pause), cmocka_unit_test(who_does_not_read_gives_way),
+        cmocka_unit_test(conversations_as_ids), cmocka_unit_test(bad_requests), cmocka_unit_test(cancelling_frees_pages),
+        cmocka_unit_test(slow_readers_pause), cmocka_unit_test(who_does_not_read_gives_way),
         cmocka_unit_test(notify_and_timeouts), cmocka_unit_test(the_queue_is_bounded), cmocka_unit_test(allocation_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -113,7 +113,8 @@ static void thousand_tokens(void **state) {
     double before = 0;
     for (int turn = 0; turn < 2; turn++) {
         for (int i = 0; i < LONG; i++) tokens[i] = (i * (3 + turn) + i * i % (7 + turn)) % VOCAB;
-        altiserve_generate g = {.model = wide, .tokens = tokens, .n_tokens = LONG - 1, .n = 1, .max_tokens = 1, .logprobs = -1, .ignore_eos = true, .sampling = {.temperature = 0}, .given = SAMPLING_TEMPERATURE};
+        altiserve_generate g = {.model = wide, .tokens = tokens, .n_tokens = LONG - 1, .n = 1, .max_tokens = 1,
+                                .logprobs = -1, .ignore_eos = true, .sampling = {.temperature = 0}, .given = SAMPLING_TEMPERATURE};
         before = process("RssAnon");
         answer *x = ask(a, &g);
         if (x->end != FINISH_LENGTH) fail_msg("%s", x->err.text);

@@ -545,7 +545,8 @@ static void every_model_has_its_turn(void **state) {
     o.parallel = 1;
     o.speculation = SPECULATE_OFF;
     altiserve *a = engine_with(o);
-    altiserve_generate g = {.model = "first", .tokens = (int32_t[]){5, 6, 7}, .n_tokens = 3, .n = 1, .max_tokens = 4, .logprobs = -1, .ignore_eos = true, .given = SAMPLING_TEMPERATURE};
+    altiserve_generate g = {.model = "first", .tokens = (int32_t[]){5, 6, 7}, .n_tokens = 3, .n = 1, .max_tokens = 4,
+                            .logprobs = -1, .ignore_eos = true, .given = SAMPLING_TEMPERATURE};
     answer *before = ask(a, &g);
     for (int i = 0; i < OTHERS; i++) {
         altiserve_generate other = g;

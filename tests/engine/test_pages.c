@@ -198,7 +198,8 @@ static void read_some_prompts(altiserve *a) {
     int32_t tokens[400];
     for (int k = 0; k < 8; k++) {
         for (int i = 0; i < 400; i++) tokens[i] = 300 + (i * 7 + k * 31 + i * k) % 500;
-        answer *x = ask(a, &(altiserve_generate){.model = "toy-1", .tokens = tokens, .n_tokens = 100 + 40 * (size_t)k, .n = 1, .max_tokens = 1, .logprobs = -1, .ignore_eos = true});
+        answer *x = ask(a, &(altiserve_generate){.model = "toy-1", .tokens = tokens, .n_tokens = 100 + 40 * (size_t)k,
+                                                 .n = 1, .max_tokens = 1, .logprobs = -1, .ignore_eos = true});
         assert_int_equal(x->end, FINISH_LENGTH);
         answer_free(x);
     }

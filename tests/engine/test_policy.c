@@ -40,7 +40,9 @@ static size_t n_recorded, n_arrivals;
 static int32_t longest_request; // tokens
 static double mean_gap, machine[POL_TERMS]; // seconds a step, stream, row, pair, draft, key
 
-static double true_cost(const pol_step *s) { return machine[0] + machine[1] * s->streams + machine[2] * s->rows + machine[3] * s->pairs + machine[4] * s->drafts + machine[5] * s->keys; }
+static double true_cost(const pol_step *s) {
+    return machine[0] + machine[1] * s->streams + machine[2] * s->rows + machine[3] * s->pairs + machine[4] * s->drafts + machine[5] * s->keys;
+}
 
 // Least squares of relative errors over all steps, no cost below nothing: coordinate descent. A step that something disturbed counts as the others do.
 static void fit_machine(void) {
@@ -127,7 +129,8 @@ static void engine_init(engine *e, int32_t parallel, int32_t pages) {
 
 static int32_t length(const request *r) { return r->prompt + r->made; }
 static pol_item item_of(engine *e, const request *r) {
-    return (pol_item){.client = &e->client[r->client], .priority = r->priority, .deadline = r->due, .order = r->order, .begun = r->made > 0, .length = length(r), .made = r->made - r->resumed};
+    return (pol_item){.client = &e->client[r->client], .priority = r->priority, .deadline = r->due, .order = r->order,
+                      .begun = r->made > 0, .length = length(r), .made = r->made - r->resumed};
 }
 static bool is_stream(const request *r) { return r->made && r->at + 1 == length(r); }
 static bool older(const request *a, const request *b) { return a->priority != b->priority ? a->priority < b->priority : a->order < b->order; }
@@ -334,7 +337,8 @@ static void draw(engine *e, request *r) {
 
 // One step; false when there is nothing to do. ended: called for each request that ended.
 static bool step(engine *e, void (*ended)(void *ctx, request *r), void *ctx) {
-    static const pol_hands hands = {.places = places, .next = next, .make_way = make_way, .start = start, .begin = begin, .streams = add_streams, .budget = prompt_budget, .read = chunk};
+    static const pol_hands hands = {.places = places, .next = next, .make_way = make_way, .start = start,
+                                    .begin = begin, .streams = add_streams, .budget = prompt_budget, .read = chunk};
     e->load = (pol_step){0};
     pol_compose(&e->turn, &hands, e);
     if (e->load.streams + e->load.rows == 0) return false;
@@ -384,8 +388,10 @@ static void recorded_steps_are_foreseen(void **state) {
     }
     qsort(wrong, n, sizeof *wrong, by_size);
     qsort(off, n, sizeof *off, by_size);
-    printf("    %zu recorded steps: %.1f ms + %.2f ms a stream + %.2f ms a row + %.0f ns a pair + %.0f ns a key; wrong by %.0f %% in the middle, %.0f %% at the ninth tenth; the running fit: %.0f %%, %.0f %%\n",
-           n_recorded, 1e3 * machine[0], 1e3 * machine[1], 1e3 * machine[2], 1e9 * machine[3], 1e9 * machine[5], 100 * off[n / 2], 100 * off[n * 9 / 10], 100 * wrong[n / 2], 100 * wrong[n * 9 / 10]);
+    printf("    %zu recorded steps: %.1f ms + %.2f ms a stream + %.2f ms a row + %.0f ns a pair + %.0f ns a key; wrong by %.0f %% in the middle, "
+           "%.0f %% at the ninth tenth; the running fit: %.0f %%, %.0f %%\n",
+           n_recorded, 1e3 * machine[0], 1e3 * machine[1], 1e3 * machine[2], 1e9 * machine[3], 1e9 * machine[5],
+           100 * off[n / 2], 100 * off[n * 9 / 10], 100 * wrong[n / 2], 100 * wrong[n * 9 / 10]);
     assert_true(wrong[n / 2] < .25 && off[n / 2] < .25);
 }
 
@@ -564,7 +570,8 @@ static int32_t say_read(void *ctx, void *who, int32_t rows) {
 // Who was left no pages is asked before the streams. While it finds none, who goes behind it is not started; who goes before it is, at the next step for the pages of others.
 static void order_of_a_step(void **state) {
     (void)state;
-    static const pol_hands hands = {.places = one_place, .next = next_in_script, .start = say_start, .begin = say_begin, .streams = say_streams, .budget = budget_of_script, .read = say_read};
+    static const pol_hands hands = {.places = one_place, .next = next_in_script, .start = say_start, .begin = say_begin,
+                                    .streams = say_streams, .budget = budget_of_script, .read = say_read};
     static const struct { int64_t priority; bool has_pages, starts; const char *steps[2]; } cases[] = {
         {1, false, true, {"begin read streams read", "begin read streams read"}},
         {1, true, true, {"begin read streams start read-newcomer", "begin streams read"}},
@@ -573,7 +580,8 @@ static void order_of_a_step(void **state) {
     };
     pol_client client = {.weight = 1};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        script s = {.reads = {.client = &client, .order = 1}, .waits = {.client = &client, .order = 2, .priority = cases[i].priority}, .has_pages = cases[i].has_pages, .starts = cases[i].starts};
+        script s = {.reads = {.client = &client, .order = 1}, .waits = {.client = &client, .order = 2, .priority = cases[i].priority},
+                    .has_pages = cases[i].has_pages, .starts = cases[i].starts};
         pol_turn t = {.blocked = &s.reads};
         for (int step = 0; step < 2; step++) {
             s.log[0] = 0;
@@ -674,8 +682,10 @@ static void a_million(void **state) {
     assert_int_equal(e.n_running + (int32_t)e.n_waiting, 0);
     assert_true(e.preemptions > 0);
     double drain = e.largest_backlog * row_s * CLIENTS;
-    printf("    %llu requests (%llu more were refused), %.1f simulated hours, %llu steps of %.0f rows; longest step %.2f s; largest backlog of a client %.0f rows (%.0f s at its share); longest wait %.0f s; %llu preempted, %llu displaced; %llu drafts, %.0f %% of them right\n",
-           (unsigned long long)t.ended, (unsigned long long)refused, e.now / 3600, (unsigned long long)e.steps, (double)e.rows / (double)e.steps, e.longest_step, e.largest_backlog, drain, e.longest_wait,
+    printf("    %llu requests (%llu more were refused), %.1f simulated hours, %llu steps of %.0f rows; longest step %.2f s; "
+           "largest backlog of a client %.0f rows (%.0f s at its share); longest wait %.0f s; %llu preempted, %llu displaced; %llu drafts, %.0f %% of them right\n",
+           (unsigned long long)t.ended, (unsigned long long)refused, e.now / 3600, (unsigned long long)e.steps, (double)e.rows / (double)e.steps, e.longest_step,
+           e.largest_backlog, drain, e.longest_wait,
            (unsigned long long)e.preemptions, (unsigned long long)e.displaced, (unsigned long long)e.drafted, 100 * (double)e.accepted / (double)e.drafted);
     assert_true(e.longest_wait < 1.5 * drain && e.accepted > 0);
     free_all(&t);
@@ -779,8 +789,10 @@ static void pages_are_given(void **state) {
         double wait = prompt->first - prompt->arrived;
         while (step(&e, count_end, &t)) {}
         assert_int_equal(t.ended, order);
-        printf("    a prompt of %d beside %d streams that outgrow the pages, %s: first token after %.0f s; all have ended after %.0f s and %.1f times the rows; %llu preempted, %llu displaced\n", LONG, STREAMS,
-               cases[k].who, wait, e.now, (double)e.rows / (STREAMS * (SHORT + GROWN) + LONG + 16), (unsigned long long)e.preemptions, (unsigned long long)e.displaced);
+        printf("    a prompt of %d beside %d streams that outgrow the pages, %s: first token after %.0f s; all have ended after %.0f s and %.1f times the rows; "
+               "%llu preempted, %llu displaced\n",
+               LONG, STREAMS, cases[k].who, wait, e.now, (double)e.rows / (STREAMS * (SHORT + GROWN) + LONG + 16),
+               (unsigned long long)e.preemptions, (unsigned long long)e.displaced);
         if (!k) alone = e.now;
         assert_true(wait < cases[k].within && (!k || e.now < 1.1 * alone) && (double)e.rows < 2. * (STREAMS * (SHORT + GROWN) + LONG + 16));
         free_all(&t);
@@ -807,7 +819,8 @@ static void replicas(int n, bool aware, double out[3]) {
     double *waits = mem_alloc(total * sizeof *waits), now = 0, computed = 0, asked = 0;
     assert_true(r && talks && waits);
     random_state = 6;
-    double speed = 256 / true_cost(&(pol_step){.rows = 256, .pairs = 256 * 600, .keys = 1200}), made_row = true_cost(&(pol_step){.streams = 8, .pairs = 8 * 600, .keys = 8 * 600}) / 8, mean_work = 0;
+    double speed = 256 / true_cost(&(pol_step){.rows = 256, .pairs = 256 * 600, .keys = 1200}), mean_work = 0;
+    double made_row = true_cost(&(pol_step){.streams = 8, .pairs = 8 * 600, .keys = 8 * 600}) / 8;
     for (size_t i = 0; i < n_arrivals; i++) mean_work += (fresh_of(i) / speed + arrivals[i].output * made_row) / (double)n_arrivals;
     for (size_t i = 0; i < total; i++) {
         now += exponential(mean_work / .35 / n); // a replica that finds every prefix is busy a third of the time
@@ -860,9 +873,9 @@ static void many_replicas(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(recorded_steps_are_foreseen), cmocka_unit_test(cost_is_found), cmocka_unit_test(rows_beside_streams), cmocka_unit_test(order_and_queue), cmocka_unit_test(order_of_a_step),
-                                       cmocka_unit_test(a_million),     cmocka_unit_test(fair_shares),         cmocka_unit_test(priorities), cmocka_unit_test(short_prompts_pass),
-                                       cmocka_unit_test(pages_are_given),
-                                       cmocka_unit_test(many_replicas)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(recorded_steps_are_foreseen), cmocka_unit_test(cost_is_found),
+                                       cmocka_unit_test(rows_beside_streams), cmocka_unit_test(order_and_queue), cmocka_unit_test(order_of_a_step),
+                                       cmocka_unit_test(a_million), cmocka_unit_test(fair_shares), cmocka_unit_test(priorities),
+                                       cmocka_unit_test(short_prompts_pass), cmocka_unit_test(pages_are_given), cmocka_unit_test(many_replicas)};
     return cmocka_run_group_tests(tests, read_trace, NULL);
 }

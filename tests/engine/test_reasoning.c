@@ -54,8 +54,9 @@ static void said(altiserve *a, eng_reasoning *x, const char *const *pieces, size
 static void events_are_split(void **state) {
     (void)state;
     altiserve *a = engine_with(toy_options());
-    static const char *const whole[] = {"<think>a b</think>\n\nc <think>d"}, *const cut[] = {"<th", "ink>\na", " b</thi", "nk>", "\n\nc <think>d"}, *const held[] = {"<think>a </th"},
-                      *const opened[] = {"a b", "</think>c <think>d"}, *const plain[] = {"c", " <think>d"}, *const spaces[] = {"  <thi"};
+    static const char *const whole[] = {"<think>a b</think>\n\nc <think>d"}, *const cut[] = {"<th", "ink>\na", " b</thi", "nk>", "\n\nc <think>d"};
+    static const char *const held[] = {"<think>a </th"}, *const opened[] = {"a b", "</think>c <think>d"};
+    static const char *const plain[] = {"c", " <think>d"}, *const spaces[] = {"  <thi"};
     said(a, made(TEMPLATE, false, 1), whole, 1, "a b", "c <think>d");
     said(a, made(TEMPLATE, false, 1), cut, 5, "a b", "c <think>d");
     said(a, made(TEMPLATE, false, 1), held, 1, "a </th", "");

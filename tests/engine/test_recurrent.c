@@ -39,7 +39,8 @@ static void make_texts(void) {
 }
 
 static altiserve_generate prompt(const int32_t *tokens, size_t n, uint32_t max_tokens) {
-    return (altiserve_generate){.model = path, .tokens = tokens, .n_tokens = n, .n = 1, .max_tokens = max_tokens, .logprobs = -1, .ignore_eos = true, .sampling = {.temperature = 0}, .given = SAMPLING_TEMPERATURE};
+    return (altiserve_generate){.model = path, .tokens = tokens, .n_tokens = n, .n = 1, .max_tokens = max_tokens,
+                                .logprobs = -1, .ignore_eos = true, .sampling = {.temperature = 0}, .given = SAMPLING_TEMPERATURE};
 }
 
 static answer *asked(altiserve *a, const int32_t *tokens, size_t n, uint32_t max_tokens) {
@@ -218,7 +219,8 @@ static void other_vocabularies(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(prefixes_are_reused), cmocka_unit_test(turns_are_reused), cmocka_unit_test(crowds_answer_as_one), cmocka_unit_test(least_memory_serves), cmocka_unit_test(drafts_change_nothing),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(prefixes_are_reused), cmocka_unit_test(turns_are_reused), cmocka_unit_test(crowds_answer_as_one),
+                                       cmocka_unit_test(least_memory_serves), cmocka_unit_test(drafts_change_nothing),
                                        cmocka_unit_test(drafts_of_a_model_change_nothing), cmocka_unit_test(other_vocabularies)};
     return cmocka_run_group_tests(tests, write_model, remove_model);
 }

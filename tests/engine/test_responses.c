@@ -227,6 +227,7 @@ static void cut_answers_are_not_kept(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(cut_answers_are_not_kept), cmocka_unit_test(replays_are_the_same), cmocka_unit_test(replays_say_what_ended_them), cmocka_unit_test(what_changes_the_answer_misses), cmocka_unit_test(bounds)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(cut_answers_are_not_kept), cmocka_unit_test(replays_are_the_same),
+                                       cmocka_unit_test(replays_say_what_ended_them), cmocka_unit_test(what_changes_the_answer_misses), cmocka_unit_test(bounds)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

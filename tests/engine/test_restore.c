@@ -34,8 +34,8 @@ static altiserve_options options(bool cache) {
 
 static answer *once(bool cache, const char *path, const int32_t *tokens, size_t n) {
     altiserve *a = engine_with(options(cache));
-    altiserve_generate g = {.model = path, .tokens = tokens, .n_tokens = n, .n = 1, .max_tokens = OUT, .logprobs = -1, .ignore_eos = true, .sampling = {.temperature = 1, .seed = 3, .has_seed = true},
-                            .given = SAMPLING_TEMPERATURE};
+    altiserve_generate g = {.model = path, .tokens = tokens, .n_tokens = n, .n = 1, .max_tokens = OUT,
+                            .logprobs = -1, .ignore_eos = true, .sampling = {.temperature = 1, .seed = 3, .has_seed = true}, .given = SAMPLING_TEMPERATURE};
     answer *x = ask(a, &g);
     altiserve_destroy(a);
     if (x->submitted != OK || x->end == FINISH_ERROR) fail_msg("%s", x->err.text);
@@ -211,7 +211,8 @@ static void counts_once(void **state) {
         collect(r, got);
         assert_int_equal(got->end, FINISH_LENGTH);
         assert_true(obs_read(OBS_DISPLACED, "toy-1", NULL) > displaced);
-        if (got->usage.cached_tokens != FIRST / 32 * 32) fail_msg("round %d: %u of %d tokens are called cached, and %d were kept", round, got->usage.cached_tokens, LONG, FIRST / 32 * 32);
+        if (got->usage.cached_tokens != FIRST / 32 * 32)
+            fail_msg("round %d: %u of %d tokens are called cached, and %d were kept", round, got->usage.cached_tokens, LONG, FIRST / 32 * 32);
         answer_free(got);
         altiserve_cancel(older);
         pthread_join(thread, NULL);
@@ -284,7 +285,8 @@ static void a_full_index(void **state) {
     altiserve_options o = toy_options();
     char path[300];
     small_model m;
-    small_spec spec = {.arch = "gemma3", .e = 32, .layers = 5, .heads = 2, .kv = 1, .head = 16, .ff = 48, .vocab = VOCAB, .post_norms = true, .tied = true}; // the sixth would see everything
+    // Five layers: the sixth would see everything.
+    small_spec spec = {.arch = "gemma3", .e = 32, .layers = 5, .heads = 2, .kv = 1, .head = 16, .ff = 48, .vocab = VOCAB, .post_norms = true, .tied = true};
     small_begin(&m, &spec);
     small_u32(&m, &spec, "context_length", 4096);
     small_u32(&m, &spec, "attention.sliding_window", 64);
@@ -304,7 +306,8 @@ static void a_full_index(void **state) {
         altiserve *a = engine_with(o);
         for (int k = 0; k < 2; k++) {
             if (run == !k) continue; // the first two runs compute a text each
-            altiserve_generate g = {.model = path, .tokens = tokens[k], .n_tokens = LONG, .n = 1, .max_tokens = 4, .logprobs = -1, .ignore_eos = true, .timeout_ms = run < 2 ? 0 : 20000, .given = SAMPLING_TEMPERATURE};
+            altiserve_generate g = {.model = path, .tokens = tokens[k], .n_tokens = LONG, .n = 1, .max_tokens = 4,
+                                    .logprobs = -1, .ignore_eos = true, .timeout_ms = run < 2 ? 0 : 20000, .given = SAMPLING_TEMPERATURE};
             answer *x = ask(a, &g);
             if (x->end != FINISH_LENGTH) fail_msg("run %d, text %d: %s", run, k, x->err.text);
             if (run < 2) {
@@ -333,7 +336,8 @@ static void recipes_apart(void **state) {
     o.isa = "amx-emulated";
     o.speculation = SPECULATE_OFF;
     for (int i = 0; i < ALL; i++) tokens[i] = 40 + i * 7 % 60;
-    altiserve_generate g = {.model = "toy-1", .tokens = tokens, .n_tokens = FEW, .n = 1, .max_tokens = MADE, .logprobs = 0, .ignore_eos = true, .sampling = {.temperature = 1, .seed = 5, .has_seed = true}, .given = SAMPLING_TEMPERATURE};
+    altiserve_generate g = {.model = "toy-1", .tokens = tokens, .n_tokens = FEW, .n = 1, .max_tokens = MADE,
+                            .logprobs = 0, .ignore_eos = true, .sampling = {.temperature = 1, .seed = 5, .has_seed = true}, .given = SAMPLING_TEMPERATURE};
     empty_dir(dir);
     o.cache_dir = dir;
     o.deterministic = false;
@@ -378,7 +382,8 @@ int main(void) {
     snprintf(dir, sizeof dir, "/tmp/altiserve-restore-%d", (int)getpid());
     snprintf(windows_path, sizeof windows_path, "%s-windows.gguf", dir);
     snprintf(recurrent_path, sizeof recurrent_path, "%s-recurrent.gguf", dir);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(windows), cmocka_unit_test(recurrent_states), cmocka_unit_test(counts_once), cmocka_unit_test(nobody_waits_for_a_younger_fetch), cmocka_unit_test(a_full_index), cmocka_unit_test(recipes_apart)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(windows), cmocka_unit_test(recurrent_states), cmocka_unit_test(counts_once),
+                                       cmocka_unit_test(nobody_waits_for_a_younger_fetch), cmocka_unit_test(a_full_index), cmocka_unit_test(recipes_apart)};
     int failed = cmocka_run_group_tests(tests, write_models, NULL);
     empty_dir(dir);
     rmdir(dir);

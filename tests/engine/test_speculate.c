@@ -382,8 +382,9 @@ static void a_smaller_model_drafts(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(ngrams), cmocka_unit_test(drafts_pay), cmocka_unit_test(text_does_not_depend_on_drafts), cmocka_unit_test(crowds_and_preemption),
-                                       cmocka_unit_test(pages_of_drafted_answers_are_reused), cmocka_unit_test(a_request_may_say_no),
-                                       cmocka_unit_test(windows), cmocka_unit_test(a_model_drafts_for_itself), cmocka_unit_test(a_smaller_model_drafts)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(ngrams), cmocka_unit_test(drafts_pay), cmocka_unit_test(text_does_not_depend_on_drafts),
+                                       cmocka_unit_test(crowds_and_preemption), cmocka_unit_test(pages_of_drafted_answers_are_reused),
+                                       cmocka_unit_test(a_request_may_say_no), cmocka_unit_test(windows),
+                                       cmocka_unit_test(a_model_drafts_for_itself), cmocka_unit_test(a_smaller_model_drafts)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -287,7 +287,8 @@ int main(void) {
     snprintf(dir, sizeof dir, "/tmp/altiserve-tiers-%d", (int)getpid());
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(a_restart_goes_on_from_disk, setup), cmocka_unit_test_setup(damage_is_a_miss, setup), cmocka_unit_test_setup(damage_and_want_of_memory, setup),
-        cmocka_unit_test_setup(pages_are_read_once, setup), cmocka_unit_test_setup(foreign_files_are_a_miss, setup), cmocka_unit_test_setup(two_processes_do_not_share_a_folder, setup),
+        cmocka_unit_test_setup(pages_are_read_once, setup), cmocka_unit_test_setup(foreign_files_are_a_miss, setup),
+        cmocka_unit_test_setup(two_processes_do_not_share_a_folder, setup),
         cmocka_unit_test_setup(the_pool_spills_to_host_memory, setup), cmocka_unit_test_setup(preempted_and_restored_are_the_same, setup),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -33,7 +33,8 @@ static altiserve_options options(void) {
 }
 
 static altiserve_generate prompt(const int32_t *tokens, size_t n) {
-    return (altiserve_generate){.model = path, .tokens = tokens, .n_tokens = n, .n = 1, .max_tokens = ANSWER, .logprobs = -1, .ignore_eos = true, .sampling = {.temperature = 0}, .given = SAMPLING_TEMPERATURE};
+    return (altiserve_generate){.model = path, .tokens = tokens, .n_tokens = n, .n = 1, .max_tokens = ANSWER,
+                                .logprobs = -1, .ignore_eos = true, .sampling = {.temperature = 0}, .given = SAMPLING_TEMPERATURE};
 }
 
 static void preempted_as_alone(void **state) {

@@ -10,7 +10,8 @@ static char path[200];
 
 static void write_model(void) {
     small_model m;
-    small_spec s = {.arch = "gemma3", .e = 32, .layers = 5, .heads = 2, .kv = 1, .head = 16, .ff = 48, .vocab = VOCAB, .post_norms = true, .tied = true}; // the sixth would see everything
+    // Five layers: the sixth would see everything.
+    small_spec s = {.arch = "gemma3", .e = 32, .layers = 5, .heads = 2, .kv = 1, .head = 16, .ff = 48, .vocab = VOCAB, .post_norms = true, .tied = true};
     small_begin(&m, &s);
     small_u32(&m, &s, "context_length", 2048);
     small_u32(&m, &s, "attention.sliding_window", 1024);
@@ -81,7 +82,8 @@ static void small_steps(void **state) {
     o.speculation = SPECULATE_OFF;
     for (int i = 0; i < REQUESTS; i++) {
         for (int k = 0; k < 300; k++) tokens[i][k] = (k * (7 + i) + k * k % 11) % VOCAB;
-        g[i] = (altiserve_generate){.model = path, .tokens = tokens[i], .n_tokens = i % 2 ? 200 : 40, .n = 1, .max_tokens = i % 2 ? 4 : 120, .logprobs = -1, .ignore_eos = true, .given = SAMPLING_TEMPERATURE};
+        g[i] = (altiserve_generate){.model = path, .tokens = tokens[i], .n_tokens = i % 2 ? 200 : 40, .n = 1, .max_tokens = i % 2 ? 4 : 120,
+                                    .logprobs = -1, .ignore_eos = true, .given = SAMPLING_TEMPERATURE};
     }
     altiserve *wide = engine_with(o);
     o.step_tokens = 9;

@@ -10,7 +10,7 @@
 
 // What the model is for. Any model that writes text embeds too, by its last token; it is not for that.
 void api_put_capabilities(strbuf *out, const altiserve_model_info *m) {
-    const struct { bool has; const char *name; } all[] = {{m->generates, "completion"}, {m->embedding_model && m->embeds, "embedding"}, {m->ranks, "rerank"}};
+    const struct { bool has; const char *name; } all[] = {{m->generates, "completion"}, {m->embedding_model && m->embeds, "embedding"}, {m->ranks, "rerank"}, {m->thinks, "thinking"}};
     bool any = false;
     strbuf_addc(out, '[');
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)

@@ -74,7 +74,7 @@ static const struct {
     const char *name, *neutral, *neutral2;
     unsigned where;
 } unbuilt[] = {
-    {"tools", NULL, NULL, ANY}, {"tool_choice", "\"none\"", "\"auto\"", ANY}, {"functions", NULL, NULL, ANY}, {"function_call", "\"none\"", "\"auto\"", ANY},
+    {"tools", NULL, NULL, ANY | FOR_TEMPLATE}, {"tool_choice", "\"none\"", "\"auto\"", ANY}, {"functions", NULL, NULL, ANY | FOR_TEMPLATE}, {"function_call", "\"none\"", "\"auto\"", ANY},
     {"response_format", "{\"type\":\"text\"}", NULL, ANY}, {"grammar", NULL, NULL, ANY}, {"json_schema", NULL, NULL, ANY},
     {"format", NULL, NULL, FOR_OLLAMA}, {"guided_json", NULL, NULL, ANY}, {"guided_regex", NULL, NULL, ANY}, {"guided_choice", NULL, NULL, ANY},
     {"guided_grammar", NULL, NULL, ANY}, {"structured_outputs", NULL, NULL, ANY}, {"modalities", "[\"text\"]", NULL, ANY}, {"audio", NULL, NULL, ANY},
@@ -88,7 +88,7 @@ static const struct {
     {"altiserve", NULL, NULL, FOR_MESSAGES | FOR_OLLAMA | FOR_NATIVE},
     {"template", NULL, NULL, FOR_OLLAMA}, {"context", NULL, NULL, FOR_OLLAMA}, {"logprobs", NULL, NULL, FOR_OLLAMA}, {"n_probs", NULL, NULL, FOR_NATIVE}, {"image_data", NULL, NULL, FOR_NATIVE}, {"t_max_predict_ms", NULL, NULL, FOR_NATIVE},
     {"n_indent", NULL, NULL, FOR_NATIVE}, {"n_keep", NULL, NULL, FOR_NATIVE}, {"response_fields", NULL, NULL, FOR_NATIVE},
-    {"chat_template", NULL, NULL, FOR_CHAT},
+    {"chat_template", NULL, NULL, FOR_CHAT | FOR_TEMPLATE},
 };
 
 bool api_asks_nothing(const json_t *v) {

@@ -599,6 +599,9 @@ static void test_completions(void **state) {
     assert_int_equal(json_array_size(at(r.json, "choices.3.logprobs.tokens")), 16); // OpenAI's default of max_tokens
     assert_int_equal(json_integer_value(at(r.json, "choices.3.logprobs.text_offset.2")), 12);
     assert_int_equal(json_integer_value(at(r.json, "choices.3.index")), 3);
+    const json_t *tops = at(r.json, "choices.3.logprobs.top_logprobs.2");
+    assert_int_equal(json_object_size(tops), 2); // the likeliest, and the chosen one, which is another
+    assert_true(json_real_value(json_object_get(tops, "w1.2\xC3\xA9 ")) == -.1);
     assert_int_equal(json_integer_value(at(r.json, "usage.prompt_tokens")), 14);
     reply_free(&r);
     r = ask("POST", "/v1/completions", "", "{\"prompt\":[104,105],\"echo\":true,\"max_tokens\":1,\"stream\":true}");
@@ -1060,6 +1063,13 @@ static void test_text_routes(void **state) {
     reply_free(&r);
     expect_error("/completion", "{\"prompt\":[\"a\",\"b\"]}", 400, "prompt");
     expect_error("/completion", "{\"prompt\":\"a\",\"n_probs\":3}", 400, "n_probs");
+    expect_error("/completion", "{\"prompt\":\"a\",\"n_predict\":0}", 400, "n_predict");
+    static const char *const of_prompts[] = {"tools", "functions", "chat_template"}; // what would be in the prompt is not left out of it
+    for (size_t i = 0; i < sizeof of_prompts / sizeof *of_prompts; i++) {
+        char body[200];
+        snprintf(body, sizeof body, "{" HELLO ",\"%s\":[1]}", of_prompts[i]);
+        expect_error("/apply-template", body, 400, of_prompts[i]);
+    }
     expect_error("/completion", "{\"prompt\":\"a\",\"grammar\":\"x\"}", 400, "grammar");
     r = ask("GET", "/slots", "", "");
     assert_string_equal(r.body, "[]");

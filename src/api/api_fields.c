@@ -127,7 +127,7 @@ static bool read_stop(params *p, const char *name, const json_t *v, api_error *e
     for (size_t i = 0; i < n; i++) {
         const json_t *s = json_is_array(v) ? json_array_get(v, i) : v;
         if (!json_is_string(s)) return wrong_type(e, name, "a string or an array of strings", s);
-        if (!json_string_length(s) || json_string_length(s) > 4096) return api_fail(e, 400, name, "invalid_value", "a stop string must have 1 to 4,096 bytes");
+        if (!json_string_length(s) || json_string_length(s) > 4096) return api_fail(e, 400, name, "invalid_value", "%s: a stop string must have 1 to 4,096 bytes", name);
         if (!(list[i] = arena_strndup(&p->mem, json_string_value(s), json_string_length(s)))) return no_memory(e);
     }
     p->g.stop = list;

@@ -1222,6 +1222,10 @@ static void test_stop_strings(void **state) {
             if (!strstr(r.body, want)) fail_msg("no %s in %s", want, r.body);
             reply_free(&r);
         }
+    expect_error(CHAT, "{" HELLO ",\"stop\":[\"a\",\"\"]}", 400, "stop");
+    reply r = ask("POST", "/v1/messages", "", "{\"model\":\"fake\",\"max_tokens\":2," HELLO ",\"stop_sequences\":[\"\"]}");
+    assert_string_equal(str(&r, "error.message"), "stop_sequences: a stop string must have 1 to 4,096 bytes");
+    reply_free(&r);
 }
 
 static void test_half_closed(void **state) {

@@ -83,7 +83,7 @@ static json_t *message(api_shape shape, const json_t *m, const char *param, size
     }
     // A refusal comes back without content; most templates add strings and know no null where nothing was called.
     if (ok && json_is_null(content) && !calls) ok = json_object_set_new(copy, "content", json_string("")) == 0;
-    // Ollama's name for what templates know by that of its forerunners.
+    // What Ollama calls thinking, templates know by DeepSeek's name.
     if (ok && shape == SHAPE_OLLAMA && json_object_get(m, "thinking")) ok = json_object_set(copy, "reasoning_content", json_object_get(m, "thinking")) == 0;
     // OpenAI's newer name of the same role; templates know the older one.
     if (ok && !strcmp(json_string_value(role), "developer")) ok = json_object_set_new(copy, "role", json_string("system")) == 0;

@@ -56,7 +56,12 @@ void api_models_list(job *j) {
 void api_models_one(job *j) {
     api_error e;
     altiserve_model_info m;
-    if (!api_find_model(j, http_path(j->r) + strlen("/v1/models/"), &m, &e)) {
+    const char *rest = http_path(j->r) + strlen("/v1/models/");
+    size_t n = strlen(rest);
+    while (n && rest[n - 1] == '/') n--; // as all paths may end
+    char name[sizeof m.id + 1]; // one more, by which a longer one is no model's
+    snprintf(name, sizeof name, "%.*s", (int)n, rest);
+    if (!api_find_model(j, name, &m, &e)) {
         job_fail(j, &e);
         return;
     }

@@ -488,9 +488,12 @@ static void test_models(void **state) {
     r = ask("GET", "/props?model=sleeper", "", "");
     assert_int_equal(json_integer_value(at(r.json, "default_generation_settings.n_ctx")), 0);
     reply_free(&r);
-    r = ask("GET", "/v1/models/fake", "", "");
-    assert_string_equal(str(&r, "id"), "fake");
-    reply_free(&r);
+    const char *one[] = {"/v1/models/fake", "/v1/models/fake/", "/v1/models/fake//", "/v1/models/fake:latest"};
+    for (int i = 0; i < 4; i++) {
+        r = ask("GET", one[i], "", "");
+        assert_string_equal(str(&r, "id"), "fake");
+        reply_free(&r);
+    }
     const char *bad[] = {"/v1/models/none", "/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models//etc/passwd", "/v1/nothing"};
     for (int i = 0; i < 4; i++) {
         r = ask("GET", bad[i], "", "");

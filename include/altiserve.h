@@ -74,6 +74,7 @@ typedef struct altiserve_model_info {
     uint32_t context_trained;
     uint32_t vocabulary, embedding, layers;
     bool     has_template;
+    bool     thinks;         // its template knows how what is thought aloud is marked (altiserve_generate.reasoning)
     bool     generates;      // it writes text
     bool     embeds;         // it makes embeddings (altiserve_submit_embed): encoders do, and decoders by their last token
     bool     ranks;          // it scores pairs of texts instead

@@ -84,12 +84,15 @@ static bool read_system(const json_t *v, strbuf *text, api_error *e) {
 // Of output_config its format would bind the answer; the rest of it (effort) is advice.
 static bool check_output(const json_t *config, api_error *e) {
     const json_t *format = json_object_get(config, "format");
+    if (config && !json_is_object(config) && !json_is_null(config))
+        return api_fail(e, 400, "output_config", "invalid_type", "output_config must be an object, not %s", api_json_type(config));
     return !format || api_asks_nothing(format) || api_fail(e, 400, "output_config.format", "not_built", "output_config.format is understood but not built yet; leave it out");
 }
 
 static bool read_request(job *j, char **input, size_t *len, api_error *e) {
     arena_init(&j->p.mem, 16 << 20);
     j->p.top_logprobs = j->p.logprobs = j->p.draft_max = -1;
+    if (json_object_size(json_object_get(j->body, "thinking"))) j->p.think = -1; // "disabled": api_read_fields refuses all else
     strbuf system = {0};
     bool ok = api_read_fields(&j->p, j->body, FOR_MESSAGES, "", e) && api_settle(&j->p, FOR_MESSAGES, e) && check_output(json_object_get(j->body, "output_config"), e) &&
               api_find_writer(j, j->p.model, e) && read_system(json_object_get(j->body, "system"), &system, e) &&

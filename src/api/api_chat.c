@@ -83,6 +83,8 @@ static json_t *message(api_shape shape, const json_t *m, const char *param, size
     }
     // A refusal comes back without content; most templates add strings and know no null where nothing was called.
     if (ok && json_is_null(content) && !calls) ok = json_object_set_new(copy, "content", json_string("")) == 0;
+    // What Ollama calls thinking, templates know by DeepSeek's name.
+    if (ok && shape == SHAPE_OLLAMA && json_object_get(m, "thinking")) ok = json_object_set(copy, "reasoning_content", json_object_get(m, "thinking")) == 0;
     // OpenAI's newer name of the same role; templates know the older one.
     if (ok && !strcmp(json_string_value(role), "developer")) ok = json_object_set_new(copy, "role", json_string("system")) == 0;
     strbuf_free(&text);
@@ -101,12 +103,11 @@ static bool dump(json_t *root, char **out, size_t *len, api_error *e) {
     return *out || no_memory(e);
 }
 
-// Variables for the template, of which the client's own count most. Who wants no thought, or next to none, gets none where the template has a switch for it; the word itself is
-// for those that know it.
+// Variables for the template, of which the client's own count most.
 static bool put_variables(json_t *root, const params *p) {
     bool ok = true;
     if (p->effort) ok = json_object_set_new(root, "reasoning_effort", json_string(p->effort)) == 0;
-    if (ok && p->effort && (!strcmp(p->effort, "none") || !strcmp(p->effort, "minimal"))) ok = json_object_set_new(root, "enable_thinking", json_false()) == 0;
+    if (ok && p->think) ok = json_object_set_new(root, "enable_thinking", json_boolean(p->think > 0)) == 0;
     return ok && (!p->template_kwargs || json_object_update(root, p->template_kwargs) == 0);
 }
 
@@ -115,21 +116,21 @@ static bool ends_in_space(const char *s, size_t n) { return n && strchr(" \t\n\r
 // How a prompt ends: where the assistant's next turn begins, within the last message, from which the answer goes on, or behind it.
 typedef enum ending { BEGINS, CONTINUES, ENDS } ending;
 
-// Chat completions ask for one of them; to Anthropic's clients a last message of the assistant's is the beginning of the answer. An empty one is a turn that begins.
-// `last` is its number among the client's messages.
+// Chat completions ask for one of them; to Anthropic's and Ollama's clients a last message of the assistant's is the beginning of the answer, unless it calls tools. An empty one
+// is a turn that begins. `last` is its number among the client's messages.
 static bool find_ending(const job *j, json_t *list, const char *param, size_t last, ending *out, api_error *e) {
-    bool anthropic = api_shape_of(j->r) == SHAPE_ANTHROPIC;
+    api_shape shape = api_shape_of(j->r);
     size_t n = json_array_size(list);
     const json_t *m = json_array_get(list, n - 1), *content = json_object_get(m, "content");
     bool answer = !strcmp(json_string_value(json_object_get(m, "role")), "assistant");
     char at[128];
     snprintf(at, sizeof at, "%.60s[%zu].content", param, last);
     *out = j->p.generation_prompt < 0 ? ENDS : BEGINS;
-    if (!(anthropic ? answer : j->p.continues)) return true;
+    if (!(shape == SHAPE_OPENAI ? j->p.continues : answer && !json_array_size(json_object_get(m, "tool_calls")))) return true;
     if (j->p.generation_prompt > 0)
         return api_fail(e, 400, "continue_final_message", "invalid_value",
                         "continue_final_message goes on with the last message, add_generation_prompt begins a new one: set one of them");
-    if (anthropic && ends_in_space(json_string_value(content), json_string_length(content)))
+    if (shape == SHAPE_ANTHROPIC && ends_in_space(json_string_value(content), json_string_length(content)))
         return api_fail(e, 400, at, "invalid_value", "%s: the assistant's last message, with which the answer goes on, must not end in white space", at);
     *out = json_string_length(content) ? CONTINUES : BEGINS;
     if (*out == CONTINUES) return true;

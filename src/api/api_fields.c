@@ -10,7 +10,7 @@
 
 #include "api/api_internal.h"
 
-typedef enum kind { K_INT, K_NUMBER, K_BOOL, K_EITHER, K_STRING, K_EFFORT, K_STOP, K_BIAS, K_STREAM_OPTIONS, K_KWARGS, K_SALT, K_ALTISERVE } kind;
+typedef enum kind { K_INT, K_NUMBER, K_BOOL, K_EITHER, K_STRING, K_EFFORT, K_THINK, K_STOP, K_BIAS, K_STREAM_OPTIONS, K_KWARGS, K_SALT, K_ALTISERVE } kind;
 
 typedef struct field {
     const char *name;
@@ -63,7 +63,8 @@ static const field fields[] = {
     {"return_documents", K_BOOL, 0, 0, AT(return_documents), 0, FOR_RERANK},
     {"reasoning_format", K_STRING, 0, 0, AT(reasoning_format), 0, FOR_CHAT},
     {"chat_template_kwargs", K_KWARGS, 0, 0, AT(template_kwargs), 0, FOR_CHAT | FOR_TEMPLATE},
-    {"reasoning_effort", K_EFFORT, 0, 0, AT(effort), 0, FOR_CHAT | FOR_TEMPLATE},
+    {"reasoning_effort", K_EFFORT, 0, 0, 0, 0, FOR_CHAT | FOR_TEMPLATE},
+    {"think", K_THINK, 0, 0, 0, 0, FOR_OLLAMA},
     {"add_generation_prompt", K_EITHER, 0, 0, AT(generation_prompt), 0, FOR_CHAT | FOR_TEMPLATE},
     {"continue_final_message", K_BOOL, 0, 0, AT(continues), 0, FOR_CHAT | FOR_TEMPLATE},
 };
@@ -73,7 +74,8 @@ static const struct {
     const char *name, *neutral, *neutral2;
     unsigned where;
 } unbuilt[] = {
-    {"tools", NULL, NULL, ANY}, {"tool_choice", "\"none\"", "\"auto\"", ANY}, {"functions", NULL, NULL, ANY}, {"function_call", "\"none\"", "\"auto\"", ANY},
+    {"tools", NULL, NULL, ANY | FOR_TEMPLATE}, {"tool_choice", "\"none\"", "\"auto\"", ANY},
+    {"functions", NULL, NULL, ANY | FOR_TEMPLATE}, {"function_call", "\"none\"", "\"auto\"", ANY},
     {"response_format", "{\"type\":\"text\"}", NULL, ANY}, {"grammar", NULL, NULL, ANY}, {"json_schema", NULL, NULL, ANY},
     {"format", NULL, NULL, FOR_OLLAMA}, {"guided_json", NULL, NULL, ANY}, {"guided_regex", NULL, NULL, ANY}, {"guided_choice", NULL, NULL, ANY},
     {"guided_grammar", NULL, NULL, ANY}, {"structured_outputs", NULL, NULL, ANY}, {"modalities", "[\"text\"]", NULL, ANY}, {"audio", NULL, NULL, ANY},
@@ -83,12 +85,12 @@ static const struct {
     {"skip_special_tokens", "true", NULL, ANY}, {"include_stop_str_in_output", NULL, NULL, ANY}, {"prompt_logprobs", NULL, NULL, ANY},
     {"truncate_prompt_tokens", NULL, NULL, ANY}, {"mirostat", NULL, NULL, ANY}, {"dynatemp_range", NULL, NULL, ANY}, {"xtc_probability", NULL, NULL, ANY},
     {"dry_multiplier", NULL, NULL, ANY}, {"top_n_sigma", "-1", "-1.0", ANY}, {"samplers", NULL, NULL, ANY}, {"min_keep", NULL, NULL, ANY},
-    {"lora", NULL, NULL, ANY}, {"thinking", "{\"type\":\"disabled\"}", NULL, FOR_MESSAGES}, {"output_format", NULL, NULL, FOR_MESSAGES}, {"think", NULL, NULL, FOR_OLLAMA},
+    {"lora", NULL, NULL, ANY}, {"thinking", "{\"type\":\"disabled\"}", NULL, FOR_MESSAGES}, {"output_format", NULL, NULL, FOR_MESSAGES},
     {"altiserve", NULL, NULL, FOR_MESSAGES | FOR_OLLAMA | FOR_NATIVE},
     {"template", NULL, NULL, FOR_OLLAMA}, {"context", NULL, NULL, FOR_OLLAMA}, {"logprobs", NULL, NULL, FOR_OLLAMA},
     {"n_probs", NULL, NULL, FOR_NATIVE}, {"image_data", NULL, NULL, FOR_NATIVE}, {"t_max_predict_ms", NULL, NULL, FOR_NATIVE},
     {"n_indent", NULL, NULL, FOR_NATIVE}, {"n_keep", NULL, NULL, FOR_NATIVE}, {"response_fields", NULL, NULL, FOR_NATIVE},
-    {"chat_template", NULL, NULL, FOR_CHAT},
+    {"chat_template", NULL, NULL, FOR_CHAT | FOR_TEMPLATE},
 };
 
 bool api_asks_nothing(const json_t *v) {
@@ -127,7 +129,7 @@ static bool read_stop(params *p, const char *name, const json_t *v, api_error *e
     for (size_t i = 0; i < n; i++) {
         const json_t *s = json_is_array(v) ? json_array_get(v, i) : v;
         if (!json_is_string(s)) return wrong_type(e, name, "a string or an array of strings", s);
-        if (!json_string_length(s) || json_string_length(s) > 4096) return api_fail(e, 400, name, "invalid_value", "a stop string must have 1 to 4,096 bytes");
+        if (!json_string_length(s) || json_string_length(s) > 4096) return api_fail(e, 400, name, "invalid_value", "%s: a stop string must have 1 to 4,096 bytes", name);
         if (!(list[i] = arena_strndup(&p->mem, json_string_value(s), json_string_length(s)))) return no_memory(e);
     }
     p->g.stop = list;
@@ -204,12 +206,25 @@ static bool read_altiserve(params *p, const char *name, const json_t *v, api_err
     return true;
 }
 
-// How much thought is wished for: OpenAI's words, and "max", which templates know.
-static bool check_effort(const char *name, const char *word, api_error *e) {
+// How much thought is wished for: OpenAI's words, and "max", which templates know. Who wants none, or next to none, gets none where the template has a switch for it.
+static bool read_effort(params *p, const char *name, const char *word, api_error *e) {
     static const char *const words[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        if (!strcmp(word, words[i])) return true;
-    return api_fail(e, 400, name, "invalid_value", "%s must be none, minimal, low, medium, high, xhigh or max, not \"%.40s\"", name, word);
+    size_t i = 0, n = sizeof words / sizeof *words;
+    while (i < n && strcmp(word, words[i])) i++;
+    if (i == n) return api_fail(e, 400, name, "invalid_value", "%s must be none, minimal, low, medium, high, xhigh or max, not \"%.40s\"", name, word);
+    p->effort = words[i];
+    if (i < 2) p->think = -1;
+    return true;
+}
+
+// Ollama's: a boolean, or how much, which is to say yes.
+static bool read_think(params *p, const char *name, const json_t *v, api_error *e) {
+    const char *word = json_string_value(v);
+    if (word && strcmp(word, "low") && strcmp(word, "medium") && strcmp(word, "high") && strcmp(word, "max"))
+        return api_fail(e, 400, name, "invalid_value", "%s must be true, false, low, medium, high or max, not \"%.40s\"", name, word);
+    if (!word && !json_is_boolean(v)) return wrong_type(e, name, "a boolean, or one of low, medium, high and max", v);
+    p->think = json_is_false(v) ? -1 : 1;
+    return !word || read_effort(p, name, word, e);
 }
 
 static bool read_field(params *p, const field *f, const char *name, json_t *v, api_error *e) {
@@ -229,16 +244,16 @@ static bool read_field(params *p, const field *f, const char *name, json_t *v, a
         return true;
     }
     case K_SALT:
-    case K_EFFORT:
     case K_STRING: {
         if (!json_is_string(v)) return wrong_type(e, name, "a string", v);
         if (f->kind == K_SALT && (!json_string_length(v) || json_string_length(v) > 256)) return api_fail(e, 400, name, "invalid_value", "%s must have 1 to 256 bytes", name);
-        if (f->kind == K_EFFORT && !check_effort(name, json_string_value(v), e)) return false;
         const char *s = arena_strndup(&p->mem, json_string_value(v), json_string_length(v));
         if (!s) return no_memory(e);
         memcpy((char *)p + f->at, &s, sizeof s);
         return true;
     }
+    case K_EFFORT: return json_is_string(v) ? read_effort(p, name, json_string_value(v), e) : wrong_type(e, name, "a string", v);
+    case K_THINK: return read_think(p, name, v, e);
     case K_STOP: return read_stop(p, name, v, e);
     case K_BIAS: return read_bias(p, name, v, e);
     case K_STREAM_OPTIONS: {
@@ -309,6 +324,7 @@ bool api_settle(params *p, unsigned where, api_error *e) {
         if (p->top_logprobs >= 0 && !p->want_logprobs) return api_fail(e, 400, "top_logprobs", "invalid_value", "top_logprobs needs logprobs to be true");
         if (p->want_logprobs) g->logprobs = p->top_logprobs >= 0 ? (int)p->top_logprobs : 0;
     }
+    if (where & FOR_OLLAMA) g->reasoning = p->think >= 0; // as Ollama has it: who does not want thoughts has them in the text, if there are any
     if (where & FOR_COMPLETION) {
         g->logprobs = (int)p->logprobs;
         if (p->echo && p->logprobs >= 0) return api_fail(e, 400, "echo", "not_built", "echo together with logprobs is not built yet");

@@ -74,6 +74,7 @@ typedef struct params {
     bool     truncate, return_documents;
     json_t  *template_kwargs; // borrowed
     const char *effort;       // reasoning_effort, or NULL
+    int      think;           // the template's switch for it: 1, -1: off, 0: as the template has it
     int      generation_prompt; // 1, -1: false, 0: not given
     bool     continues;       // continue_final_message
 } params;
@@ -96,7 +97,7 @@ bool api_chat_input(const job *j, const json_t *messages, const char *param, con
 bool api_find_model(job *j, const char *name, altiserve_model_info *info, api_error *e);
 bool api_find_writer(job *j, const char *name, api_error *e); // into j->model; a model that writes no text is a 400
 
-void api_put_capabilities(strbuf *out, const altiserve_model_info *m); // ["completion","embedding","rerank"]: what the model is for
+void api_put_capabilities(strbuf *out, const altiserve_model_info *m); // ["completion","embedding","rerank","thinking"]: what the model is for
 
 // ---- jobs ----------------------------------------------------------------------------------------
 

@@ -259,7 +259,10 @@ void api_native_completion(job *j) {
     if (!api_read_request(j, FOR_NATIVE)) return;
     api_error e;
     uint32_t n;
+    const json_t *most = json_object_get(j->body, "n_predict");
     bool ok = api_check_prompts(j, json_object_get(j->body, "prompt"), &n, &e);
+    if (ok && json_is_number(most) && json_number_value(most) == 0)
+        ok = api_fail(&e, 400, "n_predict", "not_built", "n_predict 0, to read the prompt and write nothing, is not built yet; 1 writes least");
     if (ok && n != 1) ok = api_fail(&e, 400, "prompt", "not_built", "several prompts in one /completion are not built yet; send them one by one");
     if (!ok) {
         job_fail(j, &e);

@@ -150,8 +150,8 @@ void api_ollama_unmanaged(job *j) {
 
 static bool is_chat(const job *j) { return j->route->handle == api_ollama_chat; }
 
-// A line as far as its text. Each says when it was made itself.
-static void put_head(job *j, const char *text, size_t len, strbuf *out) {
+// A line as far as its text and what was thought before it. Each says when it was made itself.
+static void put_head(job *j, const strbuf *text, const strbuf *thought, strbuf *out) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     strbuf_adds(out, "{\"model\":");
@@ -159,12 +159,18 @@ static void put_head(job *j, const char *text, size_t len, strbuf *out) {
     strbuf_adds(out, ",\"created_at\":");
     put_time(out, now.tv_sec, now.tv_nsec);
     strbuf_adds(out, is_chat(j) ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"response\":");
-    api_put_string(out, text, len);
+    api_put_string(out, text->data ? text->data : "", text->len);
+    if (thought->len) {
+        strbuf_adds(out, ",\"thinking\":");
+        api_put_string(out, thought->data, thought->len);
+    }
     if (is_chat(j)) strbuf_addc(out, '}');
 }
 
-static void put_line(job *j, const char *text, size_t len, bool done, strbuf *out) {
-    put_head(j, text, len, out);
+static const strbuf nothing;
+
+static void put_line(job *j, const strbuf *text, const strbuf *thought, bool done, strbuf *out) {
+    put_head(j, text, thought, out);
     if (done) {
         const altiserve_usage *u = &j->parts[0].usage;
         strbuf_addf(out, ",\"done\":true,\"done_reason\":\"%s\",\"total_duration\":%.0f,\"load_duration\":%.0f,\"prompt_eval_count\":%u,"
@@ -177,16 +183,14 @@ static void put_line(job *j, const char *text, size_t len, bool done, strbuf *ou
 
 static void piece(job *j, uint32_t index, const altiserve_event *ev, strbuf *out) {
     (void)index;
-    if (ev->text_len) put_line(j, ev->text, ev->text_len, false, out);
+    const strbuf text = {.data = (char *)ev->text, .len = ev->text_len}, thought = {.data = (char *)ev->reasoning, .len = ev->reasoning_len};
+    if (text.len || thought.len) put_line(j, &text, &thought, false, out);
 }
 
 static void finish(job *j, uint32_t index, strbuf *out) { (void)j, (void)index, (void)out; }
-static void close_stream(job *j, strbuf *out) { put_line(j, "", 0, true, out); }
+static void close_stream(job *j, strbuf *out) { put_line(j, &nothing, &nothing, true, out); }
 
-static void whole(job *j, strbuf *out) {
-    const strbuf *t = &j->choices[0].text;
-    put_line(j, t->data ? t->data : "", t->len, true, out);
-}
+static void whole(job *j, strbuf *out) { put_line(j, &j->choices[0].text, &j->choices[0].reasoning, true, out); }
 
 static void fail_stream(job *j, const api_error *e, strbuf *out) {
     api_put_error(out, j->r, e);
@@ -205,7 +209,7 @@ static void set_prompt(job *j, uint32_t i, altiserve_generate *g) {
 
 // Without a prompt or messages a request is about the model itself: it is loaded, or let go with "keep_alive": 0. One answer then, stream or not.
 static void put_residence(job *j, const char *what, strbuf *out) {
-    put_head(j, "", 0, out);
+    put_head(j, &nothing, &nothing, out);
     strbuf_addf(out, ",\"done\":true,\"done_reason\":\"%s\"}", what);
 }
 
@@ -245,6 +249,12 @@ static void load_or_unload(job *j) {
     job_respond(j, 200, "application/json", &out);
 }
 
+// The model that is to answer, and whether it can think where that is asked for. Ollama's own words: clients look for them.
+static bool find_model(job *j, api_error *e) {
+    if (!api_find_writer(j, j->p.model, e)) return false;
+    return j->p.think <= 0 || j->model.thinks || api_fail(e, 400, "think", "model_not_supported", "\"%.100s\" does not support thinking", j->model.id);
+}
+
 static bool read_request(job *j, api_error *e) {
     arena_init(&j->p.mem, 16 << 20);
     j->p.top_logprobs = j->p.logprobs = j->p.draft_max = -1;
@@ -267,7 +277,7 @@ void api_ollama_chat(job *j) {
         load_or_unload(j);
         return;
     }
-    if (!ok || !api_find_writer(j, j->p.model, &e) || !api_chat_input(j, messages, "messages", NULL, &input, &len, &e)) {
+    if (!ok || !find_model(j, &e) || !api_chat_input(j, messages, "messages", NULL, &input, &len, &e)) {
         job_fail(j, &e);
         return;
     }
@@ -288,7 +298,7 @@ void api_ollama_generate(job *j) {
         load_or_unload(j);
         return;
     }
-    ok = ok && api_find_writer(j, j->p.model, &e);
+    ok = ok && find_model(j, &e);
     if (ok && !json_is_string(prompt)) ok = api_fail(&e, 400, "prompt", NULL, "prompt must be a string, not %s", api_json_type(prompt));
     if (ok && system && !json_is_null(system) && !json_is_string(system)) ok = api_fail(&e, 400, "system", NULL, "system must be a string, not %s", api_json_type(system));
     if (ok && raw && !json_is_null(raw) && !json_is_boolean(raw)) ok = api_fail(&e, 400, "raw", NULL, "raw must be a boolean, not %s", api_json_type(raw));

@@ -10,7 +10,8 @@
 
 // What the model is for. Any model that writes text embeds too, by its last token; it is not for that.
 void api_put_capabilities(strbuf *out, const altiserve_model_info *m) {
-    const struct { bool has; const char *name; } all[] = {{m->generates, "completion"}, {m->embedding_model && m->embeds, "embedding"}, {m->ranks, "rerank"}};
+    const struct { bool has; const char *name; } all[] = {
+        {m->generates, "completion"}, {m->embedding_model && m->embeds, "embedding"}, {m->ranks, "rerank"}, {m->thinks, "thinking"}};
     bool any = false;
     strbuf_addc(out, '[');
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
@@ -56,7 +57,12 @@ void api_models_list(job *j) {
 void api_models_one(job *j) {
     api_error e;
     altiserve_model_info m;
-    if (!api_find_model(j, http_path(j->r) + strlen("/v1/models/"), &m, &e)) {
+    const char *rest = http_path(j->r) + strlen("/v1/models/");
+    size_t n = strlen(rest);
+    while (n && rest[n - 1] == '/') n--; // as all paths may end
+    char name[sizeof m.id + 1]; // one more, by which a longer one is no model's
+    snprintf(name, sizeof name, "%.*s", (int)n, rest);
+    if (!api_find_model(j, name, &m, &e)) {
         job_fail(j, &e);
         return;
     }
@@ -286,7 +292,7 @@ static void comma(strbuf *s) {
     if (s->len) strbuf_addc(s, ',');
 }
 
-// The old format: parallel arrays, and an object from token text to logprob for the alternatives.
+// The old format: parallel arrays, and an object from token text to logprob for the alternatives, to which the chosen token belongs where it is none of them.
 static void add_logprobs(const altiserve_event *ev, strbuf *tokens, strbuf *values, strbuf *tops, strbuf *offsets, size_t *offset) {
     for (size_t i = 0; i < ev->n_tokens; i++) {
         const altiserve_logprob *l = ev->logprobs + i * (size_t)(ev->top_logprobs + 1);
@@ -296,17 +302,16 @@ static void add_logprobs(const altiserve_event *ev, strbuf *tokens, strbuf *valu
         strbuf_addf(offsets, "%zu", *offset);
         *offset += characters(l->bytes, l->len);
         strbuf_addc(tops, '{');
-        bool any = false;
-        for (int k = 1; k <= ev->top_logprobs; k++) {
+        for (int k = 1; ev->top_logprobs && k <= ev->top_logprobs + 1; k++) {
+            const altiserve_logprob *t = k <= ev->top_logprobs ? l + k : l;
             bool twice = false; // tokens may share a text; an object may not hold a key twice
-            for (int q = 1; q < k; q++) twice |= l[q].len == l[k].len && !memcmp(l[q].bytes, l[k].bytes, l[k].len);
-            twice |= !utf8_valid(l[k].bytes, l[k].len) && k > 1;
+            for (int q = 1; q < k; q++) twice |= l[q].len == t->len && !memcmp(l[q].bytes, t->bytes, t->len);
+            twice |= !utf8_valid(t->bytes, t->len) && k > 1;
             if (twice) continue;
-            if (any) strbuf_addc(tops, ',');
-            any = true;
-            api_put_string(tops, l[k].bytes, l[k].len);
+            if (k > 1) strbuf_addc(tops, ',');
+            api_put_string(tops, t->bytes, t->len);
             strbuf_addc(tops, ':');
-            api_put_float(tops, l[k].logprob < -9999 ? -9999 : l[k].logprob);
+            api_put_float(tops, t->logprob < -9999 ? -9999 : t->logprob);
         }
         strbuf_addc(tops, '}');
     }

@@ -16,6 +16,7 @@
 #include "base/pool.h"
 #include "cpu/cpu.h"
 #include "engine/eng_load.h"
+#include "engine/eng_reasoning.h"
 #include "obs/obs.h"
 
 enum { RESCAN_MS = 1000, KEEP_MS = 2000, MAX_ENTRIES = 10000 };
@@ -65,6 +66,7 @@ static status read_info(eng_file *f, const gguf *g, uint32_t context, error *err
     for (size_t i = 0; i < gguf_tensor_count(g); i++) info->parameters += gguf_tensor_elems(gguf_tensor_at(g, i));
     for (uint32_t i = 0; i < gguf_files(g); i++) info->file_bytes += gguf_file_bytes(g, i);
     info->has_template = gguf_find(g, "tokenizer.chat_template") != NULL;
+    info->thinks = gguf_get_string(g, "tokenizer.chat_template", &s, NULL) == OK && eng_reasoning_known(s.ptr, s.len);
     const struct { const char *name; uint32_t *to; } numbers[] = {
         {"context_length", &info->context_trained}, {"embedding_length", &info->embedding}, {"block_count", &info->layers}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {

@@ -1,6 +1,8 @@
 // Owns the splitters of a request's choices and the two halves of the last event. See eng_reasoning.h.
 #include "engine/eng_reasoning.h"
 
+#include <string.h>
+
 #include "base/mem.h"
 
 // As templates write them: DeepSeek, Qwen and most others; Mistral's Magistral; Command A; Seed.
@@ -14,6 +16,12 @@ struct eng_reasoning {
     uint32_t n;
     chat_splitter of[]; // a choice each
 };
+
+bool eng_reasoning_known(const char *source, size_t len) {
+    for (size_t i = 0; i < sizeof markers / sizeof *markers; i++)
+        if (memmem(source, len, markers[i].close, strlen(markers[i].close))) return true;
+    return false;
+}
 
 status eng_reasoning_create(const chat_template *t, const chat_spans *prompt, uint32_t n, eng_reasoning **out, error *err) {
     *out = NULL;

@@ -8,6 +8,8 @@
 
 typedef struct eng_reasoning eng_reasoning; // of a request with n choices
 
+bool   eng_reasoning_known(const char *source, size_t len); // whether a template of that source knows markers
+
 // *out NULL where the template knows no markers. prompt: as it was rendered; it may have opened the block.
 status eng_reasoning_create(const chat_template *t, const chat_spans *prompt, uint32_t n, eng_reasoning **out, error *err);
 void   eng_reasoning_free(eng_reasoning *x); // NULL is fine

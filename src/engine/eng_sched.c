@@ -90,11 +90,15 @@ status eng_sched_submit(eng_sched *s, altiserve_request *r, const char *client, 
     if (st == OK) {
         eng_client *c = eng_client_find(&s->clients, client, name);
         uint32_t starting = free_places(s, r->file); // a newcomer passes through the queue; where a place is free it does not wait there
-        if (!r->goes_on && !pol_admits(s->queued > starting ? s->queued - starting : 0, c->waiting > starting ? c->waiting - starting : 0, (uint32_t)s->o.queue)) {
+        uint32_t all = s->queued > starting ? s->queued - starting : 0, own = c->waiting > starting ? c->waiting - starting : 0;
+        uint32_t soonest = pol_retry_after(s->queued, s->start_interval);
+        if (!r->goes_on && !pol_admits(all, own, (uint32_t)s->o.queue)) {
             c->refs--;
             obs_count(OBS_REJECTS, r->file->id, "queue", 1);
-            st = error_set(err, E_BUSY, "%u requests are waiting already (%u of this client), and the queue holds %d: try again in %u s", s->queued, c->waiting, s->o.queue,
-                           pol_retry_after(s->queued, s->start_interval));
+            if (all < (uint32_t)s->o.queue)
+                st = error_set(err, E_BUSY, "%u requests of this client are waiting already, and what is left of a queue of %d is for others: try again in %u s",
+                               own, s->o.queue, soonest);
+            else st = error_set(err, E_BUSY, "%u requests are waiting already, and the queue holds %d: try again in %u s", all, s->o.queue, soonest);
         } else r->client = c;
     }
     if (st == OK) {

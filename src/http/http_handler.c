@@ -3,6 +3,7 @@
 // libmicrohttpd calls http_on_request first with the headers, then with pieces of the body, then once without data; after a resume it calls
 // that last form again. A request that the route callback kept is suspended until it has an answer; a stream is suspended while its
 // queue is empty. A suspended connection is in our poll, so that a peer which leaves is noticed at once.
+#include <gnutls/gnutls.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -197,7 +198,7 @@ static bool take_body(http_request *r, const char *data, size_t n) {
     if (r->reject || r->answer != ANSWER_NONE) {
         http_drop_body(r); // others may have the room
         if (r->received <= s->o.max_body + DRAIN_BYTES) return true;
-        http_answer_raw(r, 413, "Content Too Large", too_large);
+        http_answer_raw(r, 413, too_large);
         obs_count(OBS_HTTP_CUT, "body", NULL, 1);
         return false;
     }
@@ -256,6 +257,19 @@ static const char *const id_names[] = {"X-Request-Id", "Request-Id"}; // as Open
 
 static void response_done(void *cls) { http_unref(cls); }
 
+// The headers of an answer, but for those that say how its body comes.
+static bool each_answer_header(const http_request *r, const char *type, bool (*put)(void *to, const char *name, const char *value), void *to) {
+    bool ok = !type || put(to, "Content-Type", type);
+    for (const http_pair *p = r->answer_headers; p; p = p->next) ok &= put(to, p->name, p->value);
+    for (size_t i = 0; i < sizeof id_names / sizeof *id_names; i++) ok &= put(to, id_names[i], r->id);
+    if (!r->cors) return ok;
+    ok &= put(to, "Access-Control-Allow-Origin", r->cors) && put(to, "Access-Control-Expose-Headers", "*");
+    return ok & (!strcmp(r->cors, "*") || put(to, "Vary", "Origin"));
+}
+
+static bool put_header(void *to, const char *name, const char *value) { return MHD_add_response_header(to, name, value) == MHD_YES; }
+static bool write_header(void *to, const char *name, const char *value) { return strbuf_addf(to, "%s: %s\r\n", name, value); }
+
 // libmicrohttpd's response holds a reference to the request, which has the bytes. An answer that was given does not change any more but for a stream's queue, so
 // this needs the lock for that alone; libmicrohttpd holds locks of its own around read_stream, which takes ours.
 static enum MHD_Result queue_answer(http_request *r, struct MHD_Connection *mhd) {
@@ -274,17 +288,9 @@ static enum MHD_Result queue_answer(http_request *r, struct MHD_Connection *mhd)
         http_unref(r);
         return MHD_NO;
     }
-    bool ok = true;
-    if (r->content_type) ok &= MHD_add_response_header(m, "Content-Type", r->content_type) == MHD_YES;
-    for (http_pair *p = r->answer_headers; p; p = p->next) ok &= MHD_add_response_header(m, p->name, p->value) == MHD_YES;
-    for (size_t i = 0; i < sizeof id_names / sizeof *id_names; i++) ok &= MHD_add_response_header(m, id_names[i], r->id) == MHD_YES;
-    if (r->cors) {
-        ok &= MHD_add_response_header(m, "Access-Control-Allow-Origin", r->cors) == MHD_YES;
-        ok &= MHD_add_response_header(m, "Access-Control-Expose-Headers", "*") == MHD_YES;
-        if (strcmp(r->cors, "*")) ok &= MHD_add_response_header(m, "Vary", "Origin") == MHD_YES;
-    }
-    if (r->answer == ANSWER_STREAM) ok &= MHD_add_response_header(m, "Cache-Control", "no-cache") == MHD_YES;
-    if (r->close_after || r->server->quiesced) ok &= MHD_add_response_header(m, "Connection", "close") == MHD_YES;
+    bool ok = each_answer_header(r, r->content_type, put_header, m);
+    if (r->answer == ANSWER_STREAM) ok &= put_header(m, "Cache-Control", "no-cache");
+    if (r->close_after || r->server->quiesced) ok &= put_header(m, "Connection", "close");
     enum MHD_Result queued = ok ? MHD_queue_response(mhd, (unsigned)r->code, m) : MHD_NO;
     MHD_destroy_response(m);
     r->queued = queued == MHD_YES;
@@ -303,16 +309,19 @@ static enum MHD_Result queue_reject(http_request *r, struct MHD_Connection *mhd)
     return queue_answer(r, mhd);
 }
 
-void http_answer_raw(http_request *r, int code, const char *phrase, const char *why) {
+// The one send may take less than all, or nothing, where a pipelining client has not read earlier answers: then it sees the connection close, as it would anyway.
+void http_answer_raw(http_request *r, int code, const char *why) {
     strbuf out = {0}, body = {0};
-    if (r->server->cert) return; // the session is libmicrohttpd's
+    if (r->reject) code = r->reject, why = r->reject_text; // what is wrong with it was seen before
     const char *type = http_error_body(r, code, why, &body);
-    strbuf_addf(&out, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: %s\r\nContent-Length: %zu\r\n", code, phrase, type, body.len);
-    for (size_t i = 0; i < sizeof id_names / sizeof *id_names; i++) strbuf_addf(&out, "%s: %s\r\n", id_names[i], r->id);
-    for (http_pair *p = r->answer_headers; p; p = p->next) strbuf_addf(&out, "%s: %s\r\n", p->name, p->value);
+    strbuf_addf(&out, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Length: %zu\r\n", code, MHD_get_reason_phrase_for((unsigned)code), body.len);
+    each_answer_header(r, type, write_header, &out);
     strbuf_adds(&out, "\r\n");
-    if (body.len) strbuf_add(&out, body.data, body.len);
-    if (!out.failed && !body.failed) (void)!send(r->conn->fd, out.data, out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (body.len && !r->head) strbuf_add(&out, body.data, body.len);
+    const union MHD_ConnectionInfo *tls = r->server->cert ? MHD_get_connection_info(r->conn->mhd, MHD_CONNECTION_INFO_GNUTLS_SESSION) : NULL;
+    if (out.failed || body.failed) {}
+    else if (tls) (void)!gnutls_record_send(tls->tls_session, out.data, out.len); // the socket does not block, and SIGPIPE is blocked
+    else (void)!send(r->conn->fd, out.data, out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
     strbuf_free(&out);
     strbuf_free(&body);
 }

@@ -130,7 +130,7 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, en
 void http_fire_close(http_request *r);
 void http_suspend(http_request *r);
 void http_resume(http_request *r);
-void http_answer_raw(http_request *r, int code, const char *phrase, const char *why); // past libmicrohttpd, which takes no answer in the middle of a body; then cut
+void http_answer_raw(http_request *r, int code, const char *why); // past libmicrohttpd, which takes no answer in the middle of a body; then cut
 
 // http_request.c
 void http_unref(http_request *r);

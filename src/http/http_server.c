@@ -41,7 +41,7 @@ void http_cut(http_conn *c, const char *why) {
     c->deadline = 0;
     if (why) obs_count(OBS_HTTP_CUT, why, NULL, 1);
     http_request *r = c->active;
-    if (r && c->phase == PHASE_BODY && why && !strcmp(why, "body")) http_answer_raw(r, 408, "Request Timeout", "the request body did not come in time");
+    if (r && c->phase == PHASE_BODY && why && !strcmp(why, "body")) http_answer_raw(r, 408, "the request body did not come in time");
     shutdown(c->fd, SHUT_RDWR);
     if (!r) return;
     pthread_mutex_lock(&r->lock);

@@ -332,8 +332,13 @@ status altiserve_model(altiserve *a, const char *id, altiserve_model_info *out, 
         out->state = *id == 'b' ? MODEL_BROKEN : MODEL_INCOMPLETE;
         return OK;
     }
-    if (id && *id && strcmp(id, "fake")) return error_set(err, E_NOTFOUND, "there is no model \"%s\"; there is fake", id);
     *out = fake;
+    if (id && !strcmp(id, "thinker")) {
+        snprintf(out->id, sizeof out->id, "thinker");
+        out->thinks = true;
+        return OK;
+    }
+    if (id && *id && strcmp(id, "fake")) return error_set(err, E_NOTFOUND, "there is no model \"%s\"; there is fake", id);
     return OK;
 }
 status altiserve_tokenize(altiserve *a, const char *id, const char *text, size_t len, unsigned flags, int32_t **ids, size_t *n, error *err) {
@@ -488,9 +493,12 @@ static void test_models(void **state) {
     r = ask("GET", "/props?model=sleeper", "", "");
     assert_int_equal(json_integer_value(at(r.json, "default_generation_settings.n_ctx")), 0);
     reply_free(&r);
-    r = ask("GET", "/v1/models/fake", "", "");
-    assert_string_equal(str(&r, "id"), "fake");
-    reply_free(&r);
+    const char *one[] = {"/v1/models/fake", "/v1/models/fake/", "/v1/models/fake//", "/v1/models/fake:latest"};
+    for (int i = 0; i < 4; i++) {
+        r = ask("GET", one[i], "", "");
+        assert_string_equal(str(&r, "id"), "fake");
+        reply_free(&r);
+    }
     const char *bad[] = {"/v1/models/none", "/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models//etc/passwd", "/v1/nothing"};
     for (int i = 0; i < 4; i++) {
         r = ask("GET", bad[i], "", "");
@@ -602,6 +610,9 @@ static void test_completions(void **state) {
     assert_int_equal(json_array_size(at(r.json, "choices.3.logprobs.tokens")), 16); // OpenAI's default of max_tokens
     assert_int_equal(json_integer_value(at(r.json, "choices.3.logprobs.text_offset.2")), 12);
     assert_int_equal(json_integer_value(at(r.json, "choices.3.index")), 3);
+    const json_t *tops = at(r.json, "choices.3.logprobs.top_logprobs.2");
+    assert_int_equal(json_object_size(tops), 2); // the likeliest, and the chosen one, which is another
+    assert_true(json_real_value(json_object_get(tops, "w1.2\xC3\xA9 ")) == -.1);
     assert_int_equal(json_integer_value(at(r.json, "usage.prompt_tokens")), 14);
     reply_free(&r);
     r = ask("POST", "/v1/completions", "", "{\"prompt\":[104,105],\"echo\":true,\"max_tokens\":1,\"stream\":true}");
@@ -931,7 +942,11 @@ static void test_endings(void **state) {
     expect_ending("/v1/messages", "\"stream\":true,", ",{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"a \"},{\"type\":\"text\",\"text\":\" b\"}]}", 'C', 2);
     expect_ending("/v1/messages", "", ANSWER("so ") ",{\"role\":\"user\",\"content\":\"y \"}", 'B', 3); // only the last one is looked at
     expect_ending("/v1/messages", "", ANSWER(""), 'B', 1);
-    expect_ending("/api/chat", "", ANSWER("so"), 'B', 2);
+    expect_ending("/api/chat", "", "", 'B', 1);
+    expect_ending("/api/chat", "\"stream\":false,", ANSWER("so "), 'C', 2); // as Ollama's templates have it
+    expect_ending("/api/chat", "", ANSWER(""), 'B', 1);
+    expect_ending("/api/chat", "", ANSWER("so") ",{\"role\":\"user\",\"content\":\"y\"}", 'B', 3);
+    expect_ending("/api/chat", "", ",{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"function\":{}}]}", 'B', 2); // a call is no beginning
     expect_ending(CHAT, "", ANSWER("so"), 'B', 2);
     expect_ending(CHAT, "\"add_generation_prompt\":true,\"continue_final_message\":false,", ANSWER("so"), 'B', 2);
     expect_ending(CHAT, "\"add_generation_prompt\":false,", ANSWER("so"), 'E', 2);
@@ -990,6 +1005,72 @@ static void test_effort(void **state) {
     expect_error("/apply-template", "{" HELLO ",\"model\":3}", 400, "model");
 }
 
+// Ollama's think: the template's switch, and thoughts apart from the answer unless they are not wanted.
+static void test_think(void **state) {
+    (void)state;
+#define THINKER(rest) "{\"model\":\"thinker\",\"messages\":[{\"role\":\"user\",\"content\":\"THINK\"}],\"options\":{\"num_predict\":3}" rest "}"
+    static const struct { const char *think, *effort; int on; } cases[] = {
+        {"", NULL, 0}, {",\"think\":null", NULL, 0}, {",\"think\":true", NULL, 1}, {",\"think\":false", NULL, -1},
+        {",\"think\":\"low\"", "low", 1}, {",\"think\":\"medium\"", "medium", 1}, {",\"think\":\"high\"", "high", 1}, {",\"think\":\"max\"", "max", 1}};
+    char body[400];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int path = 0; path < 2; path++) {
+            if (path) snprintf(body, sizeof body, "{\"model\":\"thinker\",\"prompt\":\"THINK\",\"options\":{\"num_predict\":3}%s}", cases[i].think);
+            else snprintf(body, sizeof body, THINKER("%s"), cases[i].think);
+            json_t *input = template_input(path ? "/api/generate" : "/api/chat", body);
+            const json_t *on = at(input, "enable_thinking");
+            if (cases[i].on ? !json_is_boolean(on) || json_is_true(on) != (cases[i].on > 0) : on != NULL) fail_msg("%s: %s", body, seen_chat);
+            if (cases[i].effort) assert_string_equal(json_string_value(at(input, "reasoning_effort")), cases[i].effort);
+            else assert_null(at(input, "reasoning_effort"));
+            assert_int_equal(seen.reasoning, cases[i].on >= 0);
+            json_decref(input);
+        }
+    reply r = ask("POST", "/api/chat", "", THINKER(",\"think\":true"));
+    assert_non_null(strstr(r.body, "\"message\":{\"role\":\"assistant\",\"content\":\"\",\"thinking\":\"w0.0\xC3\xA9 \"},\"done\":false}\n"));
+    assert_non_null(strstr(r.body, "\"message\":{\"role\":\"assistant\",\"content\":\"w0.1\xC3\xA9 \",\"thinking\":\"so\"},\"done\":false}\n"));
+    assert_non_null(strstr(r.body, "\"message\":{\"role\":\"assistant\",\"content\":\"w0.2\xC3\xA9 \"},\"done\":false}\n"));
+    reply_free(&r);
+    r = ask("POST", "/api/chat", "", THINKER(",\"stream\":false"));
+    assert_string_equal(str(&r, "message.thinking"), "w0.0\xC3\xA9 so");
+    assert_string_equal(str(&r, "message.content"), "w0.1\xC3\xA9 w0.2\xC3\xA9 ");
+    reply_free(&r);
+    r = ask("POST", "/api/generate", "", "{\"model\":\"thinker\",\"prompt\":\"THINK\",\"options\":{\"num_predict\":3},\"stream\":false}");
+    assert_string_equal(str(&r, "thinking"), "w0.0\xC3\xA9 so");
+    reply_free(&r);
+    r = ask("POST", "/api/chat", "", THINKER(",\"think\":false,\"stream\":false"));
+    assert_null(at(r.json, "message.thinking"));
+    reply_free(&r);
+    r = ask("POST", "/api/show", "", "{\"model\":\"thinker\"}");
+    assert_string_equal(str(&r, "capabilities.1"), "thinking");
+    reply_free(&r);
+    static const struct { const char *body, *says; } wrong[] = {
+        {"{\"model\":\"fake\"," HELLO ",\"think\":true}", "\"fake\" does not support thinking"},
+        {"{\"model\":\"fake\"," HELLO ",\"think\":\"low\"}", "\"fake\" does not support thinking"},
+        {THINKER(",\"think\":\"much\""), "think must be true, false, low, medium, high or max, not \"much\""},
+        {THINKER(",\"think\":1"), "think must be a boolean, or one of low, medium, high and max, not an integer"}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        r = ask("POST", "/api/chat", "", wrong[i].body);
+        assert_int_equal(r.code, 400);
+        assert_string_equal(str(&r, "error"), wrong[i].says);
+        reply_free(&r);
+    }
+    r = ask("POST", "/api/chat", "", "{\"model\":\"fake\"," HELLO ",\"think\":false}"); // asks for what is so anyway
+    assert_int_equal(r.code, 200);
+    reply_free(&r);
+    // Earlier thoughts, by the name that templates know.
+    json_t *input = template_input("/api/chat", "{\"model\":\"thinker\",\"messages\":[{\"role\":\"assistant\",\"content\":\"a\",\"thinking\":\"so\"},"
+                                   "{\"role\":\"user\",\"content\":\"x\"}]}");
+    assert_string_equal(json_string_value(at(input, "messages.0.reasoning_content")), "so");
+    json_decref(input);
+    input = template_input("/v1/messages", "{\"model\":\"thinker\",\"max_tokens\":1,\"thinking\":{\"type\":\"disabled\"}," HELLO "}");
+    assert_true(json_is_false(at(input, "enable_thinking")));
+    json_decref(input);
+    input = template_input("/v1/messages", "{\"model\":\"thinker\",\"max_tokens\":1," HELLO "}");
+    assert_null(at(input, "enable_thinking"));
+    json_decref(input);
+#undef THINKER
+}
+
 static void test_text_routes(void **state) {
     (void)state;
     reply r = ask("POST", "/tokenize", "", "{\"content\":\"hi\",\"add_special\":true}");
@@ -1016,6 +1097,13 @@ static void test_text_routes(void **state) {
     reply_free(&r);
     expect_error("/completion", "{\"prompt\":[\"a\",\"b\"]}", 400, "prompt");
     expect_error("/completion", "{\"prompt\":\"a\",\"n_probs\":3}", 400, "n_probs");
+    expect_error("/completion", "{\"prompt\":\"a\",\"n_predict\":0}", 400, "n_predict");
+    static const char *const of_prompts[] = {"tools", "functions", "chat_template"}; // what would be in the prompt is not left out of it
+    for (size_t i = 0; i < sizeof of_prompts / sizeof *of_prompts; i++) {
+        char body[200];
+        snprintf(body, sizeof body, "{" HELLO ",\"%s\":[1]}", of_prompts[i]);
+        expect_error("/apply-template", body, 400, of_prompts[i]);
+    }
     expect_error("/completion", "{\"prompt\":\"a\",\"grammar\":\"x\"}", 400, "grammar");
     r = ask("GET", "/slots", "", "");
     assert_string_equal(r.body, "[]");
@@ -1137,6 +1225,10 @@ static void test_other_dialects(void **state) {
     r = ask("POST", "/v1/messages", "", "{\"model\":\"fake\",\"max_tokens\":2,\"output_config\":{\"effort\":\"low\",\"format\":null}," HELLO "}");
     assert_int_equal(r.code, 200);
     reply_free(&r);
+    r = ask("POST", "/v1/messages", "", "{\"model\":\"fake\",\"max_tokens\":2,\"output_config\":\"low\"," HELLO "}");
+    assert_int_equal(r.code, 400);
+    assert_string_equal(str(&r, "error.message"), "output_config must be an object, not a string");
+    reply_free(&r);
     r = ask("POST", "/v1/messages", "", "{\"model\":\"fake\"," HELLO "}");
     assert_int_equal(r.code, 400);
     assert_string_equal(str(&r, "type"), "error");
@@ -1169,6 +1261,10 @@ static void test_stop_strings(void **state) {
             if (!strstr(r.body, want)) fail_msg("no %s in %s", want, r.body);
             reply_free(&r);
         }
+    expect_error(CHAT, "{" HELLO ",\"stop\":[\"a\",\"\"]}", 400, "stop");
+    reply r = ask("POST", "/v1/messages", "", "{\"model\":\"fake\",\"max_tokens\":2," HELLO ",\"stop_sequences\":[\"\"]}");
+    assert_string_equal(str(&r, "error.message"), "stop_sequences: a stop string must have 1 to 4,096 bytes");
+    reply_free(&r);
 }
 
 static void test_half_closed(void **state) {
@@ -1779,13 +1875,13 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions),
                                        cmocka_unit_test(test_streams), cmocka_unit_test(test_refusals), cmocka_unit_test(test_shapes),
                                        cmocka_unit_test(test_unmanaged), cmocka_unit_test(test_broken_models), cmocka_unit_test(test_messages),
-                                       cmocka_unit_test(test_endings), cmocka_unit_test(test_effort), cmocka_unit_test(test_text_routes),
-                                       cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_log), cmocka_unit_test(test_residence),
-                                       cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed),
-                                       cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many), cmocka_unit_test(test_slow_client),
-                                       cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys), cmocka_unit_test(test_embeddings),
-                                       cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking), cmocka_unit_test(test_embedding_refusals),
-                                       cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_bodies_go),
+                                       cmocka_unit_test(test_endings), cmocka_unit_test(test_effort), cmocka_unit_test(test_think),
+                                       cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_log),
+                                       cmocka_unit_test(test_residence), cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_leaving),
+                                       cmocka_unit_test(test_half_closed), cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many),
+                                       cmocka_unit_test(test_slow_client), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys),
+                                       cmocka_unit_test(test_embeddings), cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking),
+                                       cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_bodies_go),
                                        cmocka_unit_test(test_what_is_measured), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);
 }

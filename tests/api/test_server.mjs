@@ -205,6 +205,7 @@ const tests = {
     assert.equal((await post('/v1/chat/completions', on)).json.choices[0].message.content, rest.content[0].text);
     assert.equal(gather(events((await post('/v1/chat/completions', { ...on, stream: true })).text)).text, rest.content[0].text);
     assert.notEqual((await post('/v1/chat/completions', { ...plain, messages: [user, begun] })).json.choices[0].message.content, rest.content[0].text);
+    assert.equal((await post('/api/chat', { ...plain, messages: [user, begun], stream: false })).json.message.content, rest.content[0].text); // as Ollama's templates have it
     const { json } = await post('/apply-template', on);
     assert.ok(json.prompt.endsWith(begun.content));
   },

@@ -463,7 +463,22 @@ static void the_queue_is_bounded(void **state) {
     answer_free(ask(a, &(altiserve_generate){.model = "toy-1", .text = "x", .text_len = 1, .n = 1, .max_tokens = 1, .logprobs = -1}));
     for (int i = 0; i < 9; i++)
         if (altiserve_submit(a, &g, &r[i], NULL) != OK) fail_msg("the %dth of 9 was refused where 8 run and 2 may wait", i + 1);
-    for (int i = 0; i < 9; i++) altiserve_request_free(r[i]);
+    // Who is refused is told how many do wait, and whom what is left is for.
+    error err;
+    assert_int_equal(altiserve_submit(a, &g, &r[9], NULL), OK);
+    assert_int_equal(altiserve_submit(a, &g, &r[10], &err), E_BUSY);
+    if (strncmp(err.text, "2 requests are waiting already, and the queue holds 2: try again in ", 68)) fail_msg("%s", err.text);
+    for (int i = 0; i < 10; i++) altiserve_request_free(r[i]);
+    altiserve_destroy(a);
+    o.parallel = 1;
+    o.queue = 8;
+    a = engine_with(o);
+    assert_int_equal(altiserve_load(a, "toy-1", NULL, NULL, NULL), OK);
+    answer_free(ask(a, &(altiserve_generate){.model = "toy-1", .text = "x", .text_len = 1, .n = 1, .max_tokens = 1, .logprobs = -1}));
+    for (int i = 0; i < 8; i++) assert_int_equal(altiserve_submit(a, &g, &r[i], NULL), OK);
+    assert_int_equal(altiserve_submit(a, &g, &r[8], &err), E_BUSY);
+    if (strncmp(err.text, "7 requests of this client are waiting already, and what is left of a queue of 8 is for others: try again in ", 108)) fail_msg("%s", err.text);
+    for (int i = 0; i < 8; i++) altiserve_request_free(r[i]);
     altiserve_destroy(a);
 }
 

@@ -375,6 +375,19 @@ static void template_is(altiserve *a, const char *id, const char *want) {
     mem_free(text);
 }
 
+static void who_thinks_is_told(void **state) {
+    (void)state;
+    put_part("thinks", 0, 1, "tokenizer.chat_template", "{{ messages[0].content.split('</think>')[-1] }}");
+    put_part("talks", 0, 1, "tokenizer.chat_template", "{{ messages[0].content }}");
+    altiserve *a = folder(0);
+    altiserve_model_info m;
+    assert_int_equal(altiserve_model(a, "thinks", &m, NULL), OK);
+    assert_true(m.thinks);
+    assert_int_equal(altiserve_model(a, "talks", &m, NULL), OK);
+    assert_false(m.thinks);
+    altiserve_destroy(a);
+}
+
 static void templates_are_shown(void **state) {
     (void)state;
     put_part("own", 0, 1, "tokenizer.chat_template", "{{ 'its own' }}");
@@ -879,7 +892,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(files_come_and_go, setup, teardown), cmocka_unit_test_setup_teardown(broken_and_incomplete, setup, teardown),
         cmocka_unit_test_setup_teardown(running_requests_keep_their_version, setup, teardown),
         cmocka_unit_test_setup_teardown(models_share_memory, setup, teardown), cmocka_unit_test_setup_teardown(a_load_waits_for_the_busy_one, setup, teardown),
-        cmocka_unit_test_setup_teardown(models_are_loaded_and_unloaded_on_request, setup, teardown), cmocka_unit_test_setup_teardown(templates_are_shown, setup, teardown),
+        cmocka_unit_test_setup_teardown(models_are_loaded_and_unloaded_on_request, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_thinks_is_told, setup, teardown), cmocka_unit_test_setup_teardown(templates_are_shown, setup, teardown),
         cmocka_unit_test_setup_teardown(who_is_wanted_is_not_unloaded, setup, teardown),
         cmocka_unit_test_setup_teardown(a_broken_tokenizer_ends_the_load, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waits_for_memory_stops_nobody, setup, teardown),

@@ -360,6 +360,8 @@ static void test_error_bodies(void **state) {
         {"GET /now HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n", "HTTP/1.1 400 ", "</now me 400 Host is given more than once>"},
         {"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 209715200\r\n", "HTTP/1.1 413 ", "</echo me 413 the request body is larger than this server accepts>"},
         {"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n", "HTTP/1.1 408 ", "</echo me 408 the request body did not come in time>"}, // and it does not
+        {"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 150\r\n", "HTTP/1.1 413 ",
+         "</echo me 413 the request body is larger than this server accepts>"}, // nor does what would be thrown away
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char request[300];
@@ -368,6 +370,14 @@ static void test_error_bodies(void **state) {
         expect_error(&c, cases[i].status, cases[i].body);
         client_close(&c);
     }
+    client page = ask(port, "POST /echo HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:1\r\nX-Request-Id: me\r\nContent-Length: 50\r\n\r\n", NULL); // which may read why
+    expect_error(&page, "HTTP/1.1 408 ", "</echo me 408 the request body did not come in time>");
+    assert_non_null(strstr(page.text, "\r\nAccess-Control-Allow-Origin: http://localhost:1\r\n"));
+    client_close(&page);
+    client head = ask(port, "HEAD /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n", NULL);
+    assert_int_equal(strncmp(head.text, "HTTP/1.1 408 ", 13), 0);
+    assert_string_equal(strstr(head.text, "\r\n\r\n"), "\r\n\r\n");
+    client_close(&head);
     stop(1000);
     port = start((http_options){.error_body = word, .max_body = MOST});
     char *block = calloc(1, MOST + DRAINED + 1);
@@ -788,7 +798,7 @@ static void test_tls(void **state) {
     snprintf(cert, sizeof cert, "%s/cert.pem", dir);
     snprintf(key, sizeof key, "%s/key.pem", dir);
     make_certificate(cert, key);
-    uint16_t port = start((http_options){.tls_cert = cert, .tls_key = key, .header_ms = 300, .stall_ms = 300, .max_lag = 256 << 10});
+    uint16_t port = start((http_options){.tls_cert = cert, .tls_key = key, .header_ms = 300, .body_ms = 300, .stall_ms = 300, .max_lag = 256 << 10});
     assert_int_equal(strncmp(http_url(app.server), "https://127.0.0.1:", 18), 0);
     gnutls_certificate_credentials_t cred;
     gnutls_certificate_allocate_credentials(&cred);
@@ -812,6 +822,13 @@ static void test_tls(void **state) {
         assert_true(wait_closes(2 + quiet, 5000));
         assert_true(wait_requests(0));
     }
+    c = client_open(port, 0); // a body that does not come is told so here too
+    assert_true(client_tls(&c, cred));
+    client_say(&c, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n");
+    assert_true(client_read_until(&c, NULL, 1, 5000));
+    assert_int_equal(strncmp(c.text, "HTTP/1.1 408 ", 13), 0);
+    assert_non_null(strstr(c.text, "\r\n\r\nthe request body did not come in time"));
+    client_close(&c);
     c = client_open(port, 4096); // a reader that does not read
     assert_true(client_tls(&c, cred));
     client_say(&c, "GET /flood HTTP/1.1\r\nHost: localhost\r\n\r\n");

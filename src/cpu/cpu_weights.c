@@ -96,21 +96,18 @@ static status lay_out(const cpu_device *d, const dev_weight *w, layout *l, error
         return error_set(err, E_INVALID, "tensor '%s': rows of %lld do not fit blocks of %s", w->name, (long long)w->k, t->name);
     if (!(w->use & (DEV_USE_MATRIX | DEV_USE_ROWS | DEV_USE_VECTOR))) return error_set(err, E_USAGE, "tensor '%s' has no use", w->name);
     l->format = cpu_format_of(&d->kernels, w->type, w->k, w->use);
-    l->n_panels = (w->n + PANEL - 1) / PANEL;
-    size_t total = 0;
-    bool over = false;
-    if (cpu_format_raw(l->format)) {
-        over |= mul_overflows(l->row_bytes, PANEL, &l->panel_bytes) || mul_overflows(l->row_bytes, (size_t)w->n, &l->expert_bytes);
-    } else {
-        over |= mul_overflows((size_t)w->k, PANEL * 8, &l->panel_bytes); // more than any format takes
-        l->scale_bytes = cpu_scale_bytes(l->format, w->k);
-        l->panel_bytes = cpu_panel_bytes(l->format, w->k);
-        over |= mul_overflows(l->panel_bytes, (size_t)l->n_panels, &l->expert_bytes);
-    }
-    over |= mul_overflows(l->expert_bytes, (size_t)w->experts, &total);
-    size_t values = 0;
+    size_t total = 0, values = 0;
+    bool over = mul_overflows((size_t)w->k, PANEL * 8, &total); // more than a panel of any format takes
     over |= mul_overflows((size_t)w->k, (size_t)w->n, &values) || mul_overflows(values, (size_t)w->experts, &values) || mul_overflows(values, sizeof(float), &values);
-    if (over || total > SIZE_MAX / 2) return error_set(err, E_LIMIT, "tensor '%s' is larger than memory can be", w->name);
+    if (!over) {
+        const bool raw = cpu_format_raw(l->format);
+        l->n_panels = (w->n + PANEL - 1) / PANEL;
+        l->scale_bytes = raw ? 0 : cpu_scale_bytes(l->format, w->k);
+        l->panel_bytes = raw ? l->row_bytes * PANEL : cpu_panel_bytes(l->format, w->k);
+        over = raw ? mul_overflows(l->row_bytes, (size_t)w->n, &l->expert_bytes) : mul_overflows(l->panel_bytes, (size_t)l->n_panels, &l->expert_bytes);
+        over |= mul_overflows(l->expert_bytes, (size_t)w->experts, &total);
+    }
+    if (over || total > SIZE_MAX / 2 || values > SIZE_MAX / 2) return error_set(err, E_LIMIT, "tensor '%s' is larger than memory can be", w->name);
     if (w->use & (DEV_USE_MATRIX | DEV_USE_ROWS)) l->matrix_bytes = total;
     if (w->use & DEV_USE_VECTOR) l->vector_bytes = values;
     return OK;

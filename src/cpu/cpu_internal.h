@@ -357,7 +357,6 @@ typedef struct cpu_kv {
 // Before each group's pages up to upto[g] - 1 are written to: the memory of those that were never used is there, fetched by all workers. By the device's thread.
 void cpu_kv_reach(cpu_device *, cpu_kv *, const int32_t *upto);
 
-size_t cpu_kv_elem(dev_kv_type t);
 // In q8_0 each block of 32 dimensions of a key or value (the last may be shorter) has a scale, f16 [block][32 tokens], after the int8 of all.
 static inline size_t cpu_kv_values_at(dev_kv_type t, int32_t head_k) { // offset of a head's values in its part of a page
     size_t bytes = (size_t)head_k * DEV_PAGE_TOKENS * (t == DEV_KV_F32 ? 4 : t == DEV_KV_Q8_0 ? 1 : 2);

@@ -10,8 +10,6 @@
 
 enum { RUN = 16 }; // of these pages: 256 KB in a row for a head of 128 in 16 bits, 512 tokens that come into memory together
 
-size_t cpu_kv_elem(dev_kv_type t) { return t == DEV_KV_F32 ? 4 : t == DEV_KV_Q8_0 ? 1 : 2; }
-
 dev_kv_type cpu_kv_resolve(const device *d, dev_kv_type t) { return t == DEV_KV_AUTO ? cpu_dev_const(d)->kv_auto : t; }
 
 // A group's pages, without their memory.

@@ -8,7 +8,7 @@
 //   bits(x, i)                  bit i of each byte, the first byte's lowest
 //   put(to, x), put_lanes(to, x) all 64 bytes; 16 of them at a time, 32 apart
 #pragma once
-#include "cpu/cpu_codes.h"
+#include "cpu/cpu_internal.h"
 
 // The lower halves of the bytes of a and b in one, and the upper halves.
 static inline rows16 both_low(rows16 a, rows16 b) { return select_bits(15, a, left(b, 4)); }

@@ -4,7 +4,7 @@
 //
 // Threads: called by the device's thread; sources are read from pool workers.
 #include "base/os.h"
-#include "cpu/cpu_codes.h"
+#include "cpu/cpu_internal.h"
 
 enum { HUGE_PAGE = 2 << 20, PIECE = 256 << 10, SLAB = 32 << 20, LINE = 64 };
 

@@ -12,8 +12,7 @@
 
 #include <cmocka.h>
 
-#include "cpu/cpu_codes.h"
-#include "cpu/cpu_tile.h"
+#include "cpu/cpu_internal.h"
 
 static uint64_t seed = 1;
 static uint8_t any_byte(void) {

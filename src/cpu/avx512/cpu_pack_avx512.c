@@ -1,4 +1,4 @@
-// cpu/pack_avx512: sixteen whole rows of the file's blocks into panels, for the types that most files are in (cpu_pack_rows.h), and into tiles: every fourth
+// cpu/pack_avx512: sixteen whole rows of the file's blocks into panels (cpu_pack_rows.h), and into tiles: every fourth
 // byte of a row in a dword (cpu_tile.h), then rows side by side.
 #include <immintrin.h>
 

@@ -58,6 +58,7 @@ typedef enum cpu_format {
 static inline bool cpu_format_tile(cpu_format f) { return f >= CPU_TILE_RAW; }
 // Reads activations that were packed row by row: int8 blocks, or bf16 tiles.
 static inline bool cpu_format_packs(cpu_format f) { return f >= CPU_Q8; }
+// Of those the ones that read int8: short codes too, which have layouts of their own.
 static inline bool cpu_format_int8(cpu_format f) { return f >= CPU_Q8 && f < CPU_TILE_RAW; }
 static inline bool cpu_format_raw(cpu_format f) { return f == CPU_RAW || f == CPU_TILE_RAW; }
 

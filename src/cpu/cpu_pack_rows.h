@@ -194,7 +194,7 @@ static void panel_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
     }
 }
 
-// Columns of four bytes: [k][16] floats; pairs of half floats as tiles have them. k is a multiple of 4, or of 32.
+// k columns of four bytes, a multiple of 4: [k][16] floats, or whole tiles of pairs of 16-bit numbers.
 static void panel_dwords(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     for (int64_t j = 0; j < k / 4; j++, rows += 16, panel += 256) {
         rows16 c[4];

@@ -640,7 +640,7 @@ static void refusals(void **state) {
     assert_int_equal(dev_import_weight(d, &bad, &s, &t, &e), E_LIMIT);
     for (const char *const *tier = tiers(); *tier; tier++) { // nothing is added to or multiplied with what is too large for it
         device *own = open_device(*tier, 1);
-        const int64_t sizes[][2] = {{INT64_MAX, 1}, {32, INT64_MAX}, {INT64_MAX / 32, 1}};
+        const int64_t sizes[][2] = {{INT64_MAX, 1}, {32, INT64_MAX}, {INT64_MAX / 32, 1}, {32, INT64_C(1) << 56}};
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
             assert_int_equal(dev_import_weight(own, &(dev_weight){"large", QUANT_BF16, sizes[i][0], sizes[i][1], 1, DEV_USE_MATRIX}, &s, &t, &e), E_LIMIT);
         dev_destroy(own);

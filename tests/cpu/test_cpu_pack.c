@@ -45,13 +45,13 @@ static uint8_t *end_of_memory(size_t bytes) {
     return end = at + all;
 }
 
-// `timed`: says how fast each is.
-static int check(const char *tier, cpu_format f, int64_t k, int n, bool timed) {
+// Whether the tier has its own way. `timed`: says how fast each is.
+static bool check(const char *tier, cpu_format f, int64_t k, int n, bool timed) {
     cpu_kernels kern;
     error e = {0};
     if (cpu_choose_kernels(tier, &kern, &e)) fail_msg("%s", e.text);
     uint32_t type = type_of(f);
-    if (!kern.pack[f] || type == QUANT_TYPES) return 0;
+    if (cpu_format_raw(f) || type == QUANT_TYPES) return false;
     size_t row, bytes = cpu_panel_bytes(f, k);
     assert_true(quant_row_bytes((int)type, (uint64_t)k, &row));
     size_t stride = row + PAD; // rows need not follow one another, and what lies between them is not theirs
@@ -65,7 +65,7 @@ static int check(const char *tier, cpu_format f, int64_t k, int n, bool timed) {
     cpu_pack(&kern, f, type, k, n, rows, stride, got);
     for (size_t i = 0; i < bytes + 64; i++)
         if (want[i] != got[i]) fail_msg("%s, format %d, %lld columns, %d rows: byte %zu of %zu is %d, not %d", tier, (int)f, (long long)k, n, i, bytes, got[i], want[i]);
-    if (timed) {
+    if (timed && kern.pack[f]) {
         enum { ROUNDS = 20 };
         double best[2] = {1e9, 1e9};
         for (int i = 0; i < ROUNDS; i++)
@@ -80,7 +80,7 @@ static int check(const char *tier, cpu_format f, int64_t k, int n, bool timed) {
     }
     free(want);
     free(got);
-    return 1;
+    return kern.pack[f] != NULL;
 }
 
 static bool timed;

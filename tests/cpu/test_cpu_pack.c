@@ -58,12 +58,13 @@ static bool check(const char *tier, cpu_format f, int64_t k, int n, bool timed) 
     size_t all = (size_t)(n - 1) * stride + row;
     uint8_t *rows = end_of_memory(PANEL * (MOST_BYTES + PAD)) - all;
     for (size_t i = 0; i < all; i++) rows[i] = any_byte();
-    uint8_t *want = aligned_alloc(64, bytes + 64), *got = aligned_alloc(64, bytes + 64);
-    memset(want, 0x55, bytes + 64);
-    memset(got, 0x55, bytes + 64);
+    const size_t room = (bytes + 127) & ~(size_t)63; // a multiple of the alignment, and bytes behind that nobody may touch
+    uint8_t *want = aligned_alloc(64, room), *got = aligned_alloc(64, room);
+    memset(want, 0x55, room);
+    memset(got, 0x55, room);
     cpu_pack_panel(f, type, k, n, rows, stride, want);
     cpu_pack(&kern, f, type, k, n, rows, stride, got);
-    for (size_t i = 0; i < bytes + 64; i++)
+    for (size_t i = 0; i < room; i++)
         if (want[i] != got[i]) fail_msg("%s, format %d, %lld columns, %d rows: byte %zu of %zu is %d, not %d", tier, (int)f, (long long)k, n, i, bytes, got[i], want[i]);
     if (timed && kern.pack[f]) {
         enum { ROUNDS = 20 };

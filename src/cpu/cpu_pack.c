@@ -136,11 +136,13 @@ void cpu_unpack_row(const cpu_tensor *t, int64_t expert, int64_t row, float *dst
     for (int64_t b = 0; b < k / BLOCK; b++, dst += BLOCK) {
         float d[2], m[2];
         cpu_scale_get(a.scale, a.group, cpu_format_code(f) ? cpu_code(f)->unit : 1, panel, b, r, d, m);
-        for (int i = 0; i < BLOCK; i++) {
-            const int v = cpu_format_code(f) ? cpu_code_value(cpu_code(f), quants, b, r, i)
-                          : cpu_format_tile(f) ? cpu_tile_value(cpu_tile_layout(f), quants, b, r, i)
-                          : int8_value(f, quants + (size_t)b * a.quants, r, i);
-            dst[i] = d[i / 16] * (float)v - m[i / 16];
-        }
+        int v[BLOCK]; // one loop for each order, so that what is the same for all columns is asked once
+        if (cpu_format_code(f))
+            for (int i = 0; i < BLOCK; i++) v[i] = cpu_code_value(cpu_code(f), quants, b, r, i);
+        else if (cpu_format_tile(f))
+            for (int i = 0; i < BLOCK; i++) v[i] = cpu_tile_value(cpu_tile_layout(f), quants, b, r, i);
+        else
+            for (int i = 0; i < BLOCK; i++) v[i] = int8_value(f, quants + (size_t)b * a.quants, r, i);
+        for (int i = 0; i < BLOCK; i++) dst[i] = d[i / 16] * (float)v[i] - m[i / 16];
     }
 }

@@ -59,7 +59,7 @@ void http_free(http_server *s);
 // ---- what was asked. Valid while the caller holds its reference; from any thread. ----------------
 const char *http_id(const http_request *r);                     // each answer bears it: the client's X-Request-Id if that is 1 to 128 token characters, else made here
 const char *http_method(const http_request *r);                 // "GET" for HEAD too
-const char *http_path(const http_request *r);                   // decoded, without the query
+const char *http_path(const http_request *r);                   // decoded, without the query, and without the authority of a target in absolute form
 const char *http_query(const http_request *r, const char *name); // decoded; NULL when absent, "" without a value
 const char *http_header(const http_request *r, const char *name); // any case; NULL when absent; the first when several
 const char *http_body(const http_request *r, size_t *len);      // NUL-terminated behind len

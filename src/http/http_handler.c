@@ -41,6 +41,22 @@ struct scan {
     const char *encoding, *host, *length, *origin, *wanted_headers;
 };
 
+// The path of a request's target. One in absolute form, as proxies are asked, must be taken too, and its authority, put into *host, counts in place of the Host
+// header (RFC 9112, 3.2.2). NULL when memory is gone.
+static const char *read_target(http_request *r, const char *target, const char **host) {
+    static const char *const schemes[] = {"http://", "https://"};
+    for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
+        size_t n = strlen(schemes[i]);
+        if (strncasecmp(target, schemes[i], n)) continue;
+        const char *authority = target + n;
+        target = authority + strcspn(authority, "/");
+        if (!(*host = arena_strndup(&r->strings, authority, (size_t)(target - authority)))) return NULL;
+        if (!*target) target = "/";
+        break;
+    }
+    return arena_strndup(&r->strings, target, strlen(target));
+}
+
 static bool keep_pair(http_request *r, http_pair **list, const char *name, const char *value) {
     http_pair *p = arena_alloc(&r->strings, sizeof *p);
     if (!p) return false;
@@ -126,7 +142,7 @@ static void check_headers(http_server *s, http_request *r, const struct scan *h,
     else if (h->encodings && h->lengths) reject(r, 400, "Content-Length together with Transfer-Encoding is refused");
     else if (h->hosts > 1) reject(r, 400, "Host is given more than once");
     else if (!h->hosts && !strcmp(version, "HTTP/1.1")) reject(r, 400, "the Host header is missing");
-    else if (h->hosts && !host_allowed(s, h->host)) reject(r, 403, "this server listens on loopback and does not answer for this Host, unless --allowed-host names it");
+    else if (h->host && !host_allowed(s, h->host)) reject(r, 403, "this server listens on loopback and does not answer for this Host, unless --allowed-host names it");
     else if (h->origin && s->loopback && !origin_allowed(s, h->origin)) reject(r, 403, "pages of this Origin may not call this server, unless --cors-origin names it");
     else if (s->n_conns > s->o.max_connections) reject(r, 503, "too many connections");
     else if (s->quiesced) reject(r, 503, "the server is stopping");
@@ -170,11 +186,11 @@ static http_request *begin(http_server *s, http_conn *c, struct MHD_Connection *
     r->head = !strcmp(method, "HEAD");
     if (r->head) method = "GET";
     r->method = arena_strndup(&r->strings, method, strlen(method));
-    r->path = arena_strndup(&r->strings, url, strlen(url));
     r->peer = arena_strndup(&r->strings, c->peer, strlen(c->peer));
     struct scan h = {.r = r};
     MHD_get_connection_values(mhd, MHD_HEADER_KIND, each_header, &h);
     MHD_get_connection_values(mhd, MHD_GET_ARGUMENT_KIND, each_argument, &h);
+    r->path = read_target(r, url, &h.host);
     name_request(r);
     c->active = r;
     atomic_store(&s->shown_requests, ++s->n_requests);

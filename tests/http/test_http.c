@@ -231,6 +231,11 @@ static void test_answers(void **state) {
     expect(port, "POST /echo?q=a%20b HTTP/1.1\r\nHost: 127.0.0.1:99\r\nX-Thing: t\r\nContent-Length: 5\r\n\r\nhello", "POST 5 [hello] q=a b h=t");
     expect(port, "POST /echo HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", "POST 5 [abcde] q=- h=-");
     expect(port, "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP/1.1 500 ");
+    // A target in absolute form, as proxies are asked.
+    expect(port, "GET http://localhost:8080/now HTTP/1.1\r\nHost: localhost:8080\r\n\r\n", "now!");
+    expect(port, "GET HTTPS://[::1]/now HTTP/1.0\r\n\r\n", "now!");
+    expect(port, "POST http://127.0.0.1/echo?q=a%20b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n", "POST 0 [] q=a b h=-");
+    expect(port, "OPTIONS http://localhost HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP/1.1 204 ");
     client c = ask(port, "POST /echo HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", NULL);
     assert_non_null(strstr(c.text, "X-Good: yes"));
     assert_null(strstr(c.text, "X-Evil"));
@@ -278,6 +283,14 @@ static void test_refusals(void **state) {
     expect(port, "GET /now HTTP/1.1\r\nHost: 10.0.0.1\r\n\r\n", "HTTP/1.1 403 ");
     expect(port, "GET /now HTTP/1.1\r\nHost: notlocalhost\r\n\r\n", "HTTP/1.1 403 ");
     expect(port, "GET /now HTTP/1.1\r\nHost: LocalHost:1234\r\n\r\n", "now!");
+    // Where the target has an authority, that counts, whatever Host says; but there must be one Host all the same.
+    expect(port, "GET http://evil.example/now HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP/1.1 403 ");
+    expect(port, "GET http://localhost@evil.example/now HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP/1.1 403 ");
+    expect(port, "GET http://evil.example/now HTTP/1.0\r\n\r\n", "HTTP/1.1 403 ");
+    expect(port, "GET http:///now HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP/1.1 403 ");
+    expect(port, "GET http://localhost/now HTTP/1.1\r\nHost: evil.example\r\n\r\n", "now!");
+    expect(port, "GET http://localhost/now HTTP/1.1\r\n\r\n", "HTTP/1.1 400 ");
+    expect(port, "GET http://localhost/now HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", "HTTP/1.1 400 ");
     expect(port, "GET /now HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n\r\n", "HTTP/1.1 403 ");
     expect(port, "GET /now HTTP/1.1\r\nHost: localhost\r\nOrigin: null\r\n\r\n", "HTTP/1.1 403 ");
     expect(port, "GET /now HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:3000\r\n\r\n", "Access-Control-Allow-Origin: http://localhost:3000\r\n");

@@ -3,7 +3,6 @@
 // A list becomes one engine request an element (job_embed); its answer is written when all have ended. What a request asks for is read into
 // the job before anything is submitted, so that a wrong field costs nothing. Elements point into the list, all that the job keeps of the body.
 #include <limits.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -89,12 +88,6 @@ static bool find_embedder(job *j, const char *name, api_error *e) {
 
 // ---- answers -------------------------------------------------------------------------------------
 
-static uint64_t prompt_tokens(const job *j) {
-    uint64_t n = 0;
-    for (uint32_t i = 0; i < j->n_parts; i++) n += j->parts[i].usage.prompt_tokens;
-    return n;
-}
-
 static void put_floats(strbuf *out, const float *x, size_t n) {
     strbuf_addc(out, '[');
     for (size_t i = 0; i < n; i++) {
@@ -133,8 +126,8 @@ static bool check_dimensions(const job *j, api_error *e) {
 }
 
 static void put_usage(const job *j, strbuf *out) {
-    unsigned long long n = prompt_tokens(j);
-    strbuf_addf(out, "\"usage\":{\"prompt_tokens\":%llu,\"total_tokens\":%llu}", n, n);
+    uint32_t n = job_usage(j).prompt_tokens;
+    strbuf_addf(out, "\"usage\":{\"prompt_tokens\":%u,\"total_tokens\":%u}", n, n);
 }
 
 // ---- /v1/embeddings ------------------------------------------------------------------------------
@@ -180,10 +173,8 @@ void api_embeddings(job *j) {
 // ---- Ollama --------------------------------------------------------------------------------------
 
 static void put_timings(job *j, strbuf *out) {
-    double load = 0;
-    for (uint32_t i = 0; i < j->n_parts; i++) load = fmax(load, j->parts[i].usage.load_s);
-    strbuf_addf(out, "\"total_duration\":%.0f,\"load_duration\":%.0f,\"prompt_eval_count\":%llu}",
-                (api_now() - j->arrived) * 1e9, load * 1e9, (unsigned long long)prompt_tokens(j));
+    altiserve_usage u = job_usage(j);
+    strbuf_addf(out, "\"total_duration\":%.0f,\"load_duration\":%.0f,\"prompt_eval_count\":%u}", (api_now() - j->arrived) * 1e9, u.load_s * 1e9, u.prompt_tokens);
 }
 
 static void whole_ollama(job *j, strbuf *out) {

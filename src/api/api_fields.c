@@ -27,6 +27,7 @@ static const field fields[] = {
     {"model", K_STRING, 0, 0, AT(model), 0, ANY | FOR_VECTORS | FOR_TEMPLATE},
     {"stream", K_BOOL, 0, 0, AT(stream), 0, ANY | FOR_EMBEDDINGS},
     {"stream_options", K_STREAM_OPTIONS, 0, 0, 0, 0, FOR_OPENAI},
+    {"timings_per_token", K_BOOL, 0, 0, AT(timings_per_token), 0, FOR_OPENAI | FOR_NATIVE},
     {"n", K_INT, 1, 16, AT(n), 0, FOR_OPENAI},
     {"max_tokens", K_INT, 1, MAX_MAX_TOKENS, AT(max_tokens), 0, FOR_OPENAI | FOR_MESSAGES},
     {"max_completion_tokens", K_INT, 1, MAX_MAX_TOKENS, AT(max_completion_tokens), 0, FOR_CHAT},

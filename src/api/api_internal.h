@@ -57,6 +57,7 @@ typedef struct params {
     arena    mem;             // strings of the request
     altiserve_generate g;     // model, sampling, n, max_tokens, stop, logprobs
     bool     stream, include_usage, echo;
+    bool     timings_per_token; // timings in each chunk of a stream
     const char *reasoning_format; // as llama-server has it: "auto", "deepseek", "none"
     bool     want_logprobs;   // chat's boolean
     int64_t  top_logprobs;    // -1: not given
@@ -217,6 +218,8 @@ void job_done(job *j);        // the answer is given; the runner lets go
 void job_fail(job *j, const api_error *e); // answers with the error, then job_done
 void job_respond(job *j, int code, const char *type, strbuf *body); // frees body; a failed one is a 503; then job_done
 const char *api_why(altiserve_why why); // as answers and the log name it
+altiserve_usage job_usage(const job *j); // of all its parts, as far as their events were taken
+void api_put_timings(strbuf *out, const job *j); // ,"timings":{...} as llama-server has them, from job_usage
 // Parses the body into j->body; false after answering.
 bool job_body(job *j);
 // Submits n_parts requests made from p.g with each prompt, and from then on events flow to the dialect. set(ctx, i, g) fills the prompt of part i. The body is gone then.

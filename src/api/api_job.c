@@ -167,6 +167,25 @@ static void log_request(const job *j, const altiserve_usage *u, const char *who,
     }
 }
 
+// One part's tokens and times added to others'; who waits for several waits for the longest.
+static void add_usage(altiserve_usage *u, const altiserve_usage *one) {
+    u->prompt_tokens += one->prompt_tokens;
+    u->cached_tokens += one->cached_tokens;
+    u->completion_tokens += one->completion_tokens;
+    u->drafted_tokens += one->drafted_tokens;
+    u->accepted_tokens += one->accepted_tokens;
+    u->prefill_s += one->prefill_s;
+    u->decode_s += one->decode_s;
+    if (one->queue_s > u->queue_s) u->queue_s = one->queue_s;
+    if (one->load_s > u->load_s) u->load_s = one->load_s;
+}
+
+altiserve_usage job_usage(const job *j) {
+    altiserve_usage u = {0};
+    for (uint32_t i = 0; i < j->n_parts; i++) add_usage(&u, &j->parts[i].usage);
+    return u;
+}
+
 static void note_request(job *j) {
     const char *m = j->model.id;
     if (j->p.g.loads) return; // nothing was asked of the model; its load is counted by the engine
@@ -179,12 +198,7 @@ static void note_request(job *j) {
         taken += j->parts[i].submitted;
         if (!j->parts[i].submitted || one->replayed) continue;
         computed++;
-        u.prompt_tokens += one->prompt_tokens;
-        u.cached_tokens += one->cached_tokens;
-        u.completion_tokens += one->completion_tokens;
-        u.prefill_s += one->prefill_s;
-        u.decode_s += one->decode_s;
-        if (one->queue_s > u.queue_s) u.queue_s = one->queue_s;
+        add_usage(&u, one);
     }
     if (embeddings) obs_count(OBS_EMBEDDINGS, m, NULL, embeddings);
     obs_count(OBS_PROMPT_TOKENS, m, NULL, u.prompt_tokens);

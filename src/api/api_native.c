@@ -203,12 +203,33 @@ void api_slots(job *j) {
 
 // ---- /completion ---------------------------------------------------------------------------------
 
+// `count` tokens in so many ms, and what follows from it: nothing where there are none.
+static void put_rate(strbuf *out, const char *name, uint32_t count, double ms) {
+    const struct { const char *what; double value; } all[] = {{"ms", ms}, {"per_token_ms", count ? ms / count : 0}, {"per_second", ms > 0 ? count / ms * 1000 : 0}};
+    strbuf_addf(out, ",\"%s_n\":%u", name, count);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        strbuf_addf(out, ",\"%s_%s\":", name, all[i].what);
+        api_put_double(out, all[i].value);
+    }
+}
+
+void api_put_timings(strbuf *out, const job *j) {
+    altiserve_usage u = job_usage(j);
+    strbuf_addf(out, ",\"timings\":{\"cache_n\":%u", u.cached_tokens);
+    put_rate(out, "prompt", u.prompt_tokens - u.cached_tokens, u.prefill_s * 1000);
+    put_rate(out, "predicted", u.completion_tokens, u.decode_s * 1000);
+    if (u.drafted_tokens) strbuf_addf(out, ",\"draft_n\":%u,\"draft_n_accepted\":%u", u.drafted_tokens, u.accepted_tokens);
+    strbuf_addc(out, '}');
+}
+
 static void put_piece_event(job *j, const char *text, size_t len, const altiserve_event *ev, strbuf *out) {
     strbuf_adds(out, "data: {\"index\":0,\"content\":");
     api_put_string(out, text, len);
     strbuf_adds(out, ",\"tokens\":[");
     for (size_t i = 0; i < ev->n_tokens; i++) strbuf_addf(out, "%s%d", i ? "," : "", ev->tokens[i]);
-    strbuf_addf(out, "],\"stop\":false,\"id_slot\":0,\"tokens_predicted\":%u,\"tokens_evaluated\":%u}\n\n", j->choices[0].tokens, ev->usage.prompt_tokens);
+    strbuf_addf(out, "],\"stop\":false,\"id_slot\":0,\"tokens_predicted\":%u,\"tokens_evaluated\":%u", j->choices[0].tokens, ev->usage.prompt_tokens);
+    if (j->p.timings_per_token) api_put_timings(out, j);
+    strbuf_adds(out, "}\n\n");
 }
 
 static void completion_text(job *j, uint32_t index, const altiserve_event *ev, strbuf *out) {
@@ -228,12 +249,8 @@ static void completion_end(job *j, const char *text, size_t len, strbuf *out) {
     strbuf_addf(out, ",\"tokens_predicted\":%u,\"tokens_evaluated\":%u,\"tokens_cached\":%u,\"truncated\":false,\"stop_type\":\"%s\",\"stopping_word\":",
                 u->completion_tokens, u->prompt_tokens, u->prompt_tokens + u->completion_tokens, c->finish == FINISH_LENGTH ? "limit" : c->stop ? "word" : "eos");
     api_put_string(out, c->stop ? c->stop : "", c->stop ? strlen(c->stop) : 0);
-    strbuf_addf(out, ",\"timings\":{\"prompt_n\":%u,\"prompt_ms\":", u->prompt_tokens - u->cached_tokens);
-    api_put_double(out, u->prefill_s * 1000);
-    strbuf_addf(out, ",\"predicted_n\":%u,\"predicted_ms\":", u->completion_tokens);
-    api_put_double(out, u->decode_s * 1000);
-    if (u->drafted_tokens) strbuf_addf(out, ",\"draft_n\":%u,\"draft_n_accepted\":%u", u->drafted_tokens, u->accepted_tokens);
-    strbuf_adds(out, "}}");
+    api_put_timings(out, j);
+    strbuf_addc(out, '}');
 }
 
 static void completion_close(job *j, strbuf *out) {

@@ -75,15 +75,11 @@ void api_models_one(job *j) {
 
 static const char *reason(altiserve_finish f) { return f == FINISH_LENGTH ? "length" : "stop"; }
 
+// ,"usage":{...}
 static void put_usage(strbuf *out, const job *j) {
-    uint32_t prompt = 0, cached = 0, made = 0;
-    for (uint32_t i = 0; i < j->n_parts; i++) {
-        prompt += j->parts[i].usage.prompt_tokens;
-        cached += j->parts[i].usage.cached_tokens;
-        made += j->parts[i].usage.completion_tokens;
-    }
-    strbuf_addf(out, "{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u,\"prompt_tokens_details\":{\"cached_tokens\":%u}}", prompt, made,
-                prompt + made, cached);
+    altiserve_usage u = job_usage(j);
+    strbuf_addf(out, ",\"usage\":{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%u,\"prompt_tokens_details\":{\"cached_tokens\":%u}}", u.prompt_tokens,
+                u.completion_tokens, u.prompt_tokens + u.completion_tokens, u.cached_tokens);
 }
 
 static void put_head(strbuf *out, const job *j, const char *kind, const char *object) {
@@ -94,8 +90,12 @@ static void put_head(strbuf *out, const job *j, const char *kind, const char *ob
     strbuf_adds(out, "\",\"choices\":[");
 }
 
-// The end of every chunk: usage is null in all but the last when it was asked for.
-static void put_tail(strbuf *out, const job *j) { strbuf_adds(out, j->p.include_usage ? "],\"usage\":null}\n\n" : "]}\n\n"); }
+// The end of every chunk with choices: usage is null there when it was asked for, for then a last chunk has it, and the timings too.
+static void put_tail(strbuf *out, const job *j, bool timings) {
+    strbuf_adds(out, j->p.include_usage ? "],\"usage\":null" : "]");
+    if (timings) api_put_timings(out, j);
+    strbuf_adds(out, "}\n\n");
+}
 
 // ,"altiserve":{"explain":[...]}: why each prompt was computed, where that was asked for.
 static void put_explain(strbuf *out, const job *j) {
@@ -124,8 +124,8 @@ static void close_stream(job *j, const char *kind, const char *object, strbuf *o
         put_head(out, j, kind, object);
         strbuf_adds(out, "]");
         if (j->p.include_usage) {
-            strbuf_adds(out, ",\"usage\":");
             put_usage(out, j);
+            api_put_timings(out, j);
         }
         put_explain(out, j);
         strbuf_adds(out, "}\n\n");
@@ -191,7 +191,7 @@ static void chat_start(job *j, uint32_t index, strbuf *out) {
     j->choices[index].started = true;
     chat_chunk(j, index, out);
     strbuf_adds(out, "\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}");
-    put_tail(out, j);
+    put_tail(out, j, false);
 }
 
 static void chat_open(job *j, strbuf *out) {
@@ -216,7 +216,7 @@ static void chat_text(job *j, uint32_t index, const altiserve_event *ev, strbuf 
         strbuf_adds(out, "],\"refusal\":null}");
     } else strbuf_adds(out, "null");
     strbuf_adds(out, ",\"finish_reason\":null}");
-    put_tail(out, j);
+    put_tail(out, j, j->p.timings_per_token);
 }
 
 static void chat_keep(job *j, uint32_t index, const altiserve_event *ev) {
@@ -228,7 +228,7 @@ static void chat_finish(job *j, uint32_t index, strbuf *out) {
     chat_start(j, index, out);
     chat_chunk(j, index, out);
     strbuf_addf(out, "},\"logprobs\":null,\"finish_reason\":\"%s\"}", reason(j->choices[index].finish));
-    put_tail(out, j);
+    put_tail(out, j, !j->p.include_usage);
 }
 
 static void chat_close(job *j, strbuf *out) { close_stream(j, "chatcmpl", "chat.completion.chunk", out); }
@@ -251,8 +251,9 @@ static void chat_whole(job *j, strbuf *out) {
         } else strbuf_adds(out, "null");
         strbuf_addf(out, ",\"finish_reason\":\"%s\"}", reason(c->finish));
     }
-    strbuf_adds(out, "],\"usage\":");
+    strbuf_addc(out, ']');
     put_usage(out, j);
+    api_put_timings(out, j);
     put_explain(out, j);
     strbuf_addc(out, '}');
 }
@@ -344,7 +345,7 @@ static void text_chunk(job *j, uint32_t index, const char *text, size_t len, con
     } else strbuf_adds(out, "null");
     if (why) strbuf_addf(out, ",\"finish_reason\":\"%s\"}", why);
     else strbuf_adds(out, ",\"finish_reason\":null}");
-    put_tail(out, j);
+    put_tail(out, j, why ? !j->p.include_usage : j->p.timings_per_token);
 }
 
 static void text_start(job *j, uint32_t index, strbuf *out) {
@@ -389,8 +390,9 @@ static void text_whole(job *j, strbuf *out) {
         else strbuf_adds(out, "null");
         strbuf_addf(out, ",\"finish_reason\":\"%s\"}", reason(c->finish));
     }
-    strbuf_adds(out, "],\"usage\":");
+    strbuf_addc(out, ']');
     put_usage(out, j);
+    api_put_timings(out, j);
     put_explain(out, j);
     strbuf_addc(out, '}');
 }

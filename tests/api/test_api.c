@@ -156,6 +156,9 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     r->usage.prompt_tokens = 7;
     r->usage.cached_tokens = 3;
     r->usage.load_s = .5;
+    r->usage.prefill_s = .25;
+    r->usage.decode_s = strstr(prompt, "INSTANT") ? 0 : .5;
+    if (strstr(prompt, "DRAFTED")) r->usage.drafted_tokens = 9, r->usage.accepted_tokens = 4;
     r->usage.replayed = strstr(prompt, "REPLAY") != NULL;
     if (strstr(prompt, "FAILEARLY")) r->g.n = 0;
     atomic_fetch_add(&live, 1);
@@ -476,6 +479,18 @@ static void expect_error(const char *path, const char *body, int code, const cha
     reply_free(&r);
 }
 
+static double num(const reply *r, const char *path) {
+    const json_t *v = at(r->json, path);
+    if (!json_is_number(v)) fail_msg("no number at %s in %s", path, r->body);
+    return json_number_value(v);
+}
+
+static reply post_ok(const char *path, const char *body) {
+    reply r = ask("POST", path, "", body);
+    if (r.code != 200) fail_msg("%s %.200s: %d: %s", path, body, r.code, r.body);
+    return r;
+}
+
 #define CHAT "/v1/chat/completions"
 #define HELLO "\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]"
 
@@ -686,6 +701,68 @@ static void test_streams(void **state) {
     r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"LATEFAIL\"}]}");
     assert_int_equal(r.code, 503);
     reply_free(&r);
+}
+
+// The chunks of an SSE body, but for its [DONE].
+static json_t *chunks_of(const char *body) {
+    json_t *all = json_array();
+    for (const char *p = body; (p = strstr(p, "data: ")); p++)
+        if (strncmp(p + 6, "[DONE]", 6)) json_array_append_new(all, json_loads(p + 6, JSON_DISABLE_EOF_CHECK, NULL));
+    return all;
+}
+
+static void expect_timings(const json_t *answer, double predicted, double ms, double drafted) {
+    const struct { const char *name; double value; } want[] = {
+        {"cache_n", 3}, {"prompt_n", 4}, {"prompt_ms", 250}, {"prompt_per_token_ms", 62.5}, {"prompt_per_second", 16}, {"predicted_n", predicted}, {"predicted_ms", ms},
+        {"predicted_per_token_ms", predicted > 0 ? ms / predicted : 0}, {"predicted_per_second", ms > 0 ? predicted / ms * 1000 : 0},
+        {"draft_n", drafted}, {"draft_n_accepted", 4}};
+    size_t n = sizeof want / sizeof *want - (drafted > 0 ? 0 : 2);
+    const json_t *timings = json_object_get(answer, "timings");
+    assert_int_equal(json_object_size(timings), n);
+    for (size_t i = 0; i < n; i++)
+        if (json_number_value(json_object_get(timings, want[i].name)) != want[i].value) fail_msg("%s: not %g", want[i].name, want[i].value);
+}
+
+// llama-server's timings: in whole answers, in the last chunk of streams, and in each that has text where that is asked for.
+static void test_timings(void **state) {
+    (void)state;
+    static const struct { const char *path, *ask; } ways[] = {
+        {CHAT, "\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]"}, {"/v1/completions", "\"prompt\":\"%s\""}, {"/completion", "\"prompt\":\"%s\""}};
+    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+        static const struct { const char *prompt; double ms, drafted; } cases[] = {{"x", 500, 0}, {"INSTANT", 0, 0}, {"DRAFTED", 500, 9}};
+        const char *most = w == 2 ? "n_predict" : "max_tokens";
+        char body[300], start[200];
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            snprintf(start, sizeof start, ways[w].ask, cases[i].prompt);
+            snprintf(body, sizeof body, "{%s,\"%s\":2}", start, most);
+            reply r = post_ok(ways[w].path, body);
+            expect_timings(r.json, 2, cases[i].ms, cases[i].drafted);
+            reply_free(&r);
+        }
+        snprintf(start, sizeof start, ways[w].ask, "x");
+        for (int how = 0; how < 4; how++) { // with each token's, with usage
+            snprintf(body, sizeof body, "{%s,\"%s\":3,\"stream\":true%s%s}", start, most, how & 1 ? ",\"timings_per_token\":true" : "",
+                     how & 2 && w < 2 ? ",\"stream_options\":{\"include_usage\":true}" : "");
+            reply r = ask("POST", ways[w].path, "", body);
+            json_t *all = chunks_of(r.body);
+            size_t n = json_array_size(all), texts = 0;
+            expect_timings(json_array_get(all, n - 1), 3, 500, 0);
+            for (size_t i = 0; i + 1 < n; i++) {
+                const json_t *chunk = json_array_get(all, i);
+                const char *text = json_string_value(at(chunk, w == 0 ? "choices.0.delta.content" : w == 1 ? "choices.0.text" : "content"));
+                bool has = text && *text;
+                texts += has;
+                assert_int_equal(json_object_get(chunk, "timings") != NULL, has && how & 1);
+            }
+            assert_int_equal(texts, 3);
+            json_decref(all);
+            reply_free(&r);
+        }
+    }
+    reply r = post_ok("/v1/completions", "{\"prompt\":[\"a\",\"b\"],\"max_tokens\":2}"); // of all prompts together
+    assert_true(num(&r, "timings.prompt_n") == 8 && num(&r, "timings.prompt_ms") == 500 && num(&r, "timings.predicted_n") == 4 && num(&r, "timings.cache_n") == 6);
+    reply_free(&r);
+    expect_error(CHAT, "{" HELLO ",\"timings_per_token\":1}", 400, "timings_per_token");
 }
 
 static void test_refusals(void **state) {
@@ -1602,18 +1679,6 @@ static void test_no_memory(void **state) {
 
 // ---- embeddings and ranking ----------------------------------------------------------------------
 
-static double num(const reply *r, const char *path) {
-    const json_t *v = at(r->json, path);
-    if (!json_is_number(v)) fail_msg("no number at %s in %s", path, r->body);
-    return json_number_value(v);
-}
-
-static reply post_ok(const char *path, const char *body) {
-    reply r = ask("POST", path, "", body);
-    if (r.code != 200) fail_msg("%s %.200s: %d: %s", path, body, r.code, r.body);
-    return r;
-}
-
 static void test_embeddings(void **state) {
     (void)state;
     reply r = post_ok("/v1/embeddings", "{\"model\":\"encoder\",\"input\":\"hello\"}");
@@ -1873,7 +1938,7 @@ static void test_stop(void **state) {
 int main(void) {
     json_set_alloc_funcs(value_alloc, value_free);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_models), cmocka_unit_test(test_whole), cmocka_unit_test(test_completions),
-                                       cmocka_unit_test(test_streams), cmocka_unit_test(test_refusals), cmocka_unit_test(test_shapes),
+                                       cmocka_unit_test(test_streams), cmocka_unit_test(test_timings), cmocka_unit_test(test_refusals), cmocka_unit_test(test_shapes),
                                        cmocka_unit_test(test_unmanaged), cmocka_unit_test(test_broken_models), cmocka_unit_test(test_messages),
                                        cmocka_unit_test(test_endings), cmocka_unit_test(test_effort), cmocka_unit_test(test_think),
                                        cmocka_unit_test(test_text_routes), cmocka_unit_test(test_other_dialects), cmocka_unit_test(test_log),

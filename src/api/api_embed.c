@@ -177,11 +177,16 @@ static void put_timings(job *j, strbuf *out) {
     strbuf_addf(out, "\"total_duration\":%.0f,\"load_duration\":%.0f,\"prompt_eval_count\":%u}", (api_now() - j->arrived) * 1e9, u.load_s * 1e9, u.prompt_tokens);
 }
 
+// No text, or a list of none: Ollama loads the model then, and answers without embeddings.
+static bool is_nothing(const json_t *input) {
+    return json_is_string(input) ? !json_string_length(input) : json_is_array(input) && !json_array_size(input);
+}
+
 static void whole_ollama(job *j, strbuf *out) {
     strbuf_adds(out, "{\"model\":");
     api_put_string(out, j->model.id, strlen(j->model.id));
     strbuf_adds(out, ",\"embeddings\":[");
-    for (uint32_t i = 0; i < j->n_parts; i++) {
+    for (uint32_t i = 0; i < j->n_parts && !j->p.g.loads; i++) {
         if (i) strbuf_addc(out, ',');
         put_floats(out, j->parts[i].embedding, shorten(j, &j->parts[i]));
     }
@@ -212,11 +217,14 @@ void api_ollama_embed(job *j) {
     if (!job_body(j)) return;
     api_error e;
     uint32_t n = 0;
-    if (!read_fields(j, FOR_OLLAMA_EMBED, &e) || !find_embedder(j, j->p.model, &e) || !check_inputs(j, "input", &n, &e) || !check_dimensions(j, &e)) {
+    const json_t *input = given(j, "input");
+    if (!read_fields(j, FOR_OLLAMA_EMBED, &e) || !find_embedder(j, j->p.model, &e) || !check_dimensions(j, &e) ||
+        !(is_nothing(input) || check_inputs(j, "input", &n, &e))) {
         job_fail(j, &e);
         return;
     }
-    job_embed(j, &ollama, n, set_ollama, "input");
+    if (n) job_embed(j, &ollama, n, set_ollama, "input");
+    else job_load(j, &ollama);
 }
 
 void api_ollama_embeddings(job *j) {
@@ -226,11 +234,12 @@ void api_ollama_embeddings(job *j) {
     bool ok = read_fields(j, FOR_OLLAMA_EMBED, &e) && find_embedder(j, j->p.model, &e);
     if (ok && !prompt) ok = api_fail(&e, 400, "prompt", "missing_required_parameter", "prompt is missing");
     if (ok && !json_is_string(prompt)) ok = api_fail(&e, 400, "prompt", "invalid_type", "prompt must be a string, not %s", api_json_type(prompt));
-    if (!ok || !check_input(j, prompt, "prompt", &e)) {
+    if (!ok) {
         job_fail(j, &e);
         return;
     }
-    job_embed(j, &ollama_one, 1, set_ollama_one, "prompt");
+    if (is_nothing(prompt)) job_load(j, &ollama_one);
+    else job_embed(j, &ollama_one, 1, set_ollama_one, "prompt");
 }
 
 // ---- ranking -------------------------------------------------------------------------------------

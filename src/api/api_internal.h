@@ -224,6 +224,8 @@ void api_put_timings(strbuf *out, const job *j); // ,"timings":{...} as llama-se
 bool job_body(job *j);
 // Submits n_parts requests made from p.g with each prompt, and from then on events flow to the dialect. set(ctx, i, g) fills the prompt of part i. The body is gone then.
 void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *j, uint32_t i, altiserve_generate *g), const char *prompt_param);
+// Loads j->model and generates nothing; when it is there the dialect's `whole` is the answer.
+void job_load(job *j, const dialect *d);
 // Submits n_parts requests that embed, few at a time; when all have ended the dialect's `whole` is the answer, from parts[].embedding. set fills text, pair or tokens
 // (the latter are freed after use). param is the body's field that holds them, the only one that is kept, and names them in errors (an element as param[i]).
 void job_embed(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *j, uint32_t i, altiserve_embed *what), const char *param);

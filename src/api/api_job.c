@@ -523,6 +523,15 @@ void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *,
     pump(j);
 }
 
+static void set_nothing(job *j, uint32_t i, altiserve_generate *g) { (void)j, (void)i, (void)g; }
+
+void job_load(job *j, const dialect *d) {
+    j->p.stream = false;
+    j->p.g.loads = true;
+    j->p.g.n = 1;
+    job_generate(j, d, 1, set_nothing, "model");
+}
+
 void job_embed(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *, uint32_t, altiserve_embed *), const char *param) {
     new_id(j);
     j->dialect = d;

@@ -216,8 +216,6 @@ static void put_residence(job *j, const char *what, strbuf *out) {
 static void whole_load(job *j, strbuf *out) { put_residence(j, "load", out); }
 static const dialect residence = {.whole = whole_load};
 
-static void set_nothing(job *j, uint32_t i, altiserve_generate *g) { (void)j, (void)i, (void)g; }
-
 // 0, or a duration in Go's words that is none: "0", "0s", "0h0m".
 static bool keeps_none(const json_t *keep_alive) {
     if (json_is_number(keep_alive)) return json_number_value(keep_alive) == 0;
@@ -233,9 +231,7 @@ static void load_or_unload(job *j) {
         return;
     }
     if (!keeps_none(json_object_get(j->body, "keep_alive"))) {
-        j->p.stream = false;
-        j->p.g.loads = true;
-        job_generate(j, &residence, 1, set_nothing, "model");
+        job_load(j, &residence);
         return;
     }
     if (altiserve_unload(j->a->engine, j->model.id, &err)) {

@@ -1799,7 +1799,9 @@ static void test_embedding_refusals(void **state) {
     static const struct { const char *path, *body; } ollama[] = {
         {"/api/embed", "{\"model\":\"encoder\"}"}, {"/api/embed", "{\"model\":\"encoder\",\"input\":\"a\",\"truncate\":1}"},
         {"/api/embed", "{\"model\":\"encoder\",\"input\":\"TOOLONG\",\"truncate\":false}"},
-        {"/api/embeddings", "{\"model\":\"encoder\"}"}, {"/api/embeddings", "{\"model\":\"encoder\",\"prompt\":\"\"}"}, {"/api/chat", "{" HELLO ",\"model\":\"encoder\"}"},
+        {"/api/embeddings", "{\"model\":\"encoder\"}"}, {"/api/embeddings", "{\"model\":\"encoder\",\"prompt\":[]}"}, {"/api/embed", "{\"model\":\"encoder\",\"input\":[\"\"]}"},
+        {"/api/embed", "{\"model\":\"ranker\",\"input\":[]}"}, {"/api/embed", "{\"model\":\"encoder\",\"input\":[],\"dimensions\":5}"},
+        {"/api/chat", "{" HELLO ",\"model\":\"encoder\"}"},
     };
     for (size_t i = 0; i < sizeof ollama / sizeof *ollama; i++) {
         reply r = ask("POST", ollama[i].path, "", ollama[i].body);
@@ -1808,6 +1810,28 @@ static void test_embedding_refusals(void **state) {
         reply_free(&r);
     }
     assert_true(wait_live(0));
+}
+
+// Ollama's answer to nothing: no embeddings, and the model is there.
+static void test_embedding_nothing(void **state) {
+    (void)state;
+    static const struct { const char *path, *field, *list; } ways[] = {
+        {"/api/embed", "\"input\":\"\"", "embeddings"}, {"/api/embed", "\"input\":[]", "embeddings"}, {"/api/embeddings", "\"prompt\":\"\"", "embedding"}};
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        char body[100];
+        atomic_store(&loaded, false);
+        snprintf(body, sizeof body, "{\"model\":\"sleeper\",%s}", ways[i].field);
+        reply r = post_ok(ways[i].path, body);
+        assert_true(json_is_array(at(r.json, ways[i].list)) && !json_array_size(at(r.json, ways[i].list)));
+        assert_true(atomic_load(&loaded));
+        reply_free(&r);
+        atomic_store(&load_fails, true);
+        r = ask("POST", ways[i].path, "", body);
+        assert_int_equal(r.code, 503);
+        reply_free(&r);
+        atomic_store(&load_fails, false);
+    }
+    atomic_store(&loaded, false);
 }
 
 // A client that leaves takes all of its requests with it, and those that were not submitted yet.
@@ -1946,7 +1970,7 @@ int main(void) {
                                        cmocka_unit_test(test_half_closed), cmocka_unit_test(test_long_prompts), cmocka_unit_test(test_many),
                                        cmocka_unit_test(test_slow_client), cmocka_unit_test(test_keepalive), cmocka_unit_test(test_keys),
                                        cmocka_unit_test(test_embeddings), cmocka_unit_test(test_many_embeddings), cmocka_unit_test(test_ranking),
-                                       cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_bodies_go),
-                                       cmocka_unit_test(test_what_is_measured), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
+                                       cmocka_unit_test(test_embedding_refusals), cmocka_unit_test(test_embedding_leaver), cmocka_unit_test(test_embedding_nothing),
+                                       cmocka_unit_test(test_bodies_go), cmocka_unit_test(test_what_is_measured), cmocka_unit_test(test_no_memory), cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, begin, end);
 }

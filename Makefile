@@ -1,5 +1,6 @@
 # Two commands: `make run` serves what is in models/, `make test` tests. The rest of the work is CMake's.
-.PHONY: run build test check-deps sanitize tsan conformance fuzz bench kerncheck toy clean
+.PHONY: run build install test check-deps sanitize tsan conformance fuzz bench kerncheck toy clean
+PREFIX ?= /usr/local
 CTEST = ctest --test-dir $(1) --output-on-failure
 
 run: build
@@ -8,6 +9,10 @@ run: build
 build:
 	@tools/setup build
 	@tools/cmake-build build
+
+# Into PREFIX; under DESTDIR, where that is given, as packages are made.
+install: build
+	@cmake --install build --prefix $(PREFIX)
 
 test:
 	@tools/setup test

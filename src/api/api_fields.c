@@ -10,12 +10,12 @@
 
 #include "api/api_internal.h"
 
-typedef enum kind { K_INT, K_NUMBER, K_BOOL, K_EITHER, K_STRING, K_EFFORT, K_THINK, K_STOP, K_BIAS, K_STREAM_OPTIONS, K_KWARGS, K_SALT, K_ALTISERVE } kind;
+typedef enum kind { K_INT, K_COUNT, K_NUMBER, K_BOOL, K_EITHER, K_STRING, K_EFFORT, K_THINK, K_STOP, K_BIAS, K_STREAM_OPTIONS, K_KWARGS, K_SALT, K_ALTISERVE } kind;
 
 typedef struct field {
     const char *name;
-    kind     kind;       // K_EITHER: a boolean of which it matters whether it was given
-    double   low, high;  // K_INT, K_NUMBER: inclusive
+    kind     kind;       // K_COUNT: an integer, or -1 for "as many as there is room for"; K_EITHER: a boolean of which it matters whether it was given
+    double   low, high;  // K_INT, K_COUNT, K_NUMBER: inclusive
     size_t   at;         // in params
     unsigned given;      // SAMPLING_* bit set in g.given
     unsigned where;
@@ -29,8 +29,9 @@ static const field fields[] = {
     {"stream_options", K_STREAM_OPTIONS, 0, 0, 0, 0, FOR_OPENAI},
     {"timings_per_token", K_BOOL, 0, 0, AT(timings_per_token), 0, FOR_OPENAI | FOR_NATIVE},
     {"n", K_INT, 1, 16, AT(n), 0, FOR_OPENAI},
-    {"max_tokens", K_INT, 1, MAX_MAX_TOKENS, AT(max_tokens), 0, FOR_OPENAI | FOR_MESSAGES},
-    {"max_completion_tokens", K_INT, 1, MAX_MAX_TOKENS, AT(max_completion_tokens), 0, FOR_CHAT},
+    {"max_tokens", K_COUNT, 1, MAX_MAX_TOKENS, AT(max_tokens), 0, FOR_OPENAI},
+    {"max_tokens", K_INT, 1, MAX_MAX_TOKENS, AT(max_tokens), 0, FOR_MESSAGES},
+    {"max_completion_tokens", K_COUNT, 1, MAX_MAX_TOKENS, AT(max_completion_tokens), 0, FOR_CHAT},
     {"num_predict", K_INT, -2, MAX_MAX_TOKENS, AT(max_tokens), 0, FOR_OLLAMA},
     {"n_predict", K_INT, -2, MAX_MAX_TOKENS, AT(max_tokens), 0, FOR_NATIVE},
     {"temperature", K_NUMBER, 0, 2, AT(temperature), SAMPLING_TEMPERATURE, ANY},
@@ -176,14 +177,16 @@ static bool read_bias(params *p, const char *name, json_t *v, api_error *e) {
 }
 
 static bool read_number(params *p, const field *f, const char *name, const json_t *v, api_error *e) {
-    if (f->kind == K_INT ? !json_is_integer(v) : !json_is_number(v)) {
+    bool whole = f->kind != K_NUMBER;
+    if (whole ? !json_is_integer(v) : !json_is_number(v)) {
         // 5.0 is a whole number to most clients' languages
-        if (!(f->kind == K_INT && json_is_real(v) && json_real_value(v) == floor(json_real_value(v)) && fabs(json_real_value(v)) < 9e15))
-            return wrong_type(e, name, f->kind == K_INT ? "an integer" : "a number", v);
+        if (!(whole && json_is_real(v) && json_real_value(v) == floor(json_real_value(v)) && fabs(json_real_value(v)) < 9e15))
+            return wrong_type(e, name, whole ? "an integer" : "a number", v);
     }
     double d = json_number_value(v);
-    if (!(d >= f->low && d <= f->high)) return api_fail(e, 400, name, "invalid_value", "%s must be from %.15g to %.15g, not %.15g", name, f->low, f->high, d);
-    if (f->kind == K_INT) {
+    if (!(d >= f->low && d <= f->high) && !(f->kind == K_COUNT && d == -1))
+        return api_fail(e, 400, name, "invalid_value", "%s must be from %.15g to %.15g%s, not %.15g", name, f->low, f->high, f->kind == K_COUNT ? ", or -1" : "", d);
+    if (whole) {
         int64_t i = json_is_integer(v) ? (int64_t)json_integer_value(v) : (int64_t)d;
         memcpy((char *)p + f->at, &i, sizeof i);
     } else memcpy((char *)p + f->at, &d, sizeof d);
@@ -231,6 +234,7 @@ static bool read_think(params *p, const char *name, const json_t *v, api_error *
 static bool read_field(params *p, const field *f, const char *name, json_t *v, api_error *e) {
     switch (f->kind) {
     case K_INT:
+    case K_COUNT:
     case K_NUMBER: return read_number(p, f, name, v, e);
     case K_BOOL: {
         if (!json_is_boolean(v)) return wrong_type(e, name, "a boolean", v);

@@ -1,4 +1,5 @@
 // api/api_native: /health, /metrics, and llama-server's /completion, /tokenize, /detokenize, /apply-template, /props, /slots.
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -203,8 +204,9 @@ void api_slots(job *j) {
 
 // ---- /completion ---------------------------------------------------------------------------------
 
-// `count` tokens in so many ms, and what follows from it: nothing where there are none.
-static void put_rate(strbuf *out, const char *name, uint32_t count, double ms) {
+// `count` tokens in so many seconds, which are measured in whole microseconds, and what follows from it: nothing where there are none.
+static void put_rate(strbuf *out, const char *name, uint32_t count, double seconds) {
+    double ms = round(seconds * 1e6) / 1e3;
     const struct { const char *what; double value; } all[] = {{"ms", ms}, {"per_token_ms", count ? ms / count : 0}, {"per_second", ms > 0 ? count / ms * 1000 : 0}};
     strbuf_addf(out, ",\"%s_n\":%u", name, count);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -216,8 +218,8 @@ static void put_rate(strbuf *out, const char *name, uint32_t count, double ms) {
 void api_put_timings(strbuf *out, const job *j) {
     altiserve_usage u = job_usage(j);
     strbuf_addf(out, ",\"timings\":{\"cache_n\":%u", u.cached_tokens);
-    put_rate(out, "prompt", u.prompt_tokens - u.cached_tokens, u.prefill_s * 1000);
-    put_rate(out, "predicted", u.completion_tokens, u.decode_s * 1000);
+    put_rate(out, "prompt", u.prompt_tokens - u.cached_tokens, u.prefill_s);
+    put_rate(out, "predicted", u.completion_tokens, u.decode_s);
     if (u.drafted_tokens) strbuf_addf(out, ",\"draft_n\":%u,\"draft_n_accepted\":%u", u.drafted_tokens, u.accepted_tokens);
     strbuf_addc(out, '}');
 }

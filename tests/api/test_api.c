@@ -156,7 +156,7 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
     r->usage.prompt_tokens = 7;
     r->usage.cached_tokens = 3;
     r->usage.load_s = .5;
-    r->usage.prefill_s = .25;
+    r->usage.prefill_s = .000246;
     r->usage.decode_s = strstr(prompt, "INSTANT") ? 0 : .5;
     if (strstr(prompt, "DRAFTED")) r->usage.drafted_tokens = 9, r->usage.accepted_tokens = 4;
     r->usage.replayed = strstr(prompt, "REPLAY") != NULL;
@@ -607,6 +607,12 @@ static void test_whole(void **state) {
     assert_string_equal(str(&r, "choices.0.finish_reason"), "stop");
     assert_int_equal(seen.max_tokens, 0);
     reply_free(&r);
+    r = post_ok(CHAT, "{" HELLO ",\"max_tokens\":-1}"); // llama-server's word for "as many as there is room for"
+    assert_int_equal(seen.max_tokens, 0);
+    reply_free(&r);
+    r = post_ok(CHAT, "{" HELLO ",\"max_completion_tokens\":-1,\"max_tokens\":2}");
+    assert_int_equal(seen.max_tokens, 0);
+    reply_free(&r);
     // An answer that was a refusal comes back without content: templates add strings, so they get one.
     r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":null,\"refusal\":\"no\"},"
             "{\"role\":\"user\",\"content\":\"b\"}],\"max_tokens\":1}");
@@ -633,6 +639,9 @@ static void test_completions(void **state) {
     r = ask("POST", "/v1/completions", "", "{\"prompt\":[104,105],\"echo\":true,\"max_tokens\":1,\"stream\":true}");
     assert_non_null(strstr(r.body, "\"text\":\"hi\""));
     assert_int_equal(seen.n_tokens, 2);
+    reply_free(&r);
+    r = post_ok("/v1/completions", "{\"prompt\":\"x\",\"max_tokens\":-1}"); // not OpenAI's 16
+    assert_int_equal(seen.max_tokens, 0);
     reply_free(&r);
     r = ask("POST", "/v1/completions", "", "{\"prompt\":[[1,2],[3]],\"max_tokens\":1}");
     assert_int_equal(json_array_size(at(r.json, "choices")), 2);
@@ -713,7 +722,7 @@ static json_t *chunks_of(const char *body) {
 
 static void expect_timings(const json_t *answer, double predicted, double ms, double drafted) {
     const struct { const char *name; double value; } want[] = {
-        {"cache_n", 3}, {"prompt_n", 4}, {"prompt_ms", 250}, {"prompt_per_token_ms", 62.5}, {"prompt_per_second", 16}, {"predicted_n", predicted}, {"predicted_ms", ms},
+        {"cache_n", 3}, {"prompt_n", 4}, {"prompt_ms", .246}, {"prompt_per_token_ms", .0615}, {"prompt_per_second", 4 / .246 * 1000}, {"predicted_n", predicted}, {"predicted_ms", ms},
         {"predicted_per_token_ms", predicted > 0 ? ms / predicted : 0}, {"predicted_per_second", ms > 0 ? predicted / ms * 1000 : 0},
         {"draft_n", drafted}, {"draft_n_accepted", 4}};
     size_t n = sizeof want / sizeof *want - (drafted > 0 ? 0 : 2);
@@ -760,7 +769,7 @@ static void test_timings(void **state) {
         }
     }
     reply r = post_ok("/v1/completions", "{\"prompt\":[\"a\",\"b\"],\"max_tokens\":2}"); // of all prompts together
-    assert_true(num(&r, "timings.prompt_n") == 8 && num(&r, "timings.prompt_ms") == 500 && num(&r, "timings.predicted_n") == 4 && num(&r, "timings.cache_n") == 6);
+    assert_true(num(&r, "timings.prompt_n") == 8 && num(&r, "timings.prompt_ms") == .492 && num(&r, "timings.predicted_n") == 4 && num(&r, "timings.cache_n") == 6);
     reply_free(&r);
     expect_error(CHAT, "{" HELLO ",\"timings_per_token\":1}", 400, "timings_per_token");
 }
@@ -777,7 +786,7 @@ static void test_refusals(void **state) {
         {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"x\",\"audio\":{\"id\":\"a\"}}]}", 400, "messages[1].audio"},
         {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\",\"function_call\":{\"name\":\"f\",\"arguments\":\"\"}}]}", 400, "messages[0].function_call"},
         {"{" HELLO ",\"model\":\"none\"}", 404, "model"}, {"{" HELLO ",\"model\":7}", 400, "model"}, {"{" HELLO ",\"model\":\"/etc/passwd\"}", 404, "model"},
-        {"{" HELLO ",\"max_tokens\":0}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":-1}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":99999999999}", 400, "max_tokens"},
+        {"{" HELLO ",\"max_tokens\":0}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":-2}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":99999999999}", 400, "max_tokens"},
         {"{" HELLO ",\"max_tokens\":1e300}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":\"5\"}", 400, "max_tokens"}, {"{" HELLO ",\"max_tokens\":1.5}", 400, "max_tokens"},
         {"{" HELLO ",\"max_completion_tokens\":0}", 400, "max_completion_tokens"}, {"{" HELLO ",\"n\":0}", 400, "n"}, {"{" HELLO ",\"n\":1000}", 400, "n"},
         {"{" HELLO ",\"temperature\":-0.1}", 400, "temperature"}, {"{" HELLO ",\"temperature\":\"hot\"}", 400, "temperature"}, {"{" HELLO ",\"top_p\":1.5}", 400, "top_p"},

@@ -2,6 +2,8 @@
 // The conversation is kept as the JSON that a chat request carries. Line editing and history are libedit's.
 #include <histedit.h>
 #include <jansson.h>
+#include <langinfo.h>
+#include <locale.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -104,6 +106,11 @@ static bool command(struct chat *c, const char *line) {
 static const char *prompt_first(EditLine *el) { (void)el; return ">>> "; }
 static const char *prompt_more(EditLine *el) { (void)el; return "... "; }
 
+// The line editor drops what its locale cannot hold, and terminals write UTF-8 where nobody has said so, too. Before any other thread starts.
+static void use_utf8(void) {
+    if (!setlocale(LC_CTYPE, "") || strcmp(nl_langinfo(CODESET), "UTF-8")) (void)(setlocale(LC_CTYPE, "C.UTF-8") || setlocale(LC_CTYPE, "en_US.UTF-8"));
+}
+
 // One message from the terminal: a line, or several where a line ends with a backslash. NULL at the end of input.
 static char *read_message(EditLine *el, History *hist) {
     strbuf text = {0};
@@ -200,6 +207,7 @@ int cmd_run(const flags *f) {
     struct chat c = {.f = f, .model = f->positional[0], .messages = json_array()};
     const struct sigaction interrupt = {.sa_handler = on_interrupt}; // no SA_RESTART: the line editor returns
     const char *prompt = f->n_positional > 1 ? f->positional[1] : NULL;
+    use_utf8();
     if (f->n_positional > 2 && strcmp(f->positional[2], "-"))
         error_set(&err, E_USAGE, "behind the prompt may stand -, for what is piped in, not \"%.60s\": a prompt of several words is quoted", f->positional[2]);
     else if (start_over(&c, &err) == OK && cli_open(f, &c.a, &err) == OK && cli_load(c.a, c.model, &err) == OK) {

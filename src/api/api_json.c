@@ -151,6 +151,8 @@ json_t *api_parse(const char *text, size_t len, api_error *e) {
     if (!v && json_error_code(&je) == json_error_numeric_overflow)
         return api_fail(e, 400, NULL, NULL, "the body holds a number out of range, at line %d, column %d: %s; whole numbers go from -2^63 to 2^63 - 1",
                         je.line, je.column, je.text), NULL;
+    if (!v && json_error_code(&je) == json_error_null_character)
+        return api_fail(e, 400, NULL, NULL, "the body holds a string with \\u0000 in it, at line %d, column %d, which no text here may have", je.line, je.column), NULL;
     if (!v) return api_fail(e, 400, NULL, NULL, "the body is not valid JSON: line %d, column %d: %s", je.line, je.column, je.text), NULL;
     if (json_is_object(v)) return v;
     api_fail(e, 400, NULL, NULL, "the body must be a JSON object, not %s", api_json_type(v));

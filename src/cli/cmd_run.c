@@ -125,6 +125,7 @@ static char *read_message(EditLine *el, History *hist) {
                 strbuf_clear(&text);
                 continue;
             }
+            putchar('\n'); // the shell's prompt begins a line
             strbuf_free(&text);
             return NULL;
         }

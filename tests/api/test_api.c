@@ -842,6 +842,10 @@ static void test_refusals(void **state) {
         if (!strstr(str(&r, "error.message"), "a number out of range") || strstr(str(&r, "error.message"), "not valid JSON")) fail_msg("%s: %s", numbers[i], r.body);
         reply_free(&r);
     }
+    r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\\u0000b\"}]}");
+    assert_int_equal(r.code, 400);
+    assert_non_null(strstr(str(&r, "error.message"), "a string with \\u0000 in it"));
+    reply_free(&r);
     r = ask("POST", CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"BUSY\"}]}");
     assert_non_null(strstr(r.head, "Retry-After: 17"));
     reply_free(&r);

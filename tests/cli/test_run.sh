@@ -26,16 +26,6 @@ refuses() { # what it says on stderr, then the command
 refuses 'the message is not UTF-8 text' "$bin" run toy-1 "$bad" --n 4
 refuses 'the message is not UTF-8 text' bash -c 'printf "caf\351" | "$1" run toy-1 --n 4' - "$bin"
 refuses 'the system prompt is not UTF-8 text' "$bin" run toy-1 'Hello!' --system "$bad" --n 4
-# What is typed arrives as it is, whatever the locale; and the chat goes on until it is left.
-home=$(mktemp -d)
-trap 'rm -rf "$home"' EXIT
-if script -qec true /dev/null < /dev/null > /dev/null 2>&1; then # of Linux; another system's has other flags
-  word=$(printf 'Gr\303\274\303\237e!')
-  for locale in C C.UTF-8; do
-    seen=$(printf '%s\n/exit\n' "$word" | HOME=$home LC_ALL=$locale script -qec "'$bin' run toy-1 --n 12 --temp 0" /dev/null | tr -d '\r')
-    [[ $seen == *">>> $word"$'\n'"$("$bin" run toy-1 "$word" --n 12 --temp 0)"$'\n>>> '* ]] || fail "typed with LC_ALL=$locale: $seen"
-  done
-fi
 said=$("$bin" run toy-1 Hello there --n 4 2>&1) && fail 'two words were taken'
 [[ $said == *'behind the prompt may stand -'* ]] || fail "it said \"$said\""
 echo 'run: arguments, pipes and what is not UTF-8'

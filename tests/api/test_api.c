@@ -722,9 +722,9 @@ static json_t *chunks_of(const char *body) {
 
 static void expect_timings(const json_t *answer, double predicted, double ms, double drafted) {
     const struct { const char *name; double value; } want[] = {
-        {"cache_n", 3}, {"prompt_n", 4}, {"prompt_ms", .246}, {"prompt_per_token_ms", .0615}, {"prompt_per_second", 4 / .246 * 1000}, {"predicted_n", predicted}, {"predicted_ms", ms},
-        {"predicted_per_token_ms", predicted > 0 ? ms / predicted : 0}, {"predicted_per_second", ms > 0 ? predicted / ms * 1000 : 0},
-        {"draft_n", drafted}, {"draft_n_accepted", 4}};
+        {"cache_n", 3}, {"prompt_n", 4}, {"prompt_ms", .246}, {"prompt_per_token_ms", .0615}, {"prompt_per_second", 4 / .246 * 1000},
+        {"predicted_n", predicted}, {"predicted_ms", ms}, {"predicted_per_token_ms", predicted > 0 ? ms / predicted : 0},
+        {"predicted_per_second", ms > 0 ? predicted / ms * 1000 : 0}, {"draft_n", drafted}, {"draft_n_accepted", 4}};
     size_t n = sizeof want / sizeof *want - (drafted > 0 ? 0 : 2);
     const json_t *timings = json_object_get(answer, "timings");
     assert_int_equal(json_object_size(timings), n);

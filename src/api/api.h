@@ -12,7 +12,7 @@ typedef struct api api;
 
 typedef struct api_options {
     altiserve   *engine;       // must outlive the api
-    http_options http;         // route, error_body and ctx are ours
+    http_options http;         // route, head, error_body and ctx are ours
     const char  *api_key_file; // one key a line, # for comments; NULL: no keys are asked for
     int          workers;      // threads of the front pool; 0: 3. One of them never parses or tokenizes, when there are several
 } api_options;

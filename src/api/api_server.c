@@ -251,13 +251,17 @@ static void on_close(void *ctx) {
     job_unref(j);
 }
 
-static const api_route *find_route(const char *method, const char *path, const char **allow) {
+// NULL with the method that the path takes in *allow, or with NULL there too.
+static const api_route *find_route(const http_request *r, const char **allow) {
+    const char *path = http_path(r);
+    size_t len = strlen(path);
+    while (len > 1 && path[len - 1] == '/') len--;
     *allow = NULL;
     for (size_t i = 0; i < n_routes; i++) {
         size_t n = strlen(routes[i].path);
         bool all = routes[i].path[n - 1] == '*';
-        if (all ? strncmp(path, routes[i].path, n - 1) || !path[n - 1] : strcmp(path, routes[i].path)) continue;
-        if (!strcmp(routes[i].method, "*") || !strcmp(routes[i].method, method)) return &routes[i];
+        if (all ? len < n || strncmp(path, routes[i].path, n - 1) : len != n || strncmp(path, routes[i].path, n)) continue;
+        if (!strcmp(routes[i].method, "*") || !strcmp(routes[i].method, http_method(r))) return &routes[i];
         *allow = routes[i].method;
     }
     return NULL;
@@ -267,35 +271,36 @@ static void refuse(http_request *r, int code, const char *fmt, const char *what)
     api_error e;
     api_fail(&e, code, NULL, NULL, fmt, what);
     api_send_error(r, &e);
-    http_release(r);
+}
+
+// The route, and in *client whose key it is (NULL: no keys are asked for); NULL where there is none, or the key is missing, after saying so.
+static const api_route *admit(const api *a, http_request *r, const api_key **client) {
+    const char *allow;
+    const api_route *route = find_route(r, &allow);
+    *client = a->n_keys ? find_key(a, r) : NULL;
+    if (route) http_set_route(r, route->path);
+    if (route && (route->open || !a->n_keys || *client)) return route;
+    if (allow) http_add_header(r, "Allow", allow);
+    if (route) refuse(r, 401, "%s", key_of(r) ? "the API key is not known to this server" : "an API key is needed: Authorization: Bearer KEY");
+    else if (allow) refuse(r, 405, "this path takes %s only", allow);
+    else refuse(r, 404, "there is nothing at %.200s", http_path(r));
+    return NULL;
+}
+
+// Of who is not admitted no body is kept.
+static void on_head(void *ctx, http_request *r) {
+    const api_key *client;
+    admit(ctx, r, &client);
 }
 
 static void on_request(void *ctx, http_request *r) {
     api *a = ctx;
-    char path[300];
-    snprintf(path, sizeof path, "%s", http_path(r));
-    size_t n = strlen(path);
-    while (n > 1 && path[n - 1] == '/') path[--n] = 0;
-    const char *allow;
-    const api_route *route = find_route(http_method(r), path, &allow);
-    if (!route) {
-        if (!allow) {
-            refuse(r, 404, "there is nothing at %.200s", path);
-            return;
-        }
-        http_add_header(r, "Allow", allow);
-        refuse(r, 405, "this path takes %s only", allow);
-        return;
-    }
-    http_set_route(r, route->path);
-    const api_key *client = a->n_keys ? find_key(a, r) : NULL;
-    if (a->n_keys && !route->open && !client) {
-        refuse(r, 401, "%s", key_of(r) ? "the API key is not known to this server" : "an API key is needed: Authorization: Bearer KEY");
-        return;
-    }
-    job *j = mem_calloc(1, sizeof *j);
+    const api_key *client;
+    const api_route *route = admit(a, r, &client); // again: what was wrong may have gone without an answer, for want of memory
+    job *j = route ? mem_calloc(1, sizeof *j) : NULL;
     if (!j) {
-        refuse(r, 503, "%s", "no memory for this request");
+        if (route) refuse(r, 503, "%s", "no memory for this request");
+        http_release(r);
         return;
     }
     j->a = a;
@@ -370,6 +375,7 @@ status api_start(const api_options *o, api **out, error *err) {
     pthread_mutex_unlock(&a->lock);
     http_options h = o->http;
     h.route = on_request;
+    h.head = on_head;
     h.error_body = api_error_body;
     h.ctx = a;
     if (!st) st = http_start(&h, &a->http, err);

@@ -18,6 +18,9 @@ typedef struct http_request http_request;
 
 // On the HTTP thread; must not block. The callback owns one reference and gives it back with http_release, there or later on any thread.
 typedef void (*http_route_fn)(void *ctx, http_request *r);
+// On the HTTP thread, when the headers are there; must not block, nor keep r. May answer (http_respond) what no body could change: that is then not kept, nor even sent where
+// the client asks first (Expect), and the route callback does not come.
+typedef void (*http_head_fn)(void *ctx, http_request *r);
 // The body of an answer that the transport gives itself: to a request that cannot be read, at a limit, where the route callback said nothing. `why` is one
 // sentence. Puts it into out, may add headers, returns the content type, a literal. On any thread, once a request at most, as long as
 // a request is held.
@@ -28,8 +31,9 @@ typedef struct http_options {
     uint16_t    port;          // 0: the system chooses, http_port tells
     const char *tls_cert, *tls_key; // PEM files; both or neither
     http_route_fn route;
+    http_head_fn  head;        // NULL: none
     http_error_fn error_body;  // NULL: the sentence alone, as plain text
-    void       *ctx;           // of both
+    void       *ctx;           // of all three
     const char *cors_origin;   // an origin that browsers may call from, or "*"; NULL: pages from loopback alone
     const char *allowed_host;  // one more Host accepted on a loopback binding; "*": any; NULL: none
     uint32_t max_connections;  // further ones get 503; 0: 1,024

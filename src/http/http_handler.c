@@ -102,7 +102,7 @@ static void reject(http_request *r, int code, const char *text) {
     if (r->reject) return;
     r->reject = code;
     r->reject_text = text;
-    r->close_after = true;
+    r->early = r->close_after = true;
 }
 
 // Whether a page of this origin may call. Pages of other sites may not reach a server that listens on loopback alone: it trusts its user.
@@ -132,7 +132,7 @@ static void check_length(http_server *s, http_request *r, const struct scan *h) 
     unsigned long long n = strtoull(h->length, NULL, 10);
     if (n <= s->o.max_body) return;
     reject(r, 413, too_large);
-    r->drain = !h->expects && n - s->o.max_body <= DRAIN_BYTES; // one that asks first sends nothing when it is told no
+    r->early = h->expects || n - s->o.max_body > DRAIN_BYTES; // one that asks first sends nothing when it is told no
 }
 
 static void check_headers(http_server *s, http_request *r, const struct scan *h, const char *version) {
@@ -200,7 +200,10 @@ static http_request *begin(http_server *s, http_conn *c, struct MHD_Connection *
     if (!r->path) r->path = "?";
     check_headers(s, r, &h, version);
     if (r->cors && strcmp(r->cors, "*")) r->cors = arena_strndup(&r->strings, r->cors, strlen(r->cors));
-    if (!r->reject && !strcmp(method, "OPTIONS")) answer_options(r, &h);
+    if (r->reject) return r;
+    if (!strcmp(method, "OPTIONS")) answer_options(r, &h);
+    else if (s->o.head) s->o.head(s->o.ctx, r);
+    if (r->answer != ANSWER_NONE && h.expects) r->early = r->close_after = true;
     return r;
 }
 
@@ -210,8 +213,9 @@ static http_request *begin(http_server *s, http_conn *c, struct MHD_Connection *
 static bool take_body(http_request *r, const char *data, size_t n) {
     http_server *s = r->server;
     r->received += n;
-    if (r->received > s->o.max_body) reject(r, 413, too_large);
-    if (r->reject || r->answer != ANSWER_NONE) {
+    bool answered = r->answer != ANSWER_NONE;
+    if (!answered && r->received > s->o.max_body) reject(r, 413, too_large);
+    if (r->reject || answered) {
         http_drop_body(r); // others may have the room
         if (r->received <= s->o.max_body + DRAIN_BYTES) return true;
         http_answer_raw(r, 413, too_large);
@@ -369,8 +373,8 @@ enum MHD_Result http_on_request(void *cls, struct MHD_Connection *mhd, const cha
         if (!c || c->cut || !(r = begin(s, c, mhd, url, method, version))) return MHD_NO;
         *con_cls = r;
         // What is refused by its headers alone is not read: libmicrohttpd answers and closes. But a body a little over the limit is, and thrown away, so
-        // that its sender sees the 413.
-        return r->reject && !r->drain ? queue_reject(r, mhd) : MHD_YES;
+        // that its sender sees the 413; and so is one whose answer does not depend on it, unless its sender waits for a word.
+        return !r->early ? MHD_YES : r->reject ? queue_reject(r, mhd) : queue_answer(r, mhd);
     }
     if (*len) {
         if (!take_body(r, data, *len)) return MHD_NO;

@@ -46,7 +46,7 @@ struct http_request {
     size_t       body_counted;  // of server->bodies
     int          reject;        // status decided while reading; 0: none [H]
     const char  *reject_text;
-    bool         drain;         // its body is read all the same, and thrown away [H]
+    bool         early;         // answered before its body is read, after which the connection is closed [H]
     size_t       received;      // body bytes, kept or not [H]
     const char  *cors;          // Access-Control-Allow-Origin, or NULL
     bool         head, routed, close_after;

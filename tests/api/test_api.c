@@ -521,6 +521,12 @@ static void test_models(void **state) {
         str(&r, "error.message");
         reply_free(&r);
     }
+    char longest[400] = "/health"; // slashes at its end, and then something
+    memset(longest + 7, '/', 390);
+    strcpy(longest + 390, "x");
+    r = ask("GET", longest, "", "");
+    assert_int_equal(r.code, 404);
+    reply_free(&r);
     r = ask("DELETE", "/v1/models", "", "");
     assert_int_equal(r.code, 405);
     assert_non_null(strstr(r.head, "Allow: GET"));
@@ -1666,6 +1672,16 @@ static void test_keys(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         reply r = ask("GET", cases[i].path, cases[i].header, "");
         if (r.code != cases[i].code) fail_msg("%s %s: %d", cases[i].path, cases[i].header, r.code);
+        reply_free(&r);
+    }
+    // Who asks whether to send a body is told at once.
+    static const struct { const char *start; int code; } asked[] = {{"POST " CHAT, 401}, {"POST /nothing", 404}, {"POST /v1/models", 405}};
+    for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
+        char request[200];
+        snprintf(request, sizeof request, "%s HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n", asked[i].start);
+        reply r = ask_raw(request);
+        if (r.code != asked[i].code) fail_msg("%s: %d", request, r.code);
+        str(&r, "error.message");
         reply_free(&r);
     }
     api_stop(keyed, 0);

@@ -114,6 +114,12 @@ static void route(void *ctx, http_request *r) {
     http_release(r);
 }
 
+// What is answered without its body.
+static void head(void *ctx, http_request *r) {
+    (void)ctx;
+    if (!strcmp(http_path(r), "/refused")) http_respond(r, 401, "text/plain", "no key", 6);
+}
+
 static void serve_task(task *t) {
     if (http_stream_begin(t->r, 200, "text/event-stream", NULL)) {
         char line[64];
@@ -160,6 +166,7 @@ static void *worker(void *arg) {
 static uint16_t start(http_options o) {
     error err;
     o.route = route;
+    o.head = head;
     app.quit = false;
     app.n_all = 0;
     atomic_store(&app.closes, 0);
@@ -462,6 +469,46 @@ static void test_large_bodies(void **state) {
         assert_true(client_read_until(&c, "POST 1000000", 1, 5000));
         client_close(&c);
     }
+    free(block);
+    stop(1000);
+}
+
+// What is answered by its headers is not kept, and not sent by a client that asks first; one that sends it all the same is heard to its end.
+static void test_heads(void **state) {
+    (void)state;
+    enum { MOST = 1 << 20, PART = 1000000 };
+    uint16_t port = start((http_options){.max_body = MOST, .max_bodies = MOST});
+    client c = ask(port, "POST /refused HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n", NULL);
+    assert_int_equal(strncmp(c.text, "HTTP/1.1 401 ", 13), 0);
+    client_close(&c);
+    c = ask(port, "POST /refused HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabcGET /now HTTP/1.1\r\nHost: localhost\r\n\r\n", "now!");
+    assert_int_equal(strncmp(c.text, "HTTP/1.1 401 ", 13), 0);
+    client_close(&c);
+    char *block = calloc(1, 2 * MOST);
+    client many[4];
+    for (int i = 0; i < 4; i++) { // all of it but a byte
+        many[i] = client_open(port, 0);
+        client_say(&many[i], "POST /refused HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n");
+        assert_true(client_send(&many[i], block, PART - 1, 5000));
+    }
+    assert_true(wait_requests(4));
+    c = client_open(port, 0);
+    client_say(&c, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n");
+    assert_true(client_send(&c, block, PART, 5000));
+    assert_true(client_read_until(&c, "POST 1000000", 1, 5000));
+    client_close(&c);
+    for (int i = 0; i < 4; i++) {
+        client_say(&many[i], "x");
+        assert_true(client_read_until(&many[i], "no key", 1, 5000));
+        client_close(&many[i]);
+    }
+    c = client_open(port, 0); // more than a body may have: the answer stays what it was
+    client_say(&c, "POST /refused HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n");
+    assert_true(client_send(&c, block, 2 * MOST, 5000));
+    client_say(&c, "\r\n0\r\n\r\n");
+    assert_true(client_read_until(&c, "no key", 1, 5000));
+    assert_int_equal(strncmp(c.text, "HTTP/1.1 401 ", 13), 0);
+    client_close(&c);
     free(block);
     stop(1000);
 }
@@ -899,7 +946,8 @@ static void test_no_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers), cmocka_unit_test(test_refusals), cmocka_unit_test(test_ids), cmocka_unit_test(test_error_bodies),
-        cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_slow_senders), cmocka_unit_test(test_send_buffers), cmocka_unit_test(test_slow_readers),
+        cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_heads), cmocka_unit_test(test_slow_senders),
+        cmocka_unit_test(test_send_buffers), cmocka_unit_test(test_slow_readers),
         cmocka_unit_test(test_unread_answers), cmocka_unit_test(test_patient_senders), cmocka_unit_test(test_unread_ends), cmocka_unit_test(test_leaving),
         cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors), cmocka_unit_test(test_stop),
         cmocka_unit_test(test_tls), cmocka_unit_test(test_start_errors), cmocka_unit_test(test_no_memory)};

@@ -97,6 +97,12 @@ const tests = {
       }
       assert.deepEqual([list.at(-1).usage.prompt_tokens, list.at(-1).usage.completion_tokens], [whole.json.usage.prompt_tokens, whole.json.usage.completion_tokens]);
       assert.ok(list.slice(0, -1).every((e) => e.usage === null));
+      const plain = await ask('How do I add a model?', { ...more, stream: true });
+      for (const { timings: t } of [whole.json, list.at(-1), events(plain.text).at(-1)]) {
+        assert.equal(t.cache_n + t.prompt_n, whole.json.usage.prompt_tokens);
+        assert.equal(t.predicted_n, whole.json.usage.completion_tokens);
+        assert.ok(t.prompt_ms > 0 && t.predicted_ms > 0 && t.predicted_per_second > 0);
+      }
     }
     const whole = await post('/v1/completions', { prompt: 'altiserve is', max_tokens: 20, temperature: 0, echo: true });
     const stream = await post('/v1/completions', { prompt: 'altiserve is', max_tokens: 20, temperature: 0, echo: true, stream: true });

@@ -90,8 +90,7 @@ static bool check_output(const json_t *config, api_error *e) {
 }
 
 static bool read_request(job *j, char **input, size_t *len, api_error *e) {
-    arena_init(&j->p.mem, 16 << 20);
-    j->p.top_logprobs = j->p.logprobs = j->p.draft_max = -1;
+    api_begin_fields(&j->p);
     if (json_object_size(json_object_get(j->body, "thinking"))) j->p.think = -1; // "disabled": api_read_fields refuses all else
     strbuf system = {0};
     bool ok = api_read_fields(&j->p, j->body, FOR_MESSAGES, "", e) && api_settle(&j->p, FOR_MESSAGES, e) && check_output(json_object_get(j->body, "output_config"), e) &&
@@ -99,12 +98,6 @@ static bool read_request(job *j, char **input, size_t *len, api_error *e) {
               api_chat_input(j, json_object_get(j->body, "messages"), "messages", system.len ? system.data : NULL, input, len, e);
     strbuf_free(&system);
     return ok;
-}
-
-static void set_chat(job *j, uint32_t i, altiserve_generate *g) {
-    (void)i;
-    g->chat = j->p.g.chat;
-    g->chat_len = j->p.g.chat_len;
 }
 
 void api_messages(job *j) {
@@ -120,7 +113,7 @@ void api_messages(job *j) {
     }
     j->p.g.chat = input;
     j->p.g.chat_len = len;
-    job_generate(j, &messages, 1, set_chat, "messages");
+    job_generate(j, &messages, 1, NULL, "messages");
     mem_free(input);
 }
 

@@ -2,7 +2,6 @@
 //
 // A list becomes one engine request an element (job_embed); its answer is written when all have ended. What a request asks for is read into
 // the job before anything is submitted, so that a wrong field costs nothing. Elements point into the list, all that the job keeps of the body.
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,29 +19,21 @@ static const json_t *given(const job *j, const char *name) {
 
 // The table's fields for an endpoint, into j->p.
 static bool read_fields(job *j, unsigned where, api_error *e) {
-    arena_init(&j->p.mem, 16 << 20);
+    api_begin_fields(&j->p);
     j->p.truncate = true;
     j->p.encoding_format = "float";
     return api_read_fields(&j->p, j->body, where, "", e);
 }
 
-static bool is_ids(const json_t *v) { return json_is_array(v) && json_is_integer(json_array_get(v, 0)); }
-
 static bool check_input(const job *j, const json_t *v, const char *param, api_error *e) {
     if (json_is_string(v)) return json_string_length(v) || api_fail(e, 400, param, "invalid_value", "%s is an empty string", param);
-    if (!is_ids(v))
+    if (!api_is_ids(v))
         return api_fail(e, 400, param, "invalid_type", "%s must be a string or an array of token ids, not %s", param,
                         json_is_array(v) ? "an empty or mixed array" : api_json_type(v));
-    for (size_t i = 0; i < json_array_size(v); i++) {
-        const json_t *t = json_array_get(v, i);
-        if (!json_is_integer(t)) return api_fail(e, 400, param, "invalid_type", "%s: token %zu must be an integer, not %s", param, i, api_json_type(t));
-        if (json_integer_value(t) < 0 || json_integer_value(t) >= (j->model.vocabulary ? j->model.vocabulary : INT_MAX))
-            return api_fail(e, 400, param, "invalid_value", "%s: token %zu is %lld, outside the vocabulary of %u", param, i, (long long)json_integer_value(t), j->model.vocabulary);
-    }
-    return true;
+    return api_check_ids(v, j->model.vocabulary, param, e);
 }
 
-static bool is_list(const json_t *input) { return json_is_array(input) && !is_ids(input); }
+static bool is_list(const json_t *input) { return json_is_array(input) && !api_is_ids(input); }
 
 // A string, a list of ids, or a list of those; *n elements.
 static bool check_inputs(job *j, const char *name, uint32_t *n, api_error *e) {
@@ -69,7 +60,7 @@ static void set_element(const json_t *v, altiserve_embed *what) {
     }
     int32_t *ids = mem_calloc(json_array_size(v), sizeof *ids);
     if (!ids) return; // nothing to embed: job_embed says that memory is gone
-    for (size_t i = 0; i < json_array_size(v); i++) ids[i] = (int32_t)json_integer_value(json_array_get(v, i));
+    api_copy_ids(v, ids);
     what->tokens = ids;
     what->n_tokens = json_array_size(v);
 }

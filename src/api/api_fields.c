@@ -278,6 +278,11 @@ static bool read_field(params *p, const field *f, const char *name, json_t *v, a
     return true;
 }
 
+void api_begin_fields(params *p) {
+    arena_init(&p->mem, 16 << 20);
+    p->top_logprobs = p->logprobs = p->draft_max = -1;
+}
+
 bool api_read_fields(params *p, const json_t *body, unsigned where, const char *prefix, api_error *e) {
     const char *key;
     json_t *v;

@@ -48,6 +48,10 @@ void api_put_string(strbuf *out, const char *text, size_t len); // quoted; bytes
 void api_put_double(strbuf *out, double v);                     // shortest decimal that reads back the same; null when not finite
 void api_put_float(strbuf *out, float v);
 const char *api_json_type(const json_t *v);                     // "a string", "null", ...
+bool api_is_ids(const json_t *v);                               // an array that begins with a whole number: token ids, where texts could stand as well
+// That an array holds token ids, below the vocabulary where that is known (0: not). param names it in errors.
+bool api_check_ids(const json_t *list, uint32_t vocabulary, const char *param, api_error *e);
+void api_copy_ids(const json_t *list, int32_t *out);            // of an array that was checked
 
 // ---- what a request asks for ---------------------------------------------------------------------
 
@@ -87,6 +91,7 @@ enum {
 
 // Reads every field of the object that the table knows for `where` into p; what is understood but not built is an error, what is
 // unknown is passed over. prefix names the object in errors ("options." for Ollama's), "" for the body itself.
+void api_begin_fields(params *p); // before any is read: nothing is given
 bool api_read_fields(params *p, const json_t *body, unsigned where, const char *prefix, api_error *e);
 bool api_asks_nothing(const json_t *v); // null, false, 0, "", [] and {}: values that a client writes and means nothing by
 // Turns p's numbers into p->g (given bits, aliases, dependencies between fields).
@@ -222,7 +227,7 @@ altiserve_usage job_usage(const job *j); // of all its parts, as far as their ev
 void api_put_timings(strbuf *out, const job *j); // ,"timings":{...} as llama-server has them, from job_usage
 // Parses the body into j->body; false after answering.
 bool job_body(job *j);
-// Submits n_parts requests made from p.g with each prompt, and from then on events flow to the dialect. set(ctx, i, g) fills the prompt of part i. The body is gone then.
+// Submits n_parts requests made from p.g, and from then on events flow to the dialect. set(ctx, i, g) fills the prompt of part i; NULL: p.g has it. The body is gone then.
 void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *j, uint32_t i, altiserve_generate *g), const char *prompt_param);
 // Loads j->model and generates nothing; when it is there the dialect's `whole` is the answer.
 void job_load(job *j, const dialect *d);

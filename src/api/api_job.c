@@ -499,7 +499,7 @@ void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *,
         g.notify = notify;
         g.notify_ctx = j;
         parts[i].owner = j;
-        set(j, i, &g);
+        if (set) set(j, i, &g);
         altiserve_request *req = NULL;
         error err = {0};
         status st = set_client(j, &g) ? OK : error_set(&err, E_NOMEM, "no memory for this request");
@@ -523,13 +523,11 @@ void job_generate(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *,
     pump(j);
 }
 
-static void set_nothing(job *j, uint32_t i, altiserve_generate *g) { (void)j, (void)i, (void)g; }
-
 void job_load(job *j, const dialect *d) {
     j->p.stream = false;
     j->p.g.loads = true;
     j->p.g.n = 1;
-    job_generate(j, d, 1, set_nothing, "model");
+    job_generate(j, d, 1, NULL, "model");
 }
 
 void job_embed(job *j, const dialect *d, uint32_t n_parts, void (*set)(job *, uint32_t, altiserve_embed *), const char *param) {

@@ -173,6 +173,22 @@ const char *api_json_type(const json_t *v) {
     }
 }
 
+bool api_is_ids(const json_t *v) { return json_is_array(v) && json_is_integer(json_array_get(v, 0)); }
+
+bool api_check_ids(const json_t *list, uint32_t vocabulary, const char *param, api_error *e) {
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *id = json_array_get(list, i);
+        if (!json_is_integer(id)) return api_fail(e, 400, param, "invalid_type", "%s: token %zu must be an integer, not %s", param, i, api_json_type(id));
+        if (json_integer_value(id) < 0 || json_integer_value(id) >= (vocabulary ? vocabulary : INT32_MAX))
+            return api_fail(e, 400, param, "invalid_value", "%s: token %zu is %lld, outside the vocabulary of %u", param, i, (long long)json_integer_value(id), vocabulary);
+    }
+    return true;
+}
+
+void api_copy_ids(const json_t *list, int32_t *out) {
+    for (size_t i = 0; i < json_array_size(list); i++) out[i] = (int32_t)json_integer_value(json_array_get(list, i));
+}
+
 // ---- writing -------------------------------------------------------------------------------------
 
 void api_put_string(strbuf *out, const char *s, size_t n) {

@@ -124,16 +124,10 @@ void api_detokenize(job *j) {
     bool ok = true;
     if (!list) ok = api_fail(&e, 400, "tokens", "missing_required_parameter", "tokens is missing");
     else if (!json_is_array(list)) ok = api_fail(&e, 400, "tokens", "invalid_type", "tokens must be an array of token ids, not %s", api_json_type(list));
-    ok = ok && get_model(j, &e);
+    ok = ok && get_model(j, &e) && api_check_ids(list, j->model.vocabulary, "tokens", &e);
     int32_t *ids = ok ? mem_calloc(n, sizeof *ids) : NULL;
     if (ok && !ids) ok = api_fail(&e, 503, NULL, "unavailable", "no memory for this request");
-    for (size_t i = 0; ok && i < n; i++) {
-        const json_t *v = json_array_get(list, i);
-        if (!json_is_integer(v)) ok = api_fail(&e, 400, "tokens", "invalid_type", "tokens[%zu] must be an integer, not %s", i, api_json_type(v));
-        else if (json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX || (j->model.vocabulary && json_integer_value(v) >= j->model.vocabulary))
-            ok = api_fail(&e, 400, "tokens", "invalid_value", "tokens[%zu] is %lld, outside the vocabulary", i, (long long)json_integer_value(v));
-        else ids[i] = (int32_t)json_integer_value(v);
-    }
+    if (ok) api_copy_ids(list, ids);
     char *text = NULL;
     if (ok && altiserve_detokenize(j->a->engine, j->model.id, ids, n, &text, &len, &err)) ok = api_fail_status(&e, &err, "tokens");
     mem_free(ids);
@@ -155,7 +149,7 @@ void api_apply_template(job *j) {
     error err = {0};
     char *input = NULL, *text = NULL;
     size_t n = 0, len = 0;
-    arena_init(&j->p.mem, 1 << 20);
+    api_begin_fields(&j->p);
     bool ok = api_read_fields(&j->p, j->body, FOR_TEMPLATE, "", &e) && api_find_model(j, j->p.model, &j->model, &e) &&
               api_chat_input(j, json_object_get(j->body, "messages"), "messages", NULL, &input, &n, &e);
     if (ok && altiserve_template(j->a->engine, j->model.id, input, n, &text, &len, &err)) ok = api_fail_status(&e, &err, "messages");

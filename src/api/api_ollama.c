@@ -199,14 +199,6 @@ static void fail_stream(job *j, const api_error *e, strbuf *out) {
 
 static const dialect ollama = {"application/x-ndjson", NULL, NULL, piece, NULL, finish, close_stream, whole, fail_stream};
 
-static void set_prompt(job *j, uint32_t i, altiserve_generate *g) {
-    (void)i;
-    g->chat = j->p.g.chat;
-    g->chat_len = j->p.g.chat_len;
-    g->text = j->p.g.text;
-    g->text_len = j->p.g.text_len;
-}
-
 // Without a prompt or messages a request is about the model itself: it is loaded, or let go with "keep_alive": 0. One answer then, stream or not.
 static void put_residence(job *j, const char *what, strbuf *out) {
     put_head(j, &nothing, &nothing, out);
@@ -252,8 +244,7 @@ static bool find_model(job *j, api_error *e) {
 }
 
 static bool read_request(job *j, api_error *e) {
-    arena_init(&j->p.mem, 16 << 20);
-    j->p.top_logprobs = j->p.logprobs = j->p.draft_max = -1;
+    api_begin_fields(&j->p);
     j->p.stream = true;
     const json_t *options = json_object_get(j->body, "options");
     if (options && !json_is_object(options) && !json_is_null(options))
@@ -279,7 +270,7 @@ void api_ollama_chat(job *j) {
     }
     j->p.g.chat = input;
     j->p.g.chat_len = len;
-    job_generate(j, &ollama, 1, set_prompt, "messages");
+    job_generate(j, &ollama, 1, NULL, "messages");
     mem_free(input);
 }
 
@@ -314,6 +305,6 @@ void api_ollama_generate(job *j) {
         job_fail(j, &e);
         return;
     }
-    job_generate(j, &ollama, 1, set_prompt, "prompt");
+    job_generate(j, &ollama, 1, NULL, "prompt");
     mem_free(input);
 }

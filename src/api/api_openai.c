@@ -1,5 +1,4 @@
 // api/api_openai: /v1/models, /v1/chat/completions, /v1/completions.
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -142,8 +141,7 @@ static void fail_stream(job *j, const api_error *e, strbuf *out) {
 bool api_read_request(job *j, unsigned where) {
     api_error e;
     if (!job_body(j)) return false;
-    arena_init(&j->p.mem, 16 << 20);
-    j->p.top_logprobs = j->p.logprobs = j->p.draft_max = -1;
+    api_begin_fields(&j->p);
     bool ok = api_read_fields(&j->p, j->body, where, "", &e) && api_settle(&j->p, where, &e) && api_find_writer(j, j->p.model, &e);
     if (ok && j->model.vocabulary)
         for (size_t i = 0; ok && i < j->p.g.sampling.n_bias; i++)
@@ -260,12 +258,6 @@ static void chat_whole(job *j, strbuf *out) {
 
 static const dialect chat = {"text/event-stream", ": keep-alive\n\n", chat_open, chat_text, chat_keep, chat_finish, chat_close, chat_whole, fail_stream};
 
-static void set_chat(job *j, uint32_t i, altiserve_generate *g) {
-    (void)i;
-    g->chat = j->p.g.chat;
-    g->chat_len = j->p.g.chat_len;
-}
-
 void api_chat_completions(job *j) {
     if (!api_read_request(j, FOR_CHAT)) return;
     api_error e;
@@ -277,7 +269,7 @@ void api_chat_completions(job *j) {
     }
     j->p.g.chat = input;
     j->p.g.chat_len = len;
-    job_generate(j, &chat, 1, set_chat, "messages");
+    job_generate(j, &chat, 1, NULL, "messages");
     mem_free(input);
 }
 
@@ -404,24 +396,16 @@ enum { MAX_PROMPTS = 256 };
 // Prompt i of the request: the request's own value when it is not a list of prompts.
 static const json_t *prompt_at(const json_t *prompt, uint32_t i, bool list) { return list ? json_array_get(prompt, i) : prompt; }
 
-static bool is_tokens(const json_t *v) { return json_is_array(v) && json_array_size(v) && json_is_integer(json_array_get(v, 0)); }
-
 static bool check_prompt(const json_t *v, uint32_t vocabulary, api_error *e) {
     if (json_is_string(v)) return true;
-    if (!is_tokens(v))
+    if (!api_is_ids(v))
         return api_fail(e, 400, "prompt", "invalid_type", "prompt must be a string, an array of token ids, or an array of those, not %s",
                         json_is_array(v) ? "an empty or mixed array" : api_json_type(v));
-    for (size_t i = 0; i < json_array_size(v); i++) {
-        const json_t *t = json_array_get(v, i);
-        if (!json_is_integer(t)) return api_fail(e, 400, "prompt", "invalid_type", "prompt: token %zu must be an integer, not %s", i, api_json_type(t));
-        if (json_integer_value(t) < 0 || json_integer_value(t) >= (vocabulary ? vocabulary : INT_MAX))
-            return api_fail(e, 400, "prompt", "invalid_value", "prompt: token %zu is %lld, outside the vocabulary of %u", i, (long long)json_integer_value(t), vocabulary);
-    }
-    return true;
+    return api_check_ids(v, vocabulary, "prompt", e);
 }
 
 void api_set_prompt(job *j, uint32_t i, altiserve_generate *g) {
-    const json_t *all = json_object_get(j->body, "prompt"), *v = prompt_at(all, i, json_is_array(all) && !is_tokens(all));
+    const json_t *all = json_object_get(j->body, "prompt"), *v = prompt_at(all, i, json_is_array(all) && !api_is_ids(all));
     if (json_is_string(v)) {
         g->text = json_string_value(v);
         g->text_len = json_string_length(v);
@@ -431,7 +415,7 @@ void api_set_prompt(job *j, uint32_t i, altiserve_generate *g) {
             g->text = "";
             return;
         }
-        for (size_t k = 0; k < json_array_size(v); k++) ids[k] = (int32_t)json_integer_value(json_array_get(v, k));
+        api_copy_ids(v, ids);
         g->tokens = ids;
         g->n_tokens = json_array_size(v);
     }
@@ -443,7 +427,7 @@ void api_set_prompt(job *j, uint32_t i, altiserve_generate *g) {
 }
 
 bool api_check_prompts(job *j, const json_t *prompt, uint32_t *n, api_error *e) {
-    bool list = json_is_array(prompt) && !is_tokens(prompt) && json_array_size(prompt), ok = true;
+    bool list = json_is_array(prompt) && !api_is_ids(prompt) && json_array_size(prompt), ok = true;
     size_t count = list ? json_array_size(prompt) : 1;
     if (!prompt) return api_fail(e, 400, "prompt", "missing_required_parameter", "prompt is missing");
     if (count > MAX_PROMPTS) return api_fail(e, 400, "prompt", "invalid_value", "prompt may hold at most %d prompts", MAX_PROMPTS);

@@ -21,8 +21,10 @@ static const api_route routes[] = {
     {"GET", "/metrics", api_metrics, false},
     {"GET", "/debug/trace", api_trace, false},
     {"GET", "/v1/models", api_models_list, false},
+    {"GET", "/models", api_models_list, false},
     {"GET", "/v1/models/*", api_models_one, false},
     {"POST", "/v1/chat/completions", api_chat_completions, false},
+    {"POST", "/chat/completions", api_chat_completions, false},
     {"POST", "/v1/completions", api_completions, false},
     {"POST", "/v1/messages", api_messages, false},
     {"POST", "/v1/messages/count_tokens", api_count_tokens, false},
@@ -280,10 +282,12 @@ static const api_route *admit(const api *a, http_request *r, const api_key **cli
     *client = a->n_keys ? find_key(a, r) : NULL;
     if (route) http_set_route(r, route->path);
     if (route && (route->open || !a->n_keys || *client)) return route;
-    if (allow) http_add_header(r, "Allow", allow);
     if (route) refuse(r, 401, "%s", key_of(r) ? "the API key is not known to this server" : "an API key is needed: Authorization: Bearer KEY");
-    else if (allow) refuse(r, 405, "this path takes %s only", allow);
-    else refuse(r, 404, "there is nothing at %.200s", http_path(r));
+    else if (!allow) refuse(r, 404, "there is nothing at %.200s", http_path(r));
+    else {
+        http_add_header(r, "Allow", strcmp(allow, "GET") ? "POST, OPTIONS" : "GET, HEAD, OPTIONS");
+        refuse(r, 405, "this path takes %s only", allow);
+    }
     return NULL;
 }
 

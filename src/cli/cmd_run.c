@@ -173,7 +173,7 @@ static status converse(struct chat *c, error *err) {
         size_t before = json_array_size(c->messages);
         error e = {0};
         if (add_message(c, "user", line, strlen(line), &e) != OK || answer(c, &e) != OK) { // the conversation goes on without the turn that failed
-            fprintf(stderr, "altiserve: %s\n", e.text);
+            fprintf(stderr, "altiserve: %s%s\n", e.text, before ? "; /clear starts a new conversation" : "");
             while (json_array_size(c->messages) > before) json_array_remove(c->messages, json_array_size(c->messages) - 1);
         }
     }

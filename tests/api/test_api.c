@@ -529,7 +529,17 @@ static void test_models(void **state) {
     reply_free(&r);
     r = ask("DELETE", "/v1/models", "", "");
     assert_int_equal(r.code, 405);
-    assert_non_null(strstr(r.head, "Allow: GET"));
+    assert_non_null(strstr(r.head, "\r\nAllow: GET, HEAD, OPTIONS\r\n"));
+    reply_free(&r);
+    r = ask("GET", CHAT, "", "");
+    assert_non_null(strstr(r.head, "\r\nAllow: POST, OPTIONS\r\n"));
+    reply_free(&r);
+    // llama-server's names of two routes.
+    r = ask("GET", "/models", "", "");
+    assert_int_equal(json_array_size(at(r.json, "data")), 2);
+    reply_free(&r);
+    r = post_ok("/chat/completions", "{" HELLO ",\"max_tokens\":1}");
+    assert_string_equal(str(&r, "object"), "chat.completion");
     reply_free(&r);
     r = ask("GET", "/", "", "");
     assert_string_equal(r.body, "Ollama is running");

@@ -28,7 +28,7 @@ typedef struct terminal {
     size_t n;
 } terminal;
 
-static terminal begin(const char *locale) {
+static terminal begin(const char *locale, const char *context) {
     terminal t = {0};
     t.pid = forkpty(&t.fd, NULL, NULL, NULL);
     assert_true(t.pid >= 0);
@@ -37,7 +37,7 @@ static terminal begin(const char *locale) {
     setenv("LC_ALL", locale, 1);
     setenv("TERM", "dumb", 1);
     unsetenv("XDG_STATE_HOME");
-    execl(BINARY_DIR "/altiserve", "altiserve", "run", "toy-1", "--temp", "0", "--n", "12", (char *)NULL);
+    execl(BINARY_DIR "/altiserve", "altiserve", "run", "toy-1", "--temp", "0", "--n", "12", "--context", context, (char *)NULL);
     _exit(127);
 }
 
@@ -85,7 +85,7 @@ static void test_letters(void **state) {
     char answer[500];
     said_plainly(word, answer, sizeof answer);
     for (size_t i = 0; i < sizeof locales / sizeof *locales; i++) {
-        terminal t = begin(locales[i]);
+        terminal t = begin(locales[i], "512");
         expect(&t, ">>> ");
         type(&t, line);
         expect(&t, "\n>>> ");
@@ -100,7 +100,7 @@ static void test_leaving(void **state) {
     (void)state;
     static const char *const ways[] = {"\4", "/exit\n", "/bye\n"};
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
-        terminal t = begin("C");
+        terminal t = begin("C", "512");
         expect(&t, ">>> ");
         type(&t, ways[i]);
         expect(&t, NULL);
@@ -109,8 +109,27 @@ static void test_leaving(void **state) {
     }
 }
 
+// A conversation that has become longer than the context goes on when it begins anew.
+static void test_full(void **state) {
+    (void)state;
+    terminal t = begin("C", "40");
+    expect(&t, ">>> ");
+    type(&t, "Hello!\n");
+    expect(&t, "\n>>> ");
+    type(&t, "How do I add a model, and how do I ask for its embeddings?\n");
+    expect(&t, "the context of toy-1 is 40, and an answer needs at least one; /clear starts a new conversation\r\n>>> ");
+    type(&t, "/clear\n");
+    expect(&t, "\n>>> ");
+    type(&t, "Hello!\n");
+    expect(&t, "\n>>> ");
+    if (strstr(t.seen, "altiserve: ")) fail_msg("%s", t.seen);
+    type(&t, "/exit\n");
+    expect(&t, NULL);
+    end(&t);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_letters), cmocka_unit_test(test_leaving)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_letters), cmocka_unit_test(test_leaving), cmocka_unit_test(test_full)};
     if (!mkdtemp(home)) return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     char history[100];

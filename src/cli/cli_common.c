@@ -83,6 +83,11 @@ status cli_ids(const char *list, int32_t **ids, size_t *n, error *err) {
     return OK;
 }
 
+altiserve_sampling cli_sampling(const flags *f) {
+    return (altiserve_sampling){.temperature = (float)f->number[FLAG_TEMP], .top_k = (int)f->number[FLAG_TOP_K], .top_p = (float)f->number[FLAG_TOP_P],
+                                .min_p = (float)f->number[FLAG_MIN_P], .seed = (uint64_t)f->number[FLAG_SEED], .has_seed = f->given[FLAG_SEED]};
+}
+
 status cli_prompt(altiserve *a, const flags *f, const char *model, int32_t **ids, size_t *n, error *err) {
     const char *text = f->text[FLAG_TEXT], *tokens = f->text[FLAG_TOKENS];
     if (!text == !tokens) return error_set(err, E_USAGE, "give the prompt as --text TEXT or as --tokens \"1 2 3\"");

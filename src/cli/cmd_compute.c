@@ -16,9 +16,7 @@ static status generate(altiserve *a, const flags *f, error *err) {
         .model = model, .tokens = ids, .n_tokens = n, .n = 1, .logprobs = -1,
         .max_tokens = f->given[FLAG_N] ? (uint32_t)f->number[FLAG_N] : 64,
         .ignore_eos = f->number[FLAG_IGNORE_EOS] != 0,
-        .sampling = {.temperature = (float)f->number[FLAG_TEMP], .top_k = (int)f->number[FLAG_TOP_K], .top_p = (float)f->number[FLAG_TOP_P],
-                     .min_p = (float)f->number[FLAG_MIN_P], .seed = (uint64_t)f->number[FLAG_SEED], .has_seed = f->given[FLAG_SEED]},
-        .given = SAMPLING_TEMPERATURE | SAMPLING_TOP_K | SAMPLING_TOP_P | SAMPLING_MIN_P};
+        .sampling = cli_sampling(f), .given = SAMPLING_TEMPERATURE | SAMPLING_TOP_K | SAMPLING_TOP_P | SAMPLING_MIN_P};
     altiserve_request *r = NULL;
     if (g.max_tokens == 0) {
         putchar('\n');

@@ -51,8 +51,7 @@ static status answer(struct chat *c, error *err) {
     if (!text) return error_set(err, E_NOMEM, "no memory for the conversation");
     altiserve_generate g = {
         .model = c->model, .chat = text, .chat_len = strlen(text), .n = 1, .logprobs = -1, .max_tokens = (uint32_t)f->number[FLAG_N],
-        .sampling = {.temperature = (float)f->number[FLAG_TEMP], .top_k = (int)f->number[FLAG_TOP_K], .top_p = (float)f->number[FLAG_TOP_P],
-                     .min_p = (float)f->number[FLAG_MIN_P], .seed = (uint64_t)f->number[FLAG_SEED], .has_seed = f->given[FLAG_SEED]},
+        .sampling = cli_sampling(f),
         .given = (f->given[FLAG_TEMP] ? SAMPLING_TEMPERATURE : 0u) | (f->given[FLAG_TOP_K] ? SAMPLING_TOP_K : 0u) |
                  (f->given[FLAG_TOP_P] ? SAMPLING_TOP_P : 0u) | (f->given[FLAG_MIN_P] ? SAMPLING_MIN_P : 0u)};
     altiserve_request *r = NULL;

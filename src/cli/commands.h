@@ -21,5 +21,6 @@ status cli_open(const flags *f, altiserve **out, error *err);   // an engine as 
 status cli_load(altiserve *a, const char *model, error *err);   // loads with a progress bar on a terminal
 status cli_read(const char *path, char **data, size_t *len, error *err); // a whole file, "-" for stdin; mem_free
 status cli_ids(const char *list, int32_t **ids, size_t *n, error *err);  // "1 2 3"; mem_free
+altiserve_sampling cli_sampling(const flags *f);                // as --temp and its kin say; which of them count is the command's to say
 // The prompt that --text or --tokens give, as ids (mem_free).
 status cli_prompt(altiserve *a, const flags *f, const char *model, int32_t **ids, size_t *n, error *err);

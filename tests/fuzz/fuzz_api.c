@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/api_internal.h"
+#include "http/http_internal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -13,25 +14,27 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (!e.http || !e.message[0]) abort(); // every refusal says why
         return 0;
     }
-    static const unsigned all[] = {FOR_CHAT, FOR_COMPLETION, FOR_MESSAGES, FOR_OLLAMA};
+    static const struct { unsigned where; const char *path; } all[] = {
+        {FOR_CHAT, "/v1/chat/completions"}, {FOR_COMPLETION, "/v1/completions"}, {FOR_MESSAGES, "/v1/messages"}, {FOR_OLLAMA, "/api/chat"}, {FOR_NATIVE, "/completion"}};
+    strbuf out = {0};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        params p = {.top_logprobs = -1, .logprobs = -1};
-        arena_init(&p.mem, 16 << 20);
+        http_request r = {.path = all[i].path, .id = "id"};
+        job j = {.r = &r};
+        api_begin_fields(&j.p);
         e.http = 0;
-        bool ok = api_read_fields(&p, body, all[i], "", &e) && api_settle(&p, all[i], &e);
+        bool ok = api_read_fields(&j.p, body, all[i].where, "", &e) && api_settle(&j.p, all[i].where, &e);
         if (!ok && !e.http) abort();
         char *input = NULL;
         size_t len = 0;
-        if (ok && api_chat_input(json_object_get(body, "messages"), "messages", p.template_kwargs, "system \"text\"", &input, &len, &e)) {
+        if (ok && api_chat_input(&j, json_object_get(body, "messages"), "messages", "system \"text\"", &input, &len, &e)) {
             json_t *again = json_loadb(input, len, JSON_REJECT_DUPLICATES, NULL);
             if (!json_array_size(json_object_get(again, "messages"))) abort();
             json_decref(again);
         }
+        api_put_error(&out, &r, &e);
         mem_free(input);
-        arena_free(&p.mem);
+        arena_free(&j.p.mem);
     }
-    strbuf out = {0};
-    api_put_error(&out, SHAPE_OPENAI, &e);
     api_put_string(&out, (const char *)data, size);
     strbuf_free(&out);
     json_decref(body);

@@ -12,7 +12,7 @@ build:
 
 # Into PREFIX; under DESTDIR, where that is given, as packages are made.
 install: build
-	@cmake --install build --prefix $(PREFIX)
+	@cmake --install build --prefix "$(PREFIX)"
 
 test:
 	@tools/setup test

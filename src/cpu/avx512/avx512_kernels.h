@@ -71,7 +71,7 @@ static inline __attribute__((always_inline)) __m512i quad(const int8_t *q) {
     return _mm512_set1_epi32(v);
 }
 
-// One row's block: y += what it adds, for 16 outputs.
+// One row's block: y += what it adds, for 16 outputs. By two chains: eight products of one would wait for each other longer than a core looks ahead.
 static inline __attribute__((always_inline)) __m512 block_row(int format, const __m512i w[8], const scales *s, const int8_t *q,
     float d, float ds, int32_t nsum, int32_t nhigh, __m512 y) {
     if (format == CPU_Q6_K) {
@@ -86,7 +86,12 @@ static inline __attribute__((always_inline)) __m512 block_row(int format, const 
     }
     const int shift = format == CPU_Q8 ? 7 : format == CPU_Q4_0 ? 3 : format == CPU_Q5_0 ? 4 : 0;
     __m512i a = shift ? _mm512_slli_epi32(_mm512_set1_epi32(nsum), (unsigned)shift) : _mm512_setzero_si512();
-    for (int c = 0; c < 8; c++) a = _mm512_dpbusd_epi32(a, w[c], quad(q + c * 4));
+    __m512i b = _mm512_setzero_si512();
+    for (int c = 0; c < 4; c++) {
+        a = _mm512_dpbusd_epi32(a, w[c], quad(q + c * 4));
+        b = _mm512_dpbusd_epi32(b, w[c + 4], quad(q + 16 + c * 4));
+    }
+    a = _mm512_add_epi32(a, b);
     y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), _mm512_mul_ps(s->d, _mm512_set1_ps(d)), y);
     if (format == CPU_Q4_1 || format == CPU_Q5_1) y = _mm512_fmadd_ps(s->m, _mm512_set1_ps(ds), y);
     if (format == CPU_Q4_K || format == CPU_Q5_K) y = _mm512_fnmadd_ps(s->m, _mm512_set1_ps(ds), y);

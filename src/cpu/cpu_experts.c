@@ -241,13 +241,13 @@ void cpu_run_experts(const dev_plan *p, const dev_experts *o, int worker, pool_m
     float *logits = (float *)(at + l.logits), *weights = (float *)(at + l.weights), *gate = (float *)(at + l.gate), *up = (float *)(at + l.up), *down = (float *)(at + l.down);
     int32_t *ids = (int32_t *)(at + l.ids), *start = (int32_t *)(at + l.start);
     int32_t *pair_row = (int32_t *)(at + l.pair_row), *pair_slot = (int32_t *)(at + l.pair_slot), *pair_at = (int32_t *)(at + l.pair_at);
-    const cpu_packed pairs = {at + l.q, at + l.few, (cpu_aux *)(at + l.aux)};
+    const cpu_packed pairs = {at + l.q, at + l.few, (cpu_aux *)(at + l.aux), 0};
     const int32_t *identity = (const int32_t *)(c->scratch + c->identity_at);
     cpu_reg_view src = cpu_reg(p, o->src), router = cpu_reg(p, o->router_src), dst = cpu_reg(p, o->dst);
 
     const dev_tensor *w[2] = {o->up, o->gate}, *b[2] = {o->up_bias, o->gate_bias}, *each[2] = {o->up_each, o->gate_each};
     // A router that reads packed rows of its own has them where the experts' will be after it.
-    const cpu_packed packed = cpu_plan_packed(c);
+    const cpu_packed packed = cpu_plan_packed(c, 0);
     bool apart = cpu_experts_apart(kern, o);
     if (apart) pack_rows(d, &o->router, 1, router, o->router->k, rows, &packed, team);
     cpu_matmul m = {.w = cpu_t(o->router), .y = logits, .ldy = (size_t)o->n_expert, .bias = o->router_bias ? cpu_t(o->router_bias)->vector : NULL, .scale = 1};

@@ -1,7 +1,8 @@
 // cpu/int8: the driver of products with int8 activations, one text for the tiers that have them. The including file gives
 //   int8_rows(format, R, panel, k, src, out): R rows (a constant), one panel; out[r][16]
-// Rows are taken 16 at a time, copied into a tile whose every address is a constant away from one pointer; what is left over goes in eights,
-// fours, twos and ones through the same code, and one row alone is read where it lies. The order of sums is the same everywhere:
+// Rows are taken 16 at a time, from a tile, in which each is a constant away from the first. Where all rows of an op are read in order they were quantized into
+// tiles; what is left over, and the rows of experts, are copied into one, and left-overs go in eights, fours, twos and ones through the same code. One row alone is
+// read where it lies. The order of sums is the same everywhere:
 // for each output exact int32 within a block of 32, then blocks in ascending order by one chain of float operations.
 #pragma once
 #include <float.h>
@@ -9,13 +10,12 @@
 
 #include "cpu/cpu_panel.h"
 
-// A tile: for each block 16 rows of 32 int8, then 16 each of d, ds and the two sums.
-enum { TILE_D = 512, TILE_DS = 576, TILE_NSUM = 640, TILE_NHIGH = 704, TILE_BLOCK = 768 };
+enum { TILE_BLOCK = ROW_TILE * BLOCK }; // numbers of a tile's block
 
 // Where R rows' activations are: in a tile, or (tile NULL) one row as it lies.
 typedef struct int8_src {
-    const uint8_t *tile;
     const int8_t *q;
+    const cpu_tile_aux *tile;
     const cpu_aux *aux;
 } int8_src;
 
@@ -25,8 +25,8 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
 typedef int32_t four_words __attribute__((vector_size(16)));
 _Static_assert(sizeof(cpu_aux) == sizeof(four_words), "a word each of d, ds and the two sums");
 
-// Four rows' d, ds and sums of a block, each beside its own kind: to + 0, TILE_DS - TILE_D, ...
-static inline void turn_aux(const cpu_aux *const aux[4], int64_t b, uint8_t *to) {
+// Four rows' d, ds and sums of a block, from row r of the tile on.
+static inline void turn_aux(const cpu_aux *const aux[4], int64_t b, cpu_tile_aux *to, int32_t r) {
     four_words a[4], low[2], high[2];
     for (int i = 0; i < 4; i++) memcpy(&a[i], &aux[i][b], sizeof a[i]);
     for (int i = 0; i < 2; i++) {
@@ -37,11 +37,14 @@ static inline void turn_aux(const cpu_aux *const aux[4], int64_t b, uint8_t *to)
     a[1] = __builtin_shufflevector(low[0], low[1], 2, 3, 6, 7);
     a[2] = __builtin_shufflevector(high[0], high[1], 0, 1, 4, 5);
     a[3] = __builtin_shufflevector(high[0], high[1], 2, 3, 6, 7);
-    for (int i = 0; i < 4; i++) memcpy(to + i * (TILE_DS - TILE_D), &a[i], sizeof a[i]);
+    memcpy(to->d + r, &a[0], sizeof a[0]);
+    memcpy(to->ds + r, &a[1], sizeof a[1]);
+    memcpy(to->nsum + r, &a[2], sizeof a[2]);
+    memcpy(to->nhigh + r, &a[3], sizeof a[3]);
 }
 
 // Four rows at a time; where fewer are left, the first of them fills places that nobody reads.
-static void fill_tile(uint8_t *tile, const gemm_args *g, int32_t first, int32_t n) {
+static void fill_tile(int8_t *tile, cpu_tile_aux *tile_aux, const gemm_args *g, int32_t first, int32_t n) {
     const int64_t blocks = g->k / BLOCK;
     for (int32_t r = 0; r < n; r += 4) {
         const int8_t *q[4];
@@ -52,9 +55,8 @@ static void fill_tile(uint8_t *tile, const gemm_args *g, int32_t first, int32_t 
             aux[i] = g->aux + row * (size_t)blocks;
         }
         for (int64_t b = 0; b < blocks; b++) {
-            uint8_t *t = tile + b * TILE_BLOCK;
-            for (int32_t i = 0; i < 4; i++) memcpy(t + (r + i) * BLOCK, q[i] + b * BLOCK, BLOCK);
-            turn_aux(aux, b, t + TILE_D + 4 * r);
+            for (int32_t i = 0; i < 4; i++) memcpy(tile + b * TILE_BLOCK + (r + i) * BLOCK, q[i] + b * BLOCK, BLOCK);
+            turn_aux(aux, b, tile_aux + b, r);
         }
     }
 }
@@ -75,18 +77,20 @@ static inline __attribute__((always_inline)) void gemm_int8(int format, const ge
     if (g->n_rows == 1) {
         cpu_ask ask = cpu_ask_from(data + (size_t)g->first * g->w->panel_bytes, bytes, g->then);
         size_t row = (size_t)g->rows[0];
-        int8_src s = {NULL, g->q + row * (size_t)g->k, g->aux + row * (size_t)(g->k / BLOCK)};
+        int8_src s = {.q = g->q + row * (size_t)g->k, .aux = g->aux + row * (size_t)(g->k / BLOCK)};
         for (int64_t p = g->first; p < g->first + g->count; p++) {
             int8_rows(format, 1, g->w, data + (size_t)p * g->w->panel_bytes, g->k, s, &ask, out);
             put_int8(g, p, 0, out, 1);
         }
         return;
     }
-    uint8_t *tile = (uint8_t *)g->scratch;
+    int8_t *copy = (int8_t *)g->scratch;
+    cpu_tile_aux *copy_aux = (cpu_tile_aux *)(copy + ROW_TILE * g->k);
     for (int32_t r = 0; r < g->n_rows;) {
-        int32_t left = g->n_rows - r, R = left >= 16 ? 16 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        fill_tile(tile, g, r, R);
-        int8_src s = {tile, NULL, NULL};
+        int32_t left = g->n_rows - r, R = left >= 16 ? 16 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1, row = g->rows[r];
+        int8_src s = {.q = copy, .tile = copy_aux};
+        if (row < g->tiled) s = (int8_src){.q = g->q + row * g->k, .tile = (const cpu_tile_aux *)(g->aux + row * (g->k / BLOCK))};
+        else fill_tile(copy, copy_aux, g, r, R);
         cpu_ask ask = cpu_ask_from(data + (size_t)g->first * g->w->panel_bytes, bytes, g->then);
         for (int64_t p = g->first; p < g->first + g->count; p++) {
             const uint8_t *panel = data + (size_t)p * g->w->panel_bytes;
@@ -113,9 +117,13 @@ static inline __attribute__((always_inline)) void gemm_int8(int format, const ge
 INT8_FORMATS(INT8_GEMM)
 
 // A block of activations with an infinity or a NaN in it: what it is multiplied with becomes NaN, on every tier.
-static inline void quantize_none(int8_t *q, cpu_aux *aux) {
-    memset(q, 0, BLOCK);
-    *aux = (cpu_aux){NAN, NAN, 0, 0};
+static inline void quantize_none(const cpu_int8_place *to) {
+    memset(to->q, 0, BLOCK);
+    cpu_put_aux(to->aux, to->aux_apart, NAN, 0, 0);
+}
+static inline void quantize_on(cpu_int8_place *to) {
+    to->q += to->q_step;
+    to->aux += to->aux_step;
 }
 
 static void fill_int8(cpu_kernels *k) {

@@ -100,8 +100,41 @@ typedef struct cpu_aux {
     int32_t nhigh;  // minus the sum of q of columns 16..31
 } cpu_aux;
 
+// The same beside a block of a tile, which is 16 rows: [k / 32][16 rows][32 int8]. A tile takes the place of its rows one after another, q and aux alike.
+typedef struct cpu_tile_aux {
+    float   d[ROW_TILE], ds[ROW_TILE];
+    int32_t nsum[ROW_TILE], nhigh[ROW_TILE];
+} cpu_tile_aux;
+_Static_assert(sizeof(cpu_tile_aux) == ROW_TILE * sizeof(cpu_aux), "a tile takes the place of its rows");
+
+// Where a row of int8 activations goes, by itself or in a tile: from block to block, and from one of its cpu_aux's words to the next, so many words.
+typedef struct cpu_int8_place {
+    int8_t  *q;
+    uint8_t *aux;
+    int32_t  q_step, aux_step, aux_apart; // bytes
+} cpu_int8_place;
+
+static inline cpu_int8_place cpu_int8_alone(int8_t *q, cpu_aux *aux, int64_t k, int64_t row) {
+    return (cpu_int8_place){q + row * k, (uint8_t *)(aux + row * (k / BLOCK)), BLOCK, sizeof(cpu_aux), sizeof(float)};
+}
+static inline cpu_int8_place cpu_int8_in_tile(int8_t *q, cpu_aux *aux, int64_t k, int64_t row) {
+    const int64_t in = row % ROW_TILE, first = row - in;
+    return (cpu_int8_place){q + first * k + in * BLOCK, (uint8_t *)(aux + first * (k / BLOCK)) + in * (int64_t)sizeof(float), ROW_TILE * BLOCK, sizeof(cpu_tile_aux),
+                            ROW_TILE * sizeof(float)};
+}
+static inline void cpu_put_aux(uint8_t *at, int32_t apart, float d, int32_t low, int32_t high) { // sums of columns 0..15 and 16..31
+    const float ds = d * (float)(low + high);
+    const int32_t nsum = -(low + high), nhigh = -high;
+    memcpy(at, &d, sizeof d);
+    memcpy(at + apart, &ds, sizeof ds);
+    memcpy(at + 2 * apart, &nsum, sizeof nsum);
+    memcpy(at + 3 * apart, &nhigh, sizeof nhigh);
+}
+// Of an op's rows, how many lie in tiles where all are read in order: whole tiles.
+static inline int32_t cpu_in_tiles(int64_t rows) { return (int32_t)(rows - rows % ROW_TILE); }
+
 // What joins two products of tile formats, this one and `up`, of the same activations, panel by panel: act(this) * up, rounded into the activation tiles of the
-// product that follows, where rows lie as cpu_pack_row puts them. The columns are whole tiles.
+// product that follows, where rows lie as tile_row puts them. The columns are whole tiles.
 typedef struct cpu_join {
     const struct cpu_tensor *up;
     const float *bias; // of up; NULL
@@ -122,7 +155,8 @@ typedef struct gemm_args {
     size_t ldx;
     const int8_t *q;         // [rows][k], integer formats; activation tiles of all rows, tile formats
     const cpu_aux *aux;      // [rows][k / 32]
-    const int32_t *rows;     // n_rows numbers of input rows
+    int32_t tiled;           // integer formats: so many rows, the first ones, lie in tiles
+    const int32_t *rows;     // n_rows numbers of input rows; where some are in tiles they follow each other, from the first of a tile on
     int32_t n_rows;
     float *y;                // output row i, column j at y[i * ldy + j], j counted from the first panel's
     size_t ldy;
@@ -131,7 +165,7 @@ typedef struct gemm_args {
     size_t ldr;
     float scale;
     const cpu_join *join;    // tile formats: results go there and not to y; NULL
-    float *scratch;          // CPU_RAW: k floats; integer formats: k * 6, a tile of 16 rows; tile formats: cpu_tile_scratch
+    float *scratch;          // CPU_RAW: k floats; integer formats: k * 6, a tile; tile formats: cpu_tile_scratch
 } gemm_args;
 
 // The pages of a KV group. A page is made of parts, one for each layer and key head (of states: for each layer). Pages lie in runs, [run][part][page of the
@@ -220,7 +254,7 @@ typedef struct cpu_kernels {
     void (*combine)(float *y, const float *a, const float *b, float sa, float sb, bool multiply, int32_t n);
     void (*vector)(float *y, const float *x, const float *scale, const float *bias, int32_t n);
     void (*finish)(float *y, const float *x, const float *bias, const float *residual, float scale, int32_t n); // y = x * scale + bias + residual
-    void (*quantize)(const float *x, int64_t k, int8_t *q, cpu_aux *aux);
+    void (*quantize)(const float *x, int64_t k, cpu_int8_place to);
     void (*tile_row)(const float *x, int64_t k, int64_t row, uint8_t *tiles); // a row into its place among the activation tiles
     void (*gemm[CPU_FORMATS])(const gemm_args *);
     // Up to few_rows rows (0: none) over tile formats with int8 activations, as quantize leaves them and few_order puts them: faster, and another recipe.
@@ -257,11 +291,6 @@ typedef struct cpu_neon_features { bool dotprod, i8mm; } cpu_neon_features; // i
 cpu_neon_features cpu_neon_detect(void);
 #endif
 bool cpu_tile_permission(void); // the system lets this process use tile registers
-// Row `row` of activations, as the tier's packed formats read it.
-static inline void cpu_pack_row(const cpu_kernels *kern, const float *x, int64_t k, int64_t row, uint8_t *q, cpu_aux *aux) {
-    if (kern->tiles) kern->tile_row(x, k, row, q);
-    else kern->quantize(x, k, (int8_t *)q + row * k, aux + row * (k / BLOCK));
-}
 // How a tier keeps a weight, by what is known before it is there: plans are also laid out to predict memory.
 static inline cpu_format cpu_format_of(const cpu_kernels *kern, uint32_t type, int64_t k, unsigned use) {
     bool matrix = use & DEV_USE_MATRIX;
@@ -324,8 +353,8 @@ static inline cpu_device *cpu_dev(device *d) { return (cpu_device *)d; }
 static inline const cpu_device *cpu_dev_const(const device *d) { return (const cpu_device *)d; }
 // Whether a step's op of that many rows takes the kernel for a few, and so reads int8 activations, for a weight of this format.
 static inline bool cpu_takes_few(const cpu_device *d, cpu_format f, int64_t rows) { return !d->deterministic && rows <= d->kernels.few_rows && d->kernels.gemm_few[f]; }
-// Activations packed for products: `few` for the kernels for a few rows, else for all others. aux is the int8 tiers' and theirs.
-typedef struct cpu_packed { uint8_t *q, *few; cpu_aux *aux; } cpu_packed;
+// Activations packed for products: `few` for the kernels for a few rows, else for all others. aux is the int8 tiers' and theirs; tiled: see gemm_args.
+typedef struct cpu_packed { uint8_t *q, *few; cpu_aux *aux; int32_t tiled; } cpu_packed;
 // Packs a row (of an op with `rows` rows) in each way that one of n weights reads.
 void cpu_pack_for(const cpu_device *d, const dev_tensor *const *w, int n, const float *x, int64_t k, int64_t row, int64_t rows, const cpu_packed *to);
 
@@ -465,7 +494,10 @@ typedef struct cpu_matmul {
     float scale;
     const cpu_join *join;         // see gemm_args
     const uint8_t *q;             // packed rows that are not the plan's q; NULL
+    int32_t tiled;                // see gemm_args
 } cpu_matmul;
-static inline cpu_packed cpu_plan_packed(const cpu_plan *c) { return (cpu_packed){c->scratch + c->q_at, c->scratch + c->few_at, (cpu_aux *)(c->scratch + c->aux_at)}; }
+static inline cpu_packed cpu_plan_packed(const cpu_plan *c, int32_t tiled) {
+    return (cpu_packed){c->scratch + c->q_at, c->scratch + c->few_at, (cpu_aux *)(c->scratch + c->aux_at), tiled};
+}
 // Integer formats read the plan's quantized rows 0..n_rows-1; float ones x at `rows` (NULL: 0..n_rows-1). Ends with a barrier.
 void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float *x, size_t ldx, const int32_t *rows, int32_t n_rows, int worker, pool_member *team);

@@ -83,11 +83,12 @@ void cpu_pack_for(const cpu_device *d, const dev_tensor *const *w, int n, const 
         if (cpu_takes_few(d, cpu_t(w[i])->format, rows)) few = true;
         else all = true;
     }
-    if (all) cpu_pack_row(&d->kernels, x, k, row, to->q, to->aux);
+    if (all && d->kernels.tiles) d->kernels.tile_row(x, k, row, to->q);
+    else if (all) d->kernels.quantize(x, k, (row < to->tiled ? cpu_int8_in_tile : cpu_int8_alone)((int8_t *)to->q, to->aux, k, row));
     if (few) {
-        int8_t *q = (int8_t *)to->few + row * k;
-        d->kernels.quantize(x, k, q, to->aux + row * (k / BLOCK));
-        d->kernels.few_order(q, k);
+        cpu_int8_place at = cpu_int8_alone((int8_t *)to->few, to->aux, k, row);
+        d->kernels.quantize(x, k, at);
+        d->kernels.few_order(at.q, k);
     }
 }
 
@@ -113,7 +114,8 @@ static void quantize_row(const run *r, const dev_op *op, int32_t row, int32_t ro
             w[n++] = op->u.experts.up;
         }
     }
-    cpu_packed to = cpu_plan_packed(r->c);
+    // An expert picks its rows.
+    cpu_packed to = cpu_plan_packed(r->c, op->kind == DEV_OP_EXPERTS ? 0 : cpu_in_tiles(rows));
     cpu_pack_for(r->d, w, n, x, k, row, rows, &to);
 }
 
@@ -331,7 +333,7 @@ void cpu_run_matmuls(const dev_plan *p, const cpu_matmul *m, int n, const float 
         const int64_t first = now.first, row0 = now.row0;
         gemm_args g = {.w = w, .data = cpu_panel_at(w, mm->expert, 0), .first = first, .count = now.count,
             .then = then.m ? cpu_panel_at(then.m->w, then.m->expert, then.first) : NULL, .k = w->base.k, .x = x, .ldx = ldx,
-            .q = (const int8_t *)(c->scratch + c->q_at), .aux = (const cpu_aux *)(c->scratch + c->aux_at),
+            .q = (const int8_t *)(c->scratch + c->q_at), .aux = (const cpu_aux *)(c->scratch + c->aux_at), .tiled = mm->tiled,
             .rows = (rows && !cpu_format_packs(w->format) ? rows : identity) + row0, .n_rows = (int32_t)(n_rows - row0 < all.sh.row_block ? n_rows - row0 : all.sh.row_block),
             .y = mm->y + (size_t)row0 * mm->ldy + first * PANEL, .ldy = mm->ldy, .scale = mm->scale, .scratch = cpu_worker_scratch(c, worker)};
         float *y = g.y;
@@ -373,7 +375,8 @@ static void run_linear(const run *r, int32_t index, int32_t rows, int worker, po
     cpu_matmul m[DEV_MAX_OUTS];
     for (int o = 0; o < l->n; o++) {
         cpu_reg_view y = l->epilogue == DEV_EP_GATED ? gate_part(r->p, l, o, rows) : cpu_reg(r->p, l->out[o].dst);
-        m[o] = (cpu_matmul){.w = cpu_t(l->out[o].weight), .y = y.at, .ldy = y.ld, .bias = vec(l->out[o].bias), .scale = l->out[o].scale, .q = joined ? tiles : NULL};
+        m[o] = (cpu_matmul){.w = cpu_t(l->out[o].weight), .y = y.at, .ldy = y.ld, .bias = vec(l->out[o].bias), .scale = l->out[o].scale, .q = joined ? tiles : NULL,
+                            .tiled = cpu_in_tiles(rows)};
     }
     if (l->epilogue == DEV_EP_RESIDUAL) {
         cpu_reg_view res = cpu_reg(r->p, l->residual);
@@ -391,7 +394,7 @@ static void run_output(const run *r, const dev_output *o, int worker, pool_membe
     const dev_step *s = r->c->step;
     cpu_reg_view x = cpu_reg(r->p, o->src);
     float *logits = (float *)(r->c->scratch + r->c->logits_at);
-    cpu_matmul m = {.w = cpu_t(o->weight), .y = logits, .ldy = (size_t)o->weight->n, .bias = vec(o->bias), .scale = o->scale};
+    cpu_matmul m = {.w = cpu_t(o->weight), .y = logits, .ldy = (size_t)o->weight->n, .bias = vec(o->bias), .scale = o->scale, .tiled = cpu_in_tiles(s->n_wanted)};
     cpu_run_matmuls(r->p, &m, 1, x.at, x.ld, r->p->regs[o->src].wanted ? NULL : s->wanted, s->n_wanted, worker, team);
     if (o->softcap > 0) {
         size_t n = (size_t)s->n_wanted * (size_t)o->weight->n;

@@ -249,10 +249,8 @@ CODE_INLINE void code_rows(cpu_format format, int R, const cpu_tensor *t, const 
             code_block_rows(format, 1, &w, src.q + b * BLOCK, &x->d, &x->nsum, &x->nhigh, out);
             continue;
         }
-        const uint8_t *a = src.tile + b * TILE_BLOCK;
+        const cpu_tile_aux *a = src.tile + b;
         const int n = avx2_together(code_two(cpu_code(format)), R);
-        for (int r = 0; r < R; r += n)
-            code_block_rows(format, n, &w, (const int8_t *)a + r * BLOCK,
-                            (const float *)(a + TILE_D) + r, (const int32_t *)(a + TILE_NSUM) + r, (const int32_t *)(a + TILE_NHIGH) + r, out + r);
+        for (int r = 0; r < R; r += n) code_block_rows(format, n, &w, src.q + b * TILE_BLOCK + r * BLOCK, a->d + r, a->nsum + r, a->nhigh + r, out + r);
     }
 }

@@ -128,19 +128,16 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
             block_rows(format, 1, &w, src.q + b * BLOCK, &x->d, &x->ds, &x->nsum, &x->nhigh, out);
             continue;
         }
-        const uint8_t *a = src.tile + b * TILE_BLOCK;
+        const cpu_tile_aux *a = src.tile + b;
         const int n = avx2_together(format == CPU_Q6_K, R);
-        for (int r = 0; r < R; r += n)
-            block_rows(format, n, &w, (const int8_t *)a + r * BLOCK,
-                       (const float *)(a + TILE_D) + r, (const float *)(a + TILE_DS) + r,
-                       (const int32_t *)(a + TILE_NSUM) + r, (const int32_t *)(a + TILE_NHIGH) + r, out + r);
+        for (int r = 0; r < R; r += n) block_rows(format, n, &w, src.q + b * TILE_BLOCK + r * BLOCK, a->d + r, a->ds + r, a->nsum + r, a->nhigh + r, out + r);
     }
 }
 
 // x = d q, d = max |x| / 127; what is too small for that counts as zero, and a block with something that is no number is none.
-static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
+static void quantize(const float *x, int64_t k, cpu_int8_place to) {
     const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, q += BLOCK, aux++) {
+    for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, quantize_on(&to)) {
         __m256 v[4], m = _mm256_setzero_ps(), bad = m;
         for (int i = 0; i < 4; i++) {
             v[i] = _mm256_loadu_ps(x + i * 8);
@@ -149,7 +146,7 @@ static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
             bad = _mm256_or_ps(bad, _mm256_cmp_ps(size, _mm256_set1_ps(FLT_MAX), _CMP_NLE_UQ));
         }
         if (_mm256_movemask_ps(bad)) {
-            quantize_none(q, aux);
+            quantize_none(&to);
             continue;
         }
         float top = vf_hmax(m);
@@ -160,11 +157,11 @@ static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
         for (int i = 0; i < 4; i++) {
             _mm256_storeu_si256((__m256i *)t, _mm256_cvtps_epi32(_mm256_mul_ps(v[i], f)));
             for (int j = 0; j < 8; j++) {
-                q[i * 8 + j] = (int8_t)(t[j] > 127 ? 127 : t[j] < -128 ? -128 : t[j]);
+                to.q[i * 8 + j] = (int8_t)(t[j] > 127 ? 127 : t[j] < -128 ? -128 : t[j]);
                 sum[i / 2] += t[j];
             }
         }
-        *aux = (cpu_aux){d, d * (float)(sum[0] + sum[1]), -(sum[0] + sum[1]), -sum[1]};
+        cpu_put_aux(to.aux, to.aux_apart, d, sum[0], sum[1]);
     }
 }
 

@@ -211,17 +211,14 @@ CODE_INLINE __m512 code_row(cpu_format format, const __m512i w[8], const code_sc
     const code_layout *l = cpu_code(format);
     const __m512i offset = _mm512_set1_epi32(l->offset);
     __m512i a, b;
-    if (!code_two(l)) {
-        a = _mm512_mullo_epi32(_mm512_set1_epi32(nsum), offset);
-        for (int c = 0; c < 8; c++) a = _mm512_dpbusd_epi32(a, w[c], code_quad(q + c * 4));
-        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), _mm512_mul_ps(s->d, _mm512_set1_ps(d)), y);
-    }
-    a = l->offset ? _mm512_mullo_epi32(_mm512_set1_epi32(nsum - nhigh), offset) : _mm512_setzero_si512();
-    b = l->offset ? _mm512_mullo_epi32(_mm512_set1_epi32(nhigh), offset) : _mm512_setzero_si512();
+    const bool two = code_two(l); // sums of 16 columns, each with a scale; else of 32, in two chains all the same (avx512_kernels.h)
+    a = l->offset ? _mm512_mullo_epi32(_mm512_set1_epi32(two ? nsum - nhigh : nsum), offset) : _mm512_setzero_si512();
+    b = l->offset && two ? _mm512_mullo_epi32(_mm512_set1_epi32(nhigh), offset) : _mm512_setzero_si512();
     for (int c = 0; c < 4; c++) {
         a = _mm512_dpbusd_epi32(a, w[c], code_quad(q + c * 4));
         b = _mm512_dpbusd_epi32(b, w[c + 4], code_quad(q + 16 + c * 4));
     }
+    if (!two) return _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(a, b)), _mm512_mul_ps(s->d, _mm512_set1_ps(d)), y);
     if (l->scale == SCALE_E4) {
         y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), _mm512_mul_ps(s->d, _mm512_set1_ps(d)), y);
         return _mm512_fmadd_ps(_mm512_cvtepi32_ps(b), _mm512_mul_ps(s->m, _mm512_set1_ps(d)), y);

@@ -71,7 +71,7 @@ static inline __attribute__((always_inline)) __m512i quad(const int8_t *q) {
     return _mm512_set1_epi32(v);
 }
 
-// One row's block: y += what it adds, for 16 outputs.
+// One row's block: y += what it adds, for 16 outputs. By two chains: eight products of one would wait for each other longer than a core looks ahead.
 static inline __attribute__((always_inline)) __m512 block_row(int format, const __m512i w[8], const scales *s, const int8_t *q,
     float d, float ds, int32_t nsum, int32_t nhigh, __m512 y) {
     if (format == CPU_Q6_K) {
@@ -86,7 +86,12 @@ static inline __attribute__((always_inline)) __m512 block_row(int format, const 
     }
     const int shift = format == CPU_Q8 ? 7 : format == CPU_Q4_0 ? 3 : format == CPU_Q5_0 ? 4 : 0;
     __m512i a = shift ? _mm512_slli_epi32(_mm512_set1_epi32(nsum), (unsigned)shift) : _mm512_setzero_si512();
-    for (int c = 0; c < 8; c++) a = _mm512_dpbusd_epi32(a, w[c], quad(q + c * 4));
+    __m512i b = _mm512_setzero_si512();
+    for (int c = 0; c < 4; c++) {
+        a = _mm512_dpbusd_epi32(a, w[c], quad(q + c * 4));
+        b = _mm512_dpbusd_epi32(b, w[c + 4], quad(q + 16 + c * 4));
+    }
+    a = _mm512_add_epi32(a, b);
     y = _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), _mm512_mul_ps(s->d, _mm512_set1_ps(d)), y);
     if (format == CPU_Q4_1 || format == CPU_Q5_1) y = _mm512_fmadd_ps(s->m, _mm512_set1_ps(ds), y);
     if (format == CPU_Q4_K || format == CPU_Q5_K) y = _mm512_fnmadd_ps(s->m, _mm512_set1_ps(ds), y);
@@ -109,11 +114,9 @@ static inline __attribute__((always_inline)) void code_rows(cpu_format format, i
             y[0] = code_row(format, w, &s, src.q + b * BLOCK, src.aux[b].d, src.aux[b].nsum, src.aux[b].nhigh, y[0]);
             continue;
         }
-        const uint8_t *a = src.tile + b * TILE_BLOCK;
+        const cpu_tile_aux *a = src.tile + b;
 #pragma GCC unroll 16
-        for (int r = 0; r < R; r++)
-            y[r] = code_row(format, w, &s, (const int8_t *)a + r * BLOCK,
-                            ((const float *)(a + TILE_D))[r], ((const int32_t *)(a + TILE_NSUM))[r], ((const int32_t *)(a + TILE_NHIGH))[r], y[r]);
+        for (int r = 0; r < R; r++) y[r] = code_row(format, w, &s, src.q + b * TILE_BLOCK + r * BLOCK, a->d[r], a->nsum[r], a->nhigh[r], y[r]);
     }
     for (int r = 0; r < R; r++) _mm512_storeu_ps(out[r], y[r]);
 }
@@ -138,23 +141,20 @@ static inline __attribute__((always_inline)) void int8_rows(int format, int R, c
             y[0] = block_row(format, w, &s, src.q + b * BLOCK, src.aux[b].d, src.aux[b].ds, src.aux[b].nsum, src.aux[b].nhigh, y[0]);
             continue;
         }
-        const uint8_t *a = src.tile + b * TILE_BLOCK;
+        const cpu_tile_aux *a = src.tile + b;
 #pragma GCC unroll 16
-        for (int r = 0; r < R; r++)
-            y[r] = block_row(format, w, &s, (const int8_t *)a + r * BLOCK,
-                             ((const float *)(a + TILE_D))[r], ((const float *)(a + TILE_DS))[r],
-                             ((const int32_t *)(a + TILE_NSUM))[r], ((const int32_t *)(a + TILE_NHIGH))[r], y[r]);
+        for (int r = 0; r < R; r++) y[r] = block_row(format, w, &s, src.q + b * TILE_BLOCK + r * BLOCK, a->d[r], a->ds[r], a->nsum[r], a->nhigh[r], y[r]);
     }
     for (int r = 0; r < R; r++) _mm512_storeu_ps(out[r], y[r]);
 }
 
 // x = d q, d = max |x| / 127; what is too small for that counts as zero, and a block with something that is no number is none.
-static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
+static void quantize(const float *x, int64_t k, cpu_int8_place to) {
     const __m512 most = _mm512_set1_ps(FLT_MAX);
-    for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, q += BLOCK, aux++) {
+    for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, quantize_on(&to)) {
         __m512 v0 = _mm512_loadu_ps(x), v1 = _mm512_loadu_ps(x + 16);
         if (_mm512_cmp_ps_mask(_mm512_abs_ps(v0), most, _CMP_NLE_UQ) | _mm512_cmp_ps_mask(_mm512_abs_ps(v1), most, _CMP_NLE_UQ)) {
-            quantize_none(q, aux);
+            quantize_none(&to);
             continue;
         }
         float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(v0), _mm512_abs_ps(v1)));
@@ -162,10 +162,9 @@ static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
         float d = some ? top / 127.0f : 0;
         __m512 f = _mm512_set1_ps(some ? 127.0f / top : 0);
         __m512i i0 = _mm512_cvtps_epi32(_mm512_mul_ps(v0, f)), i1 = _mm512_cvtps_epi32(_mm512_mul_ps(v1, f));
-        _mm_storeu_si128((__m128i *)q, _mm512_cvtsepi32_epi8(i0));
-        _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtsepi32_epi8(i1));
-        int32_t low = _mm512_reduce_add_epi32(i0), high = _mm512_reduce_add_epi32(i1);
-        *aux = (cpu_aux){d, d * (float)(low + high), -(low + high), -high};
+        _mm_storeu_si128((__m128i *)to.q, _mm512_cvtsepi32_epi8(i0));
+        _mm_storeu_si128((__m128i *)(to.q + 16), _mm512_cvtsepi32_epi8(i1));
+        cpu_put_aux(to.aux, to.aux_apart, d, _mm512_reduce_add_epi32(i0), _mm512_reduce_add_epi32(i1));
     }
 }
 

@@ -233,7 +233,8 @@ INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *pan
     memset(out, 0, (size_t)R * sizeof *out);
     const int step = R < 2 ? 1 : 2; // rows at a time
     for (int64_t b = 0; b < k / BLOCK; b++, area += bytes) {
-        const uint8_t *a = src.tile + b * TILE_BLOCK;
+        const cpu_tile_aux *a = src.tile + b;
+        const int8_t *q = src.q + b * TILE_BLOCK;
         if (code) code_load((cpu_format)format, quants, b, &w);
         else load_weights(format, area, &w);
         if (code) code_load_scales((cpu_format)format, panel, b, &w);
@@ -244,25 +245,23 @@ INLINE void int8_rows(int format, int R, const cpu_tensor *t, const uint8_t *pan
         for (int r = 0; r < R; r += step) {
             int32x4_t low[2][4], high[2][4];
 #if defined(__ARM_FEATURE_MATMUL_INT8)
-            if (step == 2) sums_of_two(format, &w, (const int8_t *)a + r * BLOCK, low, high);
+            if (step == 2) sums_of_two(format, &w, q + r * BLOCK, low, high);
             else
 #endif
-                sums(format, step, &w, (const int8_t *)a + r * BLOCK, low, high);
+                sums(format, step, &w, q + r * BLOCK, low, high);
             for (int n = 0; n < step; n++)
                 for (int j = 0; j < 4; j++) {
                     float *y = out[r + n] + 4 * j;
-                    if (code)
-                        vst1q_f32(y, code_add_block((cpu_format)format, &w, j, low[n][j], high[n][j], ((const float *)(a + TILE_D))[r + n],
-                                                    ((const int32_t *)(a + TILE_NSUM))[r + n], ((const int32_t *)(a + TILE_NHIGH))[r + n], vld1q_f32(y)));
-                    else vst1q_f32(y, add_block(format, &w, j, low[n][j], high[n][j], ((const float *)(a + TILE_D))[r + n], ((const float *)(a + TILE_DS))[r + n], vld1q_f32(y)));
+                    if (code) vst1q_f32(y, code_add_block((cpu_format)format, &w, j, low[n][j], high[n][j], a->d[r + n], a->nsum[r + n], a->nhigh[r + n], vld1q_f32(y)));
+                    else vst1q_f32(y, add_block(format, &w, j, low[n][j], high[n][j], a->d[r + n], a->ds[r + n], vld1q_f32(y)));
                 }
         }
     }
 }
 
 // x = d q, d = max |x| / 127; what is too small for that counts as zero, and a block with something that is no number is none.
-static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
-    for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, q += BLOCK, aux++) {
+static void quantize(const float *x, int64_t k, cpu_int8_place to) {
+    for (int64_t b = 0; b < k / BLOCK; b++, x += BLOCK, quantize_on(&to)) {
         float32x4_t v[8], m = vdupq_n_f32(0);
         for (int i = 0; i < 8; i++) {
             v[i] = vld1q_f32(x + i * 4);
@@ -270,7 +269,7 @@ static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
         }
         float top = vmaxvq_f32(m); // of NaNs one
         if (!(top <= FLT_MAX)) {
-            quantize_none(q, aux);
+            quantize_none(&to);
             continue;
         }
         bool some = top > 1e-30f;
@@ -278,10 +277,10 @@ static void quantize(const float *x, int64_t k, int8_t *q, cpu_aux *aux) {
         int32_t sum[2] = {0, 0};
         for (int i = 0; i < 4; i++) {
             int32x4_t a = vcvtnq_s32_f32(vmulq_n_f32(v[2 * i], f)), c = vcvtnq_s32_f32(vmulq_n_f32(v[2 * i + 1], f));
-            vst1_s8(q + i * 8, vqmovn_s16(vcombine_s16(vqmovn_s32(a), vqmovn_s32(c))));
+            vst1_s8(to.q + i * 8, vqmovn_s16(vcombine_s16(vqmovn_s32(a), vqmovn_s32(c))));
             sum[i / 2] += vaddvq_s32(vaddq_s32(a, c));
         }
-        *aux = (cpu_aux){d, d * (float)(sum[0] + sum[1]), -(sum[0] + sum[1]), -sum[1]};
+        cpu_put_aux(to.aux, to.aux_apart, d, sum[0], sum[1]);
     }
 }
 

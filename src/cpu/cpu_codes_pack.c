@@ -15,26 +15,6 @@ static int grid_signs(const code_layout *l) { return l->numbers == CODE_GRID4 ? 
 static int grid_high(const code_layout *l) { return grid_signs(l) + (l->shift ? 0 : 64); }
 static int grid_shift(const code_layout *l) { return grid_high(l) + grid_signs(l) / 16 * l->high * 2; }
 
-// Four bits each of a row's word into eight masks over [r][i], one for each four columns.
-static void put_masks(uint8_t *masks, int n, const uint32_t *words) {
-    uint64_t mask[8] = {0};
-    for (int r = 0; r < n; r++)
-        for (int c = 0; c < 8; c++) mask[c] |= (uint64_t)(words[r] >> 4 * c & 15) << 4 * r;
-    memcpy(masks, mask, sizeof mask);
-}
-
-static uint32_t bit_word(const uint8_t q[BLOCK], int bit) {
-    uint32_t word = 0;
-    for (int i = 0; i < BLOCK; i++) word |= (uint32_t)(q[i] >> bit & 1) << i;
-    return word;
-}
-
-static void put_bit(uint8_t *masks, int n, const cpu_part *rows, int bit) {
-    uint32_t words[PANEL];
-    for (int r = 0; r < n; r++) words[r] = bit_word(rows[r].q, bit);
-    put_masks(masks, n, words);
-}
-
 static void put_grid(const code_layout *l, uint8_t *area, int n, const cpu_part *rows) {
     for (int g = 0; g < grid_signs(l) / 16; g++) {
         uint32_t high[3] = {0}, shift = 0;
@@ -47,29 +27,13 @@ static void put_grid(const code_layout *l, uint8_t *area, int n, const cpu_part 
         for (int i = 0; i < l->high; i++) memcpy(area + grid_high(l) + (g * l->high + i) * 2, &high[i], 2);
         if (l->shift) memcpy(area + grid_shift(l) + g * 2, &shift, 2);
     }
-    if (l->shift) return;
-    uint32_t signs[PANEL];
-    for (int r = 0; r < n; r++) memcpy(&signs[r], rows[r].signs, 4);
-    put_masks(area + grid_signs(l), n, signs);
+    if (!l->shift) cpu_masks_put(area + grid_signs(l), n, rows[0].signs, sizeof *rows);
 }
 
 void cpu_code_put(const code_layout *l, uint8_t *quants, int64_t b, int n, const cpu_part *rows) {
     uint8_t *area = quants + code_area(l, b);
     switch (l->numbers) {
-    case CODE_TABLE:
-        for (int r = 0; r < n; r++)
-            for (int c = 0; c < 4; c++)
-                for (int i = 0; i < 4; i++) area[c * 64 + r * 4 + i] = (uint8_t)(rows[r].q[c * 4 + i] | rows[r].q[16 + c * 4 + i] << 4);
-        break;
-    case CODE_1: put_bit(area, n, rows, 0); break;
-    case CODE_3: put_bit(area + 128, n, rows, 2); // fall through
-    case CODE_2:
-        for (int r = 0; r < n; r++) {
-            const uint8_t *q = rows[r].q;
-            for (int c = 0; c < 2; c++)
-                for (int i = c * 4; i < c * 4 + 4; i++) area[c * 64 + r * 4 + i % 4] = (uint8_t)((q[i] & 3) | (q[8 + i] & 3) << 2 | (q[16 + i] & 3) << 4 | (q[24 + i] & 3) << 6);
-        }
-        break;
+    case CODE_TABLE: case CODE_1: case CODE_2: case CODE_3: cpu_numbers_put(l->bytes / 64, area, n, rows); break;
     case CODE_FIVE: // summed up here, made a fraction of 256 when all are there
         for (int i = 0; i < BLOCK; i++) {
             const int at = (int)(b % 8) * 8 + i / 4;

@@ -44,19 +44,6 @@ cpu_format cpu_choose_format(uint32_t type, int64_t k, bool packed) {
 
 // ---- numbers of the int8 order --------------------------------------------------------------------------------------------
 
-static void int8_put(cpu_format f, uint8_t *area, int n, const cpu_part *rows) {
-    const int bits = cpu_int8_bits(f);
-    for (int r = 0; r < n; r++) {
-        const uint8_t *q = rows[r].q;
-        for (int c = 0; c < (bits == 8 ? 8 : 4); c++)
-            for (int i = c * 4; i < c * 4 + 4; i++) area[c * 64 + r * 4 + i % 4] = (uint8_t)(bits == 8 ? q[i] ^ 0x80 : (q[i] & 15) | (q[16 + i] & 15) << 4);
-        if (bits == 6)
-            for (int i = 0; i < 8; i++) area[256 + i / 4 * 64 + r * 4 + i % 4] = (uint8_t)(q[i] >> 4 | q[8 + i] >> 4 << 2 | q[16 + i] >> 4 << 4 | q[24 + i] >> 4 << 6);
-        if (bits == 5)
-            for (int i = 0; i < BLOCK; i++) area[256 + i / 4 * 8 + r / 2] |= (uint8_t)(q[i] >> 4 << (r % 2 * 4 + i % 4));
-    }
-}
-
 static int int8_value(cpu_format f, const uint8_t *area, int r, int i) {
     const int bits = cpu_int8_bits(f), c = i / 4, at = r * 4 + i % 4;
     if (bits == 8) return area[c * 64 + at] - cpu_int8(f)->offset;
@@ -107,7 +94,7 @@ void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t
         cpu_scale_put(a.scale, a.group, panel, b, n, x);
         if (cpu_format_code(f)) cpu_code_put(cpu_code(f), quants, b, n, x);
         else if (cpu_format_tile(f)) cpu_tile_put(cpu_tile_layout(f), quants, b, n, x);
-        else int8_put(f, quants + (size_t)b * a.quants, n, x);
+        else cpu_numbers_put(cpu_int8_bits(f), quants + (size_t)b * a.quants, n, x);
     }
     if (cpu_format_code(f)) cpu_code_end(cpu_code(f), quants, k);
 }

@@ -17,11 +17,9 @@ static inline uint64_t row_nibbles(const row_bytes16 x, int from) {
     return half[0] | half[1] << 32;
 }
 
-// Bit i of each byte as 16 bits: the product has byte n's at bit 56 + n.
+// Bit i of each byte as 16 bits.
 static inline void put_bit(uint8_t *to, const row_bytes16 x, int i) {
-    uint64_t half[2];
-    memcpy(half, x, sizeof half);
-    for (int h = 0; h < 2; h++) to[h] = (uint8_t)((half[h] >> i & 0x0101010101010101) * 0x0102040810204080 >> 56);
+    for (int h = 0; h < 2; h++) to[h] = cpu_bit_of_bytes(x + 8 * h, i);
 }
 
 // ---- two, three and four bits ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@
 //   bits(x, i)                  bit i of each byte, the first byte's lowest
 //   put(to, x), put_lanes(to, x) all 64 bytes; 16 of them at a time, 32 apart
 #pragma once
-#include "cpu/cpu_internal.h"
+#include "cpu/cpu_panel.h"
 
 // The lower halves of the bytes of a and b in one, and the upper halves.
 static inline rows16 both_low(rows16 a, rows16 b) { return select_bits(15, a, left(b, 4)); }
@@ -110,23 +110,12 @@ static void panel_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *
     }
 }
 
-// Four bits each of a row's word into eight masks over [r][i], one for each four columns.
-static inline void put_fifths(uint8_t *to, const uint8_t *at, size_t stride) {
-    uint64_t masks[8] = {0};
-    for (int r = 0; r < PANEL; r++) {
-        uint32_t word;
-        memcpy(&word, at + (size_t)r * stride, 4);
-        for (int c = 0; c < 8; c++) masks[c] |= (uint64_t)(word >> 4 * c & 15) << 4 * r;
-    }
-    memcpy(to, masks, sizeof masks);
-}
-
 static void panel_q5_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q5_0, k));
     for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_q5_0), area += 320) {
         put_halves(panel + b * 32, rows, stride);
         same_nibbles(rows + offsetof(block_q5_0, qs), stride, area);
-        put_fifths(area + 256, rows + offsetof(block_q5_0, qh), stride);
+        cpu_masks_put(area + 256, PANEL, rows + offsetof(block_q5_0, qh), stride);
     }
 }
 
@@ -136,7 +125,7 @@ static void panel_q5_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
         put_halves(panel + b * 64, rows, stride);
         put_halves(panel + b * 64 + 32, rows + 2, stride);
         same_nibbles(rows + offsetof(block_q5_1, qs), stride, area);
-        put_fifths(area + 256, rows + offsetof(block_q5_1, qh), stride);
+        cpu_masks_put(area + 256, PANEL, rows + offsetof(block_q5_1, qh), stride);
     }
 }
 

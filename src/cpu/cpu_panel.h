@@ -1,5 +1,5 @@
 // cpu/panel: what panels of all integer formats have in common: 32 columns of a row out of the file's blocks (a part), and the area of scales that lies before the quants.
-// How the quants lie is the order's: int8 (here, cpu_pack.c), short codes (cpu_codes.h), tiles (cpu_tile.h). Nothing is rounded: half floats and small integers stay the file's.
+// How the quants lie is the order's: int8 (here), short codes (cpu_codes.h), tiles (cpu_tile.h). Nothing is rounded: half floats and small integers stay the file's.
 #pragma once
 #include "cpu/cpu_internal.h"
 
@@ -19,7 +19,7 @@ typedef enum cpu_scale {
     SCALE_E4      // per 32: e4m3 [2][16], halved as quant_ue4m3_half
 } cpu_scale;
 
-// 32 columns of a row: numbers as the file stores them (8 bits in two's complement), or entries of a grid and signs; and what their scale is made of.
+// 32 columns of a row: numbers as the file stores them (those of Q8_0 plus 128), or entries of a grid and signs; and what their scale is made of.
 typedef struct cpu_part {
     uint8_t  q[BLOCK];
     uint16_t index[8];            // of a grid
@@ -35,6 +35,29 @@ void cpu_part_get(uint32_t type, const uint8_t *row, int64_t b, cpu_part *to);
 size_t cpu_scale_area(cpu_scale kind, int group, int64_t k); // bytes, a multiple of 64
 void   cpu_scale_put(cpu_scale kind, int group, uint8_t *area, int64_t b, int n, const cpu_part *rows); // block b of n (1..16) rows, into an area of zeros
 void   cpu_scale_get(cpu_scale kind, int group, float unit, const uint8_t *area, int64_t b, int r, float d[2], float m[2]); // of row r, for each half of the columns
+
+// Numbers of `bits` bits in the quant area of 16 rows x 32 columns, 64 bytes a bit: as the powers of two that `bits` is made of, the greatest first, each with the
+// next bits of all numbers from the lowest on. [c][r][i] (r < 16, i < 4) is column 4c + i of row r.
+//   8, 4, 2  byte [c][r][i] (c < power) holds columns of c, c + power, c + 2 power ... from low to high
+//   1        64-bit masks for c = 0..7, bit 4r + i
+void cpu_numbers_put(int bits, uint8_t *area, int n, const cpu_part *rows); // of n (1..16) rows, into an area of zeros
+
+// A word of each of n (1..16) rows, `step` bytes apart, with a bit for each column, as such masks.
+static inline void cpu_masks_put(uint8_t *masks, int n, const void *words, size_t step) {
+    uint64_t mask[8] = {0};
+    for (int r = 0; r < n; r++) {
+        uint32_t word;
+        memcpy(&word, (const uint8_t *)words + (size_t)r * step, 4);
+        for (int c = 0; c < 8; c++) mask[c] |= (uint64_t)(word >> 4 * c & 15) << 4 * r;
+    }
+    memcpy(masks, mask, sizeof mask);
+}
+// Bit i of each of eight bytes, the first byte's lowest: the product has byte n's at bit 56 + n.
+static inline uint8_t cpu_bit_of_bytes(const uint8_t *bytes, int i) {
+    uint64_t x;
+    memcpy(&x, bytes, 8);
+    return (uint8_t)((x >> i & 0x0101010101010101) * 0x0102040810204080 >> 56);
+}
 
 // The int8 formats. Here, and not in a file of its own, so that a kernel for one format knows its layout when it is compiled.
 typedef struct int8_layout {

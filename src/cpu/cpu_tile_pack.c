@@ -75,7 +75,7 @@ void cpu_tile_put(const tile_layout *l, uint8_t *quants, int64_t b, int n, const
         for (int c = 0; c < TILE_K; c++) {
             int kp = c / 2, j = c % 2, i = j * 4 + kp / 8 * 2 + kp % 2, at = r * 4 + kp % 8 / 2; // see cpu_tile.h
             if (l->bits == 8) {
-                area[i * 64 + at] = rows[r].q[c] ^ 0x80;
+                area[i * 64 + at] = rows[r].q[c];
                 continue;
             }
             area[(j * 2 + kp / 8) * 64 + at] |= (uint8_t)((rows[r].q[c] & 15) << kp % 2 * 4);

@@ -49,28 +49,37 @@ void cpu_code_put(const code_layout *l, uint8_t *quants, int64_t b, int n, const
 
 void cpu_code_end(const code_layout *l, uint8_t *quants, int64_t k) {
     if (l->numbers != CODE_FIVE) return;
-    for (size_t i = 0; i < (size_t)k / BLOCK * (size_t)l->bytes; i++) quants[i] = (uint8_t)((quants[i] * 256 + 242) / 243);
+    for (size_t i = 0; i < (size_t)k / BLOCK * (size_t)l->bytes; i++) quants[i] = code_fraction(quants[i]);
 }
 
-int cpu_code_value(const code_layout *l, const uint8_t *quants, int64_t b, int r, int i) {
-    const uint8_t *area = quants + code_area(l, b);
-    int c = i / 4, at = r * 4 + i % 4;
-    switch (l->numbers) {
-    case CODE_TABLE: return l->values[area[c % 4 * 64 + at] >> c / 4 * 4 & 15];
-    case CODE_1: return (area[c * 8 + at / 8] >> at % 8 & 1) * 2 - 1;
-    case CODE_2: return (area[c % 2 * 64 + at] >> c / 2 * 2 & 3) - l->offset;
-    case CODE_3: return ((area[c % 2 * 64 + at] >> c / 2 * 2 & 3) | (area[128 + c * 8 + at / 8] >> at % 8 & 1) << 2) - l->offset;
-    case CODE_FIVE: {
-        int n = (int)(b % 8) * 8 + c;
-        return ((uint8_t)(area[n % 13 * 64 + at] * pow3[n / 13]) * 3 >> 8) - l->offset;
-    }
-    default: {
-        bool four = l->numbers == CODE_GRID4;
-        int g = four ? c : c / 2, index = area[g * 16 + r];
+static void get_grid(const code_layout *l, const uint8_t *area, int r, int8_t v[BLOCK]) {
+    const int entries = grid_signs(l) / 16, columns = BLOCK / entries, bits = 16 / columns; // of a column
+    for (int g = 0; g < entries; g++) {
+        int index = area[g * 16 + r];
         for (int h = 0; h < l->high; h++) index |= (area[grid_high(l) + (g * l->high + h) * 2 + r / 8] >> r % 8 & 1) << (8 + h);
-        int v = l->values[four ? l->grid[index] >> i % 4 * 4 & 7 : l->grid[index] >> i % 8 * 2 & 3];
-        if (l->shift) return v + (area[grid_shift(l) + g * 2 + r / 8] >> r % 8 & 1 ? -1 : 1);
-        return area[grid_signs(l) + c * 8 + at / 8] >> at % 8 & 1 ? -v : v;
+        const int up = !l->shift ? 0 : area[grid_shift(l) + g * 2 + r / 8] >> r % 8 & 1 ? -1 : 1;
+        for (int i = 0; i < columns; i++) v[g * columns + i] = (int8_t)(l->values[l->grid[index] >> i * bits & (bits == 4 ? 7 : 3)] + up);
     }
+    if (l->shift) return;
+    const uint32_t signs = cpu_masks_get(area + grid_signs(l), r);
+    for (int i = 0; i < BLOCK; i++)
+        if (signs >> i & 1) v[i] = (int8_t)-v[i];
+}
+
+void cpu_code_get(const code_layout *l, const uint8_t *quants, int64_t b, int r, int8_t v[BLOCK]) {
+    const uint8_t *area = quants + code_area(l, b);
+    uint8_t q[BLOCK];
+    switch (l->numbers) {
+    case CODE_TABLE: case CODE_1: case CODE_2: case CODE_3:
+        cpu_numbers_get(l->bytes / 64, area, r, q);
+        for (int i = 0; i < BLOCK; i++) v[i] = (int8_t)(l->numbers == CODE_TABLE ? l->values[q[i]] : l->numbers == CODE_1 ? 2 * q[i] - 1 : q[i] - l->offset);
+        break;
+    case CODE_FIVE:
+        for (int i = 0; i < BLOCK; i++) {
+            const int n = (int)(b % 8) * 8 + i / 4;
+            v[i] = (int8_t)(((uint8_t)(area[n % 13 * 64 + r * 4 + i % 4] * pow3[n / 13]) * 3 >> 8) - l->offset);
+        }
+        break;
+    default: get_grid(l, area, r, v); break;
     }
 }

@@ -335,3 +335,19 @@ void cpu_numbers_put(int bits, uint8_t *area, int n, const cpu_part *rows) {
         for (int i = 0; i < 4; i++) words[r][i] = cpu_bit_of_bytes(rows[r].q + 8 * i, one);
     cpu_masks_put(area + one * 64, n, words, 4);
 }
+
+void cpu_numbers_get(int bits, const uint8_t *area, int r, uint8_t q[BLOCK]) {
+    const uint32_t word = bits & 1 ? cpu_masks_get(area + (bits & 6) * 64, r) : 0;
+    for (int c = 0; c < 8; c++) { // four columns are the bytes of a dword
+        uint32_t four = 0, x;
+        int from = 0;
+        for (int width = 8; width > 1; width /= 2) {
+            if (!(bits & width)) continue;
+            memcpy(&x, area + (from + c % width) * 64 + r * 4, 4);
+            four |= (x >> c / width * width & 0x01010101u * ((1u << width) - 1)) << from;
+            from += width;
+        }
+        if (bits & 1) four |= ((word >> 4 * c & 15) * 0x00204081 & 0x01010101) << from; // bit i to byte i
+        memcpy(q + 4 * c, &four, 4);
+    }
+}

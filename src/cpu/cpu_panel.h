@@ -41,8 +41,9 @@ void   cpu_scale_get(cpu_scale kind, int group, float unit, const uint8_t *area,
 //   8, 4, 2  byte [c][r][i] (c < power) holds columns of c, c + power, c + 2 power ... from low to high
 //   1        64-bit masks for c = 0..7, bit 4r + i
 void cpu_numbers_put(int bits, uint8_t *area, int n, const cpu_part *rows); // of n (1..16) rows, into an area of zeros
+void cpu_numbers_get(int bits, const uint8_t *area, int r, uint8_t q[BLOCK]);   // of row r
 
-// A word of each of n (1..16) rows, `step` bytes apart, with a bit for each column, as such masks.
+// Such masks of a word of each of n (1..16) rows, `step` bytes apart, with a bit for each column; and row r's word again.
 static inline void cpu_masks_put(uint8_t *masks, int n, const void *words, size_t step) {
     uint64_t mask[8] = {0};
     for (int r = 0; r < n; r++) {
@@ -51,6 +52,11 @@ static inline void cpu_masks_put(uint8_t *masks, int n, const void *words, size_
         for (int c = 0; c < 8; c++) mask[c] |= (uint64_t)(word >> 4 * c & 15) << 4 * r;
     }
     memcpy(masks, mask, sizeof mask);
+}
+static inline uint32_t cpu_masks_get(const uint8_t *masks, int r) {
+    uint32_t word = 0;
+    for (int c = 0; c < 8; c++) word |= (uint32_t)(masks[c * 8 + r / 2] >> r % 2 * 4 & 15) << 4 * c;
+    return word;
 }
 // Bit i of each of eight bytes, the first byte's lowest: the product has byte n's at bit 56 + n.
 static inline uint8_t cpu_bit_of_bytes(const uint8_t *bytes, int i) {
@@ -62,16 +68,17 @@ static inline uint8_t cpu_bit_of_bytes(const uint8_t *bytes, int i) {
 // The int8 formats. Here, and not in a file of its own, so that a kernel for one format knows its layout when it is compiled.
 typedef struct int8_layout {
     uint32_t  type;   // of the file
+    int       bits;   // of a number
     cpu_scale scale;
     int       offset; // stored numbers are value + offset
 } int8_layout;
 
 static const int8_layout cpu_int8_layouts[] = {
-    [CPU_Q8 - CPU_INT8_FIRST] = {QUANT_Q8_0, SCALE_D, 128},  [CPU_Q4_0 - CPU_INT8_FIRST] = {QUANT_Q4_0, SCALE_D, 8},  [CPU_Q4_1 - CPU_INT8_FIRST] = {QUANT_Q4_1, SCALE_DM, 0},
-    [CPU_Q5_0 - CPU_INT8_FIRST] = {QUANT_Q5_0, SCALE_D, 16}, [CPU_Q5_1 - CPU_INT8_FIRST] = {QUANT_Q5_1, SCALE_DM, 0}, [CPU_Q4_K - CPU_INT8_FIRST] = {QUANT_Q4_K, SCALE_K4, 0},
-    [CPU_Q5_K - CPU_INT8_FIRST] = {QUANT_Q5_K, SCALE_K4, 0}, [CPU_Q6_K - CPU_INT8_FIRST] = {QUANT_Q6_K, SCALE_BYTES, 32},
+    [CPU_Q8 - CPU_INT8_FIRST] = {QUANT_Q8_0, 8, SCALE_D, 128},  [CPU_Q4_0 - CPU_INT8_FIRST] = {QUANT_Q4_0, 4, SCALE_D, 8},
+    [CPU_Q4_1 - CPU_INT8_FIRST] = {QUANT_Q4_1, 4, SCALE_DM, 0}, [CPU_Q5_0 - CPU_INT8_FIRST] = {QUANT_Q5_0, 5, SCALE_D, 16},
+    [CPU_Q5_1 - CPU_INT8_FIRST] = {QUANT_Q5_1, 5, SCALE_DM, 0}, [CPU_Q4_K - CPU_INT8_FIRST] = {QUANT_Q4_K, 4, SCALE_K4, 0},
+    [CPU_Q5_K - CPU_INT8_FIRST] = {QUANT_Q5_K, 5, SCALE_K4, 0}, [CPU_Q6_K - CPU_INT8_FIRST] = {QUANT_Q6_K, 6, SCALE_BYTES, 32},
 };
 
 static inline const int8_layout *cpu_int8(cpu_format f) { return &cpu_int8_layouts[f - CPU_INT8_FIRST]; }
-static inline int cpu_int8_bits(cpu_format f) { return f == CPU_Q8 ? 8 : f == CPU_Q6_K ? 6 : f == CPU_Q4_0 || f == CPU_Q4_1 || f == CPU_Q4_K ? 4 : 5; }
-static inline size_t cpu_int8_bytes(cpu_format f) { return (size_t)cpu_int8_bits(f) * 64; } // quants of 16 rows x 32 columns
+static inline size_t cpu_int8_bytes(cpu_format f) { return (size_t)cpu_int8(f)->bits * 64; } // quants of 16 rows x 32 columns

@@ -1,5 +1,5 @@
 // cpu/pack_codes: panels of short codes out of sixteen whole rows: the part of cpu_pack_rows.h, which includes this, that is theirs. What it asks of its includer serves here
-// too; bits that a row has scattered are gathered in words of 64, whose bytes are rows. Layouts: cpu_codes.h. TQ1_0, Q2_0 and Q1_0 go the plain way.
+// too; bits that a row has scattered are gathered in words of 64, whose bytes are rows. Layouts: cpu_codes.h.
 #pragma once
 
 typedef uint8_t row_bytes16[PANEL]; // a byte of each row
@@ -22,7 +22,7 @@ static inline void put_bit(uint8_t *to, const row_bytes16 x, int i) {
     for (int h = 0; h < 2; h++) to[h] = cpu_bit_of_bytes(x + 8 * h, i);
 }
 
-// ---- two, three and four bits ---------------------------------------------------------------------------------------------
+// ---- one to four bits -----------------------------------------------------------------------------------------------------
 
 static void panel_iq4_xs(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_bytes(CPU_IQ4_XS, k));
@@ -77,6 +77,67 @@ static void panel_tq2_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_tq2_0)) {
         put_halves(panel + g * 32, rows + offsetof(block_tq2_0, d), stride);
         for (int half = 0; half < 2; half++, area += 4 * 128) pair_panels(rows + half * 32, stride, area, 128);
+    }
+}
+
+// Of a row's eight bytes each has four neighbours, in pairs of bits that go to four bytes.
+static inline void neighbour_pairs(const rows16 x[2], uint8_t *area) {
+    uint32_t from[2][PANEL], to[2][PANEL] = {{0}};
+    for (int i = 0; i < 2; i++) put((uint8_t *)from[i], x[i]);
+    for (int m = 0; m < 8; m++)
+        for (int r = 0; r < PANEL; r++) {
+            uint32_t four = from[m / 4][r] >> m % 4 * 8 & 255;
+            four |= four << 12;
+            four |= four << 6;
+            to[m % 2][r] |= (four & 0x03030303) << m / 2 * 2;
+        }
+    memcpy(area, to, sizeof to);
+}
+
+static void panel_q2_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q2_0, k));
+    for (int64_t g = 0; g < k / 64; g++, rows += sizeof(block_q2_0), area += 2 * 128) {
+        rows16 c[4];
+        put_halves(panel + g * 32, rows, stride);
+        columns(rows + offsetof(block_q2_0, qs), stride, c);
+        for (int j = 0; j < 2; j++) neighbour_pairs(c + 2 * j, area + j * 128);
+    }
+}
+
+static void panel_q1_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q1_0, k));
+    for (int64_t g = 0; g < k / 128; g++, rows += sizeof(block_q1_0), area += 4 * 64) {
+        put_halves(panel + g * 32, rows, stride);
+        for (int j = 0; j < 4; j++) cpu_masks_put(area + j * 64, PANEL, rows + offsetof(block_q1_0, qs) + j * 4, stride);
+    }
+}
+
+// Three values, five to a byte: of the file's 13 fours of bytes the first eight have fours of columns that are eight apart, the next four such that are four apart, the last
+// one the last four. Each number is taken off its byte and added where the panel has it.
+static void panel_tq1_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    static const uint8_t pow3[5] = {81, 27, 9, 3, 1};
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TQ1_0, k));
+    memset(area, 0, (size_t)k / 256 * 832);
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_tq1_0), area += 832) {
+        rows16 x[4];
+        uint8_t bytes[64];
+        put_halves(panel + g * 32, rows + offsetof(block_tq1_0, d), stride);
+        for (int c = 0; c < 13; c++) {
+            if (c < 12 && c % 4 == 0) columns(rows + c * 4, stride, x);
+            if (c < 12) put(bytes, x[c % 4]);
+            else
+                for (int r = 0; r < PANEL; r++) memcpy(bytes + 4 * r, rows + (size_t)r * stride + offsetof(block_tq1_0, qh), 4);
+            for (int t = 0; t < (c < 12 ? 5 : 4); t++) {
+                const int n = c < 8 ? 8 * t + c : c < 12 ? 40 + 4 * t + c - 8 : 60 + t;
+                const uint8_t one = pow3[n / 13];
+                uint8_t *to = area + n % 13 * 64;
+                for (int i = 0; i < 64; i++) {
+                    to[i] = (uint8_t)(to[i] + (bytes[i] > 85 ? one : 0) + (bytes[i] > 170 ? one : 0));
+                    bytes[i] = (uint8_t)(bytes[i] * 3);
+                }
+            }
+        }
+        for (int i = 0; i < 832; i++) area[i] = code_fraction(area[i]);
     }
 }
 
@@ -279,7 +340,10 @@ static void fill_pack_codes(cpu_kernels *k) {
     k->pack[CPU_IQ4_XS] = panel_iq4_xs;
     k->pack[CPU_NVFP4] = panel_nvfp4;
     k->pack[CPU_Q2_K] = panel_q2_k;
+    k->pack[CPU_TQ1_0] = panel_tq1_0;
     k->pack[CPU_TQ2_0] = panel_tq2_0;
+    k->pack[CPU_Q2_0] = panel_q2_0;
+    k->pack[CPU_Q1_0] = panel_q1_0;
     k->pack[CPU_Q3_K] = panel_q3_k;
     k->pack[CPU_IQ2_XXS] = panel_iq2_xxs;
     k->pack[CPU_IQ2_XS] = panel_iq2_xs;

@@ -2,13 +2,14 @@
 // the bit. The includer brings rows16, 64 bytes, and what is done to them:
 //   columns(at, stride, c[4])   dword i of the 16 bytes at `at` of each of 16 rows, in the order of rows, for i = 0..3
 //   byte_columns(x)             byte 0 of all 16 dwords, then byte 1, 2, 3
+//   half_columns(x)             the lower halves of all 16 dwords, then the upper ones
 //   select_bits(mask, a, b)     in each byte, mask ? a : b
 //   left(x, n)                  bytes shifted by n (right where it is negative); bits that leave their byte may be anything's
 //   flip_sign(x), six_bits(x)   bytes + 128; their lowest six bits
 //   bits(x, i)                  bit i of each byte, the first byte's lowest
 //   put(to, x), put_lanes(to, x) all 64 bytes; 16 of them at a time, 32 apart
 #pragma once
-#include "cpu/cpu_panel.h"
+#include "cpu/cpu_codes.h"
 
 // The lower halves of the bytes of a and b in one, and the upper halves.
 static inline rows16 both_low(rows16 a, rows16 b) { return select_bits(15, a, left(b, 4)); }
@@ -194,10 +195,19 @@ static void panel_dwords(int64_t k, const uint8_t *rows, size_t stride, uint8_t 
 
 static void panel_f32(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) { panel_dwords(k, rows, stride, panel); }
 
+static void panel_16(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    for (int64_t j = 0; j < k / 8; j++, rows += 16, panel += 256) {
+        rows16 c[4];
+        columns(rows, stride, c);
+        for (int i = 0; i < 4; i++) put(panel + i * 64, half_columns(c[i]));
+    }
+}
+
 #include "cpu/cpu_pack_codes.h"
 
 static void fill_pack(cpu_kernels *k) {
     k->pack[CPU_F32] = panel_f32;
+    k->pack[CPU_F16] = k->pack[CPU_BF16] = panel_16;
     k->pack[CPU_Q8] = panel_q8;
     k->pack[CPU_Q4_0] = panel_q4_0;
     k->pack[CPU_Q4_1] = panel_q4_1;

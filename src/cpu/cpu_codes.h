@@ -56,7 +56,7 @@ static inline const code_layout *cpu_code(cpu_format f) { return &cpu_code_layou
 static inline bool code_two(const code_layout *l) { return l->scale >= SCALE_PAIR; }
 // Sums of 16 products fit int16, so that both halves are scaled by one multiplication of pairs.
 static inline bool code_pairs(const code_layout *l) { return code_two(l) && l->most <= 16 && l->scale != SCALE_E4; }
-static inline size_t code_area(const code_layout *l, int64_t b) { return l->numbers == CODE_FIVE ? (size_t)(b / 8) * 832 : (size_t)b * (size_t)l->bytes; }
+static inline size_t code_area(const code_layout *l, int64_t b) { return (size_t)(l->numbers == CODE_FIVE ? b / 8 * 8 : b) * (size_t)l->bytes; }
 
 void cpu_code_put(const code_layout *l, uint8_t *quants, int64_t b, int n, const cpu_part *rows); // the numbers of block b of n (1..16) rows, into quants of zeros
 void cpu_code_end(const code_layout *l, uint8_t *quants, int64_t k);                                 // when all are there

@@ -8,15 +8,14 @@ const int8_t cpu_code_iq3_xxs[16] = {4, 12, 20, 28, 36, 44, 52, 62};
 const int8_t cpu_code_iq3_s[16] = {1, 3, 5, 7, 9, 11, 13, 15};
 const int8_t cpu_code_iq1[16] = {-8, 0, 8};
 
-static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
-
-// Offsets in a grid's area.
-static int grid_signs(const code_layout *l) { return l->numbers == CODE_GRID4 ? 128 : 64; }
+// Entries of a grid for 32 columns; and offsets in the area.
+static int grid_entries(const code_layout *l) { return l->numbers == CODE_GRID4 ? 8 : 4; }
+static int grid_signs(const code_layout *l) { return grid_entries(l) * 16; }
 static int grid_high(const code_layout *l) { return grid_signs(l) + (l->shift ? 0 : 64); }
-static int grid_shift(const code_layout *l) { return grid_high(l) + grid_signs(l) / 16 * l->high * 2; }
+static int grid_shift(const code_layout *l) { return grid_high(l) + grid_entries(l) * l->high * 2; }
 
 static void put_grid(const code_layout *l, uint8_t *area, int n, const cpu_part *rows) {
-    for (int g = 0; g < grid_signs(l) / 16; g++) {
+    for (int g = 0; g < grid_entries(l); g++) {
         uint32_t high[3] = {0}, shift = 0;
         for (int r = 0; r < n; r++) {
             const uint32_t index = rows[r].index[g];
@@ -39,7 +38,7 @@ void cpu_code_put(const code_layout *l, uint8_t *quants, int64_t b, int n, const
             const int at = (int)(b % 8) * 8 + i / 4;
             for (int r = 0; r < n; r++) {
                 uint8_t *to = area + at % 13 * 64 + r * 4 + i % 4;
-                *to = (uint8_t)(*to + rows[r].q[i] * pow3[4 - at / 13]);
+                *to = (uint8_t)(*to + rows[r].q[i] * cpu_pow3[4 - at / 13]);
             }
         }
         break;
@@ -53,7 +52,7 @@ void cpu_code_end(const code_layout *l, uint8_t *quants, int64_t k) {
 }
 
 static void get_grid(const code_layout *l, const uint8_t *area, int r, int8_t v[BLOCK]) {
-    const int entries = grid_signs(l) / 16, columns = BLOCK / entries, bits = 16 / columns; // of a column
+    const int entries = grid_entries(l), columns = BLOCK / entries, bits = 16 / columns; // of a column
     for (int g = 0; g < entries; g++) {
         int index = area[g * 16 + r];
         for (int h = 0; h < l->high; h++) index |= (area[grid_high(l) + (g * l->high + h) * 2 + r / 8] >> r % 8 & 1) << (8 + h);
@@ -77,7 +76,7 @@ void cpu_code_get(const code_layout *l, const uint8_t *quants, int64_t b, int r,
     case CODE_FIVE:
         for (int i = 0; i < BLOCK; i++) {
             const int n = (int)(b % 8) * 8 + i / 4;
-            v[i] = (int8_t)(((uint8_t)(area[n % 13 * 64 + r * 4 + i % 4] * pow3[n / 13]) * 3 >> 8) - l->offset);
+            v[i] = (int8_t)(((uint8_t)(area[n % 13 * 64 + r * 4 + i % 4] * cpu_pow3[n / 13]) * 3 >> 8) - l->offset);
         }
         break;
     default: get_grid(l, area, r, v); break;

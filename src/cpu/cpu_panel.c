@@ -132,13 +132,12 @@ static void get_k(uint32_t type, const uint8_t *row, int64_t group, int j, cpu_p
         break;
     }
     case QUANT_TQ1_0: { // 32 bytes of five numbers 32 apart, 16 of five 16 apart, 4 of four 4 apart
-        static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
         const block_tq1_0 *x = (const block_tq1_0 *)row + group;
         o->d = x->d;
         for (int i = 0; i < BLOCK; i++) {
             int e = j * 32 + i, t = e < 160 ? e / 32 : e < 240 ? (e - 160) / 16 : (e - 240) / 4;
             uint8_t byte = e < 160 ? x->qs[e % 32] : e < 240 ? x->qs[32 + (e - 160) % 16] : x->qh[(e - 240) % 4];
-            o->q[i] = (uint8_t)((uint8_t)(byte * pow3[t]) * 3 >> 8);
+            o->q[i] = (uint8_t)((uint8_t)(byte * cpu_pow3[t]) * 3 >> 8);
         }
         break;
     }

@@ -58,6 +58,9 @@ static inline uint32_t cpu_masks_get(const uint8_t *masks, int r) {
     for (int c = 0; c < 8; c++) word |= (uint32_t)(masks[c * 8 + r / 2] >> r % 2 * 4 & 15) << 4 * c;
     return word;
 }
+// TQ1_0 has five numbers in base 3 to a byte, in the file and here (cpu_codes.h).
+static const uint8_t cpu_pow3[5] = {1, 3, 9, 27, 81};
+
 // Bit i of each of eight bytes, the first byte's lowest: the product has byte n's at bit 56 + n.
 static inline uint8_t cpu_bit_of_bytes(const uint8_t *bytes, int i) {
     uint64_t x;

@@ -141,6 +141,27 @@ static inline void nibble_panels(const uint8_t *at, size_t stride, uint8_t *low,
     }
 }
 
+// 32 bytes of a row hold four blocks, two bits each: `step` bytes apart.
+static inline void pair_panels(const uint8_t *at, size_t stride, uint8_t *area, size_t step) {
+    rows16 x[8];
+    columns(at, stride, x);
+    columns(at + 16, stride, x + 4);
+    const rows16 even[4] = {x[0], x[2], x[4], x[6]}, odd[4] = {x[1], x[3], x[5], x[7]};
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        put(area + (size_t)j * step, four_pairs(even, j));
+        put(area + (size_t)j * step + 64, four_pairs(odd, j));
+    }
+}
+
+// 32 bytes of a row hold eight blocks, a bit each: block j's.
+static inline void put_masks(uint8_t *masks, const rows16 x[8], int j) {
+    for (int c = 0; c < 8; c++) {
+        const uint64_t mask = bits(x[c], j);
+        memcpy(masks + c * 8, &mask, 8);
+    }
+}
+
 static void panel_q4_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q4_K, k));
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q4_K), area += 8 * 256) {
@@ -157,11 +178,7 @@ static void panel_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
         columns(rows + offsetof(block_q5_K, qh), stride, h);
         columns(rows + offsetof(block_q5_K, qh) + 16, stride, h + 4);
         for (int j = 0; j < 4; j++) nibble_panels(rows + offsetof(block_q5_K, qs) + j * 32, stride, area + j * 640, area + j * 640 + 320);
-        for (int j = 0; j < 8; j++)
-            for (int c = 0; c < 8; c++) {
-                uint64_t mask = bits(h[c], j);
-                memcpy(area + j * 320 + 256 + c * 8, &mask, 8);
-            }
+        for (int j = 0; j < 8; j++) put_masks(area + j * 320 + 256, h, j);
     }
 }
 
@@ -170,16 +187,8 @@ static void panel_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q6_K)) {
         scales_k6(rows, stride, panel + g * 288);
         for (int half = 0; half < 2; half++, area += 4 * 384) {
-            rows16 u[8];
             for (int j = 0; j < 2; j++) nibble_panels(rows + half * 64 + j * 32, stride, area + j * 384, area + (j + 2) * 384);
-            columns(rows + offsetof(block_q6_K, qh) + half * 32, stride, u);
-            columns(rows + offsetof(block_q6_K, qh) + half * 32 + 16, stride, u + 4);
-            const rows16 even[4] = {u[0], u[2], u[4], u[6]}, odd[4] = {u[1], u[3], u[5], u[7]};
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) {
-                put(area + j * 384 + 256, four_pairs(even, j));
-                put(area + j * 384 + 320, four_pairs(odd, j));
-            }
+            pair_panels(rows + offsetof(block_q6_K, qh) + half * 32, stride, area + 256, 384);
         }
     }
 }

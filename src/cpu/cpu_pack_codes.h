@@ -91,10 +91,10 @@ static void panel_q1_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
 static void panel_tq1_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     enum { AREA = 13 * 64 };
     uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TQ1_0, k));
-    memset(area, 0, (size_t)k / 256 * AREA);
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_tq1_0), area += AREA) {
         rows16 x[4];
         uint8_t bytes[64];
+        memset(area, 0, AREA);
         put_halves(panel + g * 32, rows + offsetof(block_tq1_0, d), stride);
         for (int c = 0; c < 13; c++) {
             if (c < 12 && c % 4 == 0) columns(rows + c * 4, stride, x);

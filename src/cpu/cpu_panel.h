@@ -1,5 +1,5 @@
-// cpu/panel: what panels of all integer formats have in common: 32 columns of a row out of the file's blocks (a part), and the area of scales that lies before the quants.
-// How the quants lie is the order's: int8 (here), short codes (cpu_codes.h), tiles (cpu_tile.h). Nothing is rounded: half floats and small integers stay the file's.
+// cpu/panel: what panels of integer formats have in common: 32 columns of a row out of the file's blocks (a part), the area of scales before the quants, and quants of whole
+// numbers and of codes. How others lie: cpu_codes.h (grids, base 3), cpu_tile.h (tiles). Nothing is rounded: half floats and small integers stay the file's.
 #pragma once
 #include "cpu/cpu_internal.h"
 
@@ -40,10 +40,11 @@ void   cpu_scale_get(cpu_scale kind, int group, float unit, const uint8_t *area,
 // next bits of all numbers from the lowest on. [c][r][i] (r < 16, i < 4) is column 4c + i of row r.
 //   8, 4, 2  byte [c][r][i] (c < power) holds columns of c, c + power, c + 2 power ... from low to high
 //   1        64-bit masks for c = 0..7, bit 4r + i
-void cpu_numbers_put(int bits, uint8_t *area, int n, const cpu_part *rows); // of n (1..16) rows, into an area of zeros
-void cpu_numbers_get(int bits, const uint8_t *area, int r, uint8_t q[BLOCK]);   // of row r
+// So of six bits the lower four lie first, those of c and c + 4 in one byte, then the upper two.
+void cpu_numbers_put(int bits, uint8_t *area, int n, const cpu_part *rows);   // of n (1..16) rows, into an area of zeros
+void cpu_numbers_get(int bits, const uint8_t *area, int r, uint8_t q[BLOCK]); // of row r
 
-// Such masks of a word of each of n (1..16) rows, `step` bytes apart, with a bit for each column; and row r's word again.
+// The masks of n (1..16) words, one of each row and `step` bytes apart, whose bit i is column i's; and row r's word out of them.
 static inline void cpu_masks_put(uint8_t *masks, int n, const void *words, size_t step) {
     uint64_t mask[8] = {0};
     for (int r = 0; r < n; r++) {
@@ -58,15 +59,15 @@ static inline uint32_t cpu_masks_get(const uint8_t *masks, int r) {
     for (int c = 0; c < 8; c++) word |= (uint32_t)(masks[c * 8 + r / 2] >> r % 2 * 4 & 15) << 4 * c;
     return word;
 }
-// TQ1_0 has five numbers in base 3 to a byte, in the file and here (cpu_codes.h).
-static const uint8_t cpu_pow3[5] = {1, 3, 9, 27, 81};
-
 // Bit i of each of eight bytes, the first byte's lowest: the product has byte n's at bit 56 + n.
 static inline uint8_t cpu_bit_of_bytes(const uint8_t *bytes, int i) {
     uint64_t x;
     memcpy(&x, bytes, 8);
     return (uint8_t)((x >> i & 0x0101010101010101) * 0x0102040810204080 >> 56);
 }
+
+// TQ1_0 has five numbers in base 3 to a byte, in the file and here (cpu_codes.h).
+static const uint8_t cpu_pow3[5] = {1, 3, 9, 27, 81};
 
 // The int8 formats. Here, and not in a file of its own, so that a kernel for one format knows its layout when it is compiled.
 typedef struct int8_layout {

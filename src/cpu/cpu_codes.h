@@ -2,13 +2,10 @@
 // tiers, the tile tier too: what unpacks it gives 16 rows x 32 columns of bytes, from which each tier goes on as with its other formats. A code is
 // never widened in memory, so that a weight takes what it takes in the file (at most an eighth more, see cpu_codes_pack.c).
 //
-// Quant area of 16 rows x 32 columns ([c][r][i] as in cpu_internal.h):
-//   CODE_TABLE  4 bits: byte [c][r][i] (c < 4) has c in its low and c + 4 in its high half
-//   CODE_2      byte [c][r][i] (c < 2) holds columns of c, c + 2, c + 4, c + 6 from low to high
-//   CODE_3      the same, then the third bits: 64-bit masks for c = 0..7, bit 4r + i
-//   CODE_1      such masks alone
+// Quant area of 16 rows x 32 columns ([c][r][i] and masks over it as in cpu_panel.h):
+//   CODE_TABLE, CODE_1, CODE_2, CODE_3  numbers of 4, 1, 2, 3 bits as there
 //   CODE_FIVE   per 256 columns, n = 0..63 counting fours of columns: 13 times [r][i], whose byte n % 13 holds numbers n / 13 = 0..4 in base 3 as the file's does
-//   CODE_GRID8  [g < 4][r] low bytes of the entry that gives columns 8g..8g+7; sign masks for c = 0..7 where there are any; for each g 16-bit masks over r of
+//   CODE_GRID8  [g < 4][r] low bytes of the entry that gives columns 8g..8g+7; masks of signs where there are any; for each g 16-bit masks over r of
 //               the index's higher bits, lowest first; where there is a shift, for each g a mask of the rows that are shifted down
 //   CODE_GRID4  the same with [c < 8] of four columns each
 #pragma once
@@ -59,8 +56,10 @@ static inline const code_layout *cpu_code(cpu_format f) { return &cpu_code_layou
 static inline bool code_two(const code_layout *l) { return l->scale >= SCALE_PAIR; }
 // Sums of 16 products fit int16, so that both halves are scaled by one multiplication of pairs.
 static inline bool code_pairs(const code_layout *l) { return code_two(l) && l->most <= 16 && l->scale != SCALE_E4; }
-static inline size_t code_area(const code_layout *l, int64_t b) { return l->numbers == CODE_FIVE ? (size_t)(b / 8) * 832 : (size_t)b * (size_t)l->bytes; }
+static inline size_t code_area(const code_layout *l, int64_t b) { return (size_t)(l->numbers == CODE_FIVE ? b / 8 * 8 : b) * (size_t)l->bytes; }
 
 void cpu_code_put(const code_layout *l, uint8_t *quants, int64_t b, int n, const cpu_part *rows); // the numbers of block b of n (1..16) rows, into quants of zeros
 void cpu_code_end(const code_layout *l, uint8_t *quants, int64_t k);                                 // when all are there
-int  cpu_code_value(const code_layout *l, const uint8_t *quants, int64_t b, int r, int i);            // row r's, column i's, without its scale
+void cpu_code_get(const code_layout *l, const uint8_t *quants, int64_t b, int r, int8_t v[BLOCK]);   // the values of row r, without their scale
+// CODE_FIVE: five numbers in base 3 as a fraction of 256, rounded up: three times that is the first of them and a fraction for the others.
+static inline uint8_t code_fraction(uint8_t sum) { return (uint8_t)((sum * 256 + 242) / 243); }

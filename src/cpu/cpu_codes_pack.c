@@ -8,35 +8,14 @@ const int8_t cpu_code_iq3_xxs[16] = {4, 12, 20, 28, 36, 44, 52, 62};
 const int8_t cpu_code_iq3_s[16] = {1, 3, 5, 7, 9, 11, 13, 15};
 const int8_t cpu_code_iq1[16] = {-8, 0, 8};
 
-static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
-
-// Offsets in a grid's area.
-static int grid_signs(const code_layout *l) { return l->numbers == CODE_GRID4 ? 128 : 64; }
+// Entries of a grid for 32 columns; and offsets in the area.
+static int grid_entries(const code_layout *l) { return l->numbers == CODE_GRID4 ? 8 : 4; }
+static int grid_signs(const code_layout *l) { return grid_entries(l) * 16; }
 static int grid_high(const code_layout *l) { return grid_signs(l) + (l->shift ? 0 : 64); }
-static int grid_shift(const code_layout *l) { return grid_high(l) + grid_signs(l) / 16 * l->high * 2; }
-
-// Four bits each of a row's word into eight masks over [r][i], one for each four columns.
-static void put_masks(uint8_t *masks, int n, const uint32_t *words) {
-    uint64_t mask[8] = {0};
-    for (int r = 0; r < n; r++)
-        for (int c = 0; c < 8; c++) mask[c] |= (uint64_t)(words[r] >> 4 * c & 15) << 4 * r;
-    memcpy(masks, mask, sizeof mask);
-}
-
-static uint32_t bit_word(const uint8_t q[BLOCK], int bit) {
-    uint32_t word = 0;
-    for (int i = 0; i < BLOCK; i++) word |= (uint32_t)(q[i] >> bit & 1) << i;
-    return word;
-}
-
-static void put_bit(uint8_t *masks, int n, const cpu_part *rows, int bit) {
-    uint32_t words[PANEL];
-    for (int r = 0; r < n; r++) words[r] = bit_word(rows[r].q, bit);
-    put_masks(masks, n, words);
-}
+static int grid_shift(const code_layout *l) { return grid_high(l) + grid_entries(l) * l->high * 2; }
 
 static void put_grid(const code_layout *l, uint8_t *area, int n, const cpu_part *rows) {
-    for (int g = 0; g < grid_signs(l) / 16; g++) {
+    for (int g = 0; g < grid_entries(l); g++) {
         uint32_t high[3] = {0}, shift = 0;
         for (int r = 0; r < n; r++) {
             const uint32_t index = rows[r].index[g];
@@ -47,35 +26,19 @@ static void put_grid(const code_layout *l, uint8_t *area, int n, const cpu_part 
         for (int i = 0; i < l->high; i++) memcpy(area + grid_high(l) + (g * l->high + i) * 2, &high[i], 2);
         if (l->shift) memcpy(area + grid_shift(l) + g * 2, &shift, 2);
     }
-    if (l->shift) return;
-    uint32_t signs[PANEL];
-    for (int r = 0; r < n; r++) memcpy(&signs[r], rows[r].signs, 4);
-    put_masks(area + grid_signs(l), n, signs);
+    if (!l->shift) cpu_masks_put(area + grid_signs(l), n, rows[0].signs, sizeof *rows);
 }
 
 void cpu_code_put(const code_layout *l, uint8_t *quants, int64_t b, int n, const cpu_part *rows) {
     uint8_t *area = quants + code_area(l, b);
     switch (l->numbers) {
-    case CODE_TABLE:
-        for (int r = 0; r < n; r++)
-            for (int c = 0; c < 4; c++)
-                for (int i = 0; i < 4; i++) area[c * 64 + r * 4 + i] = (uint8_t)(rows[r].q[c * 4 + i] | rows[r].q[16 + c * 4 + i] << 4);
-        break;
-    case CODE_1: put_bit(area, n, rows, 0); break;
-    case CODE_3: put_bit(area + 128, n, rows, 2); // fall through
-    case CODE_2:
-        for (int r = 0; r < n; r++) {
-            const uint8_t *q = rows[r].q;
-            for (int c = 0; c < 2; c++)
-                for (int i = c * 4; i < c * 4 + 4; i++) area[c * 64 + r * 4 + i % 4] = (uint8_t)((q[i] & 3) | (q[8 + i] & 3) << 2 | (q[16 + i] & 3) << 4 | (q[24 + i] & 3) << 6);
-        }
-        break;
+    case CODE_TABLE: case CODE_1: case CODE_2: case CODE_3: cpu_numbers_put(l->bytes / 64, area, n, rows); break;
     case CODE_FIVE: // summed up here, made a fraction of 256 when all are there
         for (int i = 0; i < BLOCK; i++) {
             const int at = (int)(b % 8) * 8 + i / 4;
             for (int r = 0; r < n; r++) {
                 uint8_t *to = area + at % 13 * 64 + r * 4 + i % 4;
-                *to = (uint8_t)(*to + rows[r].q[i] * pow3[4 - at / 13]);
+                *to = (uint8_t)(*to + rows[r].q[i] * cpu_pow3[4 - at / 13]);
             }
         }
         break;
@@ -85,28 +48,37 @@ void cpu_code_put(const code_layout *l, uint8_t *quants, int64_t b, int n, const
 
 void cpu_code_end(const code_layout *l, uint8_t *quants, int64_t k) {
     if (l->numbers != CODE_FIVE) return;
-    for (size_t i = 0; i < (size_t)k / BLOCK * (size_t)l->bytes; i++) quants[i] = (uint8_t)((quants[i] * 256 + 242) / 243);
+    for (size_t i = 0; i < (size_t)k / BLOCK * (size_t)l->bytes; i++) quants[i] = code_fraction(quants[i]);
 }
 
-int cpu_code_value(const code_layout *l, const uint8_t *quants, int64_t b, int r, int i) {
-    const uint8_t *area = quants + code_area(l, b);
-    int c = i / 4, at = r * 4 + i % 4;
-    switch (l->numbers) {
-    case CODE_TABLE: return l->values[area[c % 4 * 64 + at] >> c / 4 * 4 & 15];
-    case CODE_1: return (area[c * 8 + at / 8] >> at % 8 & 1) * 2 - 1;
-    case CODE_2: return (area[c % 2 * 64 + at] >> c / 2 * 2 & 3) - l->offset;
-    case CODE_3: return ((area[c % 2 * 64 + at] >> c / 2 * 2 & 3) | (area[128 + c * 8 + at / 8] >> at % 8 & 1) << 2) - l->offset;
-    case CODE_FIVE: {
-        int n = (int)(b % 8) * 8 + c;
-        return ((uint8_t)(area[n % 13 * 64 + at] * pow3[n / 13]) * 3 >> 8) - l->offset;
-    }
-    default: {
-        bool four = l->numbers == CODE_GRID4;
-        int g = four ? c : c / 2, index = area[g * 16 + r];
+static void get_grid(const code_layout *l, const uint8_t *area, int r, int8_t v[BLOCK]) {
+    const int entries = grid_entries(l), columns = BLOCK / entries, bits = 16 / columns; // of a column
+    for (int g = 0; g < entries; g++) {
+        int index = area[g * 16 + r];
         for (int h = 0; h < l->high; h++) index |= (area[grid_high(l) + (g * l->high + h) * 2 + r / 8] >> r % 8 & 1) << (8 + h);
-        int v = l->values[four ? l->grid[index] >> i % 4 * 4 & 7 : l->grid[index] >> i % 8 * 2 & 3];
-        if (l->shift) return v + (area[grid_shift(l) + g * 2 + r / 8] >> r % 8 & 1 ? -1 : 1);
-        return area[grid_signs(l) + c * 8 + at / 8] >> at % 8 & 1 ? -v : v;
+        const int up = !l->shift ? 0 : area[grid_shift(l) + g * 2 + r / 8] >> r % 8 & 1 ? -1 : 1;
+        for (int i = 0; i < columns; i++) v[g * columns + i] = (int8_t)(l->values[l->grid[index] >> i * bits & (bits == 4 ? 7 : 3)] + up);
     }
+    if (l->shift) return;
+    const uint32_t signs = cpu_masks_get(area + grid_signs(l), r);
+    for (int i = 0; i < BLOCK; i++)
+        if (signs >> i & 1) v[i] = (int8_t)-v[i];
+}
+
+void cpu_code_get(const code_layout *l, const uint8_t *quants, int64_t b, int r, int8_t v[BLOCK]) {
+    const uint8_t *area = quants + code_area(l, b);
+    uint8_t q[BLOCK];
+    switch (l->numbers) {
+    case CODE_TABLE: case CODE_1: case CODE_2: case CODE_3:
+        cpu_numbers_get(l->bytes / 64, area, r, q);
+        for (int i = 0; i < BLOCK; i++) v[i] = (int8_t)(l->numbers == CODE_TABLE ? l->values[q[i]] : l->numbers == CODE_1 ? 2 * q[i] - 1 : q[i] - l->offset);
+        break;
+    case CODE_FIVE:
+        for (int i = 0; i < BLOCK; i++) {
+            const int n = (int)(b % 8) * 8 + i / 4;
+            v[i] = (int8_t)(((uint8_t)(area[n % 13 * 64 + r * 4 + i % 4] * cpu_pow3[n / 13]) * 3 >> 8) - l->offset);
+        }
+        break;
+    default: get_grid(l, area, r, v); break;
     }
 }

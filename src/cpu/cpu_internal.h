@@ -8,9 +8,8 @@
 #include "quant/quant.h"
 
 // ---- packed weights -------------------------------------------------------------------------------------------------------
-// A panel is 16 rows (the last one padded with zeros). Integer formats: for each block of 32 columns a quant area in which byte
-// [c][r][i] (c < 8, r < 16, i < 4) is column 4c + i of row r, so that one 4-byte broadcast of activations meets 16 rows; before all
-// quant areas of a panel its scale area. Where an area holds 4-bit parts, byte [c][..] (c < 4) has c in its low and c + 4 in its high half.
+// A panel is 16 rows (the last one padded with zeros). Floats lie as [k][16]. Integer formats: a scale area, then a quant area for each block of 32 columns, in which
+// four columns of a row are neighbours, so that one 4-byte broadcast of activations meets 16 rows.
 enum { PANEL = 16, BLOCK = 32, ROW_TILE = 16 };
 
 // Panels are asked for PANEL_AHEAD bytes before they are read, into the second level: it takes more requests at once than the first (docs/PERFORMANCE.md). With each block
@@ -33,17 +32,9 @@ static inline __attribute__((always_inline)) void cpu_ask_next(cpu_ask *a, size_
 
 typedef enum cpu_format {
     CPU_RAW, // file blocks, row by row, decoded when used
-    CPU_F32, CPU_F16, CPU_BF16, // [k][16]
-    CPU_Q8,   // scale: f16 d[16] a block; quants + 128
-    CPU_Q4_0, // f16 d[16]; (q - 8) d
-    CPU_Q4_1, // f16 d[16], m[16]; q d + m
-    CPU_Q5_0, // 4-bit area, then 64-bit masks for c = 0..7: bit 4r + i
-    CPU_Q5_1,
-    CPU_Q4_K, // per 256 columns: f16 d[16], dmin[16], then 8 of u8 scale[16], min[16]
-    CPU_Q5_K,
-    CPU_Q6_K, // per 256 columns: f16 d[16], then 8 of i8 scale of columns 0..15 [16], 16..31 [16]; 4-bit area, then two high bits:
-              // byte [c][r][i] (c < 2) holds columns of c, c + 2, c + 4, c + 6 from low to high
-    // Short codes (cpu_codes.h).
+    CPU_F32, CPU_F16, CPU_BF16,
+    // Whole numbers of 4 to 8 bits (cpu_panel.h), short codes (cpu_codes.h).
+    CPU_Q8, CPU_Q4_0, CPU_Q4_1, CPU_Q5_0, CPU_Q5_1, CPU_Q4_K, CPU_Q5_K, CPU_Q6_K,
     CPU_IQ4_NL, CPU_IQ4_XS, CPU_MXFP4, CPU_NVFP4, CPU_Q2_K, CPU_Q3_K, CPU_IQ3_S, CPU_IQ3_XXS, CPU_IQ2_S, CPU_IQ2_XS, CPU_IQ2_XXS, CPU_IQ1_S, CPU_IQ1_M,
     CPU_TQ1_0, CPU_TQ2_0, CPU_Q2_0, CPU_Q1_0,
     // Panels in the order of bf16 tiles, for the tier that has them (cpu_tile.h). CPU_TILE_RAW: file blocks, row by row.

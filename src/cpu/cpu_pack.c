@@ -1,5 +1,5 @@
 // cpu/pack: the panels that the fast tiers read, and one row of any of them as float32 again: the plain way, which each tier's own (cpu_pack_rows.h) is held to.
-// Layouts: cpu_internal.h, cpu_panel.h, cpu_codes.h, cpu_tile.h.
+// Layouts: cpu_panel.h, cpu_codes.h, cpu_tile.h.
 #include "cpu/cpu_codes.h"
 #include "cpu/cpu_tile.h"
 
@@ -40,30 +40,6 @@ cpu_format cpu_choose_format(uint32_t type, int64_t k, bool packed) {
     for (cpu_format f = CPU_CODE_FIRST; f <= CPU_CODE_LAST; f++)
         if (cpu_code(f)->type == type) return f;
     return CPU_RAW;
-}
-
-// ---- numbers of the int8 order --------------------------------------------------------------------------------------------
-
-static void int8_put(cpu_format f, uint8_t *area, int n, const cpu_part *rows) {
-    const int bits = cpu_int8_bits(f);
-    for (int r = 0; r < n; r++) {
-        const uint8_t *q = rows[r].q;
-        for (int c = 0; c < (bits == 8 ? 8 : 4); c++)
-            for (int i = c * 4; i < c * 4 + 4; i++) area[c * 64 + r * 4 + i % 4] = (uint8_t)(bits == 8 ? q[i] ^ 0x80 : (q[i] & 15) | (q[16 + i] & 15) << 4);
-        if (bits == 6)
-            for (int i = 0; i < 8; i++) area[256 + i / 4 * 64 + r * 4 + i % 4] = (uint8_t)(q[i] >> 4 | q[8 + i] >> 4 << 2 | q[16 + i] >> 4 << 4 | q[24 + i] >> 4 << 6);
-        if (bits == 5)
-            for (int i = 0; i < BLOCK; i++) area[256 + i / 4 * 8 + r / 2] |= (uint8_t)(q[i] >> 4 << (r % 2 * 4 + i % 4));
-    }
-}
-
-static int int8_value(cpu_format f, const uint8_t *area, int r, int i) {
-    const int bits = cpu_int8_bits(f), c = i / 4, at = r * 4 + i % 4;
-    if (bits == 8) return area[c * 64 + at] - cpu_int8(f)->offset;
-    int q = area[c % 4 * 64 + at] >> c / 4 * 4 & 15;
-    if (bits == 6) q |= (area[256 + c % 2 * 64 + at] >> c / 2 * 2 & 3) << 4;
-    if (bits == 5) q |= (area[256 + c * 8 + at / 8] >> at % 8 & 1) << 4;
-    return q - cpu_int8(f)->offset;
 }
 
 // ---- panels ---------------------------------------------------------------------------------------------------------------
@@ -107,9 +83,15 @@ void cpu_pack_panel(cpu_format f, uint32_t type, int64_t k, int n, const uint8_t
         cpu_scale_put(a.scale, a.group, panel, b, n, x);
         if (cpu_format_code(f)) cpu_code_put(cpu_code(f), quants, b, n, x);
         else if (cpu_format_tile(f)) cpu_tile_put(cpu_tile_layout(f), quants, b, n, x);
-        else int8_put(f, quants + (size_t)b * a.quants, n, x);
+        else cpu_numbers_put(cpu_int8(f)->bits, quants + (size_t)b * a.quants, n, x);
     }
     if (cpu_format_code(f)) cpu_code_end(cpu_code(f), quants, k);
+}
+
+static void int8_get(cpu_format f, const uint8_t *area, int r, int8_t v[BLOCK]) {
+    uint8_t q[BLOCK];
+    cpu_numbers_get(cpu_int8(f)->bits, area, r, q);
+    for (int i = 0; i < BLOCK; i++) v[i] = (int8_t)(q[i] - cpu_int8(f)->offset);
 }
 
 static float float_at(cpu_format f, const uint8_t *panel, int r, int64_t j) {
@@ -136,13 +118,11 @@ void cpu_unpack_row(const cpu_tensor *t, int64_t expert, int64_t row, float *dst
     for (int64_t b = 0; b < k / BLOCK; b++, dst += BLOCK) {
         float d[2], m[2];
         cpu_scale_get(a.scale, a.group, cpu_format_code(f) ? cpu_code(f)->unit : 1, panel, b, r, d, m);
-        int v[BLOCK]; // one loop for each order, so that what is the same for all columns is asked once
-        if (cpu_format_code(f))
-            for (int i = 0; i < BLOCK; i++) v[i] = cpu_code_value(cpu_code(f), quants, b, r, i);
-        else if (cpu_format_tile(f))
-            for (int i = 0; i < BLOCK; i++) v[i] = cpu_tile_value(cpu_tile_layout(f), quants, b, r, i);
-        else
-            for (int i = 0; i < BLOCK; i++) v[i] = int8_value(f, quants + (size_t)b * a.quants, r, i);
-        for (int i = 0; i < BLOCK; i++) dst[i] = d[i / 16] * (float)v[i] - m[i / 16];
+        int8_t v[BLOCK];
+        if (cpu_format_code(f)) cpu_code_get(cpu_code(f), quants, b, r, v);
+        else if (cpu_format_tile(f)) cpu_tile_get(cpu_tile_layout(f), quants, b, r, v);
+        else int8_get(f, quants + (size_t)b * a.quants, r, v);
+        for (int h = 0; h < 2; h++)
+            for (int i = h * 16; i < h * 16 + 16; i++) dst[i] = d[h] * (float)v[i] - m[h];
     }
 }

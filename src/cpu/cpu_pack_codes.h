@@ -1,30 +1,15 @@
 // cpu/pack_codes: panels of short codes out of sixteen whole rows: the part of cpu_pack_rows.h, which includes this, that is theirs. What it asks of its includer serves here
-// too; bits that a row has scattered are gathered in words of 64, whose bytes are rows. Layouts: cpu_codes.h. TQ1_0, Q2_0 and Q1_0 go the plain way.
+// too. Layouts: cpu_codes.h.
 #pragma once
 
 typedef uint8_t row_bytes16[PANEL]; // a byte of each row
 
-// The lower halves (from 0) or upper halves (from 4) of the bytes, side by side.
-static inline uint64_t row_nibbles(const row_bytes16 x, int from) {
-    uint64_t half[2];
-    memcpy(half, x, sizeof half);
-    for (int i = 0; i < 2; i++) {
-        uint64_t h = half[i] >> from & 0x0f0f0f0f0f0f0f0f;
-        h = (h | h >> 4) & 0x00ff00ff00ff00ff;
-        h = (h | h >> 8) & 0x0000ffff0000ffff;
-        half[i] = (h | h >> 16) & 0xffffffff;
-    }
-    return half[0] | half[1] << 32;
-}
-
-// Bit i of each byte as 16 bits: the product has byte n's at bit 56 + n.
+// Bit i of each byte as 16 bits.
 static inline void put_bit(uint8_t *to, const row_bytes16 x, int i) {
-    uint64_t half[2];
-    memcpy(half, x, sizeof half);
-    for (int h = 0; h < 2; h++) to[h] = (uint8_t)((half[h] >> i & 0x0101010101010101) * 0x0102040810204080 >> 56);
+    for (int h = 0; h < 2; h++) to[h] = cpu_bit_of_bytes(x + 8 * h, i);
 }
 
-// ---- two, three and four bits ---------------------------------------------------------------------------------------------
+// ---- one to four bits -----------------------------------------------------------------------------------------------------
 
 static void panel_iq4_xs(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_bytes(CPU_IQ4_XS, k));
@@ -49,19 +34,6 @@ static void panel_nvfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *
     }
 }
 
-// Of 128 columns in 32 bytes, two bits each, four blocks `step` apart.
-static inline void pair_panels(const uint8_t *at, size_t stride, uint8_t *area, size_t step) {
-    rows16 x[8];
-    columns(at, stride, x);
-    columns(at + 16, stride, x + 4);
-    const rows16 even[4] = {x[0], x[2], x[4], x[6]}, odd[4] = {x[1], x[3], x[5], x[7]};
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-        put(area + (size_t)j * step, four_pairs(even, j));
-        put(area + (size_t)j * step + 64, four_pairs(odd, j));
-    }
-}
-
 static void panel_q2_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q2_K, k)), *to = panel;
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q2_K), to += 320) {
@@ -82,6 +54,67 @@ static void panel_tq2_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *
     }
 }
 
+// Of a row's eight bytes each has four neighbours, in pairs of bits that go to four bytes.
+static inline void neighbour_pairs(const rows16 x[2], uint8_t *area) {
+    uint32_t from[2][PANEL], to[2][PANEL] = {{0}};
+    for (int i = 0; i < 2; i++) put((uint8_t *)from[i], x[i]);
+    for (int m = 0; m < 8; m++)
+        for (int r = 0; r < PANEL; r++) {
+            uint32_t four = from[m / 4][r] >> m % 4 * 8 & 255;
+            four |= four << 12;
+            four |= four << 6;
+            to[m % 2][r] |= (four & 0x03030303) << m / 2 * 2;
+        }
+    memcpy(area, to, sizeof to);
+}
+
+static void panel_q2_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q2_0, k));
+    for (int64_t g = 0; g < k / 64; g++, rows += sizeof(block_q2_0), area += 2 * 128) {
+        rows16 c[4];
+        put_halves(panel + g * 32, rows, stride);
+        columns(rows + offsetof(block_q2_0, qs), stride, c);
+        for (int j = 0; j < 2; j++) neighbour_pairs(c + 2 * j, area + j * 128);
+    }
+}
+
+static void panel_q1_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q1_0, k));
+    for (int64_t g = 0; g < k / 128; g++, rows += sizeof(block_q1_0), area += 4 * 64) {
+        put_halves(panel + g * 32, rows, stride);
+        for (int j = 0; j < 4; j++) cpu_masks_put(area + j * 64, PANEL, rows + offsetof(block_q1_0, qs) + j * 4, stride);
+    }
+}
+
+// Of the file's 13 fours of bytes eight have each five fours of columns that are eight fours apart, four such that are four apart, and one the last four fours. A number
+// is taken off its byte and added up where the panel has it.
+static void panel_tq1_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    enum { AREA = 13 * 64 };
+    uint8_t *area = quants(panel, cpu_scale_bytes(CPU_TQ1_0, k));
+    for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_tq1_0), area += AREA) {
+        rows16 x[4];
+        uint8_t bytes[64];
+        memset(area, 0, AREA);
+        put_halves(panel + g * 32, rows + offsetof(block_tq1_0, d), stride);
+        for (int c = 0; c < 13; c++) {
+            if (c < 12 && c % 4 == 0) columns(rows + c * 4, stride, x);
+            if (c < 12) put(bytes, x[c % 4]);
+            else
+                for (int r = 0; r < PANEL; r++) memcpy(bytes + 4 * r, rows + (size_t)r * stride + offsetof(block_tq1_0, qh), 4);
+            for (int t = 0; t < (c < 12 ? 5 : 4); t++) {
+                const int n = c < 8 ? 8 * t + c : c < 12 ? 40 + 4 * t + c - 8 : 60 + t;
+                const uint8_t one = cpu_pow3[4 - n / 13];
+                uint8_t *to = area + n % 13 * 64;
+                for (int i = 0; i < 64; i++) {
+                    to[i] = (uint8_t)(to[i] + (bytes[i] > 85 ? one : 0) + (bytes[i] > 170 ? one : 0));
+                    bytes[i] = (uint8_t)(bytes[i] * 3);
+                }
+            }
+        }
+        for (int i = 0; i < AREA; i++) area[i] = code_fraction(area[i]);
+    }
+}
+
 static void panel_q3_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q3_K, k)), *to = panel;
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q3_K), to += 288, area += 8 * 192) {
@@ -96,45 +129,30 @@ static void panel_q3_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
         columns(rows, stride, h);
         columns(rows + 16, stride, h + 4);
         for (int half = 0; half < 2; half++) pair_panels(rows + offsetof(block_q3_K, qs) + half * 32, stride, area + half * 4 * 192, 192);
-        for (int j = 0; j < 8; j++)
-            for (int c = 0; c < 8; c++) {
-                uint64_t mask = bits(h[c], j);
-                memcpy(area + j * 192 + 128 + c * 8, &mask, 8);
-            }
+        for (int j = 0; j < 8; j++) put_masks(area + j * 192 + 128, h, j);
     }
 }
 
 // ---- entries of grids -----------------------------------------------------------------------------------------------------
 
-// Bytes of signs for each eight columns as masks over [r][i] for each four.
-static inline void put_signs(uint8_t *to, row_bytes16 signs[4]) {
-    for (int g = 0; g < 4; g++) {
-        const uint64_t masks[2] = {row_nibbles(signs[g], 0), row_nibbles(signs[g], 4)};
-        memcpy(to + g * 16, masks, 16);
-    }
-}
-
-// Seven signs, and an eighth that makes their number even (quant_even_signs).
-static inline void even_signs(row_bytes16 signs[4]) {
-    for (int g = 0; g < 4; g++)
-        for (int r = 0; r < PANEL; r++) {
-            uint8_t s = signs[g][r] & 127, odd = s ^ s >> 4;
-            odd ^= odd >> 2;
-            odd ^= odd >> 1;
-            signs[g][r] = (uint8_t)(s | odd << 7);
-        }
+// Seven signs in each of four bytes, and an eighth that makes their number even (quant_even_signs).
+static inline uint32_t even_signs(uint32_t seven) {
+    uint32_t odd = seven ^ seven >> 4;
+    odd ^= odd >> 2;
+    odd ^= odd >> 1;
+    return seven | (odd & 0x01010101) << 7;
 }
 
 // A dword of each row: four times seven signs, and the four bits of a scale, which go to the bytes' lower halves or, beside those, to their upper ones.
 static inline void put_seven_signs(uint8_t *to, rows16 x, uint8_t *scale, bool upper) {
     uint32_t words[PANEL];
-    row_bytes16 signs[4];
     put((uint8_t *)words, x);
-    for (int g = 0; g < 4; g++)
-        for (int r = 0; r < PANEL; r++) signs[g][r] = (uint8_t)(words[r] >> 7 * g);
-    for (int r = 0; r < PANEL; r++) scale[r] = (uint8_t)(upper ? scale[r] | words[r] >> 28 << 4 : words[r] >> 28);
-    even_signs(signs);
-    put_signs(to, signs);
+    for (int r = 0; r < PANEL; r++) {
+        const uint32_t w = words[r];
+        scale[r] = (uint8_t)(upper ? scale[r] | w >> 28 << 4 : w >> 28);
+        words[r] = even_signs((w & 0x7f) | (w << 1 & 0x7f00) | (w << 2 & 0x7f0000) | (w << 3 & 0x7f000000));
+    }
+    cpu_masks_put(to, PANEL, words, 4);
 }
 
 static void panel_iq2_xxs(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
@@ -158,17 +176,23 @@ static void panel_iq2_xs(int64_t k, const uint8_t *rows, size_t stride, uint8_t 
         put_halves(to, rows, stride);
         for (int j = 0; j < 8; j++, area += 136) {
             rows16 c[4];
-            row_bytes16 x[8], signs[4]; // a low and a high byte for each eight columns
+            row_bytes16 x[8]; // a low and a high byte for each eight columns: nine bits of an index and seven signs
+            uint32_t words[2][PANEL];
             if (j % 2 == 0) columns(rows + offsetof(block_iq2_xs, qs) + j * 8, stride, c);
-            for (int h = 0; h < 2; h++) put(x[4 * h], byte_columns(c[j % 2 * 2 + h]));
+            for (int h = 0; h < 2; h++) {
+                put(x[4 * h], byte_columns(c[j % 2 * 2 + h]));
+                put((uint8_t *)words[h], c[j % 2 * 2 + h]);
+            }
             put_bytes(to + 32 + j * 16, rows + offsetof(block_iq2_xs, scales) + j, stride);
             for (int i = 0; i < 4; i++) {
                 memcpy(area + i * 16, x[2 * i], PANEL);
                 put_bit(area + 128 + i * 2, x[2 * i + 1], 0);
-                for (int r = 0; r < PANEL; r++) signs[i][r] = x[2 * i + 1][r] >> 1;
             }
-            even_signs(signs);
-            put_signs(area + 64, signs);
+            for (int r = 0; r < PANEL; r++) {
+                const uint32_t low = words[0][r], high = words[1][r];
+                words[0][r] = even_signs((low >> 9 & 0x7f) | (low >> 17 & 0x7f00) | (high << 7 & 0x7f0000) | (high >> 1 & 0x7f000000));
+            }
+            cpu_masks_put(area + 64, PANEL, words[0], 4);
         }
     }
 }
@@ -178,15 +202,11 @@ static void panel_iq2_s(int64_t k, const uint8_t *rows, size_t stride, uint8_t *
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_iq2_s), to += 160) {
         put_halves(to, rows, stride);
         for (int j = 0; j < 8; j++, area += 144) {
-            rows16 c[4], s[4];
-            row_bytes16 signs[4], high;
-            if (j % 4 == 0) {
-                columns(rows + offsetof(block_iq2_s, qs) + j * 4, stride, c);
-                columns(rows + offsetof(block_iq2_s, qs) + 32 + j * 4, stride, s);
-            }
+            rows16 c[4];
+            row_bytes16 high;
+            if (j % 4 == 0) columns(rows + offsetof(block_iq2_s, qs) + j * 4, stride, c);
             put(area, byte_columns(c[j % 4]));
-            put(signs[0], byte_columns(s[j % 4]));
-            put_signs(area + 64, signs);
+            cpu_masks_put(area + 64, PANEL, rows + offsetof(block_iq2_s, qs) + 32 + j * 4, stride);
             put_bytes(high, rows + offsetof(block_iq2_s, qh) + j, stride);
             for (int i = 0; i < 8; i++) put_bit(area + 128 + i * 2, high, i);
             put_bytes(to + 32 + j * 16, rows + offsetof(block_iq2_s, scales) + j, stride);
@@ -214,13 +234,11 @@ static void panel_iq3_s(int64_t k, const uint8_t *rows, size_t stride, uint8_t *
         put_halves(to, rows, stride);
         for (int i = 0; i < 4; i++) put_bytes(to + 32 + i * 16, rows + offsetof(block_iq3_s, scales) + i, stride);
         for (int j = 0; j < 8; j++, area += 208) {
-            rows16 c[4], s[4];
-            row_bytes16 signs[4], high;
+            rows16 c[4];
+            row_bytes16 high;
             if (j % 2 == 0) columns(rows + offsetof(block_iq3_s, qs) + j * 8, stride, c);
-            if (j % 4 == 0) columns(rows + offsetof(block_iq3_s, signs) + j * 4, stride, s);
             for (int h = 0; h < 2; h++) put(area + h * 64, byte_columns(c[j % 2 * 2 + h]));
-            put(signs[0], byte_columns(s[j % 4]));
-            put_signs(area + 128, signs);
+            cpu_masks_put(area + 128, PANEL, rows + offsetof(block_iq3_s, signs) + j * 4, stride);
             put_bytes(high, rows + offsetof(block_iq3_s, qh) + j, stride);
             for (int i = 0; i < 8; i++) put_bit(area + 192 + i * 2, high, i);
         }
@@ -281,7 +299,10 @@ static void fill_pack_codes(cpu_kernels *k) {
     k->pack[CPU_IQ4_XS] = panel_iq4_xs;
     k->pack[CPU_NVFP4] = panel_nvfp4;
     k->pack[CPU_Q2_K] = panel_q2_k;
+    k->pack[CPU_TQ1_0] = panel_tq1_0;
     k->pack[CPU_TQ2_0] = panel_tq2_0;
+    k->pack[CPU_Q2_0] = panel_q2_0;
+    k->pack[CPU_Q1_0] = panel_q1_0;
     k->pack[CPU_Q3_K] = panel_q3_k;
     k->pack[CPU_IQ2_XXS] = panel_iq2_xxs;
     k->pack[CPU_IQ2_XS] = panel_iq2_xs;

@@ -2,13 +2,14 @@
 // the bit. The includer brings rows16, 64 bytes, and what is done to them:
 //   columns(at, stride, c[4])   dword i of the 16 bytes at `at` of each of 16 rows, in the order of rows, for i = 0..3
 //   byte_columns(x)             byte 0 of all 16 dwords, then byte 1, 2, 3
+//   half_columns(x)             the lower halves of all 16 dwords, then the upper ones
 //   select_bits(mask, a, b)     in each byte, mask ? a : b
 //   left(x, n)                  bytes shifted by n (right where it is negative); bits that leave their byte may be anything's
 //   flip_sign(x), six_bits(x)   bytes + 128; their lowest six bits
 //   bits(x, i)                  bit i of each byte, the first byte's lowest
 //   put(to, x), put_lanes(to, x) all 64 bytes; 16 of them at a time, 32 apart
 #pragma once
-#include "cpu/cpu_internal.h"
+#include "cpu/cpu_codes.h"
 
 // The lower halves of the bytes of a and b in one, and the upper halves.
 static inline rows16 both_low(rows16 a, rows16 b) { return select_bits(15, a, left(b, 4)); }
@@ -110,23 +111,12 @@ static void panel_mxfp4(int64_t k, const uint8_t *rows, size_t stride, uint8_t *
     }
 }
 
-// Four bits each of a row's word into eight masks over [r][i], one for each four columns.
-static inline void put_fifths(uint8_t *to, const uint8_t *at, size_t stride) {
-    uint64_t masks[8] = {0};
-    for (int r = 0; r < PANEL; r++) {
-        uint32_t word;
-        memcpy(&word, at + (size_t)r * stride, 4);
-        for (int c = 0; c < 8; c++) masks[c] |= (uint64_t)(word >> 4 * c & 15) << 4 * r;
-    }
-    memcpy(to, masks, sizeof masks);
-}
-
 static void panel_q5_0(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
     uint8_t *area = quants(panel, cpu_scale_bytes(CPU_Q5_0, k));
     for (int64_t b = 0; b < k / BLOCK; b++, rows += sizeof(block_q5_0), area += 320) {
         put_halves(panel + b * 32, rows, stride);
         same_nibbles(rows + offsetof(block_q5_0, qs), stride, area);
-        put_fifths(area + 256, rows + offsetof(block_q5_0, qh), stride);
+        cpu_masks_put(area + 256, PANEL, rows + offsetof(block_q5_0, qh), stride);
     }
 }
 
@@ -136,7 +126,7 @@ static void panel_q5_1(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
         put_halves(panel + b * 64, rows, stride);
         put_halves(panel + b * 64 + 32, rows + 2, stride);
         same_nibbles(rows + offsetof(block_q5_1, qs), stride, area);
-        put_fifths(area + 256, rows + offsetof(block_q5_1, qh), stride);
+        cpu_masks_put(area + 256, PANEL, rows + offsetof(block_q5_1, qh), stride);
     }
 }
 
@@ -148,6 +138,27 @@ static inline void nibble_panels(const uint8_t *at, size_t stride, uint8_t *low,
     for (int i = 0; i < 4; i++) {
         put(low + i * 64, both_low(a[i], b[i]));
         put(high + i * 64, both_high(a[i], b[i]));
+    }
+}
+
+// 32 bytes of a row hold four blocks, two bits each: `step` bytes apart.
+static inline void pair_panels(const uint8_t *at, size_t stride, uint8_t *area, size_t step) {
+    rows16 x[8];
+    columns(at, stride, x);
+    columns(at + 16, stride, x + 4);
+    const rows16 even[4] = {x[0], x[2], x[4], x[6]}, odd[4] = {x[1], x[3], x[5], x[7]};
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        put(area + (size_t)j * step, four_pairs(even, j));
+        put(area + (size_t)j * step + 64, four_pairs(odd, j));
+    }
+}
+
+// 32 bytes of a row hold eight blocks, a bit each: block j's.
+static inline void put_masks(uint8_t *masks, const rows16 x[8], int j) {
+    for (int c = 0; c < 8; c++) {
+        const uint64_t mask = bits(x[c], j);
+        memcpy(masks + c * 8, &mask, 8);
     }
 }
 
@@ -167,11 +178,7 @@ static void panel_q5_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
         columns(rows + offsetof(block_q5_K, qh), stride, h);
         columns(rows + offsetof(block_q5_K, qh) + 16, stride, h + 4);
         for (int j = 0; j < 4; j++) nibble_panels(rows + offsetof(block_q5_K, qs) + j * 32, stride, area + j * 640, area + j * 640 + 320);
-        for (int j = 0; j < 8; j++)
-            for (int c = 0; c < 8; c++) {
-                uint64_t mask = bits(h[c], j);
-                memcpy(area + j * 320 + 256 + c * 8, &mask, 8);
-            }
+        for (int j = 0; j < 8; j++) put_masks(area + j * 320 + 256, h, j);
     }
 }
 
@@ -180,16 +187,8 @@ static void panel_q6_k(int64_t k, const uint8_t *rows, size_t stride, uint8_t *p
     for (int64_t g = 0; g < k / 256; g++, rows += sizeof(block_q6_K)) {
         scales_k6(rows, stride, panel + g * 288);
         for (int half = 0; half < 2; half++, area += 4 * 384) {
-            rows16 u[8];
             for (int j = 0; j < 2; j++) nibble_panels(rows + half * 64 + j * 32, stride, area + j * 384, area + (j + 2) * 384);
-            columns(rows + offsetof(block_q6_K, qh) + half * 32, stride, u);
-            columns(rows + offsetof(block_q6_K, qh) + half * 32 + 16, stride, u + 4);
-            const rows16 even[4] = {u[0], u[2], u[4], u[6]}, odd[4] = {u[1], u[3], u[5], u[7]};
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) {
-                put(area + j * 384 + 256, four_pairs(even, j));
-                put(area + j * 384 + 320, four_pairs(odd, j));
-            }
+            pair_panels(rows + offsetof(block_q6_K, qh) + half * 32, stride, area + 256, 384);
         }
     }
 }
@@ -205,10 +204,19 @@ static void panel_dwords(int64_t k, const uint8_t *rows, size_t stride, uint8_t 
 
 static void panel_f32(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) { panel_dwords(k, rows, stride, panel); }
 
+static void panel_16(int64_t k, const uint8_t *rows, size_t stride, uint8_t *panel) {
+    for (int64_t j = 0; j < k / 8; j++, rows += 16, panel += 256) {
+        rows16 c[4];
+        columns(rows, stride, c);
+        for (int i = 0; i < 4; i++) put(panel + i * 64, half_columns(c[i]));
+    }
+}
+
 #include "cpu/cpu_pack_codes.h"
 
 static void fill_pack(cpu_kernels *k) {
     k->pack[CPU_F32] = panel_f32;
+    k->pack[CPU_F16] = k->pack[CPU_BF16] = panel_16;
     k->pack[CPU_Q8] = panel_q8;
     k->pack[CPU_Q4_0] = panel_q4_0;
     k->pack[CPU_Q4_1] = panel_q4_1;

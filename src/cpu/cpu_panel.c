@@ -1,4 +1,4 @@
-// cpu/panel: the one reading of the file's integer blocks that packing has, and the one writing and reading of scale areas.
+// cpu/panel: the one reading of the file's integer blocks that packing has, and how scale areas and numbers in the int8 order lie in a panel, in and out.
 #include "cpu/cpu_panel.h"
 
 // ---- out of the file ------------------------------------------------------------------------------------------------------
@@ -21,7 +21,7 @@ static void get_simple(uint32_t type, const uint8_t *row, int64_t b, cpu_part *o
     case QUANT_Q8_0: {
         const block_q8_0 *x = (const block_q8_0 *)row + b;
         o->d = x->d;
-        memcpy(o->q, x->qs, BLOCK);
+        for (int i = 0; i < BLOCK; i++) o->q[i] = (uint8_t)(x->qs[i] + 128);
         break;
     }
     case QUANT_Q4_0: case QUANT_IQ4_NL: { // the same fields
@@ -132,13 +132,12 @@ static void get_k(uint32_t type, const uint8_t *row, int64_t group, int j, cpu_p
         break;
     }
     case QUANT_TQ1_0: { // 32 bytes of five numbers 32 apart, 16 of five 16 apart, 4 of four 4 apart
-        static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
         const block_tq1_0 *x = (const block_tq1_0 *)row + group;
         o->d = x->d;
         for (int i = 0; i < BLOCK; i++) {
             int e = j * 32 + i, t = e < 160 ? e / 32 : e < 240 ? (e - 160) / 16 : (e - 240) / 4;
             uint8_t byte = e < 160 ? x->qs[e % 32] : e < 240 ? x->qs[32 + (e - 160) % 16] : x->qh[(e - 240) % 4];
-            o->q[i] = (uint8_t)((uint8_t)(byte * pow3[t]) * 3 >> 8);
+            o->q[i] = (uint8_t)((uint8_t)(byte * cpu_pow3[t]) * 3 >> 8);
         }
         break;
     }
@@ -308,5 +307,46 @@ void cpu_scale_get(cpu_scale kind, int group, float unit, const uint8_t *area, i
             break;
         case SCALE_E4: d[h] = quant_ue4m3_half(s[16 * h]); break;
         }
+    }
+}
+
+// ---- numbers in the int8 order --------------------------------------------------------------------------------------------
+
+// Bits from `from` on, `width` (8, 4, 2) of them, of 32 columns of a row.
+static inline __attribute__((always_inline)) void put_width(int width, int from, uint8_t *area, int r, const uint8_t q[BLOCK]) {
+    for (int i = 0; i < 4 * width; i++) {
+        unsigned x = 0;
+        for (int t = 0; t < 8 / width; t++) x |= (q[t * 4 * width + i] >> from & ((1u << width) - 1)) << t * width;
+        area[i / 4 * 64 + r * 4 + i % 4] = (uint8_t)x;
+    }
+}
+
+void cpu_numbers_put(int bits, uint8_t *area, int n, const cpu_part *rows) {
+    const int two = bits & 4, one = bits & 6; // how many bits of a number lie before its pair, and before its single one
+    for (int r = 0; r < n; r++) {
+        if (bits & 8) put_width(8, 0, area, r, rows[r].q);
+        if (bits & 4) put_width(4, 0, area, r, rows[r].q);
+        if (bits & 2) put_width(2, two, area + two * 64, r, rows[r].q);
+    }
+    if (!(bits & 1)) return;
+    uint8_t words[PANEL][4];
+    for (int r = 0; r < n; r++)
+        for (int i = 0; i < 4; i++) words[r][i] = cpu_bit_of_bytes(rows[r].q + 8 * i, one);
+    cpu_masks_put(area + one * 64, n, words, 4);
+}
+
+void cpu_numbers_get(int bits, const uint8_t *area, int r, uint8_t q[BLOCK]) {
+    const uint32_t word = bits & 1 ? cpu_masks_get(area + (bits & 6) * 64, r) : 0;
+    for (int c = 0; c < 8; c++) { // four columns are the bytes of a dword
+        uint32_t four = 0, x;
+        int from = 0;
+        for (int width = 8; width > 1; width /= 2) {
+            if (!(bits & width)) continue;
+            memcpy(&x, area + (from + c % width) * 64 + r * 4, 4);
+            four |= (x >> c / width * width & 0x01010101u * ((1u << width) - 1)) << from;
+            from += width;
+        }
+        if (bits & 1) four |= ((word >> 4 * c & 15) * 0x00204081 & 0x01010101) << from; // bit i to byte i
+        memcpy(q + 4 * c, &four, 4);
     }
 }

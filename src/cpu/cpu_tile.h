@@ -28,7 +28,7 @@ typedef struct tile_layout {
 
 const tile_layout *cpu_tile_layout(cpu_format f); // short codes: as CPU_TILE_RAW, their own is in cpu_codes.h
 void cpu_tile_put(const tile_layout *l, uint8_t *quants, int64_t b, int n, const cpu_part *rows); // the numbers of block b of n (1..16) rows, into quants of zeros
-int  cpu_tile_value(const tile_layout *l, const uint8_t *quants, int64_t b, int r, int i);     // column i's, without its scale
+void cpu_tile_get(const tile_layout *l, const uint8_t *quants, int64_t b, int r, int8_t v[TILE_K]); // the values of row r, without their scale
 static inline size_t cpu_tile_place16(int64_t column, int r) { // of 16-bit numbers
     return (size_t)(column / TILE_K * TILE_BYTES + column % TILE_K / 2 * 64 + r * 4 + column % 2 * 2);
 }

@@ -36,59 +36,53 @@ cpu_format cpu_tile_format(uint32_t type) {
     return CPU_TILE_RAW;
 }
 
-// Of four 16-bit parts the lowest 4 bits, side by side; the lowest 2.
-static uint32_t gather4(uint64_t x) {
-    x &= 0x000f000f000f000f;
-    x = (x | x >> 12) & 0x000000ff000000ff;
-    return (uint32_t)(x | x >> 24) & 0xffff;
-}
-static uint32_t gather2(uint64_t x) {
-    x &= 0x0003000300030003;
-    x = (x | x >> 14) & 0x0000000f0000000f;
-    return (uint32_t)(x | x >> 28) & 0xff;
-}
+// Where a row has the number of column c, or the part of it that has `width` (8, 4, 2) bits: in which of the area's dwords, and from which bit of it on.
+static inline int dword_of(int width, int c) { return width == 8 ? c % 2 * 4 + c / 16 * 2 + c / 2 % 2 : c % 2 * width / 2 + c / 2 * width / 32; }
+static inline int bit_of(int width, int c) { return width == 8 ? c / 4 % 4 * 8 : c / 2 * width % 32; }
+// And its fifth bit in the row's word of the masks.
+static inline int fifth_of(int c) { return dword_of(8, c) * 4 + bit_of(8, c) / 8; }
 
-// The two words of row r in each group of 4-bit numbers, and of the two further bits of 6: what cpu_tile_value reads, eight numbers at a time.
-static void put_words(uint8_t *area, int bits, int r, const uint8_t q[TILE_K]) {
-    uint64_t x[4]; // little-endian: column c in byte c % 8
-    for (int i = 0; i < 4; i++)
-        for (int j = x[i] = 0; j < 8; j++) x[i] |= (uint64_t)q[8 * i + j] << 8 * j;
-    for (int j = 0; j < 2; j++) {
-        for (int g = 0; g < 2; g++) {
-            uint32_t low = gather4(x[2 * g] >> 8 * j) | gather4(x[2 * g + 1] >> 8 * j) << 16;
-            memcpy(area + (j * 2 + g) * 64 + r * 4, &low, 4);
-        }
-        if (bits != 6) continue;
-        uint32_t high = 0;
-        for (int i = 0; i < 4; i++) high |= gather2(x[i] >> (4 + 8 * j)) << 8 * i;
-        memcpy(area + 256 + j * 64 + r * 4, &high, 4);
-    }
+// A row's numbers into its dwords of the area, or their bits from `from` on.
+static inline __attribute__((always_inline)) void put_width(int width, int from, uint8_t *area, int r, const uint8_t q[TILE_K]) {
+    uint32_t dwords[8] = {0};
+#pragma GCC unroll 32
+    for (int c = 0; c < TILE_K; c++) dwords[dword_of(width, c)] |= (q[c] >> from & ((1u << width) - 1)) << bit_of(width, c);
+    for (int i = 0; i < width; i++) memcpy(area + i * 64 + r * 4, &dwords[i], 4);
 }
 
 void cpu_tile_put(const tile_layout *l, uint8_t *quants, int64_t b, int n, const cpu_part *rows) {
     uint8_t *area = quants + (size_t)b * l->block_bytes;
+    uint32_t fifth[PANEL] = {0};
     for (int r = 0; r < n; r++) {
-        if (l->bits == 4 || l->bits == 6) {
-            put_words(area, l->bits, r, rows[r].q);
-            continue;
-        }
-        for (int c = 0; c < TILE_K; c++) {
-            int kp = c / 2, j = c % 2, i = j * 4 + kp / 8 * 2 + kp % 2, at = r * 4 + kp % 8 / 2; // see cpu_tile.h
-            if (l->bits == 8) {
-                area[i * 64 + at] = rows[r].q[c] ^ 0x80;
-                continue;
-            }
-            area[(j * 2 + kp / 8) * 64 + at] |= (uint8_t)((rows[r].q[c] & 15) << kp % 2 * 4);
-            area[256 + i * 8 + at / 8] |= (uint8_t)((rows[r].q[c] >> 4) << at % 8); // the fifth bit
-        }
+        const uint8_t *q = rows[r].q;
+        if (l->bits & 8) put_width(8, 0, area, r, q);
+        if (l->bits & 4) put_width(4, 0, area, r, q);
+        if (l->bits & 2) put_width(2, 4, area + 256, r, q);
+        for (int c = 0; l->bits & 1 && c < TILE_K; c++) fifth[r] |= (uint32_t)(q[c] >> 4) << fifth_of(c);
+    }
+    if (l->bits & 1) cpu_masks_put(area + 256, n, fifth, 4);
+}
+
+// `bits` is a constant, and so is every place when the loop is unrolled.
+static inline __attribute__((always_inline)) void get_row(int bits, const tile_layout *l, const uint8_t *area, int r, int8_t v[TILE_K]) {
+    uint32_t dwords[8], fifth = bits & 1 ? cpu_masks_get(area + 256, r) : 0;
+    for (int i = 0; i < (bits & ~1); i++) memcpy(&dwords[i], area + i * 64 + r * 4, 4);
+#pragma GCC unroll 32
+    for (int c = 0; c < TILE_K; c++) {
+        const int width = bits & 8 ? 8 : 4;
+        int q = (int)(dwords[dword_of(width, c)] >> bit_of(width, c) & ((1u << width) - 1));
+        if (bits & 2) q |= (int)(dwords[4 + dword_of(2, c)] >> bit_of(2, c) & 3) << 4;
+        if (bits & 1) q |= (int)(fifth >> fifth_of(c) & 1) << 4;
+        v[c] = (int8_t)(bits == 8 ? q - 128 : bits == 6 ? q - 32 : l->values[q & 15] + (q & 16));
     }
 }
 
-int cpu_tile_value(const tile_layout *l, const uint8_t *quants, int64_t b, int r, int c) {
+void cpu_tile_get(const tile_layout *l, const uint8_t *quants, int64_t b, int r, int8_t v[TILE_K]) {
     const uint8_t *area = quants + (size_t)b * l->block_bytes;
-    int kp = c / 2, j = c % 2, i = j * 4 + kp / 8 * 2 + kp % 2, at = r * 4 + kp % 8 / 2;
-    if (l->bits == 8) return area[i * 64 + at] - 128;
-    int q = area[(j * 2 + kp / 8) * 64 + at] >> kp % 2 * 4 & 15;
-    if (l->bits == 6) return (q | (area[256 + j * 64 + r * 4 + kp / 4] >> kp % 4 * 2 & 3) << 4) - 32;
-    return l->values[q] + (l->bits == 5 ? (area[256 + i * 8 + at / 8] >> at % 8 & 1) << 4 : 0);
+    switch (l->bits) {
+    case 8: get_row(8, l, area, r, v); break;
+    case 6: get_row(6, l, area, r, v); break;
+    case 5: get_row(5, l, area, r, v); break;
+    default: get_row(4, l, area, r, v); break;
+    }
 }

@@ -75,11 +75,10 @@ CODE_INLINE void code_load_grid(const code_layout *l, const uint8_t *a, code_blo
 }
 
 CODE_INLINE void code_load_five(const uint8_t *area, int64_t b, code_block *o) {
-    static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
     const __m256i low = _mm256_set1_epi16(255), one = _mm256_set1_epi8(1);
     for (int i = 0; i < 16; i++) {
         int n = (int)(b % 8) * 8 + i / 2;
-        __m256i v = avx2_load(area + n % 13 * 64 + i % 2 * 32), p = _mm256_set1_epi16(pow3[n / 13]);
+        __m256i v = avx2_load(area + n % 13 * 64 + i % 2 * 32), p = _mm256_set1_epi16(cpu_pow3[n / 13]);
         v = _mm256_or_si256(_mm256_and_si256(_mm256_mullo_epi16(_mm256_and_si256(v, low), p), low), _mm256_slli_epi16(_mm256_mullo_epi16(_mm256_srli_epi16(v, 8), p), 8));
         // A fraction of 256: three times it is 0, 1 or 2 and something, by saturated differences.
         __m256i x = _mm256_min_epu8(_mm256_subs_epu8(v, _mm256_set1_epi8(85)), one), y = _mm256_min_epu8(_mm256_subs_epu8(v, _mm256_set1_epi8((char)170)), one);

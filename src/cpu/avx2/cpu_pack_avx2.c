@@ -46,6 +46,11 @@ static inline rows16 byte_columns(rows16 x) {
     __m256i even = _mm256_unpacklo_epi64(a, b), odd = _mm256_unpackhi_epi64(a, b); // bytes 0 and 2, 1 and 3
     return (rows16){{_mm256_permute2x128_si256(even, odd, 0x20), _mm256_permute2x128_si256(even, odd, 0x31)}};
 }
+static inline rows16 half_columns(rows16 x) {
+    const __m256i lanes = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    for (int h = 0; h < 2; h++) x.v[h] = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(x.v[h], lanes), 0xd8);
+    return (rows16){{_mm256_permute2x128_si256(x.v[0], x.v[1], 0x20), _mm256_permute2x128_si256(x.v[0], x.v[1], 0x31)}};
+}
 static inline uint64_t bits(rows16 x, int i) {
     uint32_t low = (uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(x.v[0], 7 - i)), high = (uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(x.v[1], 7 - i));
     return low | (uint64_t)high << 32;

@@ -71,11 +71,10 @@ CODE_INLINE void code_load_grid(const code_layout *l, const uint8_t *area, __m51
 }
 
 CODE_INLINE void code_load_five(const uint8_t *area, int64_t b, __m512i w[8]) {
-    static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
     const __m512i low = _mm512_set1_epi16(255), one = _mm512_set1_epi8(1);
     for (int c = 0; c < 8; c++) {
         int n = (int)(b % 8) * 8 + c;
-        __m512i v = _mm512_loadu_si512(area + n % 13 * 64), p = _mm512_set1_epi16(pow3[n / 13]);
+        __m512i v = _mm512_loadu_si512(area + n % 13 * 64), p = _mm512_set1_epi16(cpu_pow3[n / 13]);
         __m512i even = _mm512_mullo_epi16(_mm512_and_si512(v, low), p), odd = _mm512_mullo_epi16(_mm512_srli_epi16(v, 8), p);
         v = _mm512_ternarylogic_epi32(low, even, _mm512_slli_epi16(odd, 8), 0xca); // the fraction of 256: three times it is 0, 1 or 2 and something
         w[c] = _mm512_mask_add_epi8(_mm512_maskz_mov_epi8(_mm512_cmpgt_epu8_mask(v, _mm512_set1_epi8(85)), one), _mm512_cmpgt_epu8_mask(v, _mm512_set1_epi8((char)170)), one, one);

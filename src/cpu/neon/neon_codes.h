@@ -51,7 +51,6 @@ INLINE void code_load_grid(const code_layout *l, const uint8_t *a, block *o) {
 }
 
 INLINE void code_load(cpu_format format, const uint8_t *quants, int64_t b, block *o) {
-    static const uint8_t pow3[5] = {1, 3, 9, 27, 81};
     const code_layout *l = cpu_code(format);
     const uint8_t *a = quants + code_area(l, b);
     const int8x16_t offset = vdupq_n_s8((int8_t)l->offset);
@@ -71,7 +70,7 @@ INLINE void code_load(cpu_format format, const uint8_t *quants, int64_t b, block
             case CODE_1: v = vandq_u8(code_spread(a + c * 8 + j * 2), vdupq_n_u8(2)); break;
             case CODE_FIVE: { // a fraction of 256: three times it is 0, 1 or 2 and something
                 int n = (int)(b % 8) * 8 + c;
-                v = vmulq_u8(vld1q_u8(a + n % 13 * 64 + j * 16), vdupq_n_u8(pow3[n / 13]));
+                v = vmulq_u8(vld1q_u8(a + n % 13 * 64 + j * 16), vdupq_n_u8(cpu_pow3[n / 13]));
                 v = vaddq_u8(vandq_u8(vcgtq_u8(v, vdupq_n_u8(85)), vdupq_n_u8(1)), vandq_u8(vcgtq_u8(v, vdupq_n_u8(170)), vdupq_n_u8(1)));
                 break;
             }

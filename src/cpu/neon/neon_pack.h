@@ -55,6 +55,12 @@ static inline rows16 byte_columns(rows16 x) {
     for (int q = 0; q < 4; q++) x.v[q] = vqtbl1q_u8(x.v[q], vld1q_u8(order));
     return transposed(x);
 }
+static inline rows16 half_columns(rows16 x) {
+    uint16x8_t r[4];
+    for (int q = 0; q < 4; q++) r[q] = vreinterpretq_u16_u8(x.v[q]);
+    return (rows16){{vreinterpretq_u8_u16(vuzp1q_u16(r[0], r[1])), vreinterpretq_u8_u16(vuzp1q_u16(r[2], r[3])),
+                     vreinterpretq_u8_u16(vuzp2q_u16(r[0], r[1])), vreinterpretq_u8_u16(vuzp2q_u16(r[2], r[3]))}};
+}
 static inline void put(uint8_t *to, rows16 x) {
     for (int q = 0; q < 4; q++) vst1q_u8(to + 16 * q, x.v[q]);
 }

@@ -143,13 +143,15 @@ static status make_text(eng_file *f, const gguf *g, error *err) {
         if (s == OK && *tok_warning(f->tok)) obs_log(OBS_WARN, "%s: %s", f->id, tok_warning(f->tok));
     }
     if (s == OK && gguf_get_string(g, "tokenizer.chat_template", &source, NULL) == OK && source.len) {
-        // A template that cannot be compiled leaves the vocabulary usable: chat requests get the reason.
+        // A template that cannot be compiled leaves the vocabulary usable: chat requests get the reason. For want of memory it is tried again.
         error why = {0};
-        if (chat_template_compile(source.ptr, source.len, &f->tmpl, &why) != OK) obs_log(OBS_WARN, "%s: chat template: %s", f->id, why.text);
+        status compiled = f->tmpl ? OK : chat_template_compile(source.ptr, source.len, &f->tmpl, &why);
+        if (compiled == E_NOMEM) s = error_set(err, E_NOMEM, "%s", why.text);
+        else if (compiled != OK) obs_log(OBS_WARN, "%s: chat template: %s", f->id, why.text);
         f->own_template = true;
     } else if (s == OK && f->info.generates) {
         const char *chatml = chat_default_template();
-        s = chat_template_compile(chatml, strlen(chatml), &f->tmpl, err);
+        if (!f->tmpl) s = chat_template_compile(chatml, strlen(chatml), &f->tmpl, err);
         obs_log(OBS_INFO, "%s: the file has no chat template; conversations are written as ChatML", f->id);
     }
     if (s == OK && f->info.ranks && !f->rank_template && gguf_get_string(g, "tokenizer.chat_template.rerank", &source, NULL) == OK && source.len)
@@ -165,6 +167,9 @@ static status make_text(eng_file *f, const gguf *g, error *err) {
 status eng_file_servable(const eng_file *f, error *err) {
     return f->servable == OK ? OK : error_set(err, f->servable, "%s", f->info.error);
 }
+
+// It could not be read, for the system or memory said no: that says nothing about the file, which is looked at again at every scan.
+static bool is_unread(const eng_file *f) { return f->servable == E_IO || f->servable == E_NOMEM; }
 
 // The file, open; the caller closes it.
 static status take_open(eng_file *f, gguf **out, error *err) {
@@ -336,14 +341,19 @@ void eng_models_rescan(eng_models *ms) {
         bool twice = false;
         for (size_t i = 0; i < n && !twice; i++) twice = !strcmp(list[i]->id, id); // a split set beside a whole file of that name
         if (twice) continue;
-        eng_file *f = find_listed(ms, id);
-        if (!f || f->stamp != stamp || strcmp(f->path, path)) {
-            f = file_create(id, path, stamp, modified, ms->o.context, false);
+        eng_file *before = find_listed(ms, id), *f = before;
+        bool same = before && before->stamp == stamp && !strcmp(before->path, path);
+        if (!same || is_unread(before)) f = file_create(id, path, stamp, modified, ms->o.context, false);
+        if (f && f != before && same && f->servable == before->servable && !strcmp(f->info.error, before->info.error)) { // as it was
+            eng_file_release(f);
+            f = before;
+        }
+        if (f && f != before) {
             fresh = true;
-            if (f) log_listed(f);
+            log_listed(f);
         }
         if (!f || !mem_grow((void **)&list, &cap, n + 1, sizeof *list)) {
-            if (f && find_listed(ms, id) != f) eng_file_release(f);
+            if (f != before) eng_file_release(f);
             failed = true;
             break;
         }
@@ -370,7 +380,7 @@ static eng_file *find_path(eng_models *ms, const char *path) {
     for (size_t i = 0; i < ms->n_opened; i++)
         if (!strcmp(ms->opened[i]->path, path)) {
             f = ms->opened[i];
-            if (f->stamp == stamp) break;
+            if (f->stamp == stamp && !is_unread(f)) break;
             pthread_mutex_lock(&ms->lock);
             ms->opened[i] = ms->opened[--ms->n_opened];
             pthread_mutex_unlock(&ms->lock);

@@ -578,6 +578,17 @@ static void every_model_has_its_turn(void **state) {
     altiserve_destroy(a);
 }
 
+// So many more file descriptors than there are, until the limit that is given back is set again.
+static struct rlimit descriptors_left(rlim_t n) {
+    struct rlimit before;
+    int next = dup(0);
+    assert_true(next >= 0);
+    close(next);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)next + n, before.rlim_max}), 0);
+    return before;
+}
+
 // The folder cannot be read, for want of file descriptors or of memory: what was listed stays. A folder that is gone has no models.
 static void a_scan_that_fails_changes_nothing(void **state) {
     (void)state;
@@ -585,12 +596,7 @@ static void a_scan_that_fails_changes_nothing(void **state) {
     put_layers("one", 1);
     eng_models *ms = list_with(0, 600000);
     eng_file *one = named(ms, "one"), *found;
-    struct rlimit before;
-    int next = dup(0);
-    assert_true(next >= 0);
-    close(next);
-    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
-    assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)next, before.rlim_max}), 0);
+    struct rlimit before = descriptors_left(0);
     eng_models_rescan(ms);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
     assert_ptr_equal(found = named(ms, "one"), one);
@@ -608,6 +614,60 @@ static void a_scan_that_fails_changes_nothing(void **state) {
     assert_int_equal(eng_models_find(ms, "one", &found, NULL), E_NOTFOUND);
     assert_int_equal(rename(other, dir), 0);
     eng_file_release(one);
+    list_end(ms);
+}
+
+// A file that could not be opened, for want of file descriptors, is looked at again: by a scan, or by who names it by its path. Until then it is one and the same.
+static void what_could_not_be_read_is_read_again(void **state) {
+    (void)state;
+    error err = {0};
+    eng_file *again, *opened;
+    eng_models *ms = list_with(0, 600000);
+    put_layers("one", 1);
+    struct rlimit before = descriptors_left(1); // the folder's
+    eng_models_rescan(ms);
+    eng_file *one = named(ms, "one");
+    assert_int_equal(eng_file_servable(one, &err), E_IO);
+    eng_models_rescan(ms);
+    assert_ptr_equal(again = named(ms, "one"), one);
+    eng_file_release(again);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    before = descriptors_left(0);
+    assert_int_equal(eng_models_open(ms, path_of("one.gguf"), &opened, &err), OK);
+    assert_int_equal(eng_file_servable(opened, &err), E_IO);
+    eng_file_release(opened);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    eng_file_release(one);
+    eng_models_rescan(ms);
+    one = named(ms, "one");
+    eng_model_release(held(ms, one));
+    assert_int_equal(eng_models_open(ms, path_of("one.gguf"), &opened, &err), OK);
+    eng_model_release(held(ms, opened));
+    eng_file_release(opened);
+    eng_file_release(one);
+    list_end(ms);
+}
+
+// A file has its vocabulary and template as soon as there is memory for them, wherever it was lacking before.
+static void text_is_made_when_there_is_memory(void **state) {
+    (void)state;
+    put("one.gguf", SIZE_MAX, false);
+    eng_models *ms = list_with(0, 600000);
+    int failed = 0;
+    for (int k = 1, clean = 0; clean < 3; k++) { // a few reserves do without
+        error err = {0};
+        assert_int_equal(utimensat(AT_FDCWD, path_of("one.gguf"), (struct timespec[2]){{k, 0}, {k, 0}}, 0), 0);
+        eng_models_rescan(ms);
+        eng_file *one = named(ms, "one");
+        mem_fail_at(k);
+        status s = eng_file_text(one, &err);
+        mem_fail_at(0);
+        failed += s != OK;
+        clean = s == OK ? clean + 1 : 0;
+        if (eng_file_text(one, &err) != OK || !one->tmpl) fail_msg("allocation %d: %s", k, err.text);
+        eng_file_release(one);
+    }
+    assert_true(failed > 10);
     list_end(ms);
 }
 
@@ -899,6 +959,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(who_waits_for_memory_stops_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(every_model_has_its_turn, setup, teardown),
         cmocka_unit_test_setup_teardown(a_scan_that_fails_changes_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_could_not_be_read_is_read_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(text_is_made_when_there_is_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(helpers_go_with_whom_they_help, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waited_longer_goes_first, setup, teardown), cmocka_unit_test_setup_teardown(who_was_loaded_is_kept_a_while, setup, teardown),
         cmocka_unit_test_setup_teardown(a_wait_for_memory_has_an_end, setup, teardown),

@@ -115,6 +115,7 @@ void eng_draft_leave(eng_choice *c) {
     else q->in->borrowers = q->next;
     if (q->next) q->next->prev = q->prev;
     kv_seq_free(q->kv);
+    eng_served_publish(q->in);
     mem_free(q);
 }
 
@@ -234,4 +235,5 @@ void eng_draft_run(eng_served *v, samp_scratch *scratch) {
         if (c->n_drafts) c->n_drafts = c->drafted;
         if (c->draft_seq) kv_seq_unmark(c->draft_seq->kv, true);
     }
+    if (v->draft) eng_served_publish(d->with);
 }

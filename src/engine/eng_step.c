@@ -76,7 +76,7 @@ static void done(eng_served *v, eng_choice *c) {
     c->r->live--;
 }
 
-static void publish(eng_served *v) {
+void eng_served_publish(eng_served *v) {
     kv_stats st;
     kv_get_stats(v->pool, &st);
     atomic_store(&v->pages_total, st.total);
@@ -90,7 +90,7 @@ static void publish(eng_served *v) {
 
 void eng_served_drop(eng_served *v, altiserve_request *r) {
     for (uint32_t i = 0; r->choices && i < r->n; i++) done(v, &r->choices[i]);
-    publish(v);
+    eng_served_publish(v);
 }
 
 static void fail(eng_served *v, altiserve_request *r, const error *err) {
@@ -156,7 +156,7 @@ status eng_served_create(eng_model *m, eng_sched *s, const altiserve_options *o,
     obs_count(OBS_DISPLACED, m->file->id, NULL, 0);
     obs_count(OBS_EVICTIONS, m->file->id, NULL, 0);
     eng_speculate_count(v, 0, 0);
-    publish(v);
+    eng_served_publish(v);
     *out = v;
     return OK;
 }
@@ -654,7 +654,7 @@ bool eng_served_step(eng_served *v, samp_scratch *scratch) {
     compose(v);
     at[1] = eng_now_us();
     if (!v->n_rows) {
-        publish(v);
+        eng_served_publish(v);
         return v->more;
     }
     error err = {0};
@@ -674,6 +674,6 @@ bool eng_served_step(eng_served *v, samp_scratch *scratch) {
         __builtin_trap();
     }
 #endif
-    publish(v);
+    eng_served_publish(v);
     return true;
 }

@@ -297,6 +297,8 @@ static void fail_request(eng_sched *s, altiserve_request *r, status code, const 
     end_request(s, r, FINISH_ERROR, &err);
 }
 
+static int64_t earlier(int64_t a, int64_t b) { return !a || (b && b < a) ? b : a; } // 0: never
+
 // A request without a model: its model may be ready now, or never.
 static void place(eng_sched *s, altiserve_request *r) {
     error err = {0};
@@ -337,9 +339,8 @@ static int64_t sweep(eng_sched *s, bool cut) {
             continue;
         }
         if (r->begun) unqueue(s, r);
-        int64_t due = r->deadline;
-        if (!r->model && (!due || r->arrived + s->o.load_timeout_ms < due)) due = r->arrived + s->o.load_timeout_ms;
-        if (due && (!next_deadline || due < next_deadline)) next_deadline = due;
+        next_deadline = earlier(next_deadline, r->deadline);
+        if (!r->model) next_deadline = earlier(next_deadline, r->arrived + s->o.load_timeout_ms);
     }
     return next_deadline;
 }
@@ -357,7 +358,9 @@ static void finish_job(eng_sched *s, job *j, status result) {
     pthread_mutex_unlock(&s->lock);
 }
 
-static void run_jobs(eng_sched *s) {
+// Returns when the first of those that still wait for their model waits no longer, or 0.
+static int64_t run_jobs(eng_sched *s) {
+    int64_t first_due = 0;
     pthread_mutex_lock(&s->lock);
     job *j = s->jobs;
     bool stop = s->stop;
@@ -373,10 +376,12 @@ static void run_jobs(eng_sched *s) {
             eng_model_release(m);
             finish_job(s, j, st);
         } else if (st != E_BUSY) finish_job(s, j, st);
-        else if (eng_now_ms() - j->since >= s->o.load_timeout_ms)
+        else if (eng_now_ms() >= j->since + s->o.load_timeout_ms)
             finish_job(s, j, error_set(j->err, E_BUSY, "the model was not loaded within the time that --load-timeout allows"));
+        else first_due = earlier(first_due, j->since + s->o.load_timeout_ms);
         j = next;
     }
+    return first_due;
 }
 
 // One step of each model that has work, some of them at a time; those are held still by their requests' references.
@@ -437,9 +442,9 @@ static void *engine_main(void *arg) {
             if (s->all) s->all->prev = fresh;
             s->all = fresh;
         }
-        if (jobs) run_jobs(s);
+        int64_t job_due = jobs ? run_jobs(s) : 0;
         if (stop) return NULL; // drained before: no request is left
-        deadline = sweep(s, cut);
+        deadline = earlier(sweep(s, cut), job_due);
         busy = step_all(s);
         if (over(s->all)) busy = true;
     }

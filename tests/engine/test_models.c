@@ -673,6 +673,50 @@ static void text_is_made_when_there_is_memory(void **state) {
 
 static void let_go(void *helper) { eng_model_release(helper); }
 
+// Holds the loader at its line on one model, which it writes before it reads anything.
+static struct { pthread_mutex_t lock; pthread_cond_t turn; bool reached, free; } gate = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, false};
+
+static void hold_loader(void *ctx, const char *line, size_t n) {
+    if (!memmem(line, n, ctx, strlen(ctx))) return;
+    pthread_mutex_lock(&gate.lock);
+    gate.reached = true;
+    pthread_cond_broadcast(&gate.turn);
+    while (!gate.free) pthread_cond_wait(&gate.turn, &gate.lock);
+    pthread_mutex_unlock(&gate.lock);
+}
+
+// While the loader is at another model and nothing else wakes the engine: who waits to have a model loaded is told when its time is up.
+static void a_wait_to_load_has_an_end(void **state) {
+    (void)state;
+    error err = {0};
+    altiserve_request *r;
+    char line[] = "slow: loading";
+    put_layers("slow", 1);
+    put_layers("next", 1);
+    altiserve_options o = toy_options();
+    o.models_dir = dir;
+    o.load_timeout_ms = 300;
+    altiserve *a = engine_with(o);
+    obs_set_level(OBS_INFO);
+    obs_set_sink(hold_loader, line);
+    assert_int_equal(altiserve_submit(a, &(altiserve_generate){.model = "slow", .loads = true}, &r, &err), OK);
+    pthread_mutex_lock(&gate.lock);
+    while (!gate.reached) pthread_cond_wait(&gate.turn, &gate.lock);
+    pthread_mutex_unlock(&gate.lock);
+    altiserve_request_free(r);
+    alarm(30); // ends a wait that has none
+    assert_int_equal(altiserve_load(a, "next", NULL, NULL, &err), E_BUSY);
+    alarm(0);
+    assert_non_null(strstr(err.text, "--load-timeout"));
+    pthread_mutex_lock(&gate.lock);
+    gate.free = true;
+    pthread_cond_broadcast(&gate.turn);
+    pthread_mutex_unlock(&gate.lock);
+    obs_set_sink(NULL, NULL);
+    obs_set_level(OBS_ERROR);
+    altiserve_destroy(a);
+}
+
 // A model that drafts for another is idle with it: both are dropped for who needs the room of both.
 static void helpers_go_with_whom_they_help(void **state) {
     (void)state;
@@ -961,6 +1005,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_scan_that_fails_changes_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(what_could_not_be_read_is_read_again, setup, teardown),
         cmocka_unit_test_setup_teardown(text_is_made_when_there_is_memory, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_wait_to_load_has_an_end, setup, teardown),
         cmocka_unit_test_setup_teardown(helpers_go_with_whom_they_help, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waited_longer_goes_first, setup, teardown), cmocka_unit_test_setup_teardown(who_was_loaded_is_kept_a_while, setup, teardown),
         cmocka_unit_test_setup_teardown(a_wait_for_memory_has_an_end, setup, teardown),

@@ -249,7 +249,7 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
 bool eng_request_full(altiserve_request *r) {
     pthread_mutex_lock(&r->lock);
     bool full = r->n_events >= ENG_RING;
-    r->paused = full;
+    r->paused |= full; // until its client has taken half: who looks again and finds room may have let it pass already
     pthread_mutex_unlock(&r->lock);
     return full;
 }

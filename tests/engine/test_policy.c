@@ -13,7 +13,7 @@
 #include <math.h>
 
 #include "base/mem.h"
-#include "engine/eng_policy.h"
+#include "engine/eng_clients.h"
 #include "kv/kv.h"
 #include "sanitized.h"
 
@@ -534,6 +534,32 @@ static void order_and_queue(void **state) {
     assert_int_equal(pol_retry_after(1000000, 1), 600);
 }
 
+// Who found no room in the table of clients shares an entry, and is not passed for ever by who found some: it counts for the clock as others do.
+static void who_share_an_entry(void **state) {
+    (void)state;
+    eng_clients *t = mem_calloc(1, sizeof *t);
+    eng_client *c[ENG_CLIENTS + 1];
+    char key[16];
+    assert_non_null(t);
+    for (int i = 0; i <= ENG_CLIENTS; i++) {
+        snprintf(key, sizeof key, "%d", i);
+        c[i] = eng_client_find(t, key, NULL);
+        eng_client_enter(t, c[i], 1);
+    }
+    assert_true(eng_client_known(c[0]) && !eng_client_known(c[ENG_CLIENTS]));
+    pol_client_charge(&c[ENG_CLIENTS]->fair, 1e6);
+    for (int i = 0; i < ENG_CLIENTS; i++) {
+        pol_client_leave(&c[i]->fair);
+        c[i]->refs--;
+    }
+    eng_client *fresh = eng_client_find(t, "another", NULL);
+    assert_true(eng_client_known(fresh));
+    eng_client_enter(t, fresh, 1);
+    assert_true(fresh->fair.work == 1e6 - POL_QUANTUM);
+    eng_clients_free(t);
+    mem_free(t);
+}
+
 // One that reads and one that waits, and what is asked of them.
 typedef struct script {
     char     log[100];
@@ -889,7 +915,8 @@ static void many_replicas(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(recorded_steps_are_foreseen), cmocka_unit_test(cost_is_found),
-                                       cmocka_unit_test(rows_beside_streams), cmocka_unit_test(order_and_queue), cmocka_unit_test(order_of_a_step),
+                                       cmocka_unit_test(rows_beside_streams), cmocka_unit_test(order_and_queue), cmocka_unit_test(who_share_an_entry),
+                                       cmocka_unit_test(order_of_a_step),
                                        cmocka_unit_test(a_million), cmocka_unit_test(fair_shares), cmocka_unit_test(priorities),
                                        cmocka_unit_test(short_prompts_pass), cmocka_unit_test(pages_are_given), cmocka_unit_test(many_replicas)};
     return cmocka_run_group_tests(tests, read_trace, NULL);

@@ -93,6 +93,9 @@ static status read_info(eng_file *f, const gguf *g, uint32_t context, error *err
     return tok_check(g, err);
 }
 
+// It could not be read, for the system or memory said no: that says nothing about the file, which is looked at again at every scan.
+static bool is_unread(const eng_file *f) { return f->servable == E_IO || f->servable == E_NOMEM; }
+
 // What is known from the metadata. The file is listed whatever happens; info.state and info.error say how it is.
 static eng_file *file_create(const char *id, const char *path, uint64_t stamp, int64_t modified, uint32_t context, bool keep_open) {
     eng_file *f = mem_calloc(1, sizeof *f);
@@ -112,8 +115,8 @@ static eng_file *file_create(const char *id, const char *path, uint64_t stamp, i
     if (s == OK) s = read_info(f, g, context, &err);
     if (keep_open && s == OK) atomic_store(&f->opened, g);
     else gguf_close(g);
-    f->info.state = s == OK ? MODEL_UNLOADED : s == E_INCOMPLETE ? MODEL_INCOMPLETE : MODEL_BROKEN;
     f->servable = s;
+    f->info.state = s == OK ? MODEL_UNLOADED : s == E_INCOMPLETE || is_unread(f) ? MODEL_INCOMPLETE : MODEL_BROKEN;
     if (s != OK) snprintf(f->info.error, sizeof f->info.error, "%s", err.text);
     return f;
 }
@@ -167,9 +170,6 @@ static status make_text(eng_file *f, const gguf *g, error *err) {
 status eng_file_servable(const eng_file *f, error *err) {
     return f->servable == OK ? OK : error_set(err, f->servable, "%s", f->info.error);
 }
-
-// It could not be read, for the system or memory said no: that says nothing about the file, which is looked at again at every scan.
-static bool is_unread(const eng_file *f) { return f->servable == E_IO || f->servable == E_NOMEM; }
 
 // The file, open; the caller closes it.
 static status take_open(eng_file *f, gguf **out, error *err) {
@@ -266,6 +266,7 @@ static int by_id(const void *a, const void *b) { return strcmp((*(eng_file *cons
 
 static void log_listed(const eng_file *f) {
     if (f->info.state == MODEL_BROKEN) obs_log(OBS_WARN, "%s cannot be served: %s", f->id, f->info.error);
+    else if (is_unread(f)) obs_log(OBS_WARN, "%s could not be read, and is tried again: %s", f->id, f->info.error);
     else if (f->info.state == MODEL_INCOMPLETE) obs_log(OBS_WARN, "%s is incomplete, and tried again when it changes: %s", f->id, f->info.error);
     else obs_log(OBS_INFO, "%s: %s, %s, %.1f MB", f->id, f->info.architecture, f->info.quantization, (double)f->info.file_bytes / 1e6);
 }

@@ -30,7 +30,7 @@ typedef struct eng_file {
     char       id[256], path[1024]; // path "": the built-in model
     uint64_t   stamp;               // of sizes and times of all parts: changes when the file does
     altiserve_model_info info;      // immutable once the file is listed, but for state, error and weight_bytes (under the models' lock)
-    status     servable;            // what its metadata says: OK, E_INCOMPLETE, E_UNSUPPORTED, ...; info.error has the reason
+    status     servable;            // what its metadata says: OK, E_INCOMPLETE, E_UNSUPPORTED, ..., or why it was not read; info.error has the reason
     altiserve_sampling defaults;
     _Atomic(gguf *) opened;         // of a file that was named by its path: still open from when it was listed, for the first who needs it (and closes it)
     // Made at first use by eng_file_text, immutable afterwards.

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "obs/obs.h"
 
 enum { READ_ROWS = 128 }; // of texts that the draft model has not read yet, in a step of the served one
@@ -165,14 +166,14 @@ static bool compute(eng_served *v, const rows *r) {
     dev_step step = {.n_rows = r->n, .tokens = d->tokens, .positions = d->positions, .n_seqs = r->seqs, .seqs = d->seqs, .n_wanted = r->wanted, .wanted = d->wanted};
     dev_ticket ticket;
     error err = {0};
-    int64_t begin = eng_now_us();
+    int64_t begin = os_now_us();
     status s = dev_submit(m->plan, m->kv, &step, &ticket, &err);
     if (s == OK) s = dev_wait(m->plan, ticket, &err);
     if (s != OK) {
         give_up(v, err.text);
         return false;
     }
-    double seconds = (double)(eng_now_us() - begin) / 1e6;
+    double seconds = (double)(os_now_us() - begin) / 1e6;
     if (r->n < 2 * r->seqs + 8) d->seconds = d->seconds > 0 ? .9 * d->seconds + .1 * seconds : seconds;
     return true;
 }

@@ -21,12 +21,6 @@
 
 enum { RESCAN_MS = 1000, KEEP_MS = 2000, MAX_ENTRIES = 10000 };
 
-int64_t eng_now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 // ---- one version of a file -----------------------------------------------------------------------
 
 status eng_file_open(const eng_file *f, gguf **out, error *err) {

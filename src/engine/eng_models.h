@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 
 #include "altiserve.h"
+#include "base/os.h"
 #include "chat/chat.h"
 #include "device/device.h"
 #include "gguf/gguf.h"
@@ -117,6 +118,6 @@ status eng_file_render(eng_file *f, const char *input, size_t len, chat_spans *o
 // And its ids, as a request for the conversation has them: control tokens are parsed in the template's own text alone. `out` is the caller's to free, also on failure.
 status eng_file_encode(eng_file *f, const chat_spans *spans, tok_ids *out, error *err);
 
-int64_t eng_now_ms(void); // monotonic
+static inline int64_t eng_now_ms(void) { return os_now_us() / 1000; }
 // The built-in model's bytes (eng_toy.c).
 const void *eng_toy_data(size_t *bytes);

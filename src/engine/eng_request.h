@@ -132,8 +132,6 @@ struct altiserve_request {
     void       *notify_ctx;
 };
 
-int64_t eng_now_us(void); // monotonic
-
 // ---- for the engine thread
 bool eng_request_full(altiserve_request *r); // and remembers that somebody waits for room
 // Takes over what ev points at (also when it fails). False when memory is gone.

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "engine/eng_draft.h"
 #include "engine/eng_history.h"
 #include "engine/eng_speculate.h"
@@ -260,7 +261,7 @@ static pol_got find_room(eng_served *v, eng_choice *c, size_t upto) {
         for (const eng_choice *d = v->running; d != c; d = d->next) who++;
         if ((i = pol_victim(v->items, n, who)) < 0) return POL_NO_PAGES;
         eng_choice *victim = running_at(v, i);
-        pol_gave_way(&victim->memo, &v->items[i], (double)eng_now_us() / 1e6, pol_cost_row(&v->cost));
+        pol_gave_way(&victim->memo, &v->items[i], (double)os_now_us() / 1e6, pol_cost_row(&v->cost));
         preempt(v, victim);
     }
 }
@@ -268,7 +269,7 @@ static pol_got find_room(eng_served *v, eng_choice *c, size_t upto) {
 static bool make_room(eng_served *v, eng_choice *c, size_t upto) { return find_room(v, c, upto) == POL_GOT; }
 
 static void note_start(altiserve_request *r) {
-    if (!r->started) r->started = eng_now_us();
+    if (!r->started) r->started = os_now_us();
     if (r->begun) return;
     r->begun = true;
     eng_request_usage_set(r, 0);
@@ -537,7 +538,7 @@ static void draw(eng_served *v, eng_choice *c, samp_row row) {
     error err = {0};
     size_t before = c->n_out;
     if (!r->first) {
-        r->first = eng_now_us();
+        r->first = os_now_us();
         note_prompt(v, r);
     }
     status s = eng_choice_draw(c, v->scratch, row, v->m->plan->n_vocab, v->m->context, &how, &err);
@@ -565,7 +566,7 @@ static void release_followers(eng_served *v, eng_choice *first, samp_row row) {
 static void give(eng_served *v, eng_choice *c) {
     error err = {0};
     altiserve_request *r = c->r;
-    if (!r->first) r->first = eng_now_us();
+    if (!r->first) r->first = os_now_us();
     if (eng_embed_push(c, model_get_info(v->m->m), dev_hidden(v->m->plan, c->wanted), &err) != OK) {
         fail(v, r, &err);
         return;
@@ -649,19 +650,19 @@ static void measure(eng_served *v, const int64_t at[4]) {
 
 bool eng_served_step(eng_served *v, samp_scratch *scratch) {
     if (!v->running && !v->waiting) return false;
-    int64_t at[4] = {eng_now_us()};
+    int64_t at[4] = {os_now_us()};
     v->scratch = scratch;
     compose(v);
-    at[1] = eng_now_us();
+    at[1] = os_now_us();
     if (!v->n_rows) {
         eng_served_publish(v);
         return v->more;
     }
     error err = {0};
     if (compute(v, &err) == OK) {
-        at[2] = eng_now_us();
+        at[2] = os_now_us();
         harvest(v);
-        at[3] = eng_now_us();
+        at[3] = os_now_us();
         measure(v, at);
     } else {
         obs_log(OBS_ERROR, "%s: a step failed: %s", v->m->file->id, err.text);

@@ -68,11 +68,7 @@ struct kv_disk {
     kv_disk_stats st;
 };
 
-static int64_t monotonic_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
+static int64_t monotonic_ms(void) { return os_now_us() / 1000; }
 
 static void path_of(const kv_disk *d, const uint8_t id[32], int32_t group, char out[MAX_PATH]) {
     int n = snprintf(out, MAX_PATH, "%s/%02x/", d->dir, id[0]);

@@ -118,7 +118,7 @@ static status scan_folder(kv_disk *d, uint8_t first, found **list, size_t *n, si
     char path[MAX_PATH], rest[16];
     snprintf(path, sizeof path, "%s/%02x", d->dir, first);
     DIR *dir = opendir(path);
-    if (!dir) return errno == ENOENT ? OK : error_errno(err, "cannot read the cache folder %s", path);
+    if (!dir) return not_now(errno) ? error_errno(err, "cannot read the cache folder %s", path) : OK;
     status s = OK;
     for (struct dirent *e; s == OK && (e = readdir(dir));) {
         if (!hex_name(e->d_name, &first, rest, sizeof rest)) continue;

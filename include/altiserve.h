@@ -58,6 +58,7 @@ void   altiserve_destroy(altiserve *a);
 
 // ---- models --------------------------------------------------------------------------------------
 
+// BROKEN: not served before another file is in its place. INCOMPLETE: it ends early, or could not be read just now: it may be served yet.
 typedef enum altiserve_model_state { MODEL_UNLOADED, MODEL_LOADING, MODEL_READY, MODEL_BROKEN, MODEL_INCOMPLETE } altiserve_model_state;
 
 typedef struct altiserve_model_info {

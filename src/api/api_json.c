@@ -113,7 +113,7 @@ const char *api_error_body(void *ctx, http_request *r, int code, const char *why
 
 void api_send_error(http_request *r, const api_error *e) {
     strbuf out = {0};
-    obs_log(e->http >= 500 ? OBS_WARN : OBS_DEBUG, "%s %s (%s): %d: %s", http_method(r), http_path(r), http_id(r), e->http, e->message);
+    obs_log(e->http >= 500 && e->http != 501 ? OBS_WARN : OBS_DEBUG, "%s %s (%s): %d: %s", http_method(r), http_path(r), http_id(r), e->http, e->message);
     api_put_error(&out, r, e);
     char seconds[16];
     snprintf(seconds, sizeof seconds, "%u", e->retry_after ? e->retry_after : e->http == 429 ? 1 : 5);

@@ -31,7 +31,8 @@ struct timespec os_modified(const struct stat *st); // when the file was last wr
 // False where the system cannot be asked.
 bool os_populate(void *at, size_t bytes);
 
-// A condition whose deadlines are of CLOCK_MONOTONIC: 0, or ETIMEDOUT.
+int64_t os_now_us(void); // CLOCK_MONOTONIC, in microseconds
+// A condition whose deadlines are of that clock: 0, or ETIMEDOUT.
 int os_cond_init(pthread_cond_t *c);
-int os_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *lock, const struct timespec *deadline);
+int os_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *lock, int64_t deadline_us);
 int os_cond_wait_for(pthread_cond_t *c, pthread_mutex_t *lock, int64_t ms); // from now

@@ -47,13 +47,9 @@ struct timespec os_modified(const struct stat *st) { return st->st_mtimespec; }
 
 int os_cond_init(pthread_cond_t *c) { return pthread_cond_init(c, NULL); }
 
-int os_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *lock, const struct timespec *deadline) {
-    struct timespec now, left;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    left.tv_sec = deadline->tv_sec - now.tv_sec;
-    left.tv_nsec = deadline->tv_nsec - now.tv_nsec;
-    if (left.tv_nsec < 0) left.tv_sec--, left.tv_nsec += 1000000000;
-    if (left.tv_sec < 0) return ETIMEDOUT;
-    return pthread_cond_timedwait_relative_np(c, lock, &left);
+int os_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *lock, int64_t deadline_us) {
+    int64_t us = deadline_us - os_now_us();
+    struct timespec left = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
+    return us < 0 ? ETIMEDOUT : pthread_cond_timedwait_relative_np(c, lock, &left);
 }
 #endif

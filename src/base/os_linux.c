@@ -107,5 +107,8 @@ int os_cond_init(pthread_cond_t *c) {
     return e;
 }
 
-int os_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *lock, const struct timespec *deadline) { return pthread_cond_timedwait(c, lock, deadline); }
+int os_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *lock, int64_t deadline_us) {
+    struct timespec at = {.tv_sec = deadline_us / 1000000, .tv_nsec = deadline_us % 1000000 * 1000};
+    return pthread_cond_timedwait(c, lock, &at);
+}
 #endif

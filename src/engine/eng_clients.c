@@ -41,7 +41,7 @@ void eng_clients_free(eng_clients *t) {
 
 void eng_client_enter(eng_clients *t, eng_client *c, double weight) {
     c->fair.weight = c != &t->others && weight > 0 ? weight : 1;
-    double least = -1;
+    double least = t->others.fair.active ? t->others.fair.work : -1;
     for (uint32_t i = 0; i < t->n; i++)
         if (t->items[i]->fair.active && (least < 0 || t->items[i]->fair.work < least)) least = t->items[i]->fair.work;
     if (least > t->clock) t->clock = least;

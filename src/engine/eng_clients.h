@@ -15,11 +15,11 @@ typedef struct eng_client {
 } eng_client;
 
 typedef struct eng_clients {
-    eng_client *items[ENG_CLIENTS]; // items[0]: those for whom there was no room or no memory, together
+    eng_client *items[ENG_CLIENTS];
     uint32_t    n;
     uint64_t    lookups;
     double      clock;    // engine thread; as pol_client_enter has it
-    eng_client  others;
+    eng_client  others;   // those for whom there was no room or no memory, together
 } eng_clients;
 
 // The client of that key (NULL: ""), whose refs go up by one. Never NULL: who does not fit shares an entry. name NULL: "anonymous".

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "obs/obs.h"
 
 enum { READ_ROWS = 128 }; // of texts that the draft model has not read yet, in a step of the served one
@@ -115,6 +116,7 @@ void eng_draft_leave(eng_choice *c) {
     else q->in->borrowers = q->next;
     if (q->next) q->next->prev = q->prev;
     kv_seq_free(q->kv);
+    eng_served_publish(q->in);
     mem_free(q);
 }
 
@@ -164,14 +166,14 @@ static bool compute(eng_served *v, const rows *r) {
     dev_step step = {.n_rows = r->n, .tokens = d->tokens, .positions = d->positions, .n_seqs = r->seqs, .seqs = d->seqs, .n_wanted = r->wanted, .wanted = d->wanted};
     dev_ticket ticket;
     error err = {0};
-    int64_t begin = eng_now_us();
+    int64_t begin = os_now_us();
     status s = dev_submit(m->plan, m->kv, &step, &ticket, &err);
     if (s == OK) s = dev_wait(m->plan, ticket, &err);
     if (s != OK) {
         give_up(v, err.text);
         return false;
     }
-    double seconds = (double)(eng_now_us() - begin) / 1e6;
+    double seconds = (double)(os_now_us() - begin) / 1e6;
     if (r->n < 2 * r->seqs + 8) d->seconds = d->seconds > 0 ? .9 * d->seconds + .1 * seconds : seconds;
     return true;
 }
@@ -234,4 +236,5 @@ void eng_draft_run(eng_served *v, samp_scratch *scratch) {
         if (c->n_drafts) c->n_drafts = c->drafted;
         if (c->draft_seq) kv_seq_unmark(c->draft_seq->kv, true);
     }
+    if (v->draft) eng_served_publish(d->with);
 }

@@ -2,9 +2,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "engine/eng_load.h"
 #include "engine/eng_sched.h"
 #include "obs/obs.h"
@@ -128,11 +128,7 @@ struct bench_job {
     altiserve_bench_result *out;
 };
 
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
+static double seconds(void) { return (double)os_now_us() / 1e6; }
 
 static status prompt_steps(eng_model *m, const job_kv *kv, int32_t seq, const int32_t *tokens, int32_t from, int32_t upto, error *err) {
     for (int32_t at = from; at < upto; at += m->max_rows) {

@@ -21,12 +21,6 @@
 
 enum { RESCAN_MS = 1000, KEEP_MS = 2000, MAX_ENTRIES = 10000 };
 
-int64_t eng_now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 // ---- one version of a file -----------------------------------------------------------------------
 
 status eng_file_open(const eng_file *f, gguf **out, error *err) {
@@ -93,6 +87,9 @@ static status read_info(eng_file *f, const gguf *g, uint32_t context, error *err
     return tok_check(g, err);
 }
 
+// It could not be read, for the system or memory said no: that says nothing about the file, which is looked at again at every scan.
+static bool is_unread(const eng_file *f) { return f->servable == E_IO || f->servable == E_NOMEM; }
+
 // What is known from the metadata. The file is listed whatever happens; info.state and info.error say how it is.
 static eng_file *file_create(const char *id, const char *path, uint64_t stamp, int64_t modified, uint32_t context, bool keep_open) {
     eng_file *f = mem_calloc(1, sizeof *f);
@@ -112,8 +109,8 @@ static eng_file *file_create(const char *id, const char *path, uint64_t stamp, i
     if (s == OK) s = read_info(f, g, context, &err);
     if (keep_open && s == OK) atomic_store(&f->opened, g);
     else gguf_close(g);
-    f->info.state = s == OK ? MODEL_UNLOADED : s == E_INCOMPLETE ? MODEL_INCOMPLETE : MODEL_BROKEN;
     f->servable = s;
+    f->info.state = s == OK ? MODEL_UNLOADED : s == E_INCOMPLETE || is_unread(f) ? MODEL_INCOMPLETE : MODEL_BROKEN;
     if (s != OK) snprintf(f->info.error, sizeof f->info.error, "%s", err.text);
     return f;
 }
@@ -143,13 +140,15 @@ static status make_text(eng_file *f, const gguf *g, error *err) {
         if (s == OK && *tok_warning(f->tok)) obs_log(OBS_WARN, "%s: %s", f->id, tok_warning(f->tok));
     }
     if (s == OK && gguf_get_string(g, "tokenizer.chat_template", &source, NULL) == OK && source.len) {
-        // A template that cannot be compiled leaves the vocabulary usable: chat requests get the reason.
+        // A template that cannot be compiled leaves the vocabulary usable: chat requests get the reason. For want of memory it is tried again.
         error why = {0};
-        if (chat_template_compile(source.ptr, source.len, &f->tmpl, &why) != OK) obs_log(OBS_WARN, "%s: chat template: %s", f->id, why.text);
+        status compiled = f->tmpl ? OK : chat_template_compile(source.ptr, source.len, &f->tmpl, &why);
+        if (compiled == E_NOMEM) s = error_set(err, E_NOMEM, "%s", why.text);
+        else if (compiled != OK) obs_log(OBS_WARN, "%s: chat template: %s", f->id, why.text);
         f->own_template = true;
     } else if (s == OK && f->info.generates) {
         const char *chatml = chat_default_template();
-        s = chat_template_compile(chatml, strlen(chatml), &f->tmpl, err);
+        if (!f->tmpl) s = chat_template_compile(chatml, strlen(chatml), &f->tmpl, err);
         obs_log(OBS_INFO, "%s: the file has no chat template; conversations are written as ChatML", f->id);
     }
     if (s == OK && f->info.ranks && !f->rank_template && gguf_get_string(g, "tokenizer.chat_template.rerank", &source, NULL) == OK && source.len)
@@ -261,6 +260,7 @@ static int by_id(const void *a, const void *b) { return strcmp((*(eng_file *cons
 
 static void log_listed(const eng_file *f) {
     if (f->info.state == MODEL_BROKEN) obs_log(OBS_WARN, "%s cannot be served: %s", f->id, f->info.error);
+    else if (is_unread(f)) obs_log(OBS_WARN, "%s could not be read, and is tried again: %s", f->id, f->info.error);
     else if (f->info.state == MODEL_INCOMPLETE) obs_log(OBS_WARN, "%s is incomplete, and tried again when it changes: %s", f->id, f->info.error);
     else obs_log(OBS_INFO, "%s: %s, %s, %.1f MB", f->id, f->info.architecture, f->info.quantization, (double)f->info.file_bytes / 1e6);
 }
@@ -336,14 +336,19 @@ void eng_models_rescan(eng_models *ms) {
         bool twice = false;
         for (size_t i = 0; i < n && !twice; i++) twice = !strcmp(list[i]->id, id); // a split set beside a whole file of that name
         if (twice) continue;
-        eng_file *f = find_listed(ms, id);
-        if (!f || f->stamp != stamp || strcmp(f->path, path)) {
-            f = file_create(id, path, stamp, modified, ms->o.context, false);
+        eng_file *before = find_listed(ms, id), *f = before;
+        bool same = before && before->stamp == stamp && !strcmp(before->path, path);
+        if (!same || is_unread(before)) f = file_create(id, path, stamp, modified, ms->o.context, false);
+        if (f && f != before && same && f->servable == before->servable && !strcmp(f->info.error, before->info.error)) { // as it was
+            eng_file_release(f);
+            f = before;
+        }
+        if (f && f != before) {
             fresh = true;
-            if (f) log_listed(f);
+            log_listed(f);
         }
         if (!f || !mem_grow((void **)&list, &cap, n + 1, sizeof *list)) {
-            if (f && find_listed(ms, id) != f) eng_file_release(f);
+            if (f != before) eng_file_release(f);
             failed = true;
             break;
         }
@@ -370,7 +375,7 @@ static eng_file *find_path(eng_models *ms, const char *path) {
     for (size_t i = 0; i < ms->n_opened; i++)
         if (!strcmp(ms->opened[i]->path, path)) {
             f = ms->opened[i];
-            if (f->stamp == stamp) break;
+            if (f->stamp == stamp && !is_unread(f)) break;
             pthread_mutex_lock(&ms->lock);
             ms->opened[i] = ms->opened[--ms->n_opened];
             pthread_mutex_unlock(&ms->lock);

@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 
 #include "altiserve.h"
+#include "base/os.h"
 #include "chat/chat.h"
 #include "device/device.h"
 #include "gguf/gguf.h"
@@ -30,7 +31,7 @@ typedef struct eng_file {
     char       id[256], path[1024]; // path "": the built-in model
     uint64_t   stamp;               // of sizes and times of all parts: changes when the file does
     altiserve_model_info info;      // immutable once the file is listed, but for state, error and weight_bytes (under the models' lock)
-    status     servable;            // what its metadata says: OK, E_INCOMPLETE, E_UNSUPPORTED, ...; info.error has the reason
+    status     servable;            // what its metadata says: OK, E_INCOMPLETE, E_UNSUPPORTED, ..., or why it was not read; info.error has the reason
     altiserve_sampling defaults;
     _Atomic(gguf *) opened;         // of a file that was named by its path: still open from when it was listed, for the first who needs it (and closes it)
     // Made at first use by eng_file_text, immutable afterwards.
@@ -117,6 +118,6 @@ status eng_file_render(eng_file *f, const char *input, size_t len, chat_spans *o
 // And its ids, as a request for the conversation has them: control tokens are parsed in the template's own text alone. `out` is the caller's to free, also on failure.
 status eng_file_encode(eng_file *f, const chat_spans *spans, tok_ids *out, error *err);
 
-int64_t eng_now_ms(void); // monotonic
+static inline int64_t eng_now_ms(void) { return os_now_us() / 1000; }
 // The built-in model's bytes (eng_toy.c).
 const void *eng_toy_data(size_t *bytes);

@@ -114,9 +114,17 @@ void pol_client_leave(pol_client *c) {
 
 void pol_client_charge(pol_client *c, double tokens) { c->work += tokens / c->weight; }
 
-double pol_deadline(double arrived, double prompt_tokens, double row_s) { return arrived + POL_SLACK * prompt_tokens * (row_s > 0 ? row_s : 1e-3); }
+void pol_arrives(pol_memo *m, double now, double tokens, double row_s) { m->deadline = now + POL_SLACK * tokens * (row_s > 0 ? row_s : 1e-3); }
 
-double pol_deadline_again(const pol_item *x, double now, double row_s) { return x->begun ? pol_deadline(now, x->length, row_s) : x->deadline; }
+pol_item pol_item_of(const pol_memo *m, const pol_client *client, int64_t priority, uint64_t order, double length, double made) {
+    return (pol_item){.client = client, .priority = priority, .deadline = m->deadline, .order = order, .begun = made > 0, .length = length, .made = made - m->resumed};
+}
+
+void pol_starts(pol_memo *m, double made) { m->resumed = made; }
+
+void pol_gave_way(pol_memo *m, const pol_item *x, double now, double row_s) {
+    if (x->begun) pol_arrives(m, now, x->length, row_s);
+}
 
 bool pol_before(const pol_item *a, const pol_item *b) {
     if (a->priority != b->priority) return a->priority < b->priority;
@@ -136,6 +144,12 @@ bool pol_gives_pages(const pol_item *w, const pol_item *r, uint32_t rank) {
     if (r->made < r->length / 2) return false;
     if (pol_displaces(w, r, rank)) return true;
     return r->made >= POL_SLICE && r->client->work >= w->client->work && (!w->begun || w->order < r->order);
+}
+
+int32_t pol_victim(const pol_item *running, int32_t n, int32_t who) {
+    for (int32_t i = n; i-- > who + 1;)
+        if (!running[i].rows) return i;
+    return -1;
 }
 
 int32_t pol_unread(const pol_item *running, int32_t n) {
@@ -201,14 +215,14 @@ static void let_in(pol_turn *t, const pol_hands *h, void *ctx) {
     t->crowded = false;
     if (!h->places(ctx) && h->next(ctx, POL_WAITS, &next)) h->make_way(ctx, &next);
     void *w = crowded && h->places(ctx) ? h->next(ctx, POL_WAITS, &next) : NULL;
-    if (!w || h->start(ctx, w, true) || !next.begun) return;
+    if (!w || h->start(ctx, w, true) != POL_NO_PAGES || !next.begun) return;
     if ((w = h->next(ctx, POL_WAITS_FOR_FIRST, &next))) h->start(ctx, w, true);
 }
 
 // As `read`. Who found no pages is remembered, unless an older one is: a younger one would have given its own to it.
 static int32_t read_on(pol_turn *t, const pol_hands *h, void *ctx, void *who, int32_t rows) {
     int32_t n = h->read(ctx, who, rows);
-    if (n < 0 && !t->blocked) t->blocked = who;
+    if (n == POL_NO_PAGES && !t->blocked) t->blocked = who;
     return n;
 }
 
@@ -224,8 +238,9 @@ void pol_compose(pol_turn *t, const pol_hands *h, void *ctx) {
     for (int32_t budget = h->budget(ctx); budget > 0;) {
         void *r = h->next(ctx, POL_READS, &reading), *w = open && h->places(ctx) ? h->next(ctx, POL_WAITS, &waiting) : NULL;
         if (w && (!r || pol_before(&waiting, &reading))) {
-            open = h->start(ctx, w, false);
-            t->crowded = !open;
+            pol_got got = h->start(ctx, w, false);
+            open = got == POL_GOT;
+            t->crowded = got == POL_NO_PAGES;
             if (!open) continue; // r may have ended with it
             r = w;
         }

@@ -77,6 +77,13 @@ void pol_client_enter(pol_client *c, double *clock);
 void pol_client_leave(pol_client *c);
 void pol_client_charge(pol_client *c, double tokens);
 
+// What is remembered of a sequence between steps, with whoever holds it. All zero: it has not arrived.
+typedef struct pol_memo {
+    double deadline; // seconds
+    double resumed;  // tokens that it had made when it was started last
+} pol_memo;
+
+// A sequence as it stands just now.
 typedef struct pol_item {
     const pol_client *client;
     int64_t  priority;
@@ -84,6 +91,7 @@ typedef struct pol_item {
     uint64_t order;    // of arrival
     bool     begun;    // it has had its first token
     bool     unread;   // its client does not take what is there: it gives way to everybody
+    bool     rows;     // it has rows in the step under way: nobody takes its pages
     double   length;   // tokens: those that are read again if it gives its pages back,
     double   made;     // that it has made since it began or was resumed,
     double   held;     // and that have pages
@@ -97,9 +105,12 @@ typedef struct pol_room {
     int32_t rows;
 } pol_room;
 
-double pol_deadline(double arrived, double prompt_tokens, double row_s);
-// Of one that is preempted for an older one: from now on, if it has had tokens.
-double pol_deadline_again(const pol_item *preempted, double now, double row_s);
+// In the order of a sequence's life. row_s: pol_cost_row.
+void     pol_arrives(pol_memo *m, double now, double prompt_tokens, double row_s);
+pol_item pol_item_of(const pol_memo *m, const pol_client *client, int64_t priority, uint64_t order, double length, double made); // made: in all
+void     pol_starts(pol_memo *m, double made);
+// It was preempted for an older one, as `item`: its deadline counts from now on, if it has had tokens.
+void     pol_gave_way(pol_memo *m, const pol_item *item, double now, double row_s);
 // Whether a goes before b.
 bool   pol_before(const pol_item *a, const pol_item *b);
 // Whether a waiting item may take the place of a running one: it has higher priority; or its client runs nothing, and the other's client
@@ -109,6 +120,8 @@ bool   pol_displaces(const pol_item *waiting, const pol_item *running, uint32_t 
 bool   pol_gives_pages(const pol_item *waiting, const pol_item *running, uint32_t rank);
 
 // All below: `running` has all n that run, by age, the oldest first.
+// Whose pages go to the running one at `who`, which cannot go on without: those of the youngest without rows, if it is younger. -1: nobody's.
+int32_t pol_victim(const pol_item *running, int32_t n, int32_t who);
 // The youngest that nobody reads. -1: all are read.
 int32_t pol_unread(const pol_item *running, int32_t n);
 // Whose place a waiting one takes where no other is free: the youngest that nobody reads, or else the youngest that it displaces, but never the oldest. -1: nobody's.
@@ -125,16 +138,19 @@ typedef enum pol_which {
     POL_READS,           // whose prompt is read, who has no rows yet and was not asked
 } pol_which;
 
+// What came of asking for pages. POL_FAILED: there was something else amiss, and nobody's pages help; who asked may be gone.
+typedef enum pol_got { POL_GOT, POL_NO_PAGES = -1, POL_FAILED = -2 } pol_got;
+
 // Who holds the sequences (the engine, the simulation) tells of them and does what is decided. who: one of theirs, that waits or runs.
 typedef struct pol_hands {
     int32_t (*places)(void *ctx);                                 // that are free
     void   *(*next)(void *ctx, pol_which which, pol_item *item);  // the first by pol_before, and how the policy sees it; NULL: nobody
     void    (*make_way)(void *ctx, const pol_item *next);         // whoever yields to it (pol_yields) waits again
-    bool    (*start)(void *ctx, void *who, bool from_others);     // if it finds pages (pol_finds_pages): it runs
+    pol_got (*start)(void *ctx, void *who, bool from_others);     // if it finds pages (pol_finds_pages): it runs
     void    (*begin)(void *ctx);                                  // from here on rows are taken; nobody with rows gives its pages
     void    (*streams)(void *ctx);                                // those that find pages take theirs
     int32_t (*budget)(void *ctx);                                 // pol_prompt_rows, beside them; from here on who reads is asked, each once
-    int32_t (*read)(void *ctx, void *who, int32_t rows);          // of its prompt so many rows at most; how many it took, -1: none, for want of pages
+    int32_t (*read)(void *ctx, void *who, int32_t rows);          // of its prompt so many rows at most; how many it took, or POL_NO_PAGES
 } pol_hands;
 
 // What a step leaves to the next. All zero: nothing.

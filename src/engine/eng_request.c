@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -12,12 +11,6 @@
 #include "base/os.h"
 #include "engine/eng_responses.h"
 #include "obs/obs.h"
-
-int64_t eng_now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
 
 // ---- making one ----------------------------------------------------------------------------------
 
@@ -148,7 +141,7 @@ static status take_sampling(altiserve_request *r, const altiserve_generate *g, e
     p->frequency = given & SAMPLING_FREQUENCY ? s->frequency_penalty : d->frequency_penalty;
     p->seed = s->seed;
     r->seeded = s->has_seed;
-    if (!s->has_seed && !os_random(&p->seed, sizeof p->seed)) p->seed = (uint64_t)eng_now_us() * 0x9E3779B97F4A7C15u;
+    if (!s->has_seed && !os_random(&p->seed, sizeof p->seed)) p->seed = (uint64_t)os_now_us() * 0x9E3779B97F4A7C15u;
     if (s->n_bias) {
         if (!(r->bias = mem_calloc(s->n_bias, sizeof *r->bias))) return error_set(err, E_NOMEM, "no memory for %zu biases", s->n_bias);
         for (size_t i = 0; i < s->n_bias; i++) r->bias[i] = (samp_bias){s->bias[i].token, s->bias[i].bias};
@@ -249,7 +242,7 @@ status altiserve_submit(altiserve *a, const altiserve_generate *what, altiserve_
 bool eng_request_full(altiserve_request *r) {
     pthread_mutex_lock(&r->lock);
     bool full = r->n_events >= ENG_RING;
-    r->paused = full;
+    r->paused |= full; // until its client has taken half: who looks again and finds room may have let it pass already
     pthread_mutex_unlock(&r->lock);
     return full;
 }
@@ -294,7 +287,7 @@ void eng_request_end(altiserve_request *r, altiserve_finish finish, const error 
 }
 
 void eng_request_usage_set(altiserve_request *r, uint32_t more_tokens) {
-    int64_t now = eng_now_us();
+    int64_t now = os_now_us();
     pthread_mutex_lock(&r->lock);
     r->usage.cached_tokens = r->cached;
     r->usage.drafted_tokens = r->drafted;
@@ -310,17 +303,11 @@ void eng_request_usage_set(altiserve_request *r, uint32_t more_tokens) {
 
 altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, altiserve_event *out) {
     memset(out, 0, sizeof *out);
-    struct timespec until;
-    if (timeout_ms && timeout_ms != UINT32_MAX) {
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_sec += timeout_ms / 1000;
-        until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-        if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
-    }
+    int64_t until = os_now_us() + (int64_t)timeout_ms * 1000;
     pthread_mutex_lock(&r->lock);
     while (!r->head && !r->ended && timeout_ms) {
         if (timeout_ms == UINT32_MAX) pthread_cond_wait(&r->wake, &r->lock);
-        else if (os_cond_wait_until(&r->wake, &r->lock, &until) == ETIMEDOUT) break;
+        else if (os_cond_wait_until(&r->wake, &r->lock, until) == ETIMEDOUT) break;
     }
     eng_event *e = r->head, *before = r->current;
     bool wake = false;

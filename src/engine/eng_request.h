@@ -67,8 +67,7 @@ typedef struct eng_choice {
     int32_t    drafted;         // and has made so many
     eng_draft_seq *draft_seq;   // its text in the draft model's pool; NULL: not there
     pol_luck   luck[2];         // of drafts from its own repetitions, from the model
-    double     due;             // seconds, as pol_deadline has it
-    size_t     resumed;         // n_out when it was started last
+    pol_memo   memo;
     bool       reads;           // rows of its prompt were computed for it
     bool       counts;          // so what it finds is cached for the request: not what it finds again of its own, once it gave way
     size_t     computed;        // tokens, when it left its pages last
@@ -132,8 +131,6 @@ struct altiserve_request {
     void      (*notify)(void *);
     void       *notify_ctx;
 };
-
-int64_t eng_now_us(void); // monotonic
 
 // ---- for the engine thread
 bool eng_request_full(altiserve_request *r); // and remembers that somebody waits for room

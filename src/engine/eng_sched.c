@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/mem.h"
 #include "base/os.h"
@@ -136,14 +135,12 @@ status eng_sched_job(eng_sched *s, eng_file *f, eng_job fn, void *ctx, error *er
     return j.result;
 }
 
-static struct timespec at_ms(int64_t ms) { return (struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}; }
-
 void eng_sched_drain(eng_sched *s, uint32_t deadline_ms) {
-    struct timespec until = at_ms(eng_now_ms() + deadline_ms);
+    int64_t until = os_now_us() + (int64_t)deadline_ms * 1000;
     pthread_mutex_lock(&s->lock);
     s->draining = true;
     while (s->live && deadline_ms && !s->cut)
-        if (os_cond_wait_until(&s->quiet, &s->lock, &until) == ETIMEDOUT) break;
+        if (os_cond_wait_until(&s->quiet, &s->lock, until) == ETIMEDOUT) break;
     s->cut = true;
     s->woken = true;
     pthread_cond_signal(&s->wake);
@@ -242,7 +239,7 @@ status eng_sched_served(eng_sched *s, eng_model *m, eng_served **out, error *err
 static void unqueue(eng_sched *s, altiserve_request *r) {
     if (!r->queued) return;
     r->queued = false;
-    int64_t now = eng_now_us();
+    int64_t now = os_now_us();
     pthread_mutex_lock(&s->lock);
     s->queued--;
     r->client->waiting--;
@@ -256,7 +253,7 @@ static void unqueue(eng_sched *s, altiserve_request *r) {
 
 // A request as it went, for the trace.
 static void trace_request(const altiserve_request *r, uint32_t made) {
-    int64_t now = eng_now_us(), came = r->arrived * 1000, started = r->started ? r->started : now;
+    int64_t now = os_now_us(), came = r->arrived * 1000, started = r->started ? r->started : now;
     uint64_t id = r->order + 1;
     obs_trace_span(&(obs_span){.name = "request", .id = id, .begin_us = came, .end_us = now,
                                .args = {{"prompt", (double)r->n_prompt}, {"cached", r->cached}, {"generated", made}, {"priority", (double)r->priority}}});
@@ -297,6 +294,8 @@ static void fail_request(eng_sched *s, altiserve_request *r, status code, const 
     end_request(s, r, FINISH_ERROR, &err);
 }
 
+static int64_t earlier(int64_t a, int64_t b) { return !a || (b && b < a) ? b : a; } // 0: never
+
 // A request without a model: its model may be ready now, or never.
 static void place(eng_sched *s, altiserve_request *r) {
     error err = {0};
@@ -307,7 +306,7 @@ static void place(eng_sched *s, altiserve_request *r) {
         if (eng_now_ms() - r->arrived >= s->o.load_timeout_ms) fail_request(s, r, E_BUSY, "the model was not loaded within the time that --load-timeout allows");
         return;
     }
-    if (st == OK && r->waits_model) r->loaded = eng_now_us();
+    if (st == OK && r->waits_model) r->loaded = os_now_us();
     if (st == OK) st = eng_sched_served(s, r->model, &v, &err);
     if (st != OK || r->loads) end_request(s, r, st == OK ? FINISH_STOP : FINISH_ERROR, &err);
     else eng_served_add(v, r);
@@ -337,9 +336,8 @@ static int64_t sweep(eng_sched *s, bool cut) {
             continue;
         }
         if (r->begun) unqueue(s, r);
-        int64_t due = r->deadline;
-        if (!r->model && (!due || r->arrived + s->o.load_timeout_ms < due)) due = r->arrived + s->o.load_timeout_ms;
-        if (due && (!next_deadline || due < next_deadline)) next_deadline = due;
+        next_deadline = earlier(next_deadline, r->deadline);
+        if (!r->model) next_deadline = earlier(next_deadline, r->arrived + s->o.load_timeout_ms);
     }
     return next_deadline;
 }
@@ -357,7 +355,9 @@ static void finish_job(eng_sched *s, job *j, status result) {
     pthread_mutex_unlock(&s->lock);
 }
 
-static void run_jobs(eng_sched *s) {
+// Returns when the first of those that still wait for their model waits no longer, or 0.
+static int64_t run_jobs(eng_sched *s) {
+    int64_t first_due = 0;
     pthread_mutex_lock(&s->lock);
     job *j = s->jobs;
     bool stop = s->stop;
@@ -373,10 +373,12 @@ static void run_jobs(eng_sched *s) {
             eng_model_release(m);
             finish_job(s, j, st);
         } else if (st != E_BUSY) finish_job(s, j, st);
-        else if (eng_now_ms() - j->since >= s->o.load_timeout_ms)
+        else if (eng_now_ms() >= j->since + s->o.load_timeout_ms)
             finish_job(s, j, error_set(j->err, E_BUSY, "the model was not loaded within the time that --load-timeout allows"));
+        else first_due = earlier(first_due, j->since + s->o.load_timeout_ms);
         j = next;
     }
+    return first_due;
 }
 
 // One step of each model that has work, some of them at a time; those are held still by their requests' references.
@@ -417,8 +419,7 @@ static void *engine_main(void *arg) {
                 pthread_cond_wait(&s->wake, &s->lock);
                 continue;
             }
-            struct timespec until = at_ms(deadline);
-            if (os_cond_wait_until(&s->wake, &s->lock, &until) == ETIMEDOUT) break;
+            if (os_cond_wait_until(&s->wake, &s->lock, deadline * 1000) == ETIMEDOUT) break;
         }
         s->woken = false;
         altiserve_request *fresh = s->inbox;
@@ -437,9 +438,9 @@ static void *engine_main(void *arg) {
             if (s->all) s->all->prev = fresh;
             s->all = fresh;
         }
-        if (jobs) run_jobs(s);
+        int64_t job_due = jobs ? run_jobs(s) : 0;
         if (stop) return NULL; // drained before: no request is left
-        deadline = sweep(s, cut);
+        deadline = earlier(sweep(s, cut), job_due);
         busy = step_all(s);
         if (over(s->all)) busy = true;
     }

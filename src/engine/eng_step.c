@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "engine/eng_draft.h"
 #include "engine/eng_history.h"
 #include "engine/eng_speculate.h"
@@ -76,7 +77,7 @@ static void done(eng_served *v, eng_choice *c) {
     c->r->live--;
 }
 
-static void publish(eng_served *v) {
+void eng_served_publish(eng_served *v) {
     kv_stats st;
     kv_get_stats(v->pool, &st);
     atomic_store(&v->pages_total, st.total);
@@ -90,7 +91,7 @@ static void publish(eng_served *v) {
 
 void eng_served_drop(eng_served *v, altiserve_request *r) {
     for (uint32_t i = 0; r->choices && i < r->n; i++) done(v, &r->choices[i]);
-    publish(v);
+    eng_served_publish(v);
 }
 
 static void fail(eng_served *v, altiserve_request *r, const error *err) {
@@ -156,7 +157,7 @@ status eng_served_create(eng_model *m, eng_sched *s, const altiserve_options *o,
     obs_count(OBS_DISPLACED, m->file->id, NULL, 0);
     obs_count(OBS_EVICTIONS, m->file->id, NULL, 0);
     eng_speculate_count(v, 0, 0);
-    publish(v);
+    eng_served_publish(v);
     *out = v;
     return OK;
 }
@@ -194,7 +195,7 @@ void eng_served_add(eng_served *v, altiserve_request *r) {
         return;
     }
     r->live = r->n;
-    for (uint32_t i = 0; i < r->n; i++) r->choices[i].due = pol_deadline((double)r->arrived / 1e3, (double)r->n_prompt, pol_cost_row(&v->cost));
+    for (uint32_t i = 0; i < r->n; i++) pol_arrives(&r->choices[i].memo, (double)r->arrived / 1e3, (double)r->n_prompt, pol_cost_row(&v->cost));
     to_waiting(v, &r->choices[0]);
 }
 
@@ -207,8 +208,7 @@ static void preempt(eng_served *v, eng_choice *c) {
 }
 
 static pol_item item_of(const eng_choice *c) {
-    return (pol_item){.client = &c->r->client->fair, .priority = c->r->priority, .deadline = c->due, .order = c->r->order, .begun = c->n_out > 0,
-                      .length = (double)c->n_tokens, .made = (double)(c->n_out - c->resumed)};
+    return pol_item_of(&c->memo, &c->r->client->fair, c->r->priority, c->r->order, (double)c->n_tokens, (double)c->n_out);
 }
 
 // Its client takes what is written: one that does not is neither started nor keeps others waiting.
@@ -221,23 +221,22 @@ static int32_t look(eng_served *v, bool pages) {
         pol_item *item = &v->items[n++];
         *item = item_of(c);
         item->unread = !is_read(c);
+        item->rows = c->n_rows > 0;
         item->held = (double)kv_seq_len(c->kv);
         item->alone = pages ? (double)kv_seq_alone(c->kv) : 0;
     }
     return n;
 }
 
+static eng_choice *running_at(const eng_served *v, int32_t i) {
+    eng_choice *c = v->running;
+    while (i--) c = c->next;
+    return c;
+}
+
 static void displace(eng_served *v, eng_choice *c) {
     preempt(v, c);
     obs_count(OBS_DISPLACED, v->m->file->id, NULL, 1);
-}
-
-// The youngest running choice that is younger than c and not in the step.
-static eng_choice *victim_for(eng_served *v, const eng_choice *c) {
-    eng_choice *found = NULL;
-    for (eng_choice *d = v->running; d; d = d->next)
-        if (older(c, d) && !d->n_rows) found = d;
-    return found;
 }
 
 // r cannot go on, for want of memory. While another choice of it has rows in the step under way it stays as it is: the next step will say the same.
@@ -247,27 +246,30 @@ static void fail_between(eng_served *v, altiserve_request *r, const error *err) 
     fail(v, r, err);
 }
 
-// Pages for tokens [0, upto) of c, from younger ones if need be. False: not now, or c has failed.
-static bool make_room(eng_served *v, eng_choice *c, size_t upto) {
+// Pages for tokens [0, upto) of c, which runs, from younger ones if need be.
+static pol_got find_room(eng_served *v, eng_choice *c, size_t upto) {
     for (;;) {
         error err = {0};
         status s = kv_seq_reserve(c->kv, upto, &err);
-        if (s == OK) return true;
+        if (s == OK) return POL_GOT;
         if (s != E_BUSY) {
             fail_between(v, c->r, &err);
-            return false;
+            return POL_FAILED;
         }
         if (eng_draft_give_way(v)) continue;
-        eng_choice *victim = victim_for(v, c);
-        if (!victim) return false;
+        int32_t n = look(v, false), who = 0, i;
+        for (const eng_choice *d = v->running; d != c; d = d->next) who++;
+        if ((i = pol_victim(v->items, n, who)) < 0) return POL_NO_PAGES;
+        eng_choice *victim = running_at(v, i);
+        pol_gave_way(&victim->memo, &v->items[i], (double)os_now_us() / 1e6, pol_cost_row(&v->cost));
         preempt(v, victim);
-        pol_item item = item_of(victim);
-        victim->due = pol_deadline_again(&item, (double)eng_now_us() / 1e6, pol_cost_row(&v->cost));
     }
 }
 
+static bool make_room(eng_served *v, eng_choice *c, size_t upto) { return find_room(v, c, upto) == POL_GOT; }
+
 static void note_start(altiserve_request *r) {
-    if (!r->started) r->started = eng_now_us();
+    if (!r->started) r->started = os_now_us();
     if (r->begun) return;
     r->begun = true;
     eng_request_usage_set(r, 0);
@@ -297,30 +299,30 @@ static bool finds_pages(eng_served *v, const eng_choice *c, bool from_others) {
 }
 
 // Starts c, which waits, when pages for it are to be had; from_others: also those of running choices, of the youngest first, and of none unless they suffice.
-static bool start(void *ctx, void *who, bool from_others) {
+static pol_got start(void *ctx, void *who, bool from_others) {
     eng_served *v = ctx;
     eng_choice *c = who;
     error err = {0};
     if (eng_served_seq(v, c, &c->kv, &err) != OK) {
         fail_between(v, c->r, &err);
-        return false;
+        return POL_FAILED;
     }
     size_t cached = kv_seq_match(c->kv, c->tokens, c->n_tokens);
     if (!finds_pages(v, c, false) && !(eng_draft_give_way(v) && finds_pages(v, c, false)) && !(from_others && finds_pages(v, c, true))) {
         kv_seq_free(c->kv);
         c->kv = NULL;
-        return false;
+        return POL_NO_PAGES;
     }
     take_out(&v->waiting, c);
     v->n_waiting--;
     to_running(v, c);
-    c->resumed = c->n_out;
+    pol_starts(&c->memo, (double)c->n_out);
     c->counts = c->index == 0 && !c->reads;
     if (c->counts) c->r->cached = (uint32_t)cached;
     note_start(c->r);
     eng_tiers_hit(v, cached);
     eng_tiers_begin(v, c);
-    return true;
+    return POL_GOT;
 }
 
 // ---- the step ------------------------------------------------------------------------------------
@@ -391,7 +393,8 @@ static int32_t add_chunk(void *ctx, void *who, int32_t budget) {
     }
     if (v->snapshots && at + n > next_state(c, at)) n = next_state(c, at) - at;
     if (!n) return 0;
-    if (!make_room(v, c, at + n)) return c->phase == CHOICE_RUNNING ? -1 : 0;
+    pol_got got = find_room(v, c, at + n);
+    if (got != POL_GOT) return got == POL_NO_PAGES ? POL_NO_PAGES : 0;
     add_rows(v, c, n);
     return (int32_t)n;
 }
@@ -454,16 +457,10 @@ static void *next(void *ctx, pol_which which, pol_item *item) {
     return best;
 }
 
-static void displace_at(eng_served *v, int32_t i) {
-    eng_choice *c = v->running;
-    while (i--) c = c->next;
-    displace(v, c);
-}
-
 static void make_way(void *ctx, const pol_item *waiting) {
     eng_served *v = ctx;
     int32_t n = look(v, false), i = pol_yields(waiting, v->items, n);
-    if (i >= 0) displace_at(v, i);
+    if (i >= 0) displace(v, running_at(v, i));
 }
 
 static void begin(void *ctx) {
@@ -490,7 +487,7 @@ static bool give_up_unread(eng_served *v) {
     bool wanted = next(v, POL_WAITS, &item) != NULL;
     for (int32_t k = 0; k < n; k++) wanted |= !v->items[k].unread;
     if (i < 0 || !wanted) return false;
-    displace_at(v, i);
+    displace(v, running_at(v, i));
     return true;
 }
 
@@ -541,7 +538,7 @@ static void draw(eng_served *v, eng_choice *c, samp_row row) {
     error err = {0};
     size_t before = c->n_out;
     if (!r->first) {
-        r->first = eng_now_us();
+        r->first = os_now_us();
         note_prompt(v, r);
     }
     status s = eng_choice_draw(c, v->scratch, row, v->m->plan->n_vocab, v->m->context, &how, &err);
@@ -569,7 +566,7 @@ static void release_followers(eng_served *v, eng_choice *first, samp_row row) {
 static void give(eng_served *v, eng_choice *c) {
     error err = {0};
     altiserve_request *r = c->r;
-    if (!r->first) r->first = eng_now_us();
+    if (!r->first) r->first = os_now_us();
     if (eng_embed_push(c, model_get_info(v->m->m), dev_hidden(v->m->plan, c->wanted), &err) != OK) {
         fail(v, r, &err);
         return;
@@ -653,19 +650,19 @@ static void measure(eng_served *v, const int64_t at[4]) {
 
 bool eng_served_step(eng_served *v, samp_scratch *scratch) {
     if (!v->running && !v->waiting) return false;
-    int64_t at[4] = {eng_now_us()};
+    int64_t at[4] = {os_now_us()};
     v->scratch = scratch;
     compose(v);
-    at[1] = eng_now_us();
+    at[1] = os_now_us();
     if (!v->n_rows) {
-        publish(v);
+        eng_served_publish(v);
         return v->more;
     }
     error err = {0};
     if (compute(v, &err) == OK) {
-        at[2] = eng_now_us();
+        at[2] = os_now_us();
         harvest(v);
-        at[3] = eng_now_us();
+        at[3] = os_now_us();
         measure(v, at);
     } else {
         obs_log(OBS_ERROR, "%s: a step failed: %s", v->m->file->id, err.text);
@@ -678,6 +675,6 @@ bool eng_served_step(eng_served *v, samp_scratch *scratch) {
         __builtin_trap();
     }
 #endif
-    publish(v);
+    eng_served_publish(v);
     return true;
 }

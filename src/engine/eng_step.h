@@ -44,6 +44,7 @@ status eng_served_create(eng_model *m, eng_sched *s, const altiserve_options *o,
 // An empty sequence for c, under its key.
 status eng_served_seq(eng_served *v, const eng_choice *c, kv_seq **out, error *err);
 void   eng_served_free(eng_served *v);
+void   eng_served_publish(eng_served *v); // its counts, for other threads
 // eng_sched.c, on the engine thread: the state of a loaded model, made at first use; and a model that only helps another, as eng_models_get_beside.
 status eng_sched_served(eng_sched *s, eng_model *m, eng_served **out, error *err);
 status eng_sched_helper(eng_sched *s, eng_file *f, eng_model **out, error *err);

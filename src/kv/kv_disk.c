@@ -68,11 +68,7 @@ struct kv_disk {
     kv_disk_stats st;
 };
 
-static int64_t monotonic_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
+static int64_t monotonic_ms(void) { return os_now_us() / 1000; }
 
 static void path_of(const kv_disk *d, const uint8_t id[32], int32_t group, char out[MAX_PATH]) {
     int n = snprintf(out, MAX_PATH, "%s/%02x/", d->dir, id[0]);
@@ -97,36 +93,44 @@ static bool hex_name(const char *name, const uint8_t *first, char *rest, size_t 
     return true;
 }
 
-// Reads a file's header. False: it cannot be one of this version's whole files.
-static bool read_header(int folder, const char *name, found *out) {
+// What the system could not do just now says nothing about a file.
+static bool not_now(int why) { return why == EMFILE || why == ENFILE || why == ENOMEM; }
+
+// Reads a file's header. E_INVALID: it cannot be one of this version's whole files. E_IO: file descriptors are gone.
+static status read_header(int folder, const char *name, found *out) {
     int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0) return false;
+    if (fd < 0) return not_now(errno) ? E_IO : E_INVALID;
     struct stat st;
     uint8_t head[KV_FILE_HEADER];
     bool good = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && pread(fd, head, sizeof head, 0) == (ssize_t)sizeof head &&
                 kv_file_parse(head, sizeof head, (uint64_t)st.st_size, &out->what, NULL) == OK;
     close(fd);
-    if (!good) return false;
+    if (!good) return E_INVALID;
     char expect[80];
     for (int i = 0; i < 32; i++) snprintf(expect + 2 * i, 3, "%02x", out->what.id[i]);
     snprintf(expect + 64, sizeof expect - 64, ".%d", out->what.group);
     struct timespec when = os_modified(&st);
     out->time = (int64_t)when.tv_sec * 1000000000 + when.tv_nsec;
-    return !strcmp(expect, name);
+    return strcmp(expect, name) ? E_INVALID : OK;
 }
 
 static status scan_folder(kv_disk *d, uint8_t first, found **list, size_t *n, size_t *cap, error *err) {
     char path[MAX_PATH], rest[16];
     snprintf(path, sizeof path, "%s/%02x", d->dir, first);
     DIR *dir = opendir(path);
-    if (!dir) return OK;
+    if (!dir) return not_now(errno) ? error_errno(err, "cannot read the cache folder %s", path) : OK;
     status s = OK;
     for (struct dirent *e; s == OK && (e = readdir(dir));) {
         if (!hex_name(e->d_name, &first, rest, sizeof rest)) continue;
         bool part = strstr(rest, ".part") != NULL;
         if (rest[0] != '.' || rest[1] < '0' || rest[1] >= '0' + KV_GROUPS || (rest[2] && !part)) continue;
-        if (!mem_grow((void **)list, cap, *n + 1, sizeof **list)) s = error_set(err, E_NOMEM, "no memory for the list of files in %s", d->dir);
-        else if (!part && read_header(dirfd(dir), e->d_name, &(*list)[*n])) (*n)++;
+        if (!mem_grow((void **)list, cap, *n + 1, sizeof **list)) {
+            s = error_set(err, E_NOMEM, "no memory for the list of files in %s", d->dir);
+            break;
+        }
+        status whole = part ? E_INVALID : read_header(dirfd(dir), e->d_name, &(*list)[*n]);
+        if (whole == E_IO) s = error_errno(err, "cannot read files of the cache folder %s", path);
+        else if (whole == OK) (*n)++;
         else if (unlinkat(dirfd(dir), e->d_name, 0) == 0 && !part) d->st.damaged++;
     }
     closedir(dir);
@@ -146,7 +150,9 @@ static status scan(kv_disk *d, error *err) {
     if (n) qsort(list, n, sizeof *list, by_time);
     for (size_t i = 0; s == OK && i < n; i++) {
         char path[MAX_PATH];
-        if (disk_map_add(&d->map, &list[i].what, disk_blocks(list[i].what.bytes))) continue;
+        status fits = disk_map_add(&d->map, &list[i].what, disk_blocks(list[i].what.bytes));
+        if (fits == E_NOMEM) s = error_set(err, E_NOMEM, "no memory for the list of files in %s", d->dir);
+        if (fits != E_INVALID) continue;
         path_of(d, list[i].what.id, list[i].what.group, path);
         unlink(path);
     }
@@ -223,7 +229,7 @@ static void *writer_main(void *arg) {
         if (!paused) make_room(d, size);
         bool good = !paused && write_file(d, &x->what, x + 1);
         pthread_mutex_lock(&d->lock);
-        if (good && disk_map_add(&d->map, &x->what, size)) {
+        if (good && disk_map_add(&d->map, &x->what, size) == OK) {
             uint64_t took = (uint64_t)(d->now_ms() - x->begun);
             if (took > d->st.slowest_ms) d->st.slowest_ms = took;
             d->st.written++;
@@ -330,7 +336,7 @@ static read_how read_file(const kv_disk *d, const kv_record *want, void **out) {
     path_of(d, want->id, want->group, path);
     *out = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0) return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? READ_NOT_NOW : READ_GONE;
+    if (fd < 0) return not_now(errno) ? READ_NOT_NOW : READ_GONE;
     struct stat st;
     size_t size = KV_FILE_HEADER + want->bytes, at = 0;
     bool whole = fstat(fd, &st) == 0 && (uint64_t)st.st_size == size;

@@ -118,17 +118,17 @@ void disk_map_touch(disk_map *m, disk_entry *e) {
     list(m, e);
 }
 
-bool disk_map_add(disk_map *m, const kv_record *page, uint64_t file_bytes) {
+status disk_map_add(disk_map *m, const kv_record *page, uint64_t file_bytes) {
     disk_entry *e = disk_map_find(m, page->id), *parent = disk_map_find(m, page->parent);
     // A file may claim any parent; numbers that go down by one a parent leave no circles but that of a page which says that it is its own.
-    if (!memcmp(page->id, page->parent, sizeof page->id)) return false;
-    if (page->index == UINT32_MAX || (e && e->index != page->index) || (parent && parent->index != page->index - 1)) return false;
-    if (!e && !(e = entry_of(m, page->id))) return false;
+    if (!memcmp(page->id, page->parent, sizeof page->id)) return E_INVALID;
+    if (page->index == UINT32_MAX || (e && e->index != page->index) || (parent && parent->index != page->index - 1)) return E_INVALID;
+    if (!e && !(e = entry_of(m, page->id))) return E_NOMEM;
     e->index = page->index;
     if (!e->parent) {
         if (!(parent = entry_of(m, page->parent))) {
             prune(m, e);
-            return false;
+            return E_NOMEM;
         }
         parent->index = page->index - 1;
         e->parent = parent;
@@ -141,7 +141,7 @@ bool disk_map_add(disk_map *m, const kv_record *page, uint64_t file_bytes) {
     e->used = ++m->clock;
     if (e->listed) unlist(m, e);
     relist(m, e);
-    return true;
+    return OK;
 }
 
 void disk_map_lost(disk_map *m, disk_entry *e, int32_t group) {

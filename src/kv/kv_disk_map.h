@@ -28,8 +28,8 @@ typedef struct disk_map {
 bool disk_map_init(disk_map *m);
 void disk_map_free(disk_map *m);
 disk_entry *disk_map_find(const disk_map *m, const uint8_t id[32]);
-// The page's entry has a file of its group now. False when memory is gone or the page does not fit what is known of its parent.
-bool disk_map_add(disk_map *m, const kv_record *page, uint64_t file_bytes);
+// The page's entry has a file of its group now. E_INVALID: the page does not fit what is known of its parent.
+status disk_map_add(disk_map *m, const kv_record *page, uint64_t file_bytes);
 void disk_map_touch(disk_map *m, disk_entry *e);
 // The file of the group is gone. The entry may be gone afterwards.
 void disk_map_lost(disk_map *m, disk_entry *e, int32_t group);

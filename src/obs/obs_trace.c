@@ -1,6 +1,7 @@
 // obs/obs_trace: the last spans of steps and requests, and their text in Chrome's trace format.
 //
-// A ring under one lock, made at the first span: a few spans a step cost nothing beside the step, so it is always on and only rendered on demand.
+// A ring under one lock, made at the first span: a few spans a step cost nothing beside the step, so it is always on and only rendered on demand. The lock is held to copy
+// one span, never while its text is made: all of that takes a tenth of a second, and the engine would wait for it.
 #include <pthread.h>
 #include <string.h>
 
@@ -26,6 +27,22 @@ void obs_trace_span(const obs_span *span) {
         k->track[n] = 0;
     }
     pthread_mutex_unlock(&lock);
+}
+
+static uint64_t count_written(void) {
+    pthread_mutex_lock(&lock);
+    uint64_t n = written;
+    pthread_mutex_unlock(&lock);
+    return n;
+}
+
+// The span of that number; false when it is kept no longer.
+static bool copy_span(uint64_t number, kept *out) {
+    pthread_mutex_lock(&lock);
+    bool there = ring && written - number <= OBS_SPANS;
+    if (there) *out = ring[number % OBS_SPANS];
+    pthread_mutex_unlock(&lock);
+    return there;
 }
 
 static void put_text(strbuf *out, const char *text) {
@@ -66,11 +83,11 @@ bool obs_trace_render(strbuf *out) {
     char seen[64][48];
     int n_seen = 0;
     strbuf_adds(out, "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":1,\"tid\":0,\"args\":{\"name\":\"altiserve\"}}");
-    pthread_mutex_lock(&lock);
-    uint64_t n = written < OBS_SPANS ? written : OBS_SPANS;
-    for (uint64_t i = written - n; ring && i < written && !out->failed; i++) {
-        const kept *k = &ring[i % OBS_SPANS];
-        const obs_span *s = &k->span;
+    kept k;
+    const obs_span *s = &k.span;
+    uint64_t end = count_written();
+    for (uint64_t i = end < OBS_SPANS ? 0 : end - OBS_SPANS; i < end && !out->failed; i++) {
+        if (!copy_span(i, &k)) continue;
         if (s->id) { // a request: asynchronous events, which may overlap
             strbuf_addf(out, ",\n{\"ph\":\"b\",\"cat\":\"request\",\"name\":\"%s\",\"id\":%llu,\"pid\":1,\"tid\":0,\"ts\":%lld", s->name,
                         (unsigned long long)s->id, (long long)s->begin_us);
@@ -78,13 +95,12 @@ bool obs_trace_render(strbuf *out) {
             strbuf_addf(out, ",\n{\"ph\":\"e\",\"cat\":\"request\",\"name\":\"%s\",\"id\":%llu,\"pid\":1,\"tid\":0,\"ts\":%lld}", s->name,
                         (unsigned long long)s->id, (long long)s->end_us);
         } else {
-            int tid = track_of(seen, &n_seen, k->track, out);
+            int tid = track_of(seen, &n_seen, k.track, out);
             strbuf_addf(out, ",\n{\"ph\":\"X\",\"name\":\"%s\",\"pid\":1,\"tid\":%d,\"ts\":%lld,\"dur\":%lld", s->name, tid,
                         (long long)s->begin_us, (long long)(s->end_us - s->begin_us));
             put_args(out, s);
         }
     }
-    pthread_mutex_unlock(&lock);
     strbuf_adds(out, "\n]}\n");
     return !out->failed;
 }

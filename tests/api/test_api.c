@@ -1264,6 +1264,10 @@ static void test_log(void **state) {
         lines = taken_lines();
         assert_int_equal(strstr(lines, "(log-me): 404: there is no model") != NULL, debug);
         reply_free(&r);
+        r = ask("POST", "/api/pull", "X-Request-Id: log-me\r\n", "{\"model\":\"fake\"}"); // what is not built is the client's to know
+        lines = taken_lines();
+        assert_int_equal(strstr(lines, "(log-me): 501: ") != NULL, debug);
+        reply_free(&r);
         r = ask("POST", "/v1/completions", "", "{\"prompt\":\"BUSY\"}");
         bool told = false; // a moment after the answer
         for (int64_t until = client_now() + 5000; !told && client_now() < until;) told = strstr(taken_lines(), " 0 written, refused; ") != NULL;

@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
+#include "engine/eng_request.h"
 #include "engine/engine_util.h"
 #include "obs/obs.h"
 
@@ -354,6 +355,25 @@ static void slow_readers_pause(void **state) {
     altiserve_destroy(a);
 }
 
+// One that pauses goes on when its events are taken, however often the engine has looked at it meanwhile: a look that finds room for one event is not its turn yet.
+static void a_look_is_no_turn(void **state) {
+    (void)state;
+    altiserve *a = engine_with(toy_options());
+    altiserve_generate g = greedy(prompts[3], 480);
+    for (int i = 0; i < 10; i++) {
+        altiserve_request *r;
+        altiserve_event e;
+        assert_int_equal(altiserve_submit(a, &g, &r, NULL), OK);
+        while (!eng_request_full(r)) usleep(100);
+        while (eng_request_full(r)) assert_int_not_equal(altiserve_next(r, 0, &e), EVENT_NONE);
+        do assert_int_not_equal(altiserve_next(r, 60000, &e), EVENT_NONE);
+        while (e.kind != EVENT_END);
+        assert_int_equal(e.finish, FINISH_LENGTH);
+        altiserve_request_free(r);
+    }
+    altiserve_destroy(a);
+}
+
 // Starts g, three choices, and takes events until all of them have run; then nobody reads it.
 static altiserve_request *leave_unread(altiserve *a, const altiserve_generate *g, answer *got) {
     altiserve_request *r;
@@ -565,7 +585,7 @@ int main(void) {
         cmocka_unit_test(seeds), cmocka_unit_test(together_as_alone), cmocka_unit_test(preempted_as_alone),
         cmocka_unit_test(choices_share_the_prompt), cmocka_unit_test(prefixes_are_found_again), cmocka_unit_test(stop_strings), cmocka_unit_test(logprobs),
         cmocka_unit_test(conversations_as_ids), cmocka_unit_test(bad_requests), cmocka_unit_test(cancelling_frees_pages),
-        cmocka_unit_test(slow_readers_pause), cmocka_unit_test(who_does_not_read_gives_way),
+        cmocka_unit_test(slow_readers_pause), cmocka_unit_test(a_look_is_no_turn), cmocka_unit_test(who_does_not_read_gives_way),
         cmocka_unit_test(notify_and_timeouts), cmocka_unit_test(the_queue_is_bounded), cmocka_unit_test(allocation_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

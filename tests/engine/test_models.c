@@ -578,6 +578,17 @@ static void every_model_has_its_turn(void **state) {
     altiserve_destroy(a);
 }
 
+// So many more file descriptors than there are, until the limit that is given back is set again.
+static struct rlimit descriptors_left(rlim_t n) {
+    struct rlimit before;
+    int next = dup(0);
+    assert_true(next >= 0);
+    close(next);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)next + n, before.rlim_max}), 0);
+    return before;
+}
+
 // The folder cannot be read, for want of file descriptors or of memory: what was listed stays. A folder that is gone has no models.
 static void a_scan_that_fails_changes_nothing(void **state) {
     (void)state;
@@ -585,12 +596,7 @@ static void a_scan_that_fails_changes_nothing(void **state) {
     put_layers("one", 1);
     eng_models *ms = list_with(0, 600000);
     eng_file *one = named(ms, "one"), *found;
-    struct rlimit before;
-    int next = dup(0);
-    assert_true(next >= 0);
-    close(next);
-    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
-    assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)next, before.rlim_max}), 0);
+    struct rlimit before = descriptors_left(0);
     eng_models_rescan(ms);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
     assert_ptr_equal(found = named(ms, "one"), one);
@@ -611,7 +617,107 @@ static void a_scan_that_fails_changes_nothing(void **state) {
     list_end(ms);
 }
 
+// A file that could not be opened, for want of file descriptors, is looked at again: by a scan, or by who names it by its path. Until then it is one and the same.
+static void what_could_not_be_read_is_read_again(void **state) {
+    (void)state;
+    error err = {0};
+    eng_file *again, *opened;
+    eng_models *ms = list_with(0, 600000);
+    put_layers("one", 1);
+    struct rlimit before = descriptors_left(1); // the folder's
+    eng_models_rescan(ms);
+    eng_file *one = named(ms, "one");
+    altiserve_model_info info;
+    eng_models_info(ms, one, &info);
+    assert_true(eng_file_servable(one, &err) == E_IO && info.state == MODEL_INCOMPLETE); // clients may come back
+    eng_models_rescan(ms);
+    assert_ptr_equal(again = named(ms, "one"), one);
+    eng_file_release(again);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    before = descriptors_left(0);
+    assert_int_equal(eng_models_open(ms, path_of("one.gguf"), &opened, &err), OK);
+    assert_int_equal(eng_file_servable(opened, &err), E_IO);
+    eng_file_release(opened);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    eng_file_release(one);
+    eng_models_rescan(ms);
+    one = named(ms, "one");
+    eng_model_release(held(ms, one));
+    assert_int_equal(eng_models_open(ms, path_of("one.gguf"), &opened, &err), OK);
+    eng_model_release(held(ms, opened));
+    eng_file_release(opened);
+    eng_file_release(one);
+    list_end(ms);
+}
+
+// A file has its vocabulary and template as soon as there is memory for them, wherever it was lacking before.
+static void text_is_made_when_there_is_memory(void **state) {
+    (void)state;
+    put("one.gguf", SIZE_MAX, false);
+    eng_models *ms = list_with(0, 600000);
+    int failed = 0;
+    for (int k = 1, clean = 0; clean < 40; k++) { // a few reserves do without
+        error err = {0};
+        assert_int_equal(utimensat(AT_FDCWD, path_of("one.gguf"), (struct timespec[2]){{k, 0}, {k, 0}}, 0), 0);
+        eng_models_rescan(ms);
+        eng_file *one = named(ms, "one");
+        mem_fail_at(k);
+        status s = eng_file_text(one, &err);
+        mem_fail_at(0);
+        failed += s != OK;
+        clean = s == OK ? clean + 1 : 0;
+        if (eng_file_text(one, &err) != OK || !one->tmpl) fail_msg("allocation %d: %s", k, err.text);
+        eng_file_release(one);
+    }
+    assert_true(failed > 10);
+    list_end(ms);
+}
+
 static void let_go(void *helper) { eng_model_release(helper); }
+
+// Holds the loader at its line on one model, which it writes before it reads anything.
+static struct { pthread_mutex_t lock; pthread_cond_t turn; bool reached, free; } gate = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, false};
+
+static void hold_loader(void *ctx, const char *line, size_t n) {
+    if (!memmem(line, n, ctx, strlen(ctx))) return;
+    pthread_mutex_lock(&gate.lock);
+    gate.reached = true;
+    pthread_cond_broadcast(&gate.turn);
+    while (!gate.free) pthread_cond_wait(&gate.turn, &gate.lock);
+    pthread_mutex_unlock(&gate.lock);
+}
+
+// While the loader is at another model and nothing else wakes the engine: who waits to have a model loaded is told when its time is up.
+static void a_wait_to_load_has_an_end(void **state) {
+    (void)state;
+    error err = {0};
+    altiserve_request *r;
+    char line[] = "slow: loading";
+    put_layers("slow", 1);
+    put_layers("next", 1);
+    altiserve_options o = toy_options();
+    o.models_dir = dir;
+    o.load_timeout_ms = 300;
+    altiserve *a = engine_with(o);
+    obs_set_level(OBS_INFO);
+    obs_set_sink(hold_loader, line);
+    assert_int_equal(altiserve_submit(a, &(altiserve_generate){.model = "slow", .loads = true}, &r, &err), OK);
+    pthread_mutex_lock(&gate.lock);
+    while (!gate.reached) pthread_cond_wait(&gate.turn, &gate.lock);
+    pthread_mutex_unlock(&gate.lock);
+    altiserve_request_free(r);
+    alarm(30); // ends a wait that has none
+    assert_int_equal(altiserve_load(a, "next", NULL, NULL, &err), E_BUSY);
+    alarm(0);
+    assert_non_null(strstr(err.text, "--load-timeout"));
+    pthread_mutex_lock(&gate.lock);
+    gate.free = true;
+    pthread_cond_broadcast(&gate.turn);
+    pthread_mutex_unlock(&gate.lock);
+    obs_set_sink(NULL, NULL);
+    obs_set_level(OBS_ERROR);
+    altiserve_destroy(a);
+}
 
 // A model that drafts for another is idle with it: both are dropped for who needs the room of both.
 static void helpers_go_with_whom_they_help(void **state) {
@@ -899,6 +1005,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(who_waits_for_memory_stops_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(every_model_has_its_turn, setup, teardown),
         cmocka_unit_test_setup_teardown(a_scan_that_fails_changes_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_could_not_be_read_is_read_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(text_is_made_when_there_is_memory, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_wait_to_load_has_an_end, setup, teardown),
         cmocka_unit_test_setup_teardown(helpers_go_with_whom_they_help, setup, teardown),
         cmocka_unit_test_setup_teardown(who_waited_longer_goes_first, setup, teardown), cmocka_unit_test_setup_teardown(who_was_loaded_is_kept_a_while, setup, teardown),
         cmocka_unit_test_setup_teardown(a_wait_for_memory_has_an_end, setup, teardown),

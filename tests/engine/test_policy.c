@@ -13,7 +13,7 @@
 #include <math.h>
 
 #include "base/mem.h"
-#include "engine/eng_policy.h"
+#include "engine/eng_clients.h"
 #include "kv/kv.h"
 #include "sanitized.h"
 
@@ -93,10 +93,11 @@ static int read_trace(void **state) {
 enum { PAGE = KV_PAGE, MAX_RUNNING = 64, STEP_TOKENS = 512, CLIENTS = 16, MOST_DRAFTS = 8 };
 
 typedef struct request {
-    double   arrived, due, started, first, ended, since, waited; // since: it waits; waited: in all, before it began and whenever it gave way
+    double   arrived, started, first, ended, since, waited; // since: it waits; waited: in all, before it began and whenever it gave way
     uint64_t order;
     int32_t  client, prompt, cached, output; // cached: of the prompt, found computed
-    int32_t  at, made, pages, resumed;      // tokens computed, tokens made, pages held; tokens made when it was started last
+    int32_t  at, made, pages;               // tokens computed, tokens made, pages held
+    pol_memo memo;
     int32_t  drafts;                         // of the step
     double   chance;                         // of a draft to be right
     pol_luck luck;
@@ -129,8 +130,7 @@ static void engine_init(engine *e, int32_t parallel, int32_t pages) {
 
 static int32_t length(const request *r) { return r->prompt + r->made; }
 static pol_item item_of(engine *e, const request *r) {
-    return (pol_item){.client = &e->client[r->client], .priority = r->priority, .deadline = r->due, .order = r->order,
-                      .begun = r->made > 0, .length = length(r), .made = r->made - r->resumed};
+    return pol_item_of(&r->memo, &e->client[r->client], r->priority, r->order, length(r), r->made);
 }
 static bool is_stream(const request *r) { return r->made && r->at + 1 == length(r); }
 static bool older(const request *a, const request *b) { return a->priority != b->priority ? a->priority < b->priority : a->order < b->order; }
@@ -142,7 +142,7 @@ static void arrive(engine *e, request *r) {
     if (least > e->clock) e->clock = least;
     pol_client_enter(&e->client[r->client], &e->clock);
     r->since = r->arrived;
-    r->due = pol_deadline(r->arrived, r->prompt, pol_cost_row(&e->cost));
+    pol_arrives(&r->memo, r->arrived, r->prompt, pol_cost_row(&e->cost));
     r->next = e->waiting;
     e->waiting = r;
     e->n_waiting++;
@@ -161,6 +161,17 @@ static void stop_running(engine *e, request *r) {
     if (e->turn.blocked == r) e->turn.blocked = NULL;
 }
 
+// Those that run, as the policy sees them, in e->items.
+static int32_t look(engine *e) {
+    for (int32_t i = 0; i < e->n_running; i++) {
+        e->items[i] = item_of(e, e->running[i]);
+        e->items[i].rows = e->running[i]->stepped;
+        e->items[i].held = e->running[i]->pages * PAGE;
+        e->items[i].alone = e->running[i]->pages;
+    }
+    return e->n_running;
+}
+
 static void preempt(engine *e, request *r) {
     stop_running(e, r);
     e->backlog[r->client] += r->at - r->cached;
@@ -171,17 +182,15 @@ static void preempt(engine *e, request *r) {
     e->n_waiting++;
 }
 
-// Pages for `upto` tokens of r, from younger ones that are not in the step if need be.
+// Pages for `upto` tokens of r, from younger ones if need be.
 static bool make_room(engine *e, request *r, int32_t upto) {
     int32_t need = (upto + PAGE - 1) / PAGE - r->pages;
     while (need > e->free_pages) {
-        request *victim = NULL;
-        for (int32_t i = 0; i < e->n_running; i++)
-            if (older(r, e->running[i]) && !e->running[i]->stepped) victim = e->running[i];
-        if (!victim) return false;
-        preempt(e, victim);
-        pol_item item = item_of(e, victim);
-        victim->due = pol_deadline_again(&item, e->now, pol_cost_row(&e->cost));
+        int32_t n = look(e), who = 0, i;
+        while (e->running[who] != r) who++;
+        if ((i = pol_victim(e->items, n, who)) < 0) return false;
+        pol_gave_way(&e->running[i]->memo, &e->items[i], e->now, pol_cost_row(&e->cost));
+        preempt(e, e->running[i]);
         e->preemptions++;
     }
     if (need > 0) e->free_pages -= need, r->pages += need;
@@ -200,16 +209,6 @@ static void take_rows(engine *e, request *r, int32_t n) {
     r->at += n; // the step is as good as done
     e->rows += (uint64_t)n;
     e->backlog[r->client] -= n;
-}
-
-// Those that run, as the policy sees them, in e->items.
-static int32_t look(engine *e) {
-    for (int32_t i = 0; i < e->n_running; i++) {
-        e->items[i] = item_of(e, e->running[i]);
-        e->items[i].held = e->running[i]->pages * PAGE;
-        e->items[i].alone = e->running[i]->pages;
-    }
-    return e->n_running;
 }
 
 // ---- what the policy orders, as eng_step.c has it
@@ -240,7 +239,7 @@ static void make_way(void *ctx, const pol_item *waiting) {
     if (i >= 0) preempt(e, e->running[i]), e->displaced++;
 }
 
-static bool start(void *ctx, void *who, bool from_others) {
+static pol_got start(void *ctx, void *who, bool from_others) {
     engine *e = ctx;
     request *r = who;
     pol_item newcomer = item_of(e, r);
@@ -248,14 +247,14 @@ static bool start(void *ctx, void *who, bool from_others) {
     int32_t copied = ((int32_t)newcomer.held + PAGE - 1) / PAGE; // what is cached is shared; here it is as if it were copied
     pol_room room = {.pages = e->free_pages - copied, .rows = STEP_TOKENS};
     int32_t n = look(e);
-    if (!pol_finds_pages(&e->cost, &newcomer, e->items, n, &room, from_others)) return false;
+    if (!pol_finds_pages(&e->cost, &newcomer, e->items, n, &room, from_others)) return POL_NO_PAGES;
     while (n--)
         if (e->items[n].gives) preempt(e, e->running[n]), e->displaced++;
     request **p = &e->waiting;
     while (*p != r) p = &(*p)->next;
     *p = r->next;
     e->n_waiting--;
-    r->resumed = r->made;
+    pol_starts(&r->memo, r->made);
     if (r->started < 0) r->started = e->now;
     r->waited += e->now - r->since;
     if (r->waited > e->longest_wait) e->longest_wait = r->waited;
@@ -266,7 +265,7 @@ static bool start(void *ctx, void *who, bool from_others) {
     for (; at && older(r, e->running[at - 1]); at--) e->running[at] = e->running[at - 1];
     e->running[at] = r;
     e->client[r->client].runs++;
-    return true;
+    return POL_GOT;
 }
 
 static void begin(void *ctx) {
@@ -280,7 +279,7 @@ static int32_t chunk(void *ctx, void *who, int32_t budget) {
     request *r = who;
     int32_t n = length(r) - r->at < budget ? length(r) - r->at : budget;
     r->passed = true;
-    if (!make_room(e, r, r->at + n)) return -1;
+    if (!make_room(e, r, r->at + n)) return POL_NO_PAGES;
     take_rows(e, r, n);
     return n;
 }
@@ -449,6 +448,11 @@ static void order_of_giving(void) {
     a.work = 0;
     assert_int_equal(pol_yields(&w, run, 3), -1);
     a.work = 3 * POL_QUANTUM;
+    assert_int_equal(pol_victim(run, 3, 0), 2);
+    run[2].rows = true;
+    assert_int_equal(pol_victim(run, 3, 0), 1);
+    assert_int_equal(pol_victim(run, 3, 1), -1); // an older one keeps its own
+    run[2].rows = false;
     // pages for the prompt of 320 and two more, two for each that runs, and what they take while it is read: one each for 32 steps
     pol_room room = {.pages = 12 + 3 * 2, .states = 0, .rows = 512};
     double steps = pol_steps_to_read(&c, &(pol_step){.streams = 3, .pairs = 3 * 640, .keys = 3 * 640}, 320, 0, 509);
@@ -507,9 +511,18 @@ static void order_and_queue(void **state) {
     b.work = a.work + 1;
     assert_false(pol_gives_pages(&y, &x, 1)); // its client is ahead
     b.work = 0;
-    assert_true(pol_deadline_again(&x, 100, .01) == 100 + POL_SLACK * x.length * .01); // it has had tokens
+    pol_memo m;
+    pol_arrives(&m, 10, 50, .01);
+    assert_true(m.deadline == 10 + POL_SLACK * 50 * .01);
+    pol_starts(&m, 200);
+    x = pol_item_of(&m, &a, 0, 1, 1000, 500);
+    assert_true(x.begun && x.made == 300 && x.deadline == m.deadline);
     x.begun = false;
-    assert_true(pol_deadline_again(&x, 100, .01) == 10);
+    pol_gave_way(&m, &x, 100, .01);
+    assert_true(m.deadline == x.deadline);
+    x.begun = true; // it has had tokens
+    pol_gave_way(&m, &x, 100, .01);
+    assert_true(m.deadline == 100 + POL_SLACK * x.length * .01);
     order_of_giving();
     double clock = 50 + POL_QUANTUM;
     pol_client_enter(&b, &clock);
@@ -521,12 +534,38 @@ static void order_and_queue(void **state) {
     assert_int_equal(pol_retry_after(1000000, 1), 600);
 }
 
+// Who found no room in the table of clients shares an entry, and is not passed for ever by who found some: it counts for the clock as others do.
+static void who_share_an_entry(void **state) {
+    (void)state;
+    eng_clients *t = mem_calloc(1, sizeof *t);
+    eng_client *c[ENG_CLIENTS + 1];
+    char key[16];
+    assert_non_null(t);
+    for (int i = 0; i <= ENG_CLIENTS; i++) {
+        snprintf(key, sizeof key, "%d", i);
+        c[i] = eng_client_find(t, key, NULL);
+        eng_client_enter(t, c[i], 1);
+    }
+    assert_true(eng_client_known(c[0]) && !eng_client_known(c[ENG_CLIENTS]));
+    pol_client_charge(&c[ENG_CLIENTS]->fair, 1e6);
+    for (int i = 0; i < ENG_CLIENTS; i++) {
+        pol_client_leave(&c[i]->fair);
+        c[i]->refs--;
+    }
+    eng_client *fresh = eng_client_find(t, "another", NULL);
+    assert_true(eng_client_known(fresh));
+    eng_client_enter(t, fresh, 1);
+    assert_true(fresh->fair.work == 1e6 - POL_QUANTUM);
+    eng_clients_free(t);
+    mem_free(t);
+}
+
 // One that reads and one that waits, and what is asked of them.
 typedef struct script {
     char     log[100];
     pol_item reads, waits;
     bool     has_rows, asked, has_pages; // of who reads
-    bool     starts;                     // who waits, when it is told to
+    pol_got  starts;                     // who waits, when it is told to
 } script;
 
 static void say(void *ctx, const char *what) {
@@ -549,7 +588,7 @@ static int32_t budget_of_script(void *ctx) {
     s->asked = false;
     return 64;
 }
-static bool say_start(void *ctx, void *who, bool from_others) {
+static pol_got say_start(void *ctx, void *who, bool from_others) {
     script *s = ctx;
     (void)who;
     say(s, from_others ? "start-from-others" : "start");
@@ -564,19 +603,21 @@ static int32_t say_read(void *ctx, void *who, int32_t rows) {
     say(s, "read");
     s->asked = true;
     s->has_rows = s->has_pages;
-    return s->has_pages ? rows : -1;
+    return s->has_pages ? rows : POL_NO_PAGES;
 }
 
-// Who was left no pages is asked before the streams. While it finds none, who goes behind it is not started; who goes before it is, at the next step for the pages of others.
+// Who was left no pages is asked before the streams. While it finds none, who goes behind it is not started; who goes before it is, at the next step for the pages of others;
+// but not where it was something else that it lacked.
 static void order_of_a_step(void **state) {
     (void)state;
     static const pol_hands hands = {.places = one_place, .next = next_in_script, .start = say_start, .begin = say_begin,
                                     .streams = say_streams, .budget = budget_of_script, .read = say_read};
-    static const struct { int64_t priority; bool has_pages, starts; const char *steps[2]; } cases[] = {
-        {1, false, true, {"begin read streams read", "begin read streams read"}},
-        {1, true, true, {"begin read streams start read-newcomer", "begin streams read"}},
-        {-1, false, false, {"begin read streams start read", "start-from-others begin read streams start read"}},
-        {-1, false, true, {"begin read streams start read-newcomer", "begin read streams start read-newcomer"}},
+    static const struct { int64_t priority; bool has_pages; pol_got starts; const char *steps[2]; } cases[] = {
+        {1, false, POL_GOT, {"begin read streams read", "begin read streams read"}},
+        {1, true, POL_GOT, {"begin read streams start read-newcomer", "begin streams read"}},
+        {-1, false, POL_NO_PAGES, {"begin read streams start read", "start-from-others begin read streams start read"}},
+        {-1, false, POL_GOT, {"begin read streams start read-newcomer", "begin read streams start read-newcomer"}},
+        {-1, false, POL_FAILED, {"begin read streams start read", "begin read streams start read"}},
     };
     pol_client client = {.weight = 1};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -874,7 +915,8 @@ static void many_replicas(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(recorded_steps_are_foreseen), cmocka_unit_test(cost_is_found),
-                                       cmocka_unit_test(rows_beside_streams), cmocka_unit_test(order_and_queue), cmocka_unit_test(order_of_a_step),
+                                       cmocka_unit_test(rows_beside_streams), cmocka_unit_test(order_and_queue), cmocka_unit_test(who_share_an_entry),
+                                       cmocka_unit_test(order_of_a_step),
                                        cmocka_unit_test(a_million), cmocka_unit_test(fair_shares), cmocka_unit_test(priorities),
                                        cmocka_unit_test(short_prompts_pass), cmocka_unit_test(pages_are_given), cmocka_unit_test(many_replicas)};
     return cmocka_run_group_tests(tests, read_trace, NULL);

@@ -329,6 +329,22 @@ static void a_model_drafts_for_itself(void **state) {
     altiserve_destroy(a);
 }
 
+typedef struct used {
+    altiserve *a;
+    uint64_t now, most; // pages of the model that drafts
+    bool listed;
+} used;
+
+static void note_used(void *ctx, const altiserve_model_stats *s) {
+    used *u = ctx;
+    if (strcmp(s->id, "draft-toy")) return;
+    u->listed = true;
+    u->now = s->pages_used;
+    if (u->now > u->most) u->most = u->now;
+}
+
+static void look_at_pages(void *ctx) { altiserve_each_stats(((used *)ctx)->a, note_used, ctx); }
+
 static void a_smaller_model_drafts(void **state) {
     (void)state;
     char path[600];
@@ -356,6 +372,14 @@ static void a_smaller_model_drafts(void **state) {
             loaded = !i || both.memory_used > alone.memory_used;
             answer_free(x);
         } while (!loaded);
+        used u = {.a = a}; // its pages are counted while it drafts, and no longer
+        altiserve_generate seen = g;
+        seen.notify = look_at_pages;
+        seen.notify_ctx = &u;
+        while (i && !u.listed) answer_free(ask(a, &seen));
+        answer_free(ask(a, &seen));
+        look_at_pages(&u);
+        assert_true(u.now == 0 && (u.most > 0) == i);
         altiserve_destroy(a);
     }
     // too little memory for both: the answers come without it, and nobody waits

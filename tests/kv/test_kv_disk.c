@@ -419,6 +419,38 @@ static void want_is_no_damage(void **state) {
     kv_disk_close(d);
 }
 
+// Nor at the start, when the folder is read: what there is no memory or file descriptor for is said, and its files stay.
+static void want_at_the_start_is_no_damage(void **state) {
+    (void)state;
+    enum { PAGES = 6 };
+    error err = {0};
+    kv_disk *d = open_with(0, 0);
+    for (uint32_t i = 0; i < PAGES; i++) assert_int_equal(put(d, page(1, i)), KV_PUT_FILL);
+    kv_disk_close(d);
+    int refused = 0;
+    for (int k = -2; k < 40; k++) { // the lock's descriptor, the folder's; then allocations
+        struct rlimit before;
+        int next = dup(0);
+        assert_true(next >= 0);
+        close(next);
+        assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+        if (k < 0) assert_int_equal(setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)(next - k), before.rlim_max}), 0);
+        else mem_fail_at(k);
+        status s = kv_disk_open(&(kv_disk_options){.dir = dir}, &d, &err);
+        mem_fail_at(0);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+        refused += s != OK;
+        if (s == OK) kv_disk_close(d);
+        else assert_int_equal(s, k < 0 ? E_IO : E_NOMEM);
+        d = open_with(0, 0);
+        kv_disk_stats st;
+        kv_disk_get_stats(d, &st);
+        if (st.files != PAGES) fail_msg("%d: %llu files are left", k, (unsigned long long)st.files);
+        kv_disk_close(d);
+    }
+    assert_true(refused > 5);
+}
+
 static void write_to(const char *path, const void *data, size_t n) {
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
@@ -501,6 +533,7 @@ int main(void) {
         cmocka_unit_test_setup(who_asks_waits_for_no_eviction, setup), cmocka_unit_test_setup(what_was_put_again_stays, setup),
         cmocka_unit_test_setup(a_fetch_is_freed_while_it_reads, setup), cmocka_unit_test_setup(what_is_read_ahead_is_bounded_over_all, setup),
         cmocka_unit_test_setup(a_page_is_not_its_own_parent, setup), cmocka_unit_test_setup(want_is_no_damage, setup),
+        cmocka_unit_test_setup(want_at_the_start_is_no_damage, setup),
         cmocka_unit_test(every_damage_is_seen), cmocka_unit_test(host_memory_is_bounded),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

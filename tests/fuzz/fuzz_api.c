@@ -3,8 +3,12 @@
 #include <string.h>
 
 #include "api/api_internal.h"
+#include "http/http_internal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static const struct { unsigned where; const char *path; } dialects[] = {
+    {FOR_CHAT, "/v1/chat/completions"}, {FOR_COMPLETION, "/v1/completions"}, {FOR_MESSAGES, "/v1/messages"}, {FOR_OLLAMA, "/api/chat"}};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     api_error e = {0};
@@ -13,25 +17,25 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (!e.http || !e.message[0]) abort(); // every refusal says why
         return 0;
     }
-    static const unsigned all[] = {FOR_CHAT, FOR_COMPLETION, FOR_MESSAGES, FOR_OLLAMA};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        params p = {.top_logprobs = -1, .logprobs = -1};
-        arena_init(&p.mem, 16 << 20);
+    strbuf out = {0};
+    for (size_t i = 0; i < sizeof dialects / sizeof *dialects; i++) {
+        http_request r = {.id = "req_1", .method = "POST", .path = dialects[i].path};
+        job j = {.r = &r, .p = {.top_logprobs = -1, .logprobs = -1}};
+        arena_init(&j.p.mem, 16 << 20);
         e.http = 0;
-        bool ok = api_read_fields(&p, body, all[i], "", &e) && api_settle(&p, all[i], &e);
+        bool ok = api_read_fields(&j.p, body, dialects[i].where, "", &e) && api_settle(&j.p, dialects[i].where, &e);
         if (!ok && !e.http) abort();
         char *input = NULL;
         size_t len = 0;
-        if (ok && api_chat_input(json_object_get(body, "messages"), "messages", p.template_kwargs, "system \"text\"", &input, &len, &e)) {
+        if (ok && api_chat_input(&j, json_object_get(body, "messages"), "messages", "system \"text\"", &input, &len, &e)) {
             json_t *again = json_loadb(input, len, JSON_REJECT_DUPLICATES, NULL);
             if (!json_array_size(json_object_get(again, "messages"))) abort();
             json_decref(again);
         }
+        if (e.http) api_put_error(&out, &r, &e);
         mem_free(input);
-        arena_free(&p.mem);
+        arena_free(&j.p.mem);
     }
-    strbuf out = {0};
-    api_put_error(&out, SHAPE_OPENAI, &e);
     api_put_string(&out, (const char *)data, size);
     strbuf_free(&out);
     json_decref(body);

@@ -76,7 +76,7 @@ static void done(eng_served *v, eng_choice *c) {
     c->r->live--;
 }
 
-static void publish(eng_served *v) {
+static void publish_own(eng_served *v) {
     kv_stats st;
     kv_get_stats(v->pool, &st);
     atomic_store(&v->pages_total, st.total);
@@ -86,6 +86,12 @@ static void publish(eng_served *v) {
     atomic_store(&v->waiting_now, v->n_waiting);
     if (st.evictions > v->evictions) obs_count(OBS_EVICTIONS, v->m->file->id, NULL, (double)(st.evictions - v->evictions));
     v->evictions = st.evictions;
+}
+
+static void publish(eng_served *v) {
+    eng_served *helper = eng_draft_with(v->draft);
+    publish_own(v);
+    if (helper && helper != v) publish_own(helper); // pages there come and go with v's choices
 }
 
 void eng_served_drop(eng_served *v, altiserve_request *r) {

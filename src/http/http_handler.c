@@ -191,7 +191,7 @@ static http_request *begin(http_server *s, http_conn *c, struct MHD_Connection *
 // ---- the body ------------------------------------------------------------------------------------
 
 // libmicrohttpd waits for news from a socket that gave less than was asked for. Where that was the last before the peer left, none come (its epoll tells edges):
-// who was killed while it sent would be kept, with all that had come, until the body's deadline. Under TLS there may be more in the session, and it is.
+// the connection would be kept until its deadline, with a body as far as it came. Under TLS there may be more in the session, and it is.
 static void note_half(http_conn *c) {
     char next;
     if (c->server->cert || c->half || recv(c->fd, &next, 1, MSG_PEEK | MSG_DONTWAIT) != 0) return;
@@ -396,6 +396,7 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, en
     }
     r->conn = NULL;
     c->active = NULL;
+    s->halves |= c->half;
     atomic_store(&s->shown_requests, --s->n_requests);
     http_set_deadline(c, PHASE_HEADERS, s->o.header_ms ? s->o.header_ms : 75000);
     // A connection whose stream is broken off is closed but for its descriptor: libmicrohttpd leaves it lying until it looks at it again. Without a time-out that is

@@ -101,7 +101,7 @@ struct http_server {
     bool         ended;          // [R]
     int64_t      stop_at;        // [R] INT64_MAX: nobody said stop
     bool         quiesced;       // [H]
-    bool         halves;         // [H] some connection became half since the last look
+    bool         halves;         // [H] a connection became half, or half ones have no request any more: to be looked at
 };
 
 int64_t http_now(void); // monotonic ms

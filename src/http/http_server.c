@@ -152,12 +152,12 @@ static void handle_ready(http_server *s) {
     }
 }
 
-// Bodies whose sender said no more before their end. Others have reached their route by now, and are as any request whose peer leaves.
+// Nothing more comes on these: who has no request, or one that is not complete, is cut. A request that is complete is as any whose peer leaves.
 static void cut_halves(http_server *s) {
     if (!s->halves) return;
     s->halves = false;
     for (http_conn *c = s->conns; c; c = c->next)
-        if (c->half && c->active && !c->active->routed && !c->active->queued) http_cut(c, NULL);
+        if (c->half && (!c->active || (!c->active->routed && !c->active->queued))) http_cut(c, NULL);
 }
 
 // What nobody works at any more is cut once it is time to stop. Returns when to end at the latest; INT64_MAX: nobody said stop.

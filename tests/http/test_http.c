@@ -680,7 +680,7 @@ static void test_closed_streams(void **state) {
     stop(1000);
 }
 
-// A body whose sender is gone before its end is not waited for, however the last of it and its leaving come: here while the HTTP thread is busy, so that it sees both at once.
+// Who said its last is not waited for, be its body whole or not, also where the HTTP thread sees both at once: here it is busy meanwhile.
 static void test_half_bodies(void **state) {
     (void)state;
     static const char *const starts[] = {"Content-Length: 100\r\n\r\n", "Content-Length: 100\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n10\r\nabc",
@@ -705,8 +705,8 @@ static void test_half_bodies(void **state) {
     app.busy = false;
     pthread_cond_broadcast(&app.cond);
     pthread_mutex_unlock(&app.lock);
-    for (int i = 0; i < CLIENTS - 1; i++) assert_true(client_read_until(&c[i], NULL, 1, 5000));
-    assert_true(client_read_until(&c[CLIENTS - 1], "POST 3 [abc]", 1, 5000)); // that body is whole
+    for (int i = 0; i < CLIENTS; i++) assert_true(client_read_until(&c[i], NULL, 1, 5000));
+    assert_non_null(strstr(c[CLIENTS - 1].text, "POST 3 [abc]")); // the last body was whole
     for (int i = 0; i < CLIENTS; i++) client_close(&c[i]);
     client_close(&busy);
     assert_true(wait_requests(0));

@@ -73,6 +73,16 @@ static task *keep(http_request *r) {
     http_on_close(r, closed, t);
     pthread_mutex_lock(&app.lock);
     app.all[app.n_all++] = t;
+    pthread_cond_broadcast(&app.cond);
+    pthread_mutex_unlock(&app.lock);
+    return t;
+}
+
+// The first that was kept, once there is one.
+static task *first_kept(void) {
+    pthread_mutex_lock(&app.lock);
+    while (!app.n_all) pthread_cond_wait(&app.cond, &app.lock);
+    task *t = app.all[0];
     pthread_mutex_unlock(&app.lock);
     return t;
 }
@@ -841,7 +851,7 @@ static void test_stop_at_the_last(void **state) {
         pthread_create(&t, NULL, stop_thread, &hour);
         assert_true(client_read_until(&idle, NULL, 1, 5000)); // it stops
         if (answered) {
-            http_respond(app.all[0]->r, 200, "text/plain", "late", 4);
+            http_respond(first_kept()->r, 200, "text/plain", "late", 4);
             assert_true(client_read_until(&c, "late", 1, 5000));
         }
         assert_true(wait_count(&app.stops, 1, 20000));

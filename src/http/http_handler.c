@@ -209,6 +209,14 @@ static http_request *begin(http_server *s, http_conn *c, struct MHD_Connection *
 
 // ---- the body ------------------------------------------------------------------------------------
 
+// libmicrohttpd waits for news from a socket that gave less than was asked for. Where that was the last before the peer left, none come (its epoll tells edges):
+// the connection would be kept until its deadline, with a body as far as it came. Under TLS there may be more in the session, and it is.
+static void note_half(http_conn *c) {
+    char next;
+    if (c->server->cert || c->half || recv(c->fd, &next, 1, MSG_PEEK | MSG_DONTWAIT) != 0) return;
+    c->half = c->server->halves = true;
+}
+
 // False: cut now.
 static bool take_body(http_request *r, const char *data, size_t n) {
     http_server *s = r->server;
@@ -372,12 +380,14 @@ enum MHD_Result http_on_request(void *cls, struct MHD_Connection *mhd, const cha
         http_conn *c = info ? info->socket_context : NULL;
         if (!c || c->cut || !(r = begin(s, c, mhd, url, method, version))) return MHD_NO;
         *con_cls = r;
+        note_half(c);
         // What is refused by its headers alone is not read: libmicrohttpd answers and closes. But a body a little over the limit is, and thrown away, so
         // that its sender sees the 413; and so is one whose answer does not depend on it, unless its sender waits for a word.
         return !r->early ? MHD_YES : r->reject ? queue_reject(r, mhd) : queue_answer(r, mhd);
     }
     if (*len) {
         if (!take_body(r, data, *len)) return MHD_NO;
+        note_half(r->conn);
         *len = 0;
         return MHD_YES;
     }
@@ -386,7 +396,6 @@ enum MHD_Result http_on_request(void *cls, struct MHD_Connection *mhd, const cha
 }
 
 void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, enum MHD_RequestTerminationCode code) {
-    (void)mhd;
     http_server *s = cls;
     http_request *r = *con_cls;
     if (!r) return;
@@ -407,8 +416,15 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls, en
     }
     r->conn = NULL;
     c->active = NULL;
+    s->halves |= c->half;
     atomic_store(&s->shown_requests, --s->n_requests);
     http_set_deadline(c, PHASE_HEADERS, s->o.header_ms ? s->o.header_ms : 75000);
+    // A connection whose stream is broken off is closed but for its descriptor: libmicrohttpd leaves it lying until it looks at it again. Without a time-out that is
+    // when no other is older, be it one that idles for ever; those that have one it looks at in every turn.
+    if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK) {
+        MHD_set_connection_option(mhd, MHD_CONNECTION_OPTION_TIMEOUT, 1u);
+        http_soon(s, http_now());
+    }
     if (r->routed) http_fire_close(r);
     http_unref(r);
 }

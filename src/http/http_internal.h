@@ -22,6 +22,7 @@ typedef struct http_conn {
     int64_t      deadline;  // ms; 0: none
     http_request *active;   // the request being read or answered
     bool         cut;       // shut down by us; libmicrohttpd closes it
+    bool         half;      // its peer sends no more, and what it sent has been read
     bool         narrow;    // its send buffer was made small for a stream
     char         peer[64];
 } http_conn;
@@ -97,9 +98,10 @@ struct http_server {
 
     pthread_mutex_t ready_lock;
     http_request *ready_list;    // [R]
-    bool         stopping, ended; // [R]
-    int64_t      stop_at;        // [R]
+    bool         ended;          // [R]
+    int64_t      stop_at;        // [R] INT64_MAX: nobody said stop
     bool         quiesced;       // [H]
+    bool         halves;         // [H] a connection became half, or half ones have no request any more: to be looked at
 };
 
 int64_t http_now(void); // monotonic ms

@@ -152,13 +152,20 @@ static void handle_ready(http_server *s) {
     }
 }
 
-// True when it is time to end.
-static bool handle_stop(http_server *s, int64_t now) {
+// Nothing more comes on these: who has no request, or one that is not complete, is cut. A request that is complete is as any whose peer leaves.
+static void cut_halves(http_server *s) {
+    if (!s->halves) return;
+    s->halves = false;
+    for (http_conn *c = s->conns; c; c = c->next)
+        if (c->half && (!c->active || (!c->active->routed && !c->active->queued))) http_cut(c, NULL);
+}
+
+// What nobody works at any more is cut once it is time to stop. Returns when to end at the latest; INT64_MAX: nobody said stop.
+static int64_t handle_stop(http_server *s) {
     pthread_mutex_lock(&s->ready_lock);
-    bool stopping = s->stopping;
     int64_t at = s->stop_at;
     pthread_mutex_unlock(&s->ready_lock);
-    if (!stopping) return false;
+    if (at == INT64_MAX) return at;
     if (!s->quiesced) {
         s->quiesced = true;
         int fd = MHD_quiesce_daemon(s->daemon);
@@ -167,7 +174,7 @@ static bool handle_stop(http_server *s, int64_t now) {
     for (http_conn *c = s->conns; c; c = c->next)
         if (!c->active || !c->active->routed) http_cut(c, NULL); // idle, or still sending its request
     http_soon(s, at);
-    return s->n_requests == 0 || now >= at;
+    return at;
 }
 
 static void *http_thread(void *arg) {
@@ -187,8 +194,10 @@ static void *http_thread(void *arg) {
         handle_ready(s);
         now = http_now();
         if (now >= s->next_deadline) check_deadlines(s, now);
-        if (handle_stop(s, now)) break;
+        int64_t end = handle_stop(s);
         MHD_run(s->daemon);
+        cut_halves(s);
+        if (end != INT64_MAX && (!s->n_requests || now >= end)) break; // the last may have ended just now: nothing else would wake us
     }
     for (http_conn *c = s->conns; c; c = c->next) http_cut(c, c->active ? "stop" : NULL);
     MHD_run(s->daemon);
@@ -339,8 +348,7 @@ const char *http_url(const http_server *s) { return s->url; }
 void http_stop(http_server *s, uint32_t deadline_ms) {
     int64_t at = http_now() + deadline_ms;
     pthread_mutex_lock(&s->ready_lock);
-    bool first = !s->stopping;
-    s->stopping = true;
+    bool first = s->stop_at == INT64_MAX;
     if (at < s->stop_at) s->stop_at = at;
     pthread_mutex_unlock(&s->ready_lock);
     http_poll_wake(s->poll);

@@ -398,6 +398,26 @@ static void a_smaller_model_drafts(void **state) {
     answer_free(want);
     altiserve_destroy(a);
     altiserve_destroy(plain);
+    // it is served itself, too: when all have ended, none of its pages are shown as used
+    o = options(SPECULATE_ALWAYS);
+    o.draft = path;
+    o.open_paths = true;
+    a = engine_with(o);
+    altiserve_generate longer = greedy(texts[1], 400), own = greedy("Hello", 2);
+    own.model = path;
+    bool drafts = false;
+    while (!drafts) { // it is being loaded
+        altiserve_request *r;
+        altiserve_event e;
+        assert_int_equal(altiserve_submit(a, &longer, &r, NULL), OK);
+        while (!drafts && altiserve_next(r, UINT32_MAX, &e) != EVENT_END) drafts = altiserve_request_usage(r).drafted_tokens > 0;
+        answer_free(ask(a, &own));
+        answer *x = mem_calloc(1, sizeof *x);
+        altiserve_cancel(r);
+        collect(r, x);
+        answer_free(x);
+    }
+    altiserve_destroy(a);
     // which is not there
     o.draft = "no-such-model";
     altiserve *none = NULL;

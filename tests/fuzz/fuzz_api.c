@@ -7,6 +7,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static const struct { unsigned where; const char *path; } dialects[] = {
+    {FOR_CHAT, "/v1/chat/completions"}, {FOR_COMPLETION, "/v1/completions"}, {FOR_MESSAGES, "/v1/messages"}, {FOR_OLLAMA, "/api/chat"}, {FOR_NATIVE, "/completion"}};
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     api_error e = {0};
     json_t *body = api_parse((const char *)data, size, &e);
@@ -14,15 +17,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (!e.http || !e.message[0]) abort(); // every refusal says why
         return 0;
     }
-    static const struct { unsigned where; const char *path; } all[] = {
-        {FOR_CHAT, "/v1/chat/completions"}, {FOR_COMPLETION, "/v1/completions"}, {FOR_MESSAGES, "/v1/messages"}, {FOR_OLLAMA, "/api/chat"}, {FOR_NATIVE, "/completion"}};
     strbuf out = {0};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        http_request r = {.path = all[i].path, .id = "id"};
+    for (size_t i = 0; i < sizeof dialects / sizeof *dialects; i++) {
+        http_request r = {.path = dialects[i].path, .id = "id"};
         job j = {.r = &r};
         api_begin_fields(&j.p);
         e.http = 0;
-        bool ok = api_read_fields(&j.p, body, all[i].where, "", &e) && api_settle(&j.p, all[i].where, &e);
+        bool ok = api_read_fields(&j.p, body, dialects[i].where, "", &e) && api_settle(&j.p, dialects[i].where, &e);
         if (!ok && !e.http) abort();
         char *input = NULL;
         size_t len = 0;
@@ -31,7 +32,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             if (!json_array_size(json_object_get(again, "messages"))) abort();
             json_decref(again);
         }
-        api_put_error(&out, &r, &e);
+        if (e.http) api_put_error(&out, &r, &e);
         mem_free(input);
         arena_free(&j.p.mem);
     }

@@ -2,7 +2,7 @@
 // ids must lie in the vocabulary, and decoding must take what encoding gave.
 #include <stdlib.h>
 
-#include "../tokenizer/tok_fixture.h"
+#include "tokenizer/tok_fixture.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -3,8 +3,9 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-#include "../model/small_model.h"
-#include "../tokenizer/tok_fixture.h"
+#include "kv/kv.h"
+#include "model/small_model.h"
+#include "tokenizer/tok_fixture.h"
 
 static const char *root;
 
@@ -120,6 +121,15 @@ static void texts(void) {
     }
 }
 
+// A page of the cache as its file.
+static void pages(void) {
+    uint8_t file[KV_FILE_HEADER + 64];
+    kv_record r = {.index = 1, .bytes = 64};
+    for (size_t i = 0; i < 64; i++) file[KV_FILE_HEADER + i] = (uint8_t)i;
+    kv_file_header(&r, file + KV_FILE_HEADER, file);
+    put("kv_file", "page", file, sizeof file);
+}
+
 int main(int argc, char **argv) {
     if (argc != 2) {
         fprintf(stderr, "usage: seed_corpus DIR\n");
@@ -131,5 +141,6 @@ int main(int argc, char **argv) {
     containers();
     vocabularies();
     texts();
+    pages();
     return 0;
 }

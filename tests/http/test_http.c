@@ -36,9 +36,9 @@ static struct {
     pthread_cond_t cond;
     task *todo, *all[4096];
     int n_all;
-    bool quit;
+    bool quit, busy;
     pthread_t worker[2];
-    atomic_int closes, pauses;
+    atomic_int closes, pauses, stops;
 } app = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 
 static void room(void *ctx) {
@@ -73,6 +73,16 @@ static task *keep(http_request *r) {
     http_on_close(r, closed, t);
     pthread_mutex_lock(&app.lock);
     app.all[app.n_all++] = t;
+    pthread_cond_broadcast(&app.cond);
+    pthread_mutex_unlock(&app.lock);
+    return t;
+}
+
+// The first that was kept, once there is one.
+static task *first_kept(void) {
+    pthread_mutex_lock(&app.lock);
+    while (!app.n_all) pthread_cond_wait(&app.cond, &app.lock);
+    task *t = app.all[0];
     pthread_mutex_unlock(&app.lock);
     return t;
 }
@@ -80,7 +90,14 @@ static task *keep(http_request *r) {
 static void route(void *ctx, http_request *r) {
     (void)ctx;
     const char *path = http_path(r);
-    if (!strcmp(path, "/now")) {
+    if (!strcmp(path, "/busy")) { // a sin, for a test: the HTTP thread waits
+        pthread_mutex_lock(&app.lock);
+        app.busy = true;
+        pthread_cond_broadcast(&app.cond);
+        while (app.busy) pthread_cond_wait(&app.cond, &app.lock);
+        pthread_mutex_unlock(&app.lock);
+        http_respond(r, 200, "text/plain", "busy", 4);
+    } else if (!strcmp(path, "/now")) {
         http_set_route(r, "/now");
         http_respond(r, 200, "text/plain", "now!", 4);
     } else if (!strcmp(path, "/echo")) {
@@ -206,15 +223,19 @@ static bool wait_count(atomic_int *count, int n, int ms) {
 
 static bool wait_closes(int n, int ms) { return wait_count(&app.closes, n, ms); }
 
-static bool wait_requests(uint32_t n) {
+// Until so many requests, or connections, are there.
+static bool wait_stats(uint32_t n, bool connections) {
     int64_t until = client_now() + 5000;
     for (http_stats st;;) {
         http_get_stats(app.server, &st);
-        if (st.requests == n) return true;
+        if ((connections ? st.connections : st.requests) == n) return true;
         if (client_now() > until) return false;
         usleep(1000);
     }
 }
+
+static bool wait_requests(uint32_t n) { return wait_stats(n, false); }
+static bool wait_connections(uint32_t n) { return wait_stats(n, true); }
 
 // One exchange on a connection of its own; the whole text that came until the server closed or `want` came.
 static client ask(uint16_t port, const char *request, const char *want) {
@@ -711,6 +732,57 @@ static void test_leaving(void **state) {
     stop(1000);
 }
 
+// Connections of streams that were broken off are given back at once, also while an older one stays open.
+static void test_closed_streams(void **state) {
+    (void)state;
+    enum { STREAMS = 8 };
+    uint16_t port = start((http_options){0});
+    client idle = ask(port, "GET /now HTTP/1.1\r\nHost: localhost\r\n\r\n", "now!");
+    for (int i = 0; i < STREAMS; i++) {
+        client c = ask(port, "GET /quiet HTTP/1.1\r\nHost: localhost\r\n\r\n", "200 OK");
+        client_close(&c);
+        assert_true(wait_closes(i + 1, 5000));
+    }
+    assert_true(wait_connections(1));
+    assert_true(client_say(&idle, "GET /now HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    assert_true(client_read_until(&idle, "now!", 2, 5000));
+    client_close(&idle);
+    stop(1000);
+}
+
+// Who said its last is not waited for, be its body whole or not, also where the HTTP thread sees both at once: here it is busy meanwhile.
+static void test_half_bodies(void **state) {
+    (void)state;
+    static const char *const starts[] = {"Content-Length: 100\r\n\r\n", "Content-Length: 100\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n10\r\nabc",
+                                         "Content-Length: 3\r\n\r\nabc"};
+    enum { CLIENTS = sizeof starts / sizeof *starts };
+    uint16_t port = start((http_options){0});
+    client c[CLIENTS], busy = client_open(port, 0);
+    for (int i = 0; i < CLIENTS; i++) {
+        c[i] = client_open(port, 0);
+        client_say(&c[i], "POST /echo HTTP/1.1\r\nHost: localhost\r\n");
+    }
+    assert_true(wait_connections(CLIENTS + 1));
+    client_say(&busy, "GET /busy HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    pthread_mutex_lock(&app.lock);
+    while (!app.busy) pthread_cond_wait(&app.cond, &app.lock);
+    pthread_mutex_unlock(&app.lock);
+    for (int i = 0; i < CLIENTS; i++) {
+        client_say(&c[i], starts[i]);
+        shutdown(c[i].fd, SHUT_WR);
+    }
+    pthread_mutex_lock(&app.lock);
+    app.busy = false;
+    pthread_cond_broadcast(&app.cond);
+    pthread_mutex_unlock(&app.lock);
+    for (int i = 0; i < CLIENTS; i++) assert_true(client_read_until(&c[i], NULL, 1, 5000));
+    assert_non_null(strstr(c[CLIENTS - 1].text, "POST 3 [abc]")); // the last body was whole
+    for (int i = 0; i < CLIENTS; i++) client_close(&c[i]);
+    client_close(&busy);
+    assert_true(wait_requests(0));
+    stop(1000);
+}
+
 static void test_many_streams(void **state) {
     (void)state;
     enum { CLIENTS = 200 };
@@ -780,6 +852,7 @@ static void test_keepalive_text(void **state) {
 
 static void *stop_thread(void *arg) {
     http_stop(app.server, *(uint32_t *)arg);
+    atomic_fetch_add(&app.stops, 1);
     return NULL;
 }
 
@@ -819,6 +892,31 @@ static void test_stop(void **state) {
         assert_true(client_read_until(&hang, NULL, 1, 5000));
         assert_null(strstr(hang.text, "\r\n0\r\n\r\n")); // cut, not ended
         client_close(&hang), client_close(&other);
+        stop(0);
+    }
+}
+
+// When the last request has ended nothing more is waited for: here it is cut in its body, or answered.
+static void test_stop_at_the_last(void **state) {
+    (void)state;
+    static const char *const requests[] = {"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc", "GET /hang HTTP/1.1\r\nHost: localhost\r\n\r\n"};
+    uint32_t hour = 3600000;
+    for (int answered = 0; answered < 2; answered++) {
+        uint16_t port = start((http_options){.header_ms = hour, .body_ms = hour, .write_ms = hour});
+        client c = client_open(port, 0), idle = client_open(port, 0);
+        client_say(&c, requests[answered]);
+        assert_true(wait_requests(1));
+        pthread_t t;
+        atomic_store(&app.stops, 0);
+        pthread_create(&t, NULL, stop_thread, &hour);
+        assert_true(client_read_until(&idle, NULL, 1, 5000)); // it stops
+        if (answered) {
+            http_respond(first_kept()->r, 200, "text/plain", "late", 4);
+            assert_true(client_read_until(&c, "late", 1, 5000));
+        }
+        assert_true(wait_count(&app.stops, 1, 20000));
+        pthread_join(t, NULL);
+        client_close(&c), client_close(&idle);
         stop(0);
     }
 }
@@ -949,7 +1047,8 @@ int main(void) {
         cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_heads), cmocka_unit_test(test_slow_senders),
         cmocka_unit_test(test_send_buffers), cmocka_unit_test(test_slow_readers),
         cmocka_unit_test(test_unread_answers), cmocka_unit_test(test_patient_senders), cmocka_unit_test(test_unread_ends), cmocka_unit_test(test_leaving),
-        cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text), cmocka_unit_test(test_descriptors), cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_closed_streams), cmocka_unit_test(test_half_bodies), cmocka_unit_test(test_many_streams), cmocka_unit_test(test_keepalive_text),
+        cmocka_unit_test(test_descriptors), cmocka_unit_test(test_stop), cmocka_unit_test(test_stop_at_the_last),
         cmocka_unit_test(test_tls), cmocka_unit_test(test_start_errors), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

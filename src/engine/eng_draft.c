@@ -104,7 +104,6 @@ bool eng_draft_ready(eng_served *v) {
     return s == OK;
 }
 
-eng_served *eng_draft_with(const eng_draft *d) { return d ? d->with : NULL; }
 double eng_draft_seconds(const eng_draft *d) { return d->seconds; }
 
 // ---- sequences -----------------------------------------------------------------------------------

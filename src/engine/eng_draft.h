@@ -16,7 +16,6 @@ void   eng_draft_create(eng_served *v, eng_file *file);
 void   eng_draft_free(eng_draft *d); // NULL is fine
 // Whether it is loaded: asks for it otherwise.
 bool   eng_draft_ready(eng_served *v);
-eng_served *eng_draft_with(const eng_draft *d); // whose pool its sequences are in; NULL: none yet
 double eng_draft_seconds(const eng_draft *d); // of one step of it, as measured; 0: not yet
 // Fills tokens past n_tokens of the running choices that want n_drafts of it (from_model), in steps they share; n_drafts is what became of it, 0 while the
 // model still reads their text.

@@ -172,7 +172,8 @@ static status converse(struct chat *c, error *err) {
         size_t before = json_array_size(c->messages);
         error e = {0};
         if (add_message(c, "user", line, strlen(line), &e) != OK || answer(c, &e) != OK) { // the conversation goes on without the turn that failed
-            fprintf(stderr, "altiserve: %s%s\n", e.text, before ? "; /clear starts a new conversation" : "");
+            bool too_long = e.code == E_INVALID && before > (c->f->text[FLAG_SYSTEM] != NULL); // and was not at its beginning
+            fprintf(stderr, "altiserve: %s%s\n", e.text, too_long ? "; /clear starts a new conversation" : "");
             while (json_array_size(c->messages) > before) json_array_remove(c->messages, json_array_size(c->messages) - 1);
         }
     }

@@ -98,7 +98,7 @@ typedef struct cpu_tile_aux {
 } cpu_tile_aux;
 _Static_assert(sizeof(cpu_tile_aux) == ROW_TILE * sizeof(cpu_aux), "a tile takes the place of its rows");
 
-// Where a row of int8 activations goes, by itself or in a tile: from block to block, and from one of its cpu_aux's words to the next, so many words.
+// Where a row of int8 activations goes, by itself or in a tile, and how far it is from block to block and from one of its cpu_aux's words to the next.
 typedef struct cpu_int8_place {
     int8_t  *q;
     uint8_t *aux;

@@ -233,8 +233,9 @@ static void run_row_op(const run *r, int32_t index, int32_t row) {
 
 static void run_row_phase(const run *r, const cpu_phase *ph, int32_t rows, pool_member *team) {
     size_t step = (size_t)rows / ((size_t)pool_threads(team->pool) * 4);
-    // A page's tokens lie in the same lines, which two workers should not pass to and fro; half of them make a tile of keys.
-    step = step < 1 ? 1 : step >= DEV_PAGE_TOKENS ? DEV_PAGE_TOKENS : step >= DEV_PAGE_TOKENS / 2 ? DEV_PAGE_TOKENS / 2 : step;
+    // A page's tokens lie in the same lines, which two workers should not pass to and fro, and so do the rows of a tile; half of a page makes a tile of keys.
+    _Static_assert(DEV_PAGE_TOKENS == 2 * ROW_TILE, "one rule serves both");
+    step = step < 1 ? 1 : step >= DEV_PAGE_TOKENS ? DEV_PAGE_TOKENS : step >= ROW_TILE / 2 ? ROW_TILE : step;
     for (size_t begin; (begin = pool_next(team, step)) < (size_t)rows;) {
         int32_t end = (int32_t)(begin + step < (size_t)rows ? begin + step : (size_t)rows);
         for (int32_t row = (int32_t)begin; row < end; row++)
@@ -271,8 +272,8 @@ static shares share_tiles(int64_t panels, int32_t n_rows, int64_t threads, bool 
     return s;
 }
 
-// Else chunks small enough to share out evenly; with many rows also small enough for a chunk's weights to stay in the second level, and else large, since the rows
-// of a chunk are gathered into tiles once for all its panels.
+// Else chunks small enough to share out evenly; with many rows also small enough for a chunk's weights to stay in the second level, and else large, since rows that
+// are not in tiles are copied into one once for all panels of a chunk.
 static shares share_panels(int64_t panels, int32_t n_rows, int64_t threads, bool tiles, int64_t k) {
     shares s = {.row_block = CPU_ROW_BLOCK, .row_blocks = up(n_rows, CPU_ROW_BLOCK)};
     s.chunk = between(panels * s.row_blocks / (threads * 8), 1, n_rows <= CPU_FEW_ROWS ? CPU_PANEL_CHUNK_FEW : k > 4096 ? CPU_PANEL_CHUNK / 2 : CPU_PANEL_CHUNK);

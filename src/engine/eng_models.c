@@ -339,7 +339,7 @@ void eng_models_rescan(eng_models *ms) {
         eng_file *before = find_listed(ms, id), *f = before;
         bool same = before && before->stamp == stamp && !strcmp(before->path, path);
         if (!same || is_unread(before)) f = file_create(id, path, stamp, modified, ms->o.context, false);
-        if (f && f != before && same && f->servable == before->servable && !strcmp(f->info.error, before->info.error)) { // as it was
+        if (f && f != before && same && f->servable == before->servable) { // as it was
             eng_file_release(f);
             f = before;
         }

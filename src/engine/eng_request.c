@@ -303,10 +303,11 @@ void eng_request_usage_set(altiserve_request *r, uint32_t more_tokens) {
 
 altiserve_event_kind altiserve_next(altiserve_request *r, uint32_t timeout_ms, altiserve_event *out) {
     memset(out, 0, sizeof *out);
-    int64_t until = os_now_us() + (int64_t)timeout_ms * 1000;
+    const bool for_ever = timeout_ms == UINT32_MAX;
+    int64_t until = timeout_ms && !for_ever ? os_now_us() + (int64_t)timeout_ms * 1000 : 0;
     pthread_mutex_lock(&r->lock);
     while (!r->head && !r->ended && timeout_ms) {
-        if (timeout_ms == UINT32_MAX) pthread_cond_wait(&r->wake, &r->lock);
+        if (for_ever) pthread_cond_wait(&r->wake, &r->lock);
         else if (os_cond_wait_until(&r->wake, &r->lock, until) == ETIMEDOUT) break;
     }
     eng_event *e = r->head, *before = r->current;

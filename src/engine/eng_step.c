@@ -214,13 +214,14 @@ static pol_item item_of(const eng_choice *c) {
 // Its client takes what is written: one that does not is neither started nor keeps others waiting.
 static bool is_read(const eng_choice *c) { return !eng_request_full(c->r); }
 
-// Those that run, as the policy sees them, in v->items; how many. pages: with what they hold alone, which looks at every page.
-static int32_t look(eng_served *v, bool pages) {
+// Those that run, as the policy sees them, in v->items; how many. read: with whether somebody reads them, which asks for room in their rings; pages: with what they
+// hold alone, which looks at every page.
+static int32_t look(eng_served *v, bool read, bool pages) {
     int32_t n = 0;
     for (const eng_choice *c = v->running; c; c = c->next) {
         pol_item *item = &v->items[n++];
         *item = item_of(c);
-        item->unread = !is_read(c);
+        item->unread = read && !is_read(c);
         item->rows = c->n_rows > 0;
         item->held = (double)kv_seq_len(c->kv);
         item->alone = pages ? (double)kv_seq_alone(c->kv) : 0;
@@ -257,7 +258,7 @@ static pol_got find_room(eng_served *v, eng_choice *c, size_t upto) {
             return POL_FAILED;
         }
         if (eng_draft_give_way(v)) continue;
-        int32_t n = look(v, false), who = 0, i;
+        int32_t n = look(v, false, false), who = 0, i;
         for (const eng_choice *d = v->running; d != c; d = d->next) who++;
         if ((i = pol_victim(v->items, n, who)) < 0) return POL_NO_PAGES;
         eng_choice *victim = running_at(v, i);
@@ -288,7 +289,7 @@ static bool finds_pages(eng_served *v, const eng_choice *c, bool from_others) {
     pol_item newcomer = item_of(c);
     newcomer.held = (double)kv_seq_len(c->kv);
     pol_room room = {.pages = (double)kv_available(v->pool), .states = (double)kv_available_states(v->pool), .rows = v->m->max_rows};
-    int32_t n = look(v, from_others);
+    int32_t n = look(v, true, from_others);
     if (!pol_finds_pages(&v->cost, &newcomer, v->items, n, &room, from_others)) return false;
     const pol_item *item = v->items;
     for (eng_choice *d = v->running, *next; d; d = next, item++) {
@@ -459,7 +460,7 @@ static void *next(void *ctx, pol_which which, pol_item *item) {
 
 static void make_way(void *ctx, const pol_item *waiting) {
     eng_served *v = ctx;
-    int32_t n = look(v, false), i = pol_yields(waiting, v->items, n);
+    int32_t n = look(v, true, false), i = pol_yields(waiting, v->items, n);
     if (i >= 0) displace(v, running_at(v, i));
 }
 
@@ -483,7 +484,7 @@ static int32_t prompt_budget(void *ctx) {
 // Nobody took rows: if somebody could for the pages of a choice whose client does not read, they are given back.
 static bool give_up_unread(eng_served *v) {
     pol_item item;
-    int32_t n = look(v, false), i = pol_unread(v->items, n);
+    int32_t n = look(v, true, false), i = pol_unread(v->items, n);
     bool wanted = next(v, POL_WAITS, &item) != NULL;
     for (int32_t k = 0; k < n; k++) wanted |= !v->items[k].unread;
     if (i < 0 || !wanted) return false;

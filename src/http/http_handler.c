@@ -173,6 +173,14 @@ static void name_request(http_request *r) {
     snprintf(r->id_made, sizeof r->id_made, "req_%016llx%016llx", (unsigned long long)random[0], (unsigned long long)random[1]);
 }
 
+// libmicrohttpd waits for news from a socket that gave less than was asked for. Where that was the last before the peer left, none come (its epoll tells edges):
+// the connection would be kept until its deadline, with a body as far as it came. Under TLS there may be more in the session, and it is.
+static void note_half(http_conn *c) {
+    char next;
+    if (c->server->cert || c->half || recv(c->fd, &next, 1, MSG_PEEK | MSG_DONTWAIT) != 0) return;
+    c->half = c->server->halves = true;
+}
+
 static http_request *begin(http_server *s, http_conn *c, struct MHD_Connection *mhd, const char *url, const char *method, const char *version) {
     http_request *r = mem_calloc(1, sizeof *r);
     if (!r) return NULL;
@@ -191,6 +199,7 @@ static http_request *begin(http_server *s, http_conn *c, struct MHD_Connection *
     MHD_get_connection_values(mhd, MHD_HEADER_KIND, each_header, &h);
     MHD_get_connection_values(mhd, MHD_GET_ARGUMENT_KIND, each_argument, &h);
     r->path = read_target(r, url, &h.host);
+    if (!h.expects) note_half(c); // else libmicrohttpd may have the body, and gives it in its next turn
     name_request(r);
     c->active = r;
     atomic_store(&s->shown_requests, ++s->n_requests);
@@ -208,14 +217,6 @@ static http_request *begin(http_server *s, http_conn *c, struct MHD_Connection *
 }
 
 // ---- the body ------------------------------------------------------------------------------------
-
-// libmicrohttpd waits for news from a socket that gave less than was asked for. Where that was the last before the peer left, none come (its epoll tells edges):
-// the connection would be kept until its deadline, with a body as far as it came. Under TLS there may be more in the session, and it is.
-static void note_half(http_conn *c) {
-    char next;
-    if (c->server->cert || c->half || recv(c->fd, &next, 1, MSG_PEEK | MSG_DONTWAIT) != 0) return;
-    c->half = c->server->halves = true;
-}
 
 // False: cut now.
 static bool take_body(http_request *r, const char *data, size_t n) {
@@ -340,8 +341,15 @@ static enum MHD_Result queue_reject(http_request *r, struct MHD_Connection *mhd)
 // The one send may take less than all, or nothing, where a pipelining client has not read earlier answers: then it sees the connection close, as it would anyway.
 void http_answer_raw(http_request *r, int code, const char *why) {
     strbuf out = {0}, body = {0};
-    if (r->reject) code = r->reject, why = r->reject_text; // what is wrong with it was seen before
-    const char *type = http_error_body(r, code, why, &body);
+    const char *type;
+    if (r->answer == ANSWER_WHOLE) { // by its headers
+        code = r->code;
+        type = r->content_type;
+        if (r->out_tail) strbuf_add(&body, r->out, r->out_tail);
+    } else {
+        if (r->reject) code = r->reject, why = r->reject_text; // what is wrong with it was seen before
+        type = http_error_body(r, code, why, &body);
+    }
     strbuf_addf(&out, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Length: %zu\r\n", code, MHD_get_reason_phrase_for((unsigned)code), body.len);
     each_answer_header(r, type, write_header, &out);
     strbuf_adds(&out, "\r\n");
@@ -380,7 +388,6 @@ enum MHD_Result http_on_request(void *cls, struct MHD_Connection *mhd, const cha
         http_conn *c = info ? info->socket_context : NULL;
         if (!c || c->cut || !(r = begin(s, c, mhd, url, method, version))) return MHD_NO;
         *con_cls = r;
-        note_half(c);
         // What is refused by its headers alone is not read: libmicrohttpd answers and closes. But a body a little over the limit is, and thrown away, so
         // that its sender sees the 413; and so is one whose answer does not depend on it, unless its sender waits for a word.
         return !r->early ? MHD_YES : r->reject ? queue_reject(r, mhd) : queue_answer(r, mhd);

@@ -47,7 +47,7 @@ struct http_request {
     size_t       body_counted;  // of server->bodies
     int          reject;        // status decided while reading; 0: none [H]
     const char  *reject_text;
-    bool         early;         // answered before its body is read, after which the connection is closed [H]
+    bool         early;         // looked at once its headers are there: answered without its body, after which the connection is closed [H]
     size_t       received;      // body bytes, kept or not [H]
     const char  *cors;          // Access-Control-Allow-Origin, or NULL
     bool         head, routed, close_after;

@@ -152,12 +152,15 @@ static void handle_ready(http_server *s) {
     }
 }
 
+// Nobody works at a request, and none is being answered.
+static bool is_idle(const http_conn *c) { return !c->active || (!c->active->routed && !c->active->queued); }
+
 // Nothing more comes on these: who has no request, or one that is not complete, is cut. A request that is complete is as any whose peer leaves.
 static void cut_halves(http_server *s) {
     if (!s->halves) return;
     s->halves = false;
     for (http_conn *c = s->conns; c; c = c->next)
-        if (c->half && (!c->active || (!c->active->routed && !c->active->queued))) http_cut(c, NULL);
+        if (c->half && is_idle(c)) http_cut(c, NULL);
 }
 
 // What nobody works at any more is cut once it is time to stop. Returns when to end at the latest; INT64_MAX: nobody said stop.
@@ -172,7 +175,7 @@ static int64_t handle_stop(http_server *s) {
         if (fd >= 0) close(fd);
     }
     for (http_conn *c = s->conns; c; c = c->next)
-        if (!c->active || !c->active->routed) http_cut(c, NULL); // idle, or still sending its request
+        if (is_idle(c)) http_cut(c, NULL); // or still sending its request
     http_soon(s, at);
     return at;
 }

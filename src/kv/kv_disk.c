@@ -96,16 +96,18 @@ static bool hex_name(const char *name, const uint8_t *first, char *rest, size_t 
 // What the system could not do just now says nothing about a file.
 static bool not_now(int why) { return why == EMFILE || why == ENFILE || why == ENOMEM; }
 
-// Reads a file's header. E_INVALID: it cannot be one of this version's whole files. E_IO: file descriptors are gone.
+// Reads a file's header. E_INVALID: it cannot be one of this version's whole files, or cannot be read. E_IO: the system could not just now.
 static status read_header(int folder, const char *name, found *out) {
     int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0) return not_now(errno) ? E_IO : E_INVALID;
     struct stat st;
     uint8_t head[KV_FILE_HEADER];
-    bool good = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && pread(fd, head, sizeof head, 0) == (ssize_t)sizeof head &&
-                kv_file_parse(head, sizeof head, (uint64_t)st.st_size, &out->what, NULL) == OK;
+    ssize_t got = fstat(fd, &st) ? -1 : S_ISREG(st.st_mode) ? pread(fd, head, sizeof head, 0) : 0;
+    int why = errno;
     close(fd);
-    if (!good) return E_INVALID;
+    errno = why; // the caller's to tell
+    if (got < 0) return not_now(why) ? E_IO : E_INVALID;
+    if (got != (ssize_t)sizeof head || kv_file_parse(head, sizeof head, (uint64_t)st.st_size, &out->what, NULL) != OK) return E_INVALID;
     char expect[80];
     for (int i = 0; i < 32; i++) snprintf(expect + 2 * i, 3, "%02x", out->what.id[i]);
     snprintf(expect + 64, sizeof expect - 64, ".%d", out->what.group);

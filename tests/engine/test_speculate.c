@@ -417,6 +417,10 @@ static void a_smaller_model_drafts(void **state) {
         collect(r, x);
         answer_free(x);
     }
+    used all = {.a = a};
+    look_at_pages(&all);
+    assert_true(all.listed);
+    assert_int_equal(all.now, 0);
     altiserve_destroy(a);
     // which is not there
     o.draft = "no-such-model";

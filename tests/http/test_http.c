@@ -530,7 +530,19 @@ static void test_heads(void **state) {
     assert_true(client_read_until(&c, "no key", 1, 5000));
     assert_int_equal(strncmp(c.text, "HTTP/1.1 401 ", 13), 0);
     client_close(&c);
+    c = client_open(port, 0); // and more than is thrown away
+    client_say(&c, "POST /refused HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n500001\r\n");
+    for (int i = 0; i < 5; i++) assert_true(client_send(&c, block, MOST, 5000));
+    assert_true(client_send(&c, block, 1, 5000));
+    assert_true(client_read_until(&c, "no key", 1, 5000));
+    assert_int_equal(strncmp(c.text, "HTTP/1.1 401 ", 13), 0);
+    client_close(&c);
     free(block);
+    stop(1000);
+    port = start((http_options){.body_ms = 200}); // whose body does not come
+    c = ask(port, "POST /refused HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\na", "no key");
+    assert_int_equal(strncmp(c.text, "HTTP/1.1 401 ", 13), 0);
+    client_close(&c);
     stop(1000);
 }
 
